@@ -1,0 +1,14 @@
+/* A float64 sum that carries its rounding error (Knuth's TwoSum), for terms of either sign. */
+#ifndef COMPENSATED_H
+#define COMPENSATED_H
+
+typedef struct { double sum, error; } compensated;
+
+static inline void compensated_add(compensated *c, double a)
+{
+    const double sum = c->sum + a, kept = sum - c->sum;
+    c->error += (c->sum - (sum - kept)) + (a - kept);
+    c->sum = sum;
+}
+
+#endif

@@ -1,0 +1,59 @@
+/* The only file that knows CPUs: which ISA units this one can run. */
+#include <string.h>
+
+#include "kernels.h"
+
+#if defined(HAVE_X86_UNITS)
+
+#if defined(_MSC_VER)
+#include <immintrin.h>
+#include <intrin.h>
+static void cpuid(int leaf, int out[4]) { __cpuidex(out, leaf, 0); }
+static uint64_t xcr0(void) { return _xgetbv(0); }
+#else
+#include <cpuid.h>
+static void cpuid(int leaf, int out[4])
+{
+    __cpuid_count(leaf, 0, out[0], out[1], out[2], out[3]);
+}
+static uint64_t xcr0(void)
+{
+    uint32_t low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+#endif
+
+static int all(unsigned int flags, unsigned int wanted) { return (flags & wanted) == wanted; }
+
+/* CPUID says what the CPU has, XCR0 what the operating system saves on a switch: both must hold. */
+static int runs(const char *isa)
+{
+    int leaf[4];
+    cpuid(0, leaf);
+    if (leaf[0] < 7) return 0;
+    cpuid(1, leaf);
+    const unsigned int fma = 1u << 12, popcnt = 1u << 23, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
+    if (!all((unsigned int)leaf[2], fma | popcnt | osxsave | avx | f16c) || !all((unsigned int)xcr0(), 0x6)) return 0;
+    cpuid(7, leaf);
+    const unsigned int avx2 = 1u << 5, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
+    if (!strcmp(isa, "avx2")) return all((unsigned int)leaf[1], avx2);
+    return all((unsigned int)leaf[1], avx2 | f | dq | bw | vl) && all((unsigned int)xcr0(), 0xe6);
+}
+
+const isa_table *isa_select(const char *name)
+{
+    const int automatic = !strcmp(name, "auto");
+    if ((automatic || !strcmp(name, "avx512")) && runs("avx512")) return &isa_avx512;
+    if ((automatic || !strcmp(name, "avx2")) && runs("avx2")) return &isa_avx2;
+    return automatic || !strcmp(name, "base") ? &isa_base : NULL;
+}
+
+#else
+
+const isa_table *isa_select(const char *name)
+{
+    return !strcmp(name, "auto") || !strcmp(name, "base") ? &isa_base : NULL;
+}
+
+#endif

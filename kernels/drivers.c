@@ -1,0 +1,428 @@
+/* A row from beginning to end: which blocks it has, its statistics, and the few numbers that carry every option.
+ * With lse = log sum e^z, p = e^(z - lse), a row weight v and a scale g:
+ *
+ *   index target y              loss = v [(1-eps) w_y (lse - z_y) + eps/C sum w_c (lse - z_c) + lambda lse^2]
+ *                               grad = g v [a p_c - b delta_cy - d w_c],  a = (1-eps) w_y + eps/C W + 2 lambda lse,
+ *                                                                         b = (1-eps) w_y,  d = eps/C
+ *   probability target q        q' = (1-eps) q + eps/C
+ *                               loss = v [sum w_c q'_c (lse - z_c) + lambda lse^2]
+ *                               grad = g v [a p_c - w_c q'_c],            a = sum w_c q'_c + 2 lambda lse
+ *
+ * Everything is taken relative to the maximum m: lse = m + log_sum, and sum t_c (lse - z_c) = mass log_sum + distance
+ * with distance = sum t_c (m - z_c) >= 0, so that large logits cancel nowhere. */
+#include <math.h>
+#include <string.h>
+
+#include "anchor.h"
+#include "compensated.h"
+#include "kernels.h"
+#include "layout.h"
+#include "targets.h"
+
+static double times(double weight, double a) { return weight == 0 ? 0 : weight * a; }    /* 0 times inf is 0 */
+
+#define POLL_EVERY (1 << 22)    /* classes between polls: some milliseconds, 40 at the slowest layout */
+
+/* One thread's place: its row, and a buffer for a block of each array that can't be read or written in place. */
+typedef struct {
+    const task *t;
+    const block_functions *k;
+    int is_f64, x_direct, q_direct, out_direct;
+    const char *x, *q;         /* the row */
+    char *out;
+    const char *x_held;        /* the block that x_buffer holds, so that a short row is copied once for all passes */
+    ptrdiff_t since_poll;
+    int stopped;
+    f64 x_buffer[BLOCK], q_buffer[BLOCK], out_buffer[BLOCK];
+} cursor;
+
+static void start(cursor *c, const task *t)
+{
+    c->t = t;
+    c->k = &t->isa->of[t->x.type];
+    c->is_f64 = t->x.type == ELEMENT_F64;
+    c->x_direct = is_direct(t, &t->x);
+    /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward in that of log_p. */
+    const int q_fits = t->rows_of == log_softmax_backward_rows ? t->q.type == t->x.type
+                                                               : t->q.type == (c->is_f64 ? ELEMENT_F64 : ELEMENT_F32);
+    c->q_direct = t->q.data && q_fits && is_direct(t, &t->q);
+    c->out_direct = t->out.data && is_direct(t, &t->out);
+    c->since_poll = c->stopped = 0;
+}
+
+static void go_to(cursor *c, ptrdiff_t row)
+{
+    c->x = row_of(c->t, &c->t->x, row);
+    c->q = c->t->q.data ? row_of(c->t, &c->t->q, row) : NULL;
+    c->out = c->t->out.data ? row_of(c->t, &c->t->out, row) : NULL;
+    c->x_held = NULL;
+}
+
+/* for (block b = {0, 0}; next(c, &b);) visits the row's blocks. */
+typedef struct { ptrdiff_t at, n; } block;
+
+static int next(cursor *c, block *b)
+{
+    const task *t = c->t;
+    b->at += b->n;
+    if ((c->since_poll += b->n) >= POLL_EVERY && t->poll) {
+        c->since_poll = 0;
+        c->stopped = c->stopped || t->poll();
+    }
+    if (c->stopped || b->at >= t->classes) return 0;
+    b->n = t->classes - b->at < BLOCK ? t->classes - b->at : BLOCK;
+    return 1;
+}
+
+static const void *x_block(cursor *c, block b)
+{
+    const char *from = c->x + b.at * c->t->x.class_stride;
+    if (c->x_direct) return from;
+    if (c->x_held != from) gather(&c->t->x, from, b.n, c->x_buffer);
+    c->x_held = from;
+    return c->x_buffer;
+}
+
+static double x_element(cursor *c, ptrdiff_t at)
+{
+    f64 one;
+    gather(&c->t->x, c->x + at * c->t->x.class_stride, 1, &one);
+    return get_element(c->t->x.type, &one);
+}
+
+/* The block in q's own type. */
+static const void *q_block(cursor *c, block b)
+{
+    const char *from = c->q + b.at * c->t->q.class_stride;
+    if (c->q_direct) return from;
+    gather(&c->t->q, from, b.n, c->q_buffer);
+    return c->q_buffer;
+}
+
+/* The block in the lanes' type. */
+static const void *probability_block(cursor *c, block b)
+{
+    const void *q = q_block(c, b);
+    const element type = c->t->q.type;
+    if (c->q_direct || type == (c->is_f64 ? ELEMENT_F64 : ELEMENT_F32)) return q;
+    /* In place: downwards where the elements grow, upwards where they shrink. */
+    const int grows = element_size(type) < (c->is_f64 ? 8 : 4);
+    for (ptrdiff_t j = 0; j < b.n; ++j) {
+        const ptrdiff_t i = grows ? b.n - 1 - j : j;
+        const double value = get_element(type, (char *)c->q_buffer + i * element_size(type));
+        if (c->is_f64) set_element(ELEMENT_F64, c->q_buffer + i, value);
+        else set_element(ELEMENT_F32, (f32 *)c->q_buffer + i, value);
+    }
+    return c->q_buffer;
+}
+
+static void *out_block(cursor *c, block b)
+{
+    return c->out_direct ? c->out + b.at * c->t->out.class_stride : (char *)c->out_buffer;
+}
+
+static void write_block(cursor *c, block b, const void *from)
+{
+    if (!c->out_direct) scatter(&c->t->out, from, b.n, c->out + b.at * c->t->out.class_stride);
+}
+
+static void fill_row(cursor *c, double value)
+{
+    const ptrdiff_t size = element_size(c->t->out.type);
+    for (block b = {0, 0}; next(c, &b);) {
+        char *out = out_block(c, b);
+        if (value == 0) memset(out, 0, (size_t)(b.n * size));
+        else for (ptrdiff_t i = 0; i < b.n; ++i) set_element(c->t->out.type, out + i * size, value);
+        write_block(c, b, out);
+    }
+}
+
+/* ------------------------------------------------------------------ the statistics of a row */
+
+typedef struct {
+    double max;
+    double rest;       /* the sum of e^(z - max) over every class but one at the maximum */
+    double log_sum;    /* log1p(rest) = lse - max */
+} statistics;
+
+/* Headroom for the sum: e^max at 2^64 (float32) leaves normal numbers down to e^max 2^-190, below every float32 result,
+ * and sums of 2^60 classes in range; 2^512 does so for float64. */
+static double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
+
+/* All NaN where the row holds a NaN or +inf, or nothing but -inf. */
+static statistics statistics_of(cursor *c)
+{
+    const statistics undefined = {NAN, NAN, NAN};
+    double max = -INFINITY;
+    for (block b = {0, 0}; next(c, &b);) {
+        const double top = c->k->max(x_block(c, b), b.n);
+        if (isnan(top)) return undefined;
+        if (top > max) max = top;
+    }
+    if (isinf(max)) return undefined;
+    const anchor at = anchor_at(max, sum_headroom(c->is_f64), c->is_f64);
+    compensated sum = {0, 0};
+    ptrdiff_t ties = 0;
+    for (block b = {0, 0}; next(c, &b);) compensated_add(&sum, c->k->sum(x_block(c, b), b.n, at, max, &ties));
+    statistics s;
+    s.max = max;
+    s.rest = (double)(ties - 1) + (sum.sum + sum.error) / exp_at(at, max);
+    s.log_sum = log1p(s.rest);
+    return s;
+}
+
+/* ------------------------------------------------------------------ writing a row */
+
+/* out_c = factor e^(z_c - max) - scale w_c (keep q_c + floor). The factor's exponent moves into the anchor, where it
+ * rounds nothing: a factor of 2^-140 (a small grad_output) would be subnormal in float32, and e^(z-max) below 2^-126
+ * would be lost before a large one. */
+typedef struct { anchor at; double factor; } anchored_factor;
+
+static anchored_factor anchor_factor(const cursor *c, double factor, double max)
+{
+    const double most = c->is_f64 ? 1000 : 120;
+    anchored_factor f = {anchor_at(max, 0, c->is_f64), 0};
+    const double mantissa = factor / exp_at(f.at, max);
+    int exponent = 0;
+    if (!isfinite(mantissa) || mantissa == 0) {
+        f.factor = mantissa;
+        return f;
+    }
+    f.factor = frexp(mantissa, &exponent);
+    const double headroom = exponent + 32 < most ? exponent + 32 : most;
+    f.at.k -= headroom;
+    f.factor = ldexp(f.factor, exponent - (int)headroom);
+    return f;
+}
+
+/* entry replaces the value of one class, where that is >= 0. */
+static void write_gradient(cursor *c, double factor, double max, subtrahend s, ptrdiff_t entry, double value)
+{
+    const task *t = c->t;
+    const anchored_factor f = anchor_factor(c, factor, max);
+    const ptrdiff_t real = c->is_f64 ? 8 : 4;
+    if (t->class_weight_real) s.scale *= t->class_weight_unit;
+    for (block b = {0, 0}; next(c, &b);) {
+        const void *x = x_block(c, b);
+        void *out = out_block(c, b);
+        subtrahend here = s;
+        here.q = c->q ? probability_block(c, b) : NULL;
+        here.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
+        c->k->gradient(x, b.n, f.at, f.factor, here, out);
+        if (entry >= b.at && entry < b.at + b.n)
+            set_element(t->out.type, (char *)out + (entry - b.at) * element_size(t->out.type), value);
+        write_block(c, b, out);
+    }
+}
+
+/* ------------------------------------------------------------------ logsumexp, softmax, log-softmax */
+
+void logsumexp_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+{
+    cursor c;
+    start(&c, t);
+    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
+        go_to(&c, row);
+        const statistics s = statistics_of(&c);
+        t->loss[row] = s.max + s.log_sum;
+    }
+}
+
+void softmax_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+{
+    const subtrahend nothing = {NULL, NULL, 0, 0, 0};
+    cursor c;
+    start(&c, t);
+    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
+        go_to(&c, row);
+        const statistics s = statistics_of(&c);
+        if (isnan(s.max)) fill_row(&c, NAN);
+        else write_gradient(&c, 1 / (1 + s.rest), s.max, nothing, -1, 0);
+    }
+}
+
+void log_softmax_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+{
+    cursor c;
+    start(&c, t);
+    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
+        go_to(&c, row);
+        const statistics s = statistics_of(&c);
+        for (block b = {0, 0}; next(&c, &b);) {
+            void *out = out_block(&c, b);
+            c.k->log_softmax(x_block(&c, b), b.n, s.max, s.log_sum, out);
+            write_block(&c, b, out);
+        }
+    }
+}
+
+/* grad = g - e^log_p sum(g): x is log_p, q is g. */
+void log_softmax_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+{
+    cursor c;
+    start(&c, t);
+    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
+        go_to(&c, row);
+        double max = -INFINITY;
+        compensated total = {0, 0};
+        for (block b = {0, 0}; next(&c, &b);) {
+            const double top = c.k->max(x_block(&c, b), b.n);
+            max = isnan(top) || top > max ? top : max;
+            if (isnan(max)) break;
+            compensated_add(&total, c.k->total(q_block(&c, b), b.n));
+        }
+        if (!isfinite(max)) {
+            fill_row(&c, NAN);
+            continue;
+        }
+        const double sum = isfinite(total.sum) ? total.sum + total.error : total.sum;
+        const anchored_factor f = anchor_factor(&c, sum * exp(max), max);
+        for (block b = {0, 0}; next(&c, &b);) {
+            void *out = out_block(&c, b);
+            const void *log_p = x_block(&c, b);
+            c.k->log_softmax_backward(log_p, q_block(&c, b), b.n, f.at, f.factor, out);
+            write_block(&c, b, out);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ the loss and its gradient */
+
+typedef struct {
+    double v;        /* row weight */
+    int64_t y;       /* index target */
+    int skipped;     /* ignored, or v = 0: never read */
+    int bad;         /* a target that is no class, let through by check=False or changed since the scan */
+} row_target;
+
+static row_target target_of(const task *t, ptrdiff_t row)
+{
+    row_target r = {t->sample_weight ? t->sample_weight[row] : 1, -1, 0, 0};
+    r.skipped = r.v == 0;
+    if (t->targets.data) {
+        r.y = target_at(&t->targets, row);
+        r.skipped = r.skipped || is_ignored(&t->targets, r.y);
+        r.bad = r.y < 0 || r.y >= t->classes;
+    }
+    return r;
+}
+
+static double class_weight_of(const task *t, ptrdiff_t c) { return t->class_weight ? t->class_weight[c] : 1; }
+
+/* keep q + floor: probability targets as they come are smoothed here. For index targets this is eps/C alone. */
+static subtrahend subtrahend_of(const task *t, double scale)
+{
+    const double floor = t->label_smoothing / (double)t->classes;
+    const subtrahend s = {NULL, NULL, t->targets.data ? 0 : 1 - t->label_smoothing, floor,
+                          t->targets.data && floor == 0 ? 0 : scale};
+    return s;
+}
+
+/* The sum of t_c and of t_c (max - z_c), for t_c = w_c (keep q_c + floor). */
+static void spread_of(cursor *c, double max, double *mass, double *distance)
+{
+    const task *t = c->t;
+    const subtrahend s = subtrahend_of(t, 1);
+    const ptrdiff_t real = c->is_f64 ? 8 : 4;
+    compensated m = {0, 0}, d = {0, 0};
+    for (block b = {0, 0}; next(c, &b);) {
+        double block_mass = 0, block_distance = 0;
+        subtrahend here = s;
+        here.q = c->q ? probability_block(c, b) : NULL;
+        here.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
+        c->k->spread(x_block(c, b), b.n, max, here, &block_mass, &block_distance);
+        compensated_add(&m, block_mass);
+        compensated_add(&d, block_distance);
+    }
+    const double unit = t->class_weight_real ? t->class_weight_unit : 1;
+    *mass = unit * (m.sum + m.error);
+    *distance = times(unit, isfinite(d.sum) ? d.sum + d.error : d.sum);
+}
+
+/* The loss of a row that is read; mass is that of a probability target. */
+static double loss_of(cursor *c, row_target r, statistics s, double *mass)
+{
+    const task *t = c->t;
+    const double keep = 1 - t->label_smoothing, lse = s.max + s.log_sum;
+    double loss = 0, distance = 0;
+    if (t->targets.data) {
+        const double gap = s.max - x_element(c, r.y);
+        loss = times(keep * class_weight_of(t, r.y), gap + s.log_sum);
+        *mass = t->label_smoothing / (double)t->classes * t->class_weight_sum;
+    }
+    if (!t->targets.data || t->label_smoothing > 0) {
+        spread_of(c, s.max, mass, &distance);
+        loss += times(*mass, s.log_sum) + distance;
+    }
+    return r.v * (loss + times(t->z_loss, lse * lse));
+}
+
+static void gradient_of(cursor *c, ptrdiff_t row, row_target r, statistics s, double mass)
+{
+    const task *t = c->t;
+    const double scale = t->row_scale[row * t->row_scale_step] * r.v;
+    const double z_term = times(2 * t->z_loss, s.max + s.log_sum);
+    double a = mass + z_term, value = 0;
+    if (t->targets.data) {
+        /* At y: a p_y - b - d w_y with p_y = 1 - others, where a - b - d w_y has no p to cancel against. */
+        const double w = class_weight_of(t, r.y), gap = s.max - x_element(c, r.y), d = t->label_smoothing / (double)t->classes;
+        const double others = gap == 0 ? s.rest / (1 + s.rest) : 1 - exp(-gap) / (1 + s.rest);
+        const double rest_of_w = t->class_weight ? t->class_weight_sum - w : (double)(t->classes - 1);
+        a += (1 - t->label_smoothing) * w;
+        value = scale * (d * rest_of_w + z_term - a * others);
+    }
+    write_gradient(c, scale * a / (1 + s.rest), s.max, subtrahend_of(t, scale), r.y, value);
+}
+
+void forward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+{
+    cursor c;
+    start(&c, t);
+    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
+        const row_target r = target_of(t, row);
+        statistics s = {0, 0, 0};
+        double mass = 0, loss = 0;
+        if (!r.skipped) {
+            go_to(&c, row);
+            if (r.bad) s.max = NAN;
+            else s = statistics_of(&c);
+            loss = isnan(s.max) ? NAN : loss_of(&c, r, s, &mass);
+        }
+        t->loss[row] = loss;
+        if (t->saved) t->saved[3 * row] = s.max, t->saved[3 * row + 1] = s.rest, t->saved[3 * row + 2] = mass;
+    }
+}
+
+static void backward_row(cursor *c, ptrdiff_t row, row_target r, statistics s, double mass)
+{
+    if (r.skipped) fill_row(c, 0);
+    else if (r.bad || isnan(s.max)) fill_row(c, NAN);
+    else gradient_of(c, row, r, s, mass);
+}
+
+void backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+{
+    cursor c;
+    start(&c, t);
+    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
+        const double *saved = t->saved + 3 * row;
+        const statistics s = {saved[0], saved[1], log1p(saved[1])};
+        go_to(&c, row);
+        backward_row(&c, row, target_of(t, row), s, saved[2]);
+    }
+}
+
+void forward_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+{
+    cursor c;
+    start(&c, t);
+    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
+        const row_target r = target_of(t, row);
+        statistics s = {NAN, NAN, NAN};
+        double mass = 0;
+        go_to(&c, row);
+        if (!r.skipped && !r.bad) s = statistics_of(&c);
+        t->loss[row] = r.skipped ? 0 : isnan(s.max) ? NAN : loss_of(&c, r, s, &mass);
+        backward_row(&c, row, r, s, mass);
+    }
+}

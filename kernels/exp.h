@@ -1,0 +1,51 @@
+/* e^z of one vector at an anchor: e^(z - shift) 2^-k. Included once for each REAL.
+ *
+ * z = n ln2 + r with |r| <= ln2/2: adding 1.5 2^(mantissa bits) to z log2e rounds it to the integer n, and with that
+ * constant lessened by k the low bits of the sum are n - k, ready to be added to the exponent of e^r. n ln2_hi is exact
+ * (15 and 41 bits, n below 2^9 and 2^12 by anchor_limit), so z - n ln2_hi is too: the same code serves ISAs without FMA.
+ * e^r = 1 + (r + r^2 Q(r)); fit_exp.py prints these constants.
+ *
+ * Below `lowest`, where the exponent would leave the normal range, the result is 0: callers anchor so that nothing that
+ * a result can show lies there. z is neither NaN nor +inf. */
+
+#define EXP_FRAME PASTE(exp_frame, REAL)
+#define v_exp PASTE(v_exp, REAL)
+#define frame_at PASTE(frame_at, REAL)
+#define EXP_CONSTANTS PASTE(exp_constants, REAL)
+
+#ifndef EXP_CONSTANTS_DEFINED
+#define EXP_CONSTANTS_DEFINED
+/* Fit error 0.19 ulp. */
+static const struct { f32 magic, least, log2e, ln2_hi, ln2_lo; int terms; f32 q[5]; } exp_constants_f32 = {
+    0x1.8p23f, -125, 0x1.715476p+0f, 0x1.62e4p-1f, 0x1.7f7d1cp-20f, 5,
+    {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
+/* Fit error 0.17 ulp. */
+static const struct { f64 magic, least, log2e, ln2_hi, ln2_lo; int terms; f64 q[10]; } exp_constants_f64 = {
+    0x1.8p52, -1021, 0x1.71547652b82fep+0, 0x1.62e42fefa4000p-1, -0x1.8432a1b0e2634p-43, 10,
+    {0x1.af390ba7e6f47p-26, 0x1.2891d4ffbb0f9p-22, 0x1.71de0d85293b8p-19, 0x1.a019b8ca26fcfp-16, 0x1.a01a01a7cebcdp-13,
+     0x1.6c16c1789d1d7p-10, 0x1.11111111109a6p-7, 0x1.5555555553d37p-5, 0x1.5555555555556p-3, 0x1.0000000000001p-1}};
+#endif
+
+typedef struct { vec shift, magic, lowest; } EXP_FRAME;
+
+SIMD EXP_FRAME frame_at(anchor a)
+{
+    EXP_FRAME f;
+    f.shift = v_set1((REAL)a.shift);
+    f.magic = v_set1((REAL)((double)EXP_CONSTANTS.magic - a.k));
+    f.lowest = v_set1((REAL)((a.k + (double)EXP_CONSTANTS.least) * 0.6931471805599453));
+    return f;
+}
+
+SIMD vec v_exp(vec z, EXP_FRAME f)
+{
+    const vec y = v_sub(z, f.shift);
+    const vec clamped = v_max(y, f.lowest);
+    const vec t = v_fma(clamped, v_set1(EXP_CONSTANTS.log2e), f.magic);
+    const vec n = v_sub(t, f.magic);
+    const vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), clamped));
+    vec q = v_set1(EXP_CONSTANTS.q[0]);
+    for (int i = 1; i < EXP_CONSTANTS.terms; ++i) q = v_fma(q, r, v_set1(EXP_CONSTANTS.q[i]));
+    const vec p = v_add(v_set1(1), v_fma(v_mul(r, r), q, r));
+    return v_zero_where(v_less(y, f.lowest), v_scale(p, t));
+}

@@ -1,0 +1,128 @@
+/* The one C interface: the table of block functions that an ISA unit fills, and the task that the drivers run.
+ *
+ * Decisions, with what was tried
+ *
+ * A. A row is worked on in blocks of at most BLOCK classes. A block function (rows.h) sees one contiguous block in
+ *    native byte order; whatever else an array may be (strided, byte-swapped, misaligned, class axis not last) is a
+ *    matter of copying one block (layout.c). So no layout ever costs a copy of an array.
+ * B. A row's maximum m is found first, the sum of exponentials second; both while the row lies in the L2 cache.
+ * C. Nothing is rounded by subtracting m: e^z is computed as 2^(n-k) e^r with z = n ln2 + r and an integer k chosen
+ *    from m (the anchor), so that z-m is never formed. z-m in float32 costs 16 ulp of p at z-m = -20. Only rows
+ *    whose |m| passes ANCHOR_LIMIT subtract m, and there the subtraction is exact for every class that counts.
+ * D. The classes at the maximum are left out of the sum and counted: with rest = (count - 1) + sum/e^m, the loss is
+ *    (m - z_y) + log1p(rest), a sum of terms >= 0, in which no digit of a small loss can cancel.
+ * E. Everything that is one number per row is float64 and lives in drivers.c, once for all ISAs and dtypes. */
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef float f32;
+typedef double f64;
+typedef struct { uint16_t bits; } f16;
+typedef struct { uint16_t bits; } bf16;
+
+typedef enum { ELEMENT_F16, ELEMENT_BF16, ELEMENT_F32, ELEMENT_F64 } element;
+
+#define BLOCK 2048     /* classes; three such blocks of float64 (48 KiB) fit a thread's stack and L1 + L2 */
+#define MAX_DIMS 64    /* NumPy's own limit */
+
+/* e^z is held as e^(z - shift) 2^(-k). */
+typedef struct {
+    double shift;    /* 0, or the row's maximum where that passes ANCHOR_LIMIT */
+    double k;        /* an integer */
+} anchor;
+
+/* What is subtracted from p in a gradient row: scale * w_c * (keep * q_c + floor). */
+typedef struct {
+    const void *q;    /* IN (n,) float32 for 16-bit and float32 logits, else float64; NULL: q = 0 */
+    const void *w;    /* IN (n,) as q; NULL: w = 1 */
+    double keep, floor, scale;
+} subtrahend;
+
+/* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. */
+typedef struct {
+    double (*max)(const void *x, ptrdiff_t n);                                       /* NaN where any is NaN */
+    double (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
+    double (*total)(const void *x, ptrdiff_t n);                                     /* of x itself */
+    void (*spread)(const void *x, ptrdiff_t n, double max, subtrahend s, double *mass, double *distance);
+    void (*gradient)(const void *x, ptrdiff_t n, anchor at, double factor, subtrahend s, void *out);
+    void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, void *out);
+    void (*log_softmax_backward)(const void *log_p, const void *grad_output, ptrdiff_t n, anchor at, double factor,
+                                 void *out);
+} block_functions;
+
+typedef struct {
+    const char *name;
+    block_functions of[4];    /* by element */
+} isa_table;
+
+extern const isa_table isa_base, isa_avx2, isa_avx512;
+
+/* dispatch.c: the table by name, NULL where this CPU or this build lacks it; "auto" is the best there is. */
+const isa_table *isa_select(const char *name);
+
+/* One array of rows; the class axis has its own stride, the others are the task's. Strides are in bytes. */
+typedef struct {
+    char *data;    /* NULL: absent */
+    element type;
+    int swapped;                           /* the other byte order */
+    ptrdiff_t class_stride;
+    ptrdiff_t row_strides[MAX_DIMS];
+} array;
+
+/* Index targets of any integer type, one per row, contiguous. */
+typedef struct {
+    const void *data;    /* NULL: the targets are probabilities */
+    int size;            /* 1, 2, 4, 8 bytes; negative where signed */
+    int has_ignored;
+    int64_t ignored;     /* its 64 bits */
+} index_targets;
+
+typedef struct task task;
+typedef void row_function(const task *t, ptrdiff_t first, ptrdiff_t last);
+
+struct task {
+    const isa_table *isa;
+    row_function *rows_of;    /* the work: one of drivers.c */
+    int (*poll)(void);        /* called now and then within a very long row; nonzero stops; NULL: never */
+
+    int dims;                       /* of the rows, after coalescing */
+    ptrdiff_t shape[MAX_DIMS];
+    ptrdiff_t rows, classes;
+
+    array x;        /* IN  logits, or log-probabilities for log_softmax_backward */
+    array q;        /* IN  probability targets, or the grad_output of log_softmax_backward */
+    array out;      /* OUT gradient, softmax or log-softmax */
+    index_targets targets;
+
+    const double *class_weight;       /* IN (classes,) or NULL */
+    const void *class_weight_real;    /* IN (classes,) the same over the unit, in the lanes' type */
+    double class_weight_unit;         /* the largest weight: 1e-50 and 1e50 have no float32 */
+    double class_weight_sum;          /* W; classes where there are no weights */
+    const double *sample_weight;      /* IN (rows,) or NULL */
+    const double *row_scale;          /* IN (rows,), or one number where row_scale_step is 0 */
+    ptrdiff_t row_scale_step;
+    double label_smoothing, z_loss;
+
+    double *loss;     /* OUT (rows,) or NULL */
+    double *saved;    /* OUT of forward, IN of backward: (rows, 3) max, rest, mass; or NULL */
+};
+
+/* drivers.c */
+row_function logsumexp_rows, softmax_rows, log_softmax_rows, forward_rows, backward_rows, forward_backward_rows,
+    log_softmax_backward_rows;
+
+/* targets.c: the first bad target (or -1), and the sum of sample weight times class weight over the others. */
+ptrdiff_t scan_targets(const index_targets *t, ptrdiff_t rows, ptrdiff_t classes, const double *class_weight,
+                       const double *sample_weight, double *weight_sum);
+
+/* layout.c: merges the row dimensions that every array lets merge. */
+void coalesce(task *t);
+
+/* parallel.c */
+int has_openmp(void);
+void run_rows(const task *t, ptrdiff_t first, ptrdiff_t last, int threads);
+
+#endif

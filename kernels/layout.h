@@ -1,0 +1,22 @@
+/* Where the rows of an array lie, and copies of one block for arrays that a block function can't read in place. */
+#ifndef LAYOUT_H
+#define LAYOUT_H
+
+#include "kernels.h"
+
+ptrdiff_t element_size(element type);
+
+/* A block of the array is contiguous, aligned and in native order as it lies. */
+int is_direct(const task *t, const array *a);
+
+char *row_of(const task *t, const array *a, ptrdiff_t row);
+
+/* n elements at `from`, in the array's stride and byte order, to and from a native contiguous buffer. */
+void gather(const array *a, const char *from, ptrdiff_t n, void *buffer);
+void scatter(const array *a, const void *buffer, ptrdiff_t n, char *to);
+
+/* One element in native order, widened exactly; and one rounded once. */
+double get_element(element type, const void *at);
+void set_element(element type, void *at, double value);
+
+#endif

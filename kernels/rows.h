@@ -1,0 +1,160 @@
+/* The block functions, written once; an ISA unit includes this file once for each ELEMENT (unit.h).
+ *
+ * float32 and 16-bit elements are worked on in float32 lanes, float64 in float64 lanes. A sum runs in four vectors of
+ * lanes over a chunk of 16 vectors, then goes into a compensated float64 total: all-equal logits, whose rounding errors
+ * all point the same way, would cost 4 ulp of float32 in lanes that run over 1000 classes.
+ * The last, partial vector of a block goes through the same arithmetic as the others, filled up with what leaves each
+ * result alone; so a row's bits do not depend on where it lies. */
+
+#define NAME(function) PASTE(function, ELEMENT)
+#define CHUNK (16 * LANES)
+
+/* The vector at x + j of a block of n elements. */
+SIMD vec NAME(at)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t n, REAL fill)
+{
+    return n - j >= LANES ? v_load(x + j) : v_load_part(x + j, n - j, fill);
+}
+
+SIMD vec NAME(real_at)(const REAL *x, ptrdiff_t j, ptrdiff_t n)
+{
+    return n - j >= LANES ? v_load_real(x + j) : v_load_part_real(x + j, n - j, 0);
+}
+
+SIMD void NAME(put)(ELEMENT *x, ptrdiff_t j, ptrdiff_t n, vec a)
+{
+    if (n - j >= LANES) v_store(x + j, a);
+    else v_store_part(x + j, n - j, a);
+}
+
+static double NAME(max)(const void *in, ptrdiff_t n)
+{
+    const ELEMENT *x = in;
+    vec m[4];
+    mask nan = v_nan(v_set1(0));
+    for (int u = 0; u < 4; ++u) m[u] = v_set1(-INFINITY);
+    ptrdiff_t j = 0;
+    for (; n - j >= 4 * LANES; j += 4 * LANES)
+        for (int u = 0; u < 4; ++u) {
+            const vec z = v_load(x + j + u * LANES);
+            nan = mask_or(nan, v_nan(z));
+            m[u] = v_max(z, m[u]);
+        }
+    for (; j < n; j += LANES) {
+        const vec z = NAME(at)(x, j, n, -INFINITY);
+        nan = mask_or(nan, v_nan(z));
+        m[0] = v_max(z, m[0]);
+    }
+    return mask_count(nan) ? NAN : (double)v_top(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
+}
+
+/* The classes at the maximum are counted, not added (kernels.h, D). */
+static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties)
+{
+    const ELEMENT *x = in;
+    const EXP_FRAME f = frame_at(at);
+    const vec top = v_set1((REAL)max), zero = v_set1(0);
+    compensated total = {0, 0};
+    for (ptrdiff_t j = 0; j < n;) {
+        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
+        vec s[4] = {zero, zero, zero, zero};
+        for (; end - j >= 4 * LANES; j += 4 * LANES)
+            for (int u = 0; u < 4; ++u) {
+                const vec z = v_load(x + j + u * LANES);
+                const mask tie = v_equal(z, top);
+                *ties += mask_count(tie);
+                s[u] = v_add(s[u], v_zero_where(tie, v_exp(z, f)));
+            }
+        for (; j < end; j += LANES) {
+            const vec z = NAME(at)(x, j, end, -INFINITY);
+            const mask tie = v_equal(z, top);
+            *ties += mask_count(tie);
+            s[0] = v_add(s[0], v_zero_where(tie, v_exp(z, f)));
+        }
+        compensated_add(&total, v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3]))));
+    }
+    return total.sum + total.error;
+}
+
+static double NAME(total)(const void *in, ptrdiff_t n)
+{
+    const ELEMENT *x = in;
+    compensated total = {0, 0};
+    for (ptrdiff_t j = 0; j < n; j += LANES) compensated_add(&total, v_sum(NAME(at)(x, j, n, 0)));
+    return total.sum + total.error;
+}
+
+/* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (max - z_c), where 0 times inf is 0.
+ * In float64: max - z_c rounded to float32 would cost up to half an ulp of each term. */
+static void NAME(spread)(const void *in, ptrdiff_t n, double max, subtrahend s, double *mass, double *distance)
+{
+    const ELEMENT *x = in;
+    const REAL *q = s.q, *w = s.w;
+    double m[LANES], d[LANES];
+    for (int i = 0; i < LANES; ++i) m[i] = d[i] = 0;
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        REAL z[LANES], ql[LANES], wl[LANES];
+        v_store_real(z, NAME(at)(x, j, n, 0));
+        v_store_real(ql, q ? NAME(real_at)(q, j, n) : v_set1(0));
+        v_store_real(wl, w ? NAME(real_at)(w, j, n) : v_set1(1));
+        for (ptrdiff_t i = n - j; i < LANES; ++i) wl[i] = 0;
+        for (int i = 0; i < LANES; ++i) {
+            const double term = (double)wl[i] * (s.keep * (double)ql[i] + s.floor);
+            m[i] += term;
+            d[i] += term == 0 ? 0 : term * (max - (double)z[i]);
+        }
+    }
+    for (int i = 0; i < LANES; ++i) *mass += m[i], *distance += d[i];
+}
+
+/* factor e^z - scale w (keep q + floor). The three flags are constants where this is inlined. */
+SIMD void NAME(gradient_as)(const ELEMENT *x, ptrdiff_t n, anchor at, double factor, subtrahend s, ELEMENT *out,
+                            int subtracts, int has_q, int has_w)
+{
+    const EXP_FRAME f = frame_at(at);
+    const REAL *q = s.q, *w = s.w;
+    const vec times = v_set1((REAL)factor), keep = v_set1((REAL)(s.scale * s.keep)), floor = v_set1((REAL)(s.scale * s.floor));
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const vec e = v_exp(NAME(at)(x, j, n, -INFINITY), f);
+        if (!subtracts) {
+            NAME(put)(out, j, n, v_mul(e, times));
+            continue;
+        }
+        vec t = has_q ? v_fma(NAME(real_at)(q, j, n), keep, floor) : floor;
+        if (has_w) t = v_mul(t, NAME(real_at)(w, j, n));
+        NAME(put)(out, j, n, v_sub(v_mul(e, times), t));
+    }
+}
+
+static void NAME(gradient)(const void *x, ptrdiff_t n, anchor at, double factor, subtrahend s, void *out)
+{
+    if (s.scale == 0) NAME(gradient_as)(x, n, at, factor, s, out, 0, 0, 0);
+    else if (!s.q && !s.w) NAME(gradient_as)(x, n, at, factor, s, out, 1, 0, 0);
+    else if (!s.q) NAME(gradient_as)(x, n, at, factor, s, out, 1, 0, 1);
+    else if (!s.w) NAME(gradient_as)(x, n, at, factor, s, out, 1, 1, 0);
+    else NAME(gradient_as)(x, n, at, factor, s, out, 1, 1, 1);
+}
+
+/* (z - max) - log_sum: both terms are <= 0, so neither rounding is magnified. */
+static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double log_sum, void *to)
+{
+    const ELEMENT *x = in;
+    ELEMENT *out = to;
+    const vec m = v_set1((REAL)max), l = v_set1((REAL)log_sum);
+    for (ptrdiff_t j = 0; j < n; j += LANES) NAME(put)(out, j, n, v_sub(v_sub(NAME(at)(x, j, n, 0), m), l));
+}
+
+/* g - factor e^log_p, where factor carries the sum of g over the row. */
+static void NAME(log_softmax_backward)(const void *in, const void *grad_output, ptrdiff_t n, anchor at, double factor, void *to)
+{
+    const ELEMENT *x = in, *g = grad_output;
+    ELEMENT *out = to;
+    const EXP_FRAME f = frame_at(at);
+    const vec times = v_set1((REAL)factor);
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const vec e = v_exp(NAME(at)(x, j, n, -INFINITY), f);
+        NAME(put)(out, j, n, v_fnma(e, times, NAME(at)(g, j, n, 0)));
+    }
+}
+
+#define BLOCK_FUNCTIONS \
+    {NAME(max), NAME(sum), NAME(total), NAME(spread), NAME(gradient), NAME(log_softmax), NAME(log_softmax_backward)}

@@ -1,0 +1,57 @@
+/* The vector operations of one ISA, under names without a type: vec, v_add ... mean those of REAL (f32 or f64), v_load
+ * and v_store those of ELEMENT (f16, bf16, f32, f64), whatever these are where the name is used.
+ *
+ *   v_max(a, b)         b where either is NaN
+ *   v_fma(a, b, c)      a b + c;  v_fnma: c - a b
+ *   v_scale(p, t)       p 2^j, with the integer j in the low bits of t (exp.h)
+ *   v_zero_where(m, a)  0 where m holds
+ *   v_sum(a)            of the lanes, in float64, in a fixed order
+ *   v_load_part(x, n, fill), v_store_part(x, n, a)   the first n < LANES elements */
+#ifndef SIMD_H
+#define SIMD_H
+
+#include <string.h>
+
+#include "kernels.h"
+
+#define PASTE_(a, b) a##_##b
+#define PASTE(a, b) PASTE_(a, b)
+#define SIMD static inline
+
+#if defined(USE_AVX512)
+#include "simd_avx512.h"
+#elif defined(USE_AVX2)
+#include "simd_avx2.h"
+#else
+#include "simd_base.h"
+#endif
+
+#define LANES PASTE(LANES, REAL)
+#define vec PASTE(vec, REAL)
+#define mask PASTE(mask, REAL)
+#define v_set1 PASTE(v_set1, REAL)
+#define v_add PASTE(v_add, REAL)
+#define v_sub PASTE(v_sub, REAL)
+#define v_mul PASTE(v_mul, REAL)
+#define v_fma PASTE(v_fma, REAL)
+#define v_fnma PASTE(v_fnma, REAL)
+#define v_max PASTE(v_max, REAL)
+#define v_scale PASTE(v_scale, REAL)
+#define v_less PASTE(v_less, REAL)
+#define v_equal PASTE(v_equal, REAL)
+#define v_nan PASTE(v_nan, REAL)
+#define mask_or PASTE(mask_or, REAL)
+#define mask_count PASTE(mask_count, REAL)
+#define v_zero_where PASTE(v_zero_where, REAL)
+#define v_sum PASTE(v_sum, REAL)
+#define v_top PASTE(v_top, REAL)
+#define v_load_real PASTE(load, REAL)
+#define v_load_part_real PASTE(load_part, REAL)
+#define v_store_real PASTE(store, REAL)
+
+#define v_load PASTE(load, ELEMENT)
+#define v_load_part PASTE(load_part, ELEMENT)
+#define v_store PASTE(store, ELEMENT)
+#define v_store_part PASTE(store_part, ELEMENT)
+
+#endif

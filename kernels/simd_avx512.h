@@ -1,0 +1,102 @@
+/* AVX-512 (F, DQ, BW, VL) and F16C: 16 lanes of float32, 8 of float64. Partial vectors are masked. */
+#include <immintrin.h>
+
+#define LANES_f32 16
+#define LANES_f64 8
+typedef __m512 vec_f32;
+typedef __m512d vec_f64;
+typedef __mmask16 mask_f32;
+typedef __mmask8 mask_f64;
+
+SIMD vec_f32 v_set1_f32(f32 a) { return _mm512_set1_ps(a); }
+SIMD vec_f32 v_add_f32(vec_f32 a, vec_f32 b) { return _mm512_add_ps(a, b); }
+SIMD vec_f32 v_sub_f32(vec_f32 a, vec_f32 b) { return _mm512_sub_ps(a, b); }
+SIMD vec_f32 v_mul_f32(vec_f32 a, vec_f32 b) { return _mm512_mul_ps(a, b); }
+SIMD vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fmadd_ps(a, b, c); }
+SIMD vec_f32 v_fnma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fnmadd_ps(a, b, c); }
+SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm512_max_ps(a, b); }
+SIMD vec_f32 v_scale_f32(vec_f32 p, vec_f32 t)
+{
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
+}
+SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+SIMD mask_f32 mask_or_f32(mask_f32 a, mask_f32 b) { return (mask_f32)(a | b); }
+SIMD int mask_count_f32(mask_f32 m) { return _mm_popcnt_u32(m); }
+SIMD vec_f32 v_zero_where_f32(mask_f32 m, vec_f32 a) { return _mm512_maskz_mov_ps((mask_f32)~m, a); }
+SIMD double v_sum_f32(vec_f32 a)
+{
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a)), high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
+    return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
+}
+SIMD f32 v_top_f32(vec_f32 a) { return _mm512_reduce_max_ps(a); }
+
+SIMD mask_f32 first_f32(ptrdiff_t n) { return (mask_f32)((1u << n) - 1); }
+SIMD vec_f32 load_f32(const f32 *x) { return _mm512_loadu_ps(x); }
+SIMD vec_f32 load_part_f32(const f32 *x, ptrdiff_t n, f32 fill)
+{
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first_f32(n), x);
+}
+SIMD void store_f32(f32 *x, vec_f32 a) { _mm512_storeu_ps(x, a); }
+SIMD void store_part_f32(f32 *x, ptrdiff_t n, vec_f32 a) { _mm512_mask_storeu_ps(x, first_f32(n), a); }
+
+SIMD vec_f32 load_f16(const f16 *x) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x)); }
+SIMD vec_f32 load_part_f16(const f16 *x, ptrdiff_t n, f32 fill)
+{
+    const mask_f32 m = first_f32(n);
+    return _mm512_mask_cvtph_ps(_mm512_set1_ps(fill), m, _mm256_maskz_loadu_epi16(m, x));
+}
+SIMD __m256i to_f16(vec_f32 a) { return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+SIMD void store_f16(f16 *x, vec_f32 a) { _mm256_storeu_si256((__m256i *)x, to_f16(a)); }
+SIMD void store_part_f16(f16 *x, ptrdiff_t n, vec_f32 a) { _mm256_mask_storeu_epi16(x, first_f32(n), to_f16(a)); }
+
+SIMD vec_f32 from_bf16(__m256i bits)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+SIMD vec_f32 load_bf16(const bf16 *x) { return from_bf16(_mm256_loadu_si256((const __m256i *)x)); }
+SIMD vec_f32 load_part_bf16(const bf16 *x, ptrdiff_t n, f32 fill)
+{
+    const mask_f32 m = first_f32(n);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(fill), m, from_bf16(_mm256_maskz_loadu_epi16(m, x)));
+}
+/* To nearest even in integers: VCVTNEPS2BF16 would flush subnormals. */
+SIMD __m256i to_bf16(vec_f32 a)
+{
+    const __m512i bits = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i r = _mm512_mask_mov_epi32(up, v_nan_f32(a), _mm512_set1_epi32(0x7fc00000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+SIMD void store_bf16(bf16 *x, vec_f32 a) { _mm256_storeu_si256((__m256i *)x, to_bf16(a)); }
+SIMD void store_part_bf16(bf16 *x, ptrdiff_t n, vec_f32 a) { _mm256_mask_storeu_epi16(x, first_f32(n), to_bf16(a)); }
+
+SIMD vec_f64 v_set1_f64(f64 a) { return _mm512_set1_pd(a); }
+SIMD vec_f64 v_add_f64(vec_f64 a, vec_f64 b) { return _mm512_add_pd(a, b); }
+SIMD vec_f64 v_sub_f64(vec_f64 a, vec_f64 b) { return _mm512_sub_pd(a, b); }
+SIMD vec_f64 v_mul_f64(vec_f64 a, vec_f64 b) { return _mm512_mul_pd(a, b); }
+SIMD vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fmadd_pd(a, b, c); }
+SIMD vec_f64 v_fnma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fnmadd_pd(a, b, c); }
+SIMD vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return _mm512_max_pd(a, b); }
+SIMD vec_f64 v_scale_f64(vec_f64 p, vec_f64 t)
+{
+    return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(p), _mm512_slli_epi64(_mm512_castpd_si512(t), 52)));
+}
+SIMD mask_f64 v_less_f64(vec_f64 a, vec_f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
+SIMD mask_f64 v_equal_f64(vec_f64 a, vec_f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+SIMD mask_f64 v_nan_f64(vec_f64 a) { return _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q); }
+SIMD mask_f64 mask_or_f64(mask_f64 a, mask_f64 b) { return (mask_f64)(a | b); }
+SIMD int mask_count_f64(mask_f64 m) { return _mm_popcnt_u32(m); }
+SIMD vec_f64 v_zero_where_f64(mask_f64 m, vec_f64 a) { return _mm512_maskz_mov_pd((mask_f64)~m, a); }
+SIMD double v_sum_f64(vec_f64 a) { return _mm512_reduce_add_pd(a); }
+SIMD f64 v_top_f64(vec_f64 a) { return _mm512_reduce_max_pd(a); }
+
+SIMD mask_f64 first_f64(ptrdiff_t n) { return (mask_f64)((1u << n) - 1); }
+SIMD vec_f64 load_f64(const f64 *x) { return _mm512_loadu_pd(x); }
+SIMD vec_f64 load_part_f64(const f64 *x, ptrdiff_t n, f64 fill)
+{
+    return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), first_f64(n), x);
+}
+SIMD void store_f64(f64 *x, vec_f64 a) { _mm512_storeu_pd(x, a); }
+SIMD void store_part_f64(f64 *x, ptrdiff_t n, vec_f64 a) { _mm512_mask_storeu_pd(x, first_f64(n), a); }

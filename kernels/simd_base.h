@@ -1,0 +1,92 @@
+/* No intrinsics: 16-byte vectors by the GCC and Clang extension, which are SSE2 on x86-64 and NEON on arm64; one lane
+ * with any other compiler. Multiply-add is rounded twice here (x86-64 has no FMA below AVX2): exp.h allows for it. */
+#include "half.h"
+
+#if defined(__GNUC__)
+#define LANES_f32 4
+#define LANES_f64 2
+typedef f32 vec_f32 __attribute__((vector_size(16)));
+typedef f64 vec_f64 __attribute__((vector_size(16)));
+typedef int32_t mask_f32 __attribute__((vector_size(16)));
+typedef int64_t mask_f64 __attribute__((vector_size(16)));
+#define AS_MASK(comparison) (comparison)    /* all ones or zero in each lane already */
+#define LANE(a, i) ((a)[i])
+#else
+#define LANES_f32 1
+#define LANES_f64 1
+typedef f32 vec_f32;
+typedef f64 vec_f64;
+typedef int32_t mask_f32;
+typedef int64_t mask_f64;
+#define AS_MASK(comparison) (-(comparison))
+#define LANE(a, i) (*(&(a) + (i)))
+#endif
+
+#define BASE_OPERATIONS(REAL, MANTISSA)                                                                     \
+    SIMD vec_##REAL load_##REAL(const REAL *x) { vec_##REAL a; memcpy(&a, x, sizeof a); return a; }       \
+    SIMD void store_##REAL(REAL *x, vec_##REAL a) { memcpy(x, &a, sizeof a); }                            \
+    SIMD mask_##REAL bits_##REAL(vec_##REAL a) { mask_##REAL m; memcpy(&m, &a, sizeof m); return m; }       \
+    SIMD vec_##REAL value_##REAL(mask_##REAL m) { vec_##REAL a; memcpy(&a, &m, sizeof a); return a; }       \
+    SIMD vec_##REAL v_set1_##REAL(REAL s)                                                                   \
+    {                                                                                                       \
+        REAL lanes[LANES_##REAL];                                                                           \
+        for (int i = 0; i < LANES_##REAL; ++i) lanes[i] = s;                                                \
+        return load_##REAL(lanes);                                                                        \
+    }                                                                                                       \
+    SIMD vec_##REAL v_add_##REAL(vec_##REAL a, vec_##REAL b) { return a + b; }                              \
+    SIMD vec_##REAL v_sub_##REAL(vec_##REAL a, vec_##REAL b) { return a - b; }                              \
+    SIMD vec_##REAL v_mul_##REAL(vec_##REAL a, vec_##REAL b) { return a * b; }                              \
+    SIMD vec_##REAL v_fma_##REAL(vec_##REAL a, vec_##REAL b, vec_##REAL c) { return a * b + c; }            \
+    SIMD vec_##REAL v_fnma_##REAL(vec_##REAL a, vec_##REAL b, vec_##REAL c) { return c - a * b; }           \
+    SIMD mask_##REAL v_less_##REAL(vec_##REAL a, vec_##REAL b) { return AS_MASK(a < b); }                   \
+    SIMD mask_##REAL v_equal_##REAL(vec_##REAL a, vec_##REAL b) { return AS_MASK(a == b); }                 \
+    SIMD mask_##REAL v_nan_##REAL(vec_##REAL a) { return AS_MASK(a != a); }                                 \
+    SIMD mask_##REAL mask_or_##REAL(mask_##REAL a, mask_##REAL b) { return a | b; }                         \
+    SIMD vec_##REAL v_zero_where_##REAL(mask_##REAL m, vec_##REAL a) { return value_##REAL(bits_##REAL(a) & ~m); } \
+    SIMD vec_##REAL v_max_##REAL(vec_##REAL a, vec_##REAL b)                                                \
+    {                                                                                                       \
+        const mask_##REAL m = AS_MASK(a > b);                                                               \
+        return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                  \
+    }                                                                                                       \
+    SIMD vec_##REAL v_scale_##REAL(vec_##REAL p, vec_##REAL t)                                              \
+    {                                                                                                       \
+        return value_##REAL(bits_##REAL(p) + (bits_##REAL(t) << MANTISSA));                                 \
+    }                                                                                                       \
+    SIMD int mask_count_##REAL(mask_##REAL m)                                                               \
+    {                                                                                                       \
+        int n = 0;                                                                                          \
+        for (int i = 0; i < LANES_##REAL; ++i) n -= (int)LANE(m, i);                                        \
+        return n;                                                                                           \
+    }                                                                                                       \
+    SIMD double v_sum_##REAL(vec_##REAL a)                                                                  \
+    {                                                                                                       \
+        double s = 0;                                                                                       \
+        for (int i = 0; i < LANES_##REAL; ++i) s += (double)LANE(a, i);                                     \
+        return s;                                                                                           \
+    }                                                                                                       \
+    SIMD REAL v_top_##REAL(vec_##REAL a)                                                                    \
+    {                                                                                                       \
+        REAL m = LANE(a, 0);                                                                                \
+        for (int i = 1; i < LANES_##REAL; ++i) m = LANE(a, i) > m ? LANE(a, i) : m;                         \
+        return m;                                                                                           \
+    }
+
+BASE_OPERATIONS(f32, 23)
+BASE_OPERATIONS(f64, 52)
+
+#define BASE_HALF(TYPE)                                                                                     \
+    SIMD vec_f32 load_##TYPE(const TYPE *x)                                                               \
+    {                                                                                                       \
+        f32 lanes[LANES_f32];                                                                               \
+        for (int i = 0; i < LANES_f32; ++i) lanes[i] = TYPE##_to_f32(x[i]);                                 \
+        return load_f32(lanes);                                                                           \
+    }                                                                                                       \
+    SIMD void store_##TYPE(TYPE *x, vec_f32 a)                                                            \
+    {                                                                                                       \
+        for (int i = 0; i < LANES_f32; ++i) x[i] = f32_to_##TYPE(LANE(a, i));                               \
+    }
+
+BASE_HALF(f16)
+BASE_HALF(bf16)
+
+#include "simd_part.h"

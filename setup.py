@@ -1,0 +1,91 @@
+"""Compile kernels/ into crossentropy._native: one source for the block functions, one object file for each ISA."""
+
+import os
+import platform
+import sysconfig
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# unit -> (GCC and Clang flags, MSVC flags)
+X86_UNITS = {
+    "kernels/rows_avx2.c": (["-mavx2", "-mfma", "-mf16c", "-mpopcnt"], ["/arch:AVX2"]),
+    "kernels/rows_avx512.c": (
+        ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c", "-mpopcnt"],
+        ["/arch:AVX512"],
+    ),
+}
+BASE_UNIT = {"kernels/rows_base.c": ([], [])}
+# No -ffast-math and no contraction: both break the rounding by a magic constant and the error-free transforms.
+COMMON = {
+    "unix": ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"],
+    "msvc": ["/O2", "/std:c11", "/fp:precise"],
+}
+ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
+REQUIRE_NATIVE = os.environ.get("CROSSENTROPY_REQUIRE_NATIVE") == "1"
+X86 = platform.machine().lower() in ("x86_64", "amd64") and "arm64" not in os.environ.get("ARCHFLAGS", "")
+
+
+class BuildKernels(build_ext):
+    """Compile every ISA unit with its own flags and link them into one module."""
+
+    def build_extension(self, ext):
+        kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
+        common = COMMON[kind]
+        for unit, (unix, msvc) in (BASE_UNIT | (X86_UNITS if X86 else {})).items():
+            ext.extra_objects += self.compiler.compile(
+                [unit],
+                output_dir=self.build_temp,
+                include_dirs=ext.include_dirs,
+                extra_postargs=common + (unix if kind == "unix" else msvc),
+                depends=ext.depends,
+            )
+        ext.extra_compile_args += common
+        if self.openmp(kind):
+            ext.extra_compile_args.append("/openmp" if kind == "msvc" else "-fopenmp")
+            ext.extra_link_args += [] if kind == "msvc" else ["-fopenmp"]
+        if kind == "unix" and platform.system() == "Linux":
+            ext.extra_link_args.append("-s")
+        super().build_extension(ext)
+
+    def openmp(self, kind):
+        """CROSSENTROPY_OPENMP=0 builds without; otherwise wherever a probe compiles and links."""
+        if os.environ.get("CROSSENTROPY_OPENMP", "1") == "0":
+            return False
+        if kind == "msvc":
+            return True
+        probe = os.path.join(self.build_temp, "openmp_probe.c")
+        with open(probe, "w", encoding="utf-8") as file:
+            file.write("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+        try:
+            objects = self.compiler.compile([probe], output_dir=".", extra_postargs=["-fopenmp"])
+            self.compiler.link_executable(objects, os.path.join(self.build_temp, "openmp_probe"), extra_postargs=["-fopenmp"])
+        except Exception:    # whatever a compiler driver raises: the build goes on, serial
+            return False
+        return True
+
+
+native = Extension(
+    "crossentropy._native",
+    sources=["kernels/_native.pyx"] + [f"kernels/{n}.c" for n in ("dispatch", "drivers", "layout", "parallel", "targets")],
+    include_dirs=["kernels"],
+    # Every header and unit: they go into the sdist and an edit rebuilds.
+    depends=sorted(f"kernels/{name}" for name in os.listdir("kernels") if name.endswith((".h", ".c", ".pyx"))),
+    define_macros=[("Py_LIMITED_API", "0x030B0000")] * ABI3 + [("HAVE_X86_UNITS", None)] * X86,
+    py_limited_api=ABI3,
+    # Without a compiler the package installs all the same and says at first use what is missing.
+    optional=not REQUIRE_NATIVE,
+)
+
+
+def extensions():
+    from Cython.Build import cythonize
+
+    return cythonize([native], build_dir="build")
+
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildKernels},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
+)

@@ -1,0 +1,184 @@
+"""Which backends there are, which one a call uses, and the settings that decide it.
+
+A backend is a module with the functions listed in _reference_backend.py. It is imported when first needed.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import importlib
+import os
+import warnings
+from types import ModuleType
+from typing import NamedTuple
+
+
+class Backend(NamedTuple):
+    """A backend by name: whether it can be used here, and if not, why not."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+# name -> module, best first: the order of the automatic choice.
+_MODULES = {"native": "native", "reference": "_reference_backend"}
+
+
+class Settings(NamedTuple):
+    """What ``config`` sets; None leaves the choice to the environment and then to the machine."""
+
+    backend: str | None = None
+    threads: int | None = None
+    isa: str | None = None
+    check: bool | None = None
+
+
+_settings: contextvars.ContextVar[Settings] = contextvars.ContextVar("crossentropy_settings", default=Settings())
+_loaded: dict[str, ModuleType | ImportError] = {}
+_warned = False
+
+
+def _load(name: str) -> ModuleType | ImportError:
+    if name not in _loaded:
+        try:
+            _loaded[name] = importlib.import_module(f".{_MODULES[name]}", __package__)
+        except ImportError as error:
+            _loaded[name] = error
+    return _loaded[name]
+
+
+def backends() -> tuple[Backend, ...]:
+    """The backends in the order of the automatic choice.
+
+    Returns
+    -------
+    tuple of Backend
+        Named tuples (name, available, reason); reason is empty where the backend is available, and otherwise says what
+        is missing.
+    """
+    found = {name: _load(name) for name in _MODULES}
+    return tuple(
+        Backend(name, isinstance(got, ModuleType), "" if isinstance(got, ModuleType) else str(got))
+        for name, got in found.items()
+    )
+
+
+def _named(name: str) -> ModuleType:
+    """The backend that was asked for by name."""
+    if name not in _MODULES:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, _MODULES))}, got {name!r}")
+    got = _load(name)
+    if isinstance(got, ImportError):
+        available = ", ".join(repr(b.name) for b in backends() if b.available)
+        raise RuntimeError(f"backend {name!r} is not available: {got}; available: {available}") from got
+    return got
+
+
+def _automatic() -> ModuleType:
+    global _warned
+    for name in _MODULES:
+        got = _load(name)
+        if isinstance(got, ModuleType):
+            return got
+        if not _warned:
+            _warned = True
+            message = f"crossentropy falls back from its {name!r} backend to a much slower one: {got}"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+    raise RuntimeError("no backend can be imported")    # pragma: no cover: the reference needs nothing
+
+
+def current() -> ModuleType:
+    """The backend of this context: by config, by CROSSENTROPY_BACKEND, or the best available."""
+    name = _settings.get().backend or os.environ.get("CROSSENTROPY_BACKEND")
+    return _named(name) if name else _automatic()
+
+
+def checks_targets() -> bool:
+    """Whether a bad target raises (the default on the CPU) or gives NaN in its row."""
+    return _settings.get().check is not False
+
+
+def _positive(text: str, name: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name} must be a positive integer, got {text!r}")
+    return number
+
+
+def processors() -> int:
+    """How many CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Threads for a call: by config, CROSSENTROPY_NUM_THREADS, OMP_NUM_THREADS, else one for each CPU."""
+    chosen = _settings.get().threads
+    if chosen is None:
+        own, openmp = os.environ.get("CROSSENTROPY_NUM_THREADS"), os.environ.get("OMP_NUM_THREADS")
+        if own:
+            chosen = _positive(own, "CROSSENTROPY_NUM_THREADS")
+        elif openmp and openmp.split(",")[0].strip().isdigit():    # its form is OpenMP's to judge: "4", or "4,2"
+            chosen = int(openmp.split(",")[0]) or 1
+    return processors() if chosen is None else min(chosen, processors())
+
+
+def isa() -> str | None:
+    """The ISA asked for by config or CROSSENTROPY_ISA; None for the best."""
+    return _settings.get().isa or os.environ.get("CROSSENTROPY_ISA") or None
+
+
+class config:
+    """Settings for the calls in a ``with`` block.
+
+    Parameters
+    ----------
+    backend : str, optional
+        A name from ``backends()``; environment variable CROSSENTROPY_BACKEND.
+    threads : int, optional
+        At most so many threads in a call, and never more than the process has CPUs; CROSSENTROPY_NUM_THREADS, then
+        OMP_NUM_THREADS. Any number gives the same bits.
+    isa : str, optional
+        An instruction set of the native backend: ``'avx512'``, ``'avx2'`` or ``'base'``; CROSSENTROPY_ISA.
+    check : bool, optional
+        False lets a target that is no class through: its row's loss and gradient are then NaN. By default it raises.
+
+    Raises
+    ------
+    ValueError
+        For an unknown backend or ISA, or a number of threads below 1.
+    RuntimeError
+        For a backend or ISA that is known but not available here; the message lists what is.
+
+    Notes
+    -----
+    Settings belong to the context (``contextvars``): a new thread starts from the defaults, an asyncio task inherits.
+
+    Examples
+    --------
+    >>> with crossentropy.config(threads=1, isa="avx2"):
+    ...     crossentropy.cross_entropy(logits, targets)
+    """
+
+    def __init__(self, *, backend=None, threads=None, isa=None, check=None):
+        if backend is not None:
+            _named(backend)
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads must be a positive integer, got {threads!r}")
+        if isa is not None:
+            _named("native").isa_named(isa)
+        if check is not None and not isinstance(check, bool):
+            raise ValueError(f"check must be True or False, got {check!r}")
+        given = {"backend": backend, "threads": threads, "isa": isa, "check": check}
+        self._given = {name: value for name, value in given.items() if value is not None}
+        self._tokens = []
+
+    def __enter__(self):
+        self._tokens.append(_settings.set(_settings.get()._replace(**self._given)))
+        return self
+
+    def __exit__(self, *exception):
+        _settings.reset(self._tokens.pop())

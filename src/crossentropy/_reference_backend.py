@@ -1,0 +1,115 @@
+"""The reference as a backend: rows of arrays, handed one at a time to reference.py as lists.
+
+The contract that this and every backend module implements, over arrays that are checked already. ``x`` has its class
+axis last and any strides, shape (..., C); the rows before it count as N in C order. Backends write into what they get.
+
+    scan_targets(targets, classes, ignore_index, class_weight, sample_weight) -> (first_bad, weight_sum)
+    logsumexp(x, out)                                    out float64 (N,)
+    softmax(x, out)   log_softmax(x, out)                out like x
+    log_softmax_backward(grad_output, log_p, grad)       all like x
+    forward(x, targets, options, loss, saved)            loss float64 (N,); saved float64 (N, 3) for backward, or None
+    backward(x, targets, saved, options, row_scale, grad)
+    forward_backward(x, targets, options, row_scale, loss, grad)
+
+``targets`` is (N,) of any integer type, or probabilities like x; ``options`` is ``_check.Options``; ``row_scale``, what
+a row's gradient is multiplied by, is a float or float64 (N,). ``grad`` and ``out`` may be ``x`` itself. A bad target
+that comes this far (``config(check=False)``) gives NaN in its row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from . import reference
+
+
+def _rows(x):
+    return itertools.product(*map(range, x.shape[:-1]))
+
+
+def _row(x, index) -> list[float]:
+    return x[index].astype(float).tolist()
+
+
+def _list(weights) -> list[float] | None:
+    return None if weights is None else weights.tolist()
+
+
+def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
+    """The first target that is no class (or -1), and the sum of sample weight times class weight over the others."""
+    labels = targets.tolist()
+    weights = [1.0] * len(labels) if sample_weight is None else sample_weight.tolist()
+    counted = [0 <= y < classes and y != ignore_index for y in labels]
+    first_bad = next((n for n, y in enumerate(labels) if not counted[n] and y != ignore_index), -1)
+    good, v = itertools.compress(labels, counted), itertools.compress(weights, counted)
+    return first_bad, reference.divisor(list(good), list(v), _list(class_weight))
+
+
+def logsumexp(x, out):
+    """The logsumexp of each row."""
+    for n, index in enumerate(_rows(x)):
+        out[n] = reference.logsumexp(_row(x, index))
+
+
+def softmax(x, out):
+    """The softmax of each row."""
+    for index in _rows(x):
+        out[index] = reference.softmax(_row(x, index))
+
+
+def log_softmax(x, out):
+    """The log-softmax of each row."""
+    for index in _rows(x):
+        out[index] = reference.log_softmax(_row(x, index))
+
+
+def log_softmax_backward(grad_output, log_p, grad):
+    """The gradient on the logits from that on the log-softmax."""
+    for index in _rows(log_p):
+        grad[index] = reference.log_softmax_backward(_row(grad_output, index), _row(log_p, index))
+
+
+def _targets(x, targets, options):
+    """(n, index, target, row options) of each row: an ignored row has weight 0, a bad target is None."""
+    w = _list(options.class_weight)
+    for n, index in enumerate(_rows(x)):
+        weight = 1.0 if options.sample_weight is None else float(options.sample_weight[n])
+        if options.probabilities:
+            target = _row(targets, index)
+        else:
+            target = int(targets[n])
+            if target == options.ignore_index:
+                weight = 0.0
+            if not 0 <= target < x.shape[-1]:
+                target = None
+        yield n, index, target, reference.Row(weight, w, options.label_smoothing, options.z_loss)
+
+
+def forward(x, targets, options, loss, saved):
+    """The rows' losses. Nothing is saved: backward starts from x again."""
+    for n, index, target, row in _targets(x, targets, options):
+        if not row.weight:
+            loss[n] = 0.0
+        elif target is None:
+            loss[n] = math.nan
+        else:
+            loss[n] = reference.cross_entropy(_row(x, index), target, row)
+
+
+def backward(x, targets, saved, options, row_scale, grad):
+    """The gradient of the sum of row_scale_n loss_n."""
+    for n, index, target, row in _targets(x, targets, options):
+        scale = row_scale if isinstance(row_scale, float) else float(row_scale[n])
+        if not row.weight:
+            grad[index] = 0.0
+        elif target is None:
+            grad[index] = math.nan
+        else:
+            grad[index] = [scale * value for value in reference.cross_entropy_grad(_row(x, index), target, row)]
+
+
+def forward_backward(x, targets, options, row_scale, loss, grad):
+    """The losses, then the gradient."""
+    forward(x, targets, options, loss, None)
+    backward(x, targets, None, options, row_scale, grad)

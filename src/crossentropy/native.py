@@ -1,0 +1,173 @@
+"""The native backend: arrays described for the Cython module, the choice of ISA and threads, the fork guard.
+
+The contract of these functions is in _reference_backend.py; the kernels are in kernels/.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from . import _backends
+
+try:
+    from . import _native
+except ImportError as error:
+    raise ImportError(
+        f"the compiled module crossentropy._native is missing ({error}); it is built on installation where there is a C "
+        "compiler: install one (gcc, clang or MSVC) and reinstall, or set CROSSENTROPY_REQUIRE_NATIVE=1 to see the "
+        "compiler's error"
+    ) from error
+
+_CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}    # `element` in kernels.h
+_PLAIN = {np.dtype(np.float32): 2, np.dtype(np.float64): 3}
+
+# Below this many elements one thread is faster: an OpenMP region takes 1 to 10 us on two cores, a core reads 2**15
+# elements in about that.
+SERIAL_BELOW = 2**15
+
+ISAS = _native.ISAS
+OPENMP = _native.OPENMP
+SUPPORTED_ISAS = _native.supported_isas()
+
+# A child of fork has the parent's OpenMP state but none of its threads: entering a parallel region there hangs.
+_forked = False
+
+
+def _after_fork():
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def isa_named(name: str) -> str:
+    """The name, if that ISA can be used here."""
+    if name not in ISAS:
+        raise ValueError(f"isa must be one of {', '.join(map(repr, ISAS))}, got {name!r}")
+    if name not in SUPPORTED_ISAS:
+        raise RuntimeError(f"isa {name!r} is not available on this machine; available: {', '.join(map(repr, SUPPORTED_ISAS))}")
+    return name
+
+
+def current_isa() -> str:
+    """The ISA of this context."""
+    asked = _backends.isa()
+    return isa_named(asked) if asked else SUPPORTED_ISAS[0]
+
+
+def current_threads() -> int:
+    """Threads for a large call in this context."""
+    return 1 if _forked or not OPENMP else _backends.threads()
+
+
+def _described(x):
+    """What _native.run takes of an array: memory it can get a buffer of, element code, whether byte-swapped."""
+    code = _PLAIN.get(x.dtype)
+    if code is not None:
+        return x, code, False
+    # The buffer protocol has no bfloat16, and this module needs only the bits.
+    return x.view(f"u{x.itemsize}"), _CODES[x.dtype.name], not x.dtype.isnative
+
+
+def _run(work, x, q=None, out=None, **rest):
+    threads = 1 if x.size < SERIAL_BELOW else current_threads()
+    _native.run(
+        work,
+        current_isa(),
+        threads,
+        _described(x),
+        None if q is None else _described(q),
+        None if out is None else _described(out),
+        **rest,
+    )
+
+
+def _size(targets) -> int:
+    return targets.itemsize if targets.dtype.kind == "u" else -targets.itemsize
+
+
+def _bits(ignore_index, targets):
+    """The index as int64 with the same bits as a uint64 target has."""
+    return None if ignore_index is None else ignore_index - (2**64 if ignore_index >= 2**63 else 0)
+
+
+def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
+    """The first target that is no class (or -1), and the sum of sample weight times class weight over the others."""
+    ignored = _bits(ignore_index, targets)
+    return _native.scan_targets(targets, _size(targets), ignored, targets.size, classes, class_weight, sample_weight)
+
+
+def logsumexp(x, out):
+    """The logsumexp of each row."""
+    _run("logsumexp", x, loss=out)
+
+
+def softmax(x, out):
+    """The softmax of each row."""
+    _run("softmax", x, out=out)
+
+
+def log_softmax(x, out):
+    """The log-softmax of each row."""
+    _run("log_softmax", x, out=out)
+
+
+def log_softmax_backward(grad_output, log_p, grad):
+    """The gradient on the logits from that on the log-softmax."""
+    _run("log_softmax_backward", log_p, q=grad_output, out=grad)
+
+
+def _class_weight(w, x):
+    """The class weights as _native.run takes them: also in the lanes' type, over the largest of them."""
+    if w is None:
+        return {"class_weight_sum": float(x.shape[-1])}
+    unit = float(w.max(initial=0)) or 1.0
+    return {
+        "class_weight": w,
+        "class_weight_real": (w / unit).astype(np.float64 if x.itemsize == 8 else np.float32),
+        "class_weight_unit": unit,
+        "class_weight_sum": float(w.sum()),
+    }
+
+
+def _loss(work, x, targets, options, out=None, row_scale=None, loss=None, saved=None):
+    scalar = isinstance(row_scale, float)
+    index = {} if options.probabilities else {
+        "targets": targets,
+        "size": _size(targets),
+        "ignored": _bits(options.ignore_index, targets),
+    }
+    _run(
+        work,
+        x,
+        q=targets if options.probabilities else None,
+        out=out,
+        **_class_weight(options.class_weight, x),
+        sample_weight=options.sample_weight,
+        row_scale=np.array([row_scale]) if scalar else row_scale,
+        row_scale_is_scalar=scalar,
+        label_smoothing=options.label_smoothing,
+        z_loss=options.z_loss,
+        loss=loss,
+        saved=saved,
+        **index,
+    )
+
+
+def forward(x, targets, options, loss, saved):
+    """The rows' losses, and what backward needs of them."""
+    _loss("forward", x, targets, options, loss=loss, saved=saved)
+
+
+def backward(x, targets, saved, options, row_scale, grad):
+    """The gradient of the sum of row_scale_n loss_n."""
+    _loss("backward", x, targets, options, out=grad, row_scale=row_scale, saved=saved)
+
+
+def forward_backward(x, targets, options, row_scale, loss, grad):
+    """The losses and the gradient in one go."""
+    _loss("forward_backward", x, targets, options, out=grad, row_scale=row_scale, loss=loss)

@@ -1,0 +1,190 @@
+"""The specification: log-softmax, cross-entropy and its gradient in pure Python, one row at a time.
+
+Every backend is tested against this file. Read it for the mathematics; nothing here is meant to be fast. A row is a list
+of C floats, the logits z. Equation numbers are those of the note by R. Boutin that the package completes
+(``docs/derivation.md``), "eq. 5-6" being the loss of one observation.
+
+Accuracy. The difference of two logits is carried as an exact pair, sums are exact (``math.fsum``), and nothing that is
+small is formed by subtracting what is large: with m = max z and the sum R of e^(z_c - m) over every class but one at the
+maximum,
+
+    lse = log sum_c e^(z_c) = m + log1p(R)        p_c = e^(z_c - m) / (1 + R)        1 - p_y = -expm1(-loss)
+
+so that a loss of 1e-22 keeps every digit. Each number is within 2 ulp of float64.
+
+Conventions. A product with a weight or probability of exactly 0 is 0, also with an infinite factor. A row with a NaN or
++inf, or with nothing but -inf, gives NaN; a row of weight 0 is never looked at and gives 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# ---------------------------------------------------------------------- one row
+
+
+def two_diff(a: float, b: float) -> tuple[float, float]:
+    """a - b as a pair (d, e): d is the rounded difference and d + e is exact (Knuth; Dekker for the name)."""
+    d = a - b
+    if math.isinf(d):
+        return d, 0.0
+    b_seen = a - d
+    return d, (a - (d + b_seen)) + (b_seen - b)
+
+
+def exp_diff(a: float, b: float) -> float:
+    """e^(a - b) with the rounding of a - b put right: e^(d + e) = e^d (1 + e) to far below an ulp."""
+    d, e = two_diff(a, b)
+    return math.exp(d) * (1.0 + e)
+
+
+def times(weight: float, value: float) -> float:
+    """Weight times value, where 0 times inf is 0."""
+    return 0.0 if weight == 0 else weight * value
+
+
+def total(terms: Sequence[float]) -> float:
+    """The sum, rounded once; inf and NaN as IEEE 754 has them (math.fsum raises for inf - inf and for overflow)."""
+    try:
+        return math.fsum(terms)
+    except (OverflowError, ValueError):
+        return sum(terms)
+
+
+class Statistics(NamedTuple):
+    """What a row is reduced to before anything else: its maximum, R and log1p(R) as in the module's docstring."""
+
+    max: float
+    rest: float
+    log_sum: float
+
+    @property
+    def lse(self) -> float:
+        """Log of the sum of e^z."""
+        return self.max + self.log_sum
+
+
+UNDEFINED = Statistics(math.nan, math.nan, math.nan)
+
+
+def statistics(z: Sequence[float]) -> Statistics:
+    """The statistics of a row of at least one logit; all NaN where the softmax of the row is undefined."""
+    m = max(z)
+    if any(map(math.isnan, z)) or math.isinf(m):
+        return UNDEFINED
+    top = z.index(m)
+    rest = math.fsum(exp_diff(value, m) for c, value in enumerate(z) if c != top)
+    return Statistics(m, rest, math.log1p(rest))
+
+
+def logsumexp(z: Sequence[float]) -> float:
+    """log sum_c e^(z_c), in nats."""
+    return statistics(z).lse
+
+
+def softmax(z: Sequence[float]) -> list[float]:
+    """The estimated probabilities p~_c = e^(z_c) / sum_k e^(z_k) that the note leaves open."""
+    s = statistics(z)
+    return [exp_diff(value, s.max) / (1.0 + s.rest) for value in z]
+
+
+def log_softmax(z: Sequence[float]) -> list[float]:
+    """log p_c = (z_c - m) - log1p(R): two terms <= 0, so that neither can cancel the other."""
+    s = statistics(z)
+    return [total([*two_diff(value, s.max), -s.log_sum]) for value in z]
+
+
+def log_softmax_backward(grad_output: Sequence[float], log_p: Sequence[float]) -> list[float]:
+    """Gradient on the logits, from that on log p: d log p_k / d z_c = delta_kc - p_c, hence g_c - p_c sum_k g_k."""
+    if any(map(math.isnan, log_p)):
+        return [math.nan] * len(log_p)
+    g_sum = total(grad_output)
+    return [g - math.exp(value) * g_sum for g, value in zip(grad_output, log_p, strict=True)]
+
+
+# ---------------------------------------------------------------------- the loss of one row
+
+
+class Row(NamedTuple):
+    """The options of one row.
+
+    weight is the row's sample weight v; class_weight the w_c (None: all 1); label_smoothing is epsilon, z_loss lambda.
+    """
+
+    weight: float = 1.0
+    class_weight: Sequence[float] | None = None
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+
+def smoothed(q: Sequence[float], epsilon: float) -> list[float]:
+    """q'_c = (1 - epsilon) q_c + epsilon / C."""
+    return [(1.0 - epsilon) * value + epsilon / len(q) for value in q]
+
+
+def target_weights(target: int | Sequence[float], classes: int, options: Row) -> list[float]:
+    """t_c, the weight of -log p_c in the loss: w_c q'_c; for an index target (1-epsilon) w_y at y, plus epsilon/C w_c.
+
+    Eq. 5 is this with t the one-hot vector of y.
+    """
+    w = options.class_weight if options.class_weight is not None else [1.0] * classes
+    q = [float(c == target) for c in range(classes)] if isinstance(target, int) else target
+    return [w_c * q_c for w_c, q_c in zip(w, smoothed(q, options.label_smoothing), strict=True)]
+
+
+def cross_entropy(z: Sequence[float], target: int | Sequence[float], options: Row = Row()) -> float:
+    """The loss of one row: v [sum_c t_c (lse - z_c) + lambda lse^2] (eq. 5; eq. 6 where the target is one class).
+
+    lse - z_c = (m - z_c) + log1p(R) is a sum of two terms >= 0.
+    """
+    if options.weight == 0:
+        return 0.0
+    s = statistics(z)
+    if math.isnan(s.max):
+        return math.nan
+    t = target_weights(target, len(z), options)
+    terms = [times(t_c, part) for t_c, value in zip(t, z, strict=True) for part in (*two_diff(s.max, value), s.log_sum)]
+    return options.weight * total([*terms, times(options.z_loss, s.lse * s.lse)])
+
+
+def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], options: Row = Row()) -> list[float]:
+    """The gradient of that loss on z: v [a p_c - t_c] with a = sum_c t_c + 2 lambda lse.
+
+    For an index target y, p_y is near 1 when the loss is small, and a p_y - t_y would lose all its digits. There
+
+        a p_y - t_y = (a - t_y) + a (p_y - 1) = sum_{c != y} t_c + 2 lambda lse + a expm1(log p_y).
+    """
+    if options.weight == 0:
+        return [0.0] * len(z)
+    s = statistics(z)
+    if math.isnan(s.max):
+        return [math.nan] * len(z)
+    t = target_weights(target, len(z), options)
+    z_term = times(2.0 * options.z_loss, s.lse)
+    a = total([*t, z_term])
+    p = softmax(z)
+    grad = [total([a * p_c, -t_c]) for p_c, t_c in zip(p, t, strict=True)]
+    if isinstance(target, int):
+        others = [t_c for c, t_c in enumerate(t) if c != target]
+        grad[target] = total([*others, z_term, a * math.expm1(log_softmax(z)[target])])
+    return [options.weight * value for value in grad]
+
+
+# ---------------------------------------------------------------------- the batch (algorithm 1's cost)
+
+
+def divisor(targets: Sequence, weights: Sequence[float], class_weight: Sequence[float] | None) -> float:
+    """What 'mean' divides by: sum_n v_n w_{y_n} over index targets, sum_n v_n over probability targets."""
+    index = [isinstance(target, int) for target in targets]
+    return math.fsum(
+        v * (class_weight[target] if is_index and class_weight is not None else 1.0)
+        for v, target, is_index in zip(weights, targets, index, strict=True)
+        if v != 0
+    )
+
+
+def mean(losses: Sequence[float], by: float, empty: float = math.nan) -> float:
+    """c(b) of algorithm 1: the sum of the rows' losses over the divisor; ``empty`` where no row counts."""
+    return total(losses) / by if by else empty
