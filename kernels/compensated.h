@@ -2,6 +2,8 @@
 #ifndef COMPENSATED_H
 #define COMPENSATED_H
 
+#include <math.h>
+
 typedef struct { double sum, error; } compensated;
 
 static inline void compensated_add(compensated *c, double a)
@@ -9,6 +11,11 @@ static inline void compensated_add(compensated *c, double a)
     const double sum = c->sum + a, kept = sum - c->sum;
     c->error += (c->sum - (sum - kept)) + (a - kept);
     c->sum = sum;
+}
+
+static inline double compensated_value(compensated c)
+{
+    return isfinite(c.sum) ? c.sum + c.error : c.sum;    /* the error of an infinite sum is NaN */
 }
 
 #endif

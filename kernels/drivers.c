@@ -3,7 +3,7 @@
  *
  *   index target y              loss = v [(1-eps) w_y (lse - z_y) + eps/C sum w_c (lse - z_c) + lambda lse^2]
  *                               grad = g v [a p_c - b delta_cy - d w_c],  a = (1-eps) w_y + eps/C W + 2 lambda lse,
- *                                                                         b = (1-eps) w_y,  d = eps/C
+ *                                                                         b = (1-eps) w_y,  d = eps/C,  W = sum w_c
  *   probability target q        q' = (1-eps) q + eps/C
  *                               loss = v [sum w_c q'_c (lse - z_c) + lambda lse^2]
  *                               grad = g v [a p_c - w_c q'_c],            a = sum w_c q'_c + 2 lambda lse
@@ -166,7 +166,7 @@ static statistics statistics_of(cursor *c)
     for (block b = {0, 0}; next(c, &b);) compensated_add(&sum, c->k->sum(x_block(c, b), b.n, at, max, &ties));
     statistics s;
     s.max = max;
-    s.rest = (double)(ties - 1) + (sum.sum + sum.error) / exp_at(at, max);
+    s.rest = (double)(ties - 1) + compensated_value(sum) / exp_at(at, max);
     s.log_sum = log1p(s.rest);
     return s;
 }
@@ -275,8 +275,7 @@ void log_softmax_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
             fill_row(&c, NAN);
             continue;
         }
-        const double sum = isfinite(total.sum) ? total.sum + total.error : total.sum;
-        const anchored_factor f = anchor_factor(&c, sum * exp(max), max);
+            const anchored_factor f = anchor_factor(&c, compensated_value(total) * exp(max), max);
         for (block b = {0, 0}; next(&c, &b);) {
             void *out = out_block(&c, b);
             const void *log_p = x_block(&c, b);
@@ -335,8 +334,8 @@ static void spread_of(cursor *c, double max, double *mass, double *distance)
         compensated_add(&d, block_distance);
     }
     const double unit = t->class_weight_real ? t->class_weight_unit : 1;
-    *mass = unit * (m.sum + m.error);
-    *distance = times(unit, isfinite(d.sum) ? d.sum + d.error : d.sum);
+    *mass = unit * compensated_value(m);
+    *distance = times(unit, compensated_value(d));
 }
 
 /* The loss of a row that is read; mass is that of a probability target. */
@@ -345,14 +344,15 @@ static double loss_of(cursor *c, row_target r, statistics s, double *mass)
     const task *t = c->t;
     const double keep = 1 - t->label_smoothing, lse = s.max + s.log_sum;
     double loss = 0, distance = 0;
-    if (t->targets.data) {
-        const double gap = s.max - x_element(c, r.y);
-        loss = times(keep * class_weight_of(t, r.y), gap + s.log_sum);
-        *mass = t->label_smoothing / (double)t->classes * t->class_weight_sum;
-    }
     if (!t->targets.data || t->label_smoothing > 0) {
         spread_of(c, s.max, mass, &distance);
-        loss += times(*mass, s.log_sum) + distance;
+        loss = times(*mass, s.log_sum) + distance;
+    }
+    if (t->targets.data) {
+        const double gap = s.max - x_element(c, r.y);
+        loss += times(keep * class_weight_of(t, r.y), gap + s.log_sum);
+        /* From the float64 weights: the gradient at y subtracts W - w_y from it, which must be of the same W. */
+        *mass = t->label_smoothing / (double)t->classes * t->class_weight_sum;
     }
     return r.v * (loss + times(t->z_loss, lse * lse));
 }
@@ -364,12 +364,13 @@ static void gradient_of(cursor *c, ptrdiff_t row, row_target r, statistics s, do
     const double z_term = times(2 * t->z_loss, s.max + s.log_sum);
     double a = mass + z_term, value = 0;
     if (t->targets.data) {
-        /* At y: a p_y - b - d w_y with p_y = 1 - others, where a - b - d w_y has no p to cancel against. */
-        const double w = class_weight_of(t, r.y), gap = s.max - x_element(c, r.y), d = t->label_smoothing / (double)t->classes;
-        const double others = gap == 0 ? s.rest / (1 + s.rest) : 1 - exp(-gap) / (1 + s.rest);
+        const double w = class_weight_of(t, r.y), d = t->label_smoothing / (double)t->classes;
         const double rest_of_w = t->class_weight ? t->class_weight_sum - w : (double)(t->classes - 1);
-        a += (1 - t->label_smoothing) * w;
-        value = scale * (d * rest_of_w + z_term - a * others);
+        const double b = (1 - t->label_smoothing) * w, p = exp(x_element(c, r.y) - s.max) / (1 + s.rest);
+        a += b;
+        /* At y: a p - b - d w, and where p > 1/2 (y leads then, and 1 - p = rest / (1 + rest)) with a - b - d w taken
+         * together, which has no p to cancel against: there p - 1 would lose the digits of a small 1 - p. */
+        value = scale * (p > 0.5 ? d * rest_of_w + z_term - a * (s.rest / (1 + s.rest)) : a * p - b - d * w);
     }
     write_gradient(c, scale * a / (1 + s.rest), s.max, subtrahend_of(t, scale), r.y, value);
 }

@@ -89,11 +89,12 @@ void coalesce(task *t)
     array *arrays[] = {&t->x, &t->q, &t->out};
     int last = -1;    /* the last kept dimension */
     for (int d = 0; d < t->dims; ++d) {
-        if (t->shape[d] == 1) continue;
+        const ptrdiff_t size = t->shape[d];
+        if (size == 1) continue;
         int merged = last >= 0;
-        for (int i = 0; merged && i < 3; ++i) merged = merges(arrays[i], last, d, t->shape[d]);
-        if (!merged) ++last, t->shape[last] = 1;
-        t->shape[last] *= t->shape[d];
+        for (int i = 0; merged && i < 3; ++i) merged = merges(arrays[i], last, d, size);
+        if (merged) t->shape[last] *= size;
+        else t->shape[++last] = size;
         for (int i = 0; i < 3; ++i) arrays[i]->row_strides[last] = arrays[i]->row_strides[d];
     }
     t->dims = last + 1;

@@ -72,7 +72,7 @@ static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrd
         }
         compensated_add(&total, v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3]))));
     }
-    return total.sum + total.error;
+    return compensated_value(total);
 }
 
 static double NAME(total)(const void *in, ptrdiff_t n)
@@ -80,7 +80,7 @@ static double NAME(total)(const void *in, ptrdiff_t n)
     const ELEMENT *x = in;
     compensated total = {0, 0};
     for (ptrdiff_t j = 0; j < n; j += LANES) compensated_add(&total, v_sum(NAME(at)(x, j, n, 0)));
-    return total.sum + total.error;
+    return compensated_value(total);
 }
 
 /* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (max - z_c), where 0 times inf is 0.
@@ -89,21 +89,30 @@ static void NAME(spread)(const void *in, ptrdiff_t n, double max, subtrahend s, 
 {
     const ELEMENT *x = in;
     const REAL *q = s.q, *w = s.w;
-    double m[LANES], d[LANES];
-    for (int i = 0; i < LANES; ++i) m[i] = d[i] = 0;
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
-        REAL z[LANES], ql[LANES], wl[LANES];
-        v_store_real(z, NAME(at)(x, j, n, 0));
-        v_store_real(ql, q ? NAME(real_at)(q, j, n) : v_set1(0));
-        v_store_real(wl, w ? NAME(real_at)(w, j, n) : v_set1(1));
-        for (ptrdiff_t i = n - j; i < LANES; ++i) wl[i] = 0;
-        for (int i = 0; i < LANES; ++i) {
-            const double term = (double)wl[i] * (s.keep * (double)ql[i] + s.floor);
-            m[i] += term;
-            d[i] += term == 0 ? 0 : term * (max - (double)z[i]);
+    compensated masses = {0, 0}, distances = {0, 0};
+    for (ptrdiff_t j = 0; j < n;) {
+        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
+        double m[LANES], d[LANES];
+        for (int i = 0; i < LANES; ++i) m[i] = d[i] = 0;
+        for (; j < end; j += LANES) {
+            REAL z[LANES], ql[LANES], wl[LANES];
+            v_store_real(z, NAME(at)(x, j, n, 0));
+            v_store_real(ql, q ? NAME(real_at)(q, j, n) : v_set1(0));
+            v_store_real(wl, w ? NAME(real_at)(w, j, n) : v_set1(1));
+            for (ptrdiff_t i = n - j; i < LANES; ++i) wl[i] = 0;
+            for (int i = 0; i < LANES; ++i) {
+                const double term = (double)wl[i] * (s.keep * (double)ql[i] + s.floor);
+                m[i] += term;
+                d[i] += term == 0 ? 0 : term * (max - (double)z[i]);
+            }
         }
+        double mass_here = 0, distance_here = 0;
+        for (int i = 0; i < LANES; ++i) mass_here += m[i], distance_here += d[i];
+        compensated_add(&masses, mass_here);
+        compensated_add(&distances, distance_here);
     }
-    for (int i = 0; i < LANES; ++i) *mass += m[i], *distance += d[i];
+    *mass = compensated_value(masses);
+    *distance = compensated_value(distances);
 }
 
 /* factor e^z - scale w (keep q + floor). The three flags are constants where this is inlined. */

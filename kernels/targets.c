@@ -17,6 +17,6 @@ ptrdiff_t scan_targets(const index_targets *t, ptrdiff_t rows, ptrdiff_t classes
         if (class_weight || sample_weight)
             compensated_add(&sum, (class_weight ? class_weight[y] : 1) * (sample_weight ? sample_weight[row] : 1));
     }
-    *weight_sum = class_weight || sample_weight ? sum.sum + sum.error : (double)counted;
+    *weight_sum = class_weight || sample_weight ? compensated_value(sum) : (double)counted;
     return first_bad;
 }

@@ -152,7 +152,8 @@ def cross_entropy(z: Sequence[float], target: int | Sequence[float], options: Ro
 def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], options: Row = Row()) -> list[float]:
     """The gradient of that loss on z: v [a p_c - t_c] with a = sum_c t_c + 2 lambda lse.
 
-    For an index target y, p_y is near 1 when the loss is small, and a p_y - t_y would lose all its digits. There
+    For an index target y, p_y is near 1 when the loss is small, and a p_y - t_y would lose all its digits. Where p_y
+    passes 1/2,
 
         a p_y - t_y = (a - t_y) + a (p_y - 1) = sum_{c != y} t_c + 2 lambda lse + a expm1(log p_y).
     """
@@ -166,7 +167,7 @@ def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], option
     a = total([*t, z_term])
     p = softmax(z)
     grad = [total([a * p_c, -t_c]) for p_c, t_c in zip(p, t, strict=True)]
-    if isinstance(target, int):
+    if isinstance(target, int) and p[target] > 0.5:
         others = [t_c for c, t_c in enumerate(t) if c != target]
         grad[target] = total([*others, z_term, a * math.expm1(log_softmax(z)[target])])
     return [options.weight * value for value in grad]

@@ -1,0 +1,18 @@
+"""The command ``crossentropy``, also as ``python -m crossentropy``."""
+
+import sys
+
+
+def main():
+    """Run the command line, or say what it needs."""
+    try:
+        from .cli import entry
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("crossentropy"):
+            raise
+        sys.exit(f"crossentropy: the command line needs {error.name}: python -m pip install 'crossentropy[cli]'")
+    entry()
+
+
+if __name__ == "__main__":
+    main()

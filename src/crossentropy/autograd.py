@@ -1,0 +1,159 @@
+"""Forward and backward as a pair, for bindings to automatic differentiation.
+
+Forward keeps three float64 numbers a row (the maximum, the sum of the other exponentials over it, and the mass of the
+target); backward reads the logits again and recomputes the probabilities from these, so that no second array of their
+size is kept. The logits and targets must not be changed in between.
+
+    >>> loss, saved = crossentropy.autograd.forward(logits, targets, label_smoothing=0.1)
+    >>> grad = crossentropy.autograd.backward(saved, grad_output=1.0)
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _backends, _check
+from .api import _divisor, _like_x, _reduced, _row_count, gradient_array, scaled
+
+__all__ = ["backward", "forward", "log_softmax_backward", "log_softmax_forward"]
+
+
+class Saved(NamedTuple):
+    """What `backward` needs of a `forward`; opaque."""
+
+    backend: ModuleType
+    call: _check.Loss
+    divisor: float | None
+    statistics: np.ndarray
+
+
+class SavedLogSoftmax(NamedTuple):
+    """What `log_softmax_backward` needs of a `log_softmax_forward`; opaque."""
+
+    log_p: np.ndarray
+    axis: int
+
+
+def forward(logits, targets, **options):
+    """The loss, and what its backward needs.
+
+    Parameters
+    ----------
+    logits, targets : array_like
+        As for `crossentropy.cross_entropy`.
+    **options
+        Those of `crossentropy.cross_entropy`.
+
+    Returns
+    -------
+    loss : scalar or ndarray
+        As `crossentropy.cross_entropy` returns it, in nats.
+    saved : Saved
+        Holds references to the logits and targets, and float64 (N, 3).
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `crossentropy.cross_entropy`.
+    """
+    call = _check.loss(logits, targets, **options)
+    backend = _backends.current()
+    by = _divisor(backend, call)
+    n = _row_count(call.x)
+    rows, statistics = np.empty(n, np.float64), np.empty((n, 3), np.float64)
+    if n:
+        backend.forward(call.x, call.targets, call.options, rows, statistics)
+    return _reduced(rows, call, by), Saved(backend, call, by, statistics)
+
+
+def backward(saved, grad_output=1.0, *, out=None):
+    """The gradient on the logits of ``grad_output`` times the loss.
+
+    Parameters
+    ----------
+    saved : Saved
+        From `forward`. It may be used again.
+    grad_output : float, or array_like of the rows' shape with ``reduction='none'``; default 1
+        The gradient that arrives at the loss; any strides, 0 included.
+    out : ndarray, optional
+        As for `crossentropy.cross_entropy_and_grad`. With ``out=logits`` the logits are gone: use ``saved`` no more.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of the logits.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a ``grad_output`` or ``out`` that does not fit.
+    """
+    call, by = saved.call, saved.divisor
+    g = _check.grad_output(grad_output, call)
+    to = gradient_array(call, out)
+    if by == 0:
+        to[...] = 0
+    elif saved.statistics.size:
+        grad = _check.classes_last(to, call.axis)
+        saved.backend.backward(call.x, call.targets, saved.statistics, call.options, scaled(g, by), grad)
+    return to if out is None else out
+
+
+def log_softmax_forward(x, axis=-1):
+    """The log-softmax, and what its backward needs.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., C, ...)
+        Logits, as for `crossentropy.log_softmax`.
+    axis : int, default -1
+        The class axis.
+
+    Returns
+    -------
+    log_p : ndarray
+        Of x's shape and dtype, in nats.
+    saved : SavedLogSoftmax
+        Holds a reference to ``log_p``, which must not be changed before the backward.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `crossentropy.log_softmax`.
+    """
+    log_p = _like_x("log_softmax", x, axis, None)
+    return log_p, SavedLogSoftmax(log_p, axis % log_p.ndim)
+
+
+def log_softmax_backward(saved, grad_output, *, out=None):
+    """The gradient on the logits: g_c - p_c sum_k g_k.
+
+    Parameters
+    ----------
+    saved : SavedLogSoftmax
+        From `log_softmax_forward`.
+    grad_output : array_like
+        The gradient that arrives at the log-softmax, of its shape; any strides, 0 included.
+    out : ndarray, optional
+        Where to put the result: of the shape and dtype of the log-softmax, sharing memory with neither argument.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of the log-softmax.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a ``grad_output`` or ``out`` that does not fit.
+    """
+    log_p, axis = saved
+    g = _check.row_gradient(grad_output, log_p)
+    to = _check.result(out, log_p, {"the log-softmax": log_p, "grad_output": g}, may_be_x=False)
+    if log_p.size:
+        last = (_check.classes_last(a, axis) for a in (g, log_p, to))
+        _backends.current().log_softmax_backward(*last)
+    return to if out is None else out

@@ -1,0 +1,208 @@
+"""The command line: ``crossentropy train | plot | info``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import __version__, _datasets, _plots, backends, distributions, training
+
+console = Console()
+
+
+class BadInput(click.ClickException):
+    """One line on standard error, exit code 2."""
+
+    exit_code = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="crossentropy")
+def main():
+    """Cross-entropy: train a classifier with it, draw it, see what runs it."""
+
+
+# ---------------------------------------------------------------------- train
+
+
+@main.command()
+@click.option("--data", default="digits", help=f"{', '.join(_datasets.BUNDLED)}, or a .csv or .npz file.")
+@click.option("--label", help="Column of the labels in a .csv, or their array in a .npz (there: y if not given).")
+@click.option("--out", "directory", default="crossentropy-train", type=click.Path(path_type=Path), help="Where results go.")
+@click.option("--epochs", default=30, type=click.IntRange(1), help="E: passes over the training data.")
+@click.option("--batch-size", default=64, type=click.IntRange(1), help="n_b: observations in a batch.")
+@click.option("--learning-rate", default=0.05, type=click.FloatRange(0, min_open=True))
+@click.option("--momentum", default=0.9, type=click.FloatRange(0, 1, max_open=True))
+@click.option("--weight-decay", default=1e-3, type=click.FloatRange(0))
+@click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 1))
+@click.option("--class-weight", default="none", type=click.Choice(["none", "balanced"]), help="balanced: N / (K k_c).")
+@click.option("--test-fraction", default=0.25, type=click.FloatRange(0, 1, min_open=True, max_open=True))
+@click.option("--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Of the split and of the batches.")
+def train(data, label, directory, epochs, batch_size, test_fraction, class_weight, seed, **settings):
+    """Train softmax regression by mini-batch descent; report on held-out data.
+
+    Writes loss.png, confusion.png and model.npz.
+    """
+    try:
+        dataset = _datasets.load(data, label)
+        fitted, held_out = _datasets.split(dataset, test_fraction, seed)
+    except _datasets.BadData as error:
+        raise BadInput(str(error)) from None
+    directory_is_usable(directory)
+
+    mean, scale = standardisation(dataset.x[fitted])
+    x = (dataset.x - mean) / scale
+    weights = balanced(dataset.y[fitted]) if class_weight == "balanced" else None
+    test = x[held_out], dataset.y[held_out]
+    try:
+        model, costs, test_losses = fit_with_progress(
+            x[fitted], dataset.y[fitted], test, epochs=epochs, batch_size=batch_size, class_weight=weights, seed=seed, **settings
+        )
+    except FloatingPointError as error:
+        raise BadInput(str(error)) from None
+    predicted = model.predict(test[0])
+    report(dataset, fitted, held_out, predicted, model.loss(*test))
+    files = {
+        "loss.png": _plots.cost(costs, test_losses, dataset.name).savefig,
+        "confusion.png": _plots.confusion(test[1], predicted, dataset.classes).savefig,
+        "model.npz": lambda path: np.savez(
+            path,
+            weights=model.weights,
+            bias=model.bias,
+            mean=mean,
+            scale=scale,
+            classes=np.array(dataset.classes),
+            features=np.array(dataset.features),
+        ),
+    }
+    write_all(directory, files)
+    console.print(f"wrote {', '.join(files)} to {directory}", soft_wrap=True)
+
+
+def standardisation(x):
+    """Mean and standard deviation of each feature of the training data; 1 for a feature that does not vary."""
+    scale = x.std(axis=0)
+    return x.mean(axis=0), np.where(scale > 0, scale, 1.0)
+
+
+def balanced(y):
+    """Class weights N / (K k_c), under which every class counts the same in the mean."""
+    counts = distributions.class_counts(y)
+    return len(y) / (len(counts) * counts)
+
+
+def fit_with_progress(x, y, test, *, epochs, **settings):
+    """Train under a progress bar with the running cost; also returns the test loss after each epoch."""
+    test_losses = []
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("cost {task.fields[cost]:.4f}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=None, epoch=0, cost=float("nan"))
+        running = None
+
+        def after_batch(step):
+            nonlocal running
+            running = step.cost if running is None else 0.95 * running + 0.05 * step.cost
+            progress.update(task, total=epochs * step.batches, advance=1, epoch=step.epoch + 1, cost=running)
+            if step.batch == step.batches - 1:
+                test_losses.append(float(step.model.loss(*test)))
+
+        num_classes = int(max(y.max(), test[1].max())) + 1
+        model, costs = training.fit(x, y, num_classes=num_classes, epochs=epochs, callback=after_batch, **settings)
+    return model, costs, test_losses
+
+
+def report(dataset, fitted, held_out, predicted, loss):
+    """Test loss and accuracy, then for each class its counts, p_c and p^_c, and their cross-entropy."""
+    y, k = dataset.y[held_out], len(dataset.classes)
+    p, q = (distributions.class_probabilities(labels, k) for labels in (y, predicted))
+    counts = [distributions.class_counts(labels, k) for labels in (dataset.y[fitted], y, predicted, y[predicted == y])]
+    table = Table(title=f"{dataset.name}: {len(fitted)} training, {len(y)} test observations")
+    table.add_column("class")
+    for heading in ("training", "test k_c", "predicted k̂_c", "of these right", "p_c", "p̂_c"):
+        table.add_column(heading, justify="right")
+    for c, name in enumerate(dataset.classes):
+        table.add_row(name, *(str(count[c]) for count in counts), f"{p[c]:.4f}", f"{q[c]:.4f}")
+    console.print(table)
+    console.print(f"test loss  {loss:.4f} nats    accuracy  {np.mean(predicted == y):.4f}")
+    console.print(
+        f"H(P,Q)  {distributions.cross_entropy_of(p, q):.6f} nats    H(P)  {distributions.entropy(p):.6f}"
+        f"    D(P||Q)  {distributions.kl_divergence(p, q):.6f}"
+    )
+
+
+def directory_is_usable(directory: Path):
+    """Make the directory, or say why not, before any time is spent."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {directory}: {error.strerror}") from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise BadInput(f"--out {directory}: not writeable")
+
+
+def write_all(directory: Path, files):
+    """Write every file beside the directory's others first, then rename all: nothing is left half-written."""
+    try:
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as temporary:
+            for name, write in files.items():
+                write(Path(temporary) / name)
+            for name in files:
+                os.replace(Path(temporary) / name, directory / name)
+    except OSError as error:
+        raise BadInput(f"--out {directory}: {error.strerror or error}") from None
+
+
+# ---------------------------------------------------------------------- plot, info
+
+
+@main.command()
+@click.option("--out", "path", default="figure1.png", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file.")
+def plot(path):
+    """Draw the loss −log p of one observation against p, with its gradient."""
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise BadInput(f"--out must end in .png, .pdf or .svg, got {str(path)!r}")
+    directory_is_usable(path.parent)
+    write_all(path.parent, {path.name: _plots.figure_1().savefig})
+    console.print(f"wrote {path}", soft_wrap=True)
+
+
+@main.command()
+def info():
+    """Show the version, the backends (and why one is missing), ISA and threads."""
+    table = Table(show_header=False, box=None)
+    table.add_row("crossentropy", __version__)
+    table.add_row("Python", f"{platform.python_version()}, NumPy {np.__version__}, {platform.system()} {platform.machine()}")
+    for backend in backends():
+        table.add_row(f"backend {backend.name}", "available" if backend.available else f"missing: {backend.reason}")
+    if backends()[0].available:
+        from . import native
+
+        try:
+            table.add_row("ISA", f"{native.current_isa()} (available: {', '.join(native.SUPPORTED_ISAS)})")
+            threads = f"{native.current_threads()}" if native.OPENMP else "1 (built without OpenMP)"
+            table.add_row("threads", threads)
+        except (ValueError, RuntimeError) as error:
+            raise BadInput(str(error)) from None
+    for name in ("CROSSENTROPY_BACKEND", "CROSSENTROPY_ISA", "CROSSENTROPY_NUM_THREADS", "OMP_NUM_THREADS"):
+        if name in os.environ:
+            table.add_row(name, os.environ[name])
+    console.print(table)
+
+
+def entry():
+    """Run the command line."""
+    main(prog_name="crossentropy")

@@ -1,0 +1,218 @@
+"""Section 1 of the note: the cross-entropy of two distributions is the likelihood of the data, divided by -N.
+
+N observations y_1 ... y_N take values in K classes. The note counts classes from 1; labels here count from 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import _check
+
+__all__ = [
+    "class_counts",
+    "class_probabilities",
+    "cross_entropy_of",
+    "entropy",
+    "kl_divergence",
+    "likelihood",
+    "log_likelihood",
+]
+
+
+def class_counts(labels, num_classes=None):
+    """k_c, how often each class occurs (eq. 1).
+
+    Parameters
+    ----------
+    labels : array_like of integers, any shape
+        Observed y_i or predicted labels, in [0, K).
+    num_classes : int, optional
+        K; by default one more than the largest label.
+
+    Returns
+    -------
+    ndarray of int64, shape (K,)
+
+    Raises
+    ------
+    TypeError
+        For labels that are not integers.
+    IndexError
+        For a label outside [0, K).
+    """
+    y = _check.array(labels, "labels")
+    if y.size == 0 and not isinstance(labels, np.ndarray):
+        y = y.astype(np.int64)
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, got {y.dtype}")
+    y = y.reshape(-1)
+    k = int(y.max(initial=-1)) + 1 if num_classes is None else num_classes
+    bad = (y < 0) | (y >= k)
+    if bad.any():
+        first = int(bad.argmax())
+        raise IndexError(f"labels[{first}] = {y[first]} is not in [0, {k})")
+    return np.bincount(y.astype(np.int64), minlength=k)
+
+
+def class_probabilities(labels, num_classes=None):
+    """p_c = k_c / N, the empirical probabilities; of predicted labels, the estimated p^_c (eq. 1).
+
+    Parameters
+    ----------
+    labels : array_like of integers, any shape
+        At least one label.
+    num_classes : int, optional
+        K; by default one more than the largest label.
+
+    Returns
+    -------
+    ndarray of float64, shape (K,)
+
+    Raises
+    ------
+    TypeError, IndexError
+        As `class_counts`.
+    ValueError
+        For no labels at all.
+    """
+    counts = class_counts(labels, num_classes)
+    if not counts.sum():
+        raise ValueError("labels must hold at least one label, got none")
+    return counts / counts.sum()
+
+
+def likelihood(counts, q):
+    """P(Y_1 = y_1, ..., Y_N = y_N | model), the product of q_c^k_c (eq. 2).
+
+    Parameters
+    ----------
+    counts : array_like, shape (K,)
+        k_c >= 0.
+    q : array_like, shape (K,)
+        The model's probabilities q_c (the note's p^_c), >= 0.
+
+    Returns
+    -------
+    float
+        0 where it underflows, as it does for most data: hence eq. 3.
+
+    Raises
+    ------
+    ValueError
+        For different shapes, or entries that are negative or not finite.
+    """
+    return math.exp(log_likelihood(counts, q))
+
+
+def log_likelihood(counts, q):
+    """l(y_1, ..., y_N | model), the sum of k_c log q_c (eq. 3), in nats.
+
+    Parameters
+    ----------
+    counts : array_like, shape (K,)
+        k_c >= 0.
+    q : array_like, shape (K,)
+        The model's probabilities, >= 0. They need not sum to 1.
+
+    Returns
+    -------
+    float
+        -inf where a class that occurs has probability 0; a class that does not occur adds 0, whatever its q_c.
+
+    Raises
+    ------
+    ValueError
+        For different shapes, or entries that are negative or not finite.
+    """
+    k, q = _pair(counts, q, "counts")
+    return math.fsum(weight * _log(value) for weight, value in zip(k, q, strict=True) if weight)
+
+
+def cross_entropy_of(p, q):
+    """H(P, Q), minus the sum of p_c log q_c (eq. 4), in nats.
+
+    With p the empirical probabilities of N observations it is -l / N: minimising the cross-entropy is maximising the
+    likelihood.
+
+    Parameters
+    ----------
+    p, q : array_like, shape (K,)
+        Probabilities, >= 0; they are not normalised here.
+
+    Returns
+    -------
+    float
+        inf where q_c = 0 for a class with p_c > 0.
+
+    Raises
+    ------
+    ValueError
+        For different shapes, or entries that are negative or not finite.
+    """
+    return 0.0 - log_likelihood(p, q)
+
+
+def entropy(p):
+    """H(P) = H(P, P), in nats.
+
+    Parameters
+    ----------
+    p : array_like, shape (K,)
+        Probabilities, >= 0.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        For entries that are negative or not finite.
+    """
+    return cross_entropy_of(p, p)
+
+
+def kl_divergence(p, q):
+    """D(P || Q) = H(P, Q) - H(P), the sum of p_c log(p_c / q_c), in nats.
+
+    Parameters
+    ----------
+    p, q : array_like, shape (K,)
+        Probabilities, >= 0; they are not normalised here.
+
+    Returns
+    -------
+    float
+        0 for p = q; inf where q_c = 0 for a class with p_c > 0.
+
+    Raises
+    ------
+    ValueError
+        For different shapes, or entries that are negative or not finite.
+    """
+    p, q = _pair(p, q, "p")
+    return math.fsum(a * _log_ratio(a, b) for a, b in zip(p, q, strict=True) if a)
+
+
+def _pair(p, q, name):
+    p, q = _check.floats(p, name), _check.floats(q, "q")
+    if p.ndim != 1 or p.shape != q.shape:
+        raise ValueError(f"{name} and q must have the same shape (K,), got {p.shape} and {q.shape}")
+    for value, its_name in ((p, name), (q, "q")):
+        if not ((value >= 0) & (value < np.inf)).all():
+            raise ValueError(f"{its_name} must be finite and not negative, got {value}")
+    return p.astype(np.float64).tolist(), q.astype(np.float64).tolist()
+
+
+def _log(value):
+    return math.log(value) if value else -math.inf
+
+
+def _log_ratio(a, b):
+    """log(a / b), by log1p where they are close: log a - log b would leave only the rounding errors of a - b."""
+    if not b:
+        return math.inf
+    return math.log1p((a - b) / b) if 0.5 < a / b < 2 else math.log(a) - math.log(b)

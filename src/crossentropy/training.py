@@ -1,0 +1,201 @@
+"""Algorithm 1 of the note, completed: softmax regression trained by mini-batch descent on the cross-entropy.
+
+The note's letters: E epochs of B batches b, each of n_b pairs (x, y); c(b) the cost, the mean loss of the batch. The
+model is one linear layer, z = x W + bias, and p~ = softmax(z). ``docs/derivation.md`` derives every step.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from . import cross_entropy, cross_entropy_and_grad, softmax
+
+__all__ = ["Model", "Step", "backpropagate", "batches", "fit", "initial_model", "linear"]
+
+
+class Model(NamedTuple):
+    """A softmax regression: float64 weights (D, K) and bias (K,)."""
+
+    weights: np.ndarray
+    bias: np.ndarray
+
+    def logits(self, x):
+        """Z = x W + bias, shape (N, K), for features x of shape (N, D)."""
+        return linear(x, self)
+
+    def probabilities(self, x):
+        """p~_c(theta), the estimated probability of each class, shape (N, K)."""
+        return softmax(self.logits(x))
+
+    def predict(self, x):
+        """The most probable class of each observation, shape (N,)."""
+        return self.logits(x).argmax(axis=1)
+
+    def loss(self, x, y, **options):
+        """The cross-entropy of labels y (N,) under the model, in nats; options of `crossentropy.cross_entropy`."""
+        return cross_entropy(self.logits(x), y, **options)
+
+
+class Step(NamedTuple):
+    """What the callback of `fit` gets after each batch: the counts from 0, and c(b) before the batch's step."""
+
+    epoch: int
+    batch: int
+    batches: int
+    cost: float
+    model: Model
+
+
+def linear(x, model):
+    """The layer forward: z = x W + bias."""
+    return x @ model.weights + model.bias
+
+
+def backpropagate(x, grad_logits):
+    """The layer backward: from dc/dz to dc/dW = x^T dc/dz and dc/dbias, the sum of dc/dz over the batch.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n_b, D)
+    grad_logits : ndarray, shape (n_b, K)
+
+    Returns
+    -------
+    Model
+        The gradient, in the shape of the model.
+    """
+    return Model(x.T @ grad_logits, grad_logits.sum(axis=0))
+
+
+def batches(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """One epoch: the indices 0 ... count-1 in random order, B = ceil(count / batch_size) batches of them.
+
+    Parameters
+    ----------
+    count : int
+        Observations.
+    batch_size : int
+        n_b; the last batch may be smaller.
+    rng : numpy.random.Generator
+
+    Yields
+    ------
+    ndarray of int64, shape (n_b,)
+    """
+    order = rng.permutation(count)
+    for start in range(0, count, batch_size):
+        yield order[start : start + batch_size]
+
+
+def initial_model(features: int, num_classes: int) -> Model:
+    """All zeros, so that p~ is uniform; the cost is convex in the parameters, and any start will do."""
+    return Model(np.zeros((features, num_classes)), np.zeros(num_classes))
+
+
+def fit(
+    x,
+    y,
+    *,
+    num_classes=None,
+    epochs=30,
+    batch_size=64,
+    learning_rate=0.1,
+    momentum=0.9,
+    weight_decay=0.0,
+    class_weight=None,
+    label_smoothing=0.0,
+    seed=0,
+    start: Model | None = None,
+    callback: Callable[[Step], object] | None = None,
+):
+    """Train a softmax regression (algorithm 1).
+
+    Parameters
+    ----------
+    x : array_like, shape (N, D)
+        Features: finite numbers, best of about unit size (standardise them).
+    y : array_like of integers, shape (N,)
+        Labels in [0, K).
+    num_classes : int, optional
+        K; by default one more than the largest label.
+    epochs : int, default 30
+        E.
+    batch_size : int, default 64
+        n_b. B follows: ceil(N / n_b) batches an epoch.
+    learning_rate, momentum : float
+        A step is velocity = momentum * velocity - learning_rate * gradient; parameters += velocity.
+    weight_decay : float, default 0
+        Adds weight_decay * W to the gradient of W (not of the bias).
+    class_weight, label_smoothing
+        Passed to `crossentropy.cross_entropy_and_grad`.
+    seed : int, default 0
+        Of the batches' order: the same seed gives the same model.
+    start : Model, optional
+        Where to start; by default all zeros.
+    callback : callable, optional
+        Called with a `Step` after each batch; returning True ends the training.
+
+    Returns
+    -------
+    model : Model
+    costs : ndarray of float64, shape (epochs, B)
+        c(b) of each batch, in nats; NaN for batches not reached because the callback ended the training.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For features that are not a finite matrix, labels that don't go with them, or settings out of their range.
+    IndexError
+        For a label outside [0, K).
+    FloatingPointError
+        When the cost is no longer finite: the learning rate is too high.
+    """
+    x, y = _observations(x, y)
+    k = int(y.max()) + 1 if num_classes is None else operator.index(num_classes)
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if operator.index(value) < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    for name, value in (("learning_rate", learning_rate), ("momentum", momentum), ("weight_decay", weight_decay)):
+        if not 0 <= value < (1 if name == "momentum" else math.inf):
+            raise ValueError(f"{name} must be in [0, {'1' if name == 'momentum' else 'inf'}), got {value}")
+
+    model = initial_model(x.shape[1], k) if start is None else Model(*(np.array(a, np.float64) for a in start))
+    velocity = Model(*map(np.zeros_like, model))
+    rng = np.random.default_rng(seed)
+    costs = np.full((epochs, -(-len(x) // batch_size)), math.nan)
+    for epoch in range(epochs):
+        for b, chosen in enumerate(batches(len(x), batch_size, rng)):
+            z = linear(x[chosen], model)
+            cost, grad_z = cross_entropy_and_grad(
+                z, y[chosen], class_weight=class_weight, label_smoothing=label_smoothing, empty=0.0, out=z
+            )
+            if not math.isfinite(cost):
+                raise FloatingPointError(f"the cost of batch {b} of epoch {epoch} is {cost}: lower the learning rate")
+            grad = backpropagate(x[chosen], grad_z)
+            grad.weights[...] += weight_decay * model.weights
+            for parameter, step, slope in zip(model, velocity, grad, strict=True):
+                step *= momentum
+                step -= learning_rate * slope
+                parameter += step
+            costs[epoch, b] = cost
+            if callback is not None and callback(Step(epoch, b, costs.shape[1], float(cost), model)):
+                return model, costs
+    return model, costs
+
+
+def _observations(x, y):
+    x, y = np.asarray(x).astype(np.float64), np.asarray(y)
+    if x.ndim != 2 or not len(x):
+        raise ValueError(f"x must have shape (N, D) with N >= 1, got {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"x must be finite, got {x[~np.isfinite(x)][0]}")
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"y must be integers, got {y.dtype}")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y must have shape {x.shape[:1]}, got {y.shape}")
+    return x, y

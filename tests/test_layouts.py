@@ -1,0 +1,206 @@
+"""Any layout of memory gives what a contiguous copy of it gives, bit for bit."""
+
+import itertools
+
+import numpy as np
+import pytest
+from conftest import DTYPES
+
+import crossentropy
+from crossentropy import autograd
+
+SHAPE, AXES = (3, 7, 4, 5), (0, 1, 2, 3)
+
+
+def reversed_strides(x):
+    return x[::-1, :, ::-1].copy()[::-1, :, ::-1]
+
+
+def every_other(x):
+    wide = np.repeat(x, 2, axis=-1)
+    wide[..., 1::2] = np.array(np.nan).astype(x.dtype)
+    return wide[..., ::2]
+
+
+def misaligned(x):
+    memory = np.empty(x.nbytes + 1, np.uint8)[1:]
+    view = np.ndarray(x.shape, x.dtype, buffer=memory.data)
+    view[...] = x
+    return view
+
+
+def byte_swapped(x):
+    return x.astype(x.dtype.newbyteorder(">"))
+
+
+def read_only(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+LAYOUTS = {
+    "contiguous": np.copy,
+    "Fortran order": np.asfortranarray,
+    "transposed": lambda x: np.ascontiguousarray(x.transpose(2, 0, 3, 1)).transpose(1, 3, 0, 2),
+    "negative strides": reversed_strides,
+    "every other element": every_other,
+    "misaligned": misaligned,
+    "byte-swapped": byte_swapped,
+    "read-only": read_only,
+}
+
+
+# ml_dtypes has no byte-swapped bfloat16.
+PAIRS = [(name, layout) for name in DTYPES for layout in LAYOUTS if (name, layout) != ("bfloat16", "byte-swapped")]
+
+
+@pytest.fixture(params=PAIRS, ids=" ".join)
+def pair(request):
+    """A dtype and the name of a layout."""
+    name, layout = request.param
+    if DTYPES[name] is None:
+        pytest.skip("bfloat16 arrays need ml_dtypes")
+    return DTYPES[name], layout
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_logits_in_any_layout(backend, pair, axis, rng):
+    dtype, layout = pair
+    x = rng.standard_normal(SHAPE).astype(dtype)
+    laid = LAYOUTS[layout](x)
+    before = laid.copy()
+    y = rng.integers(0, SHAPE[axis], np.delete(SHAPE, axis))
+    last = np.ascontiguousarray(np.moveaxis(x, axis, -1))
+    for function in (crossentropy.log_softmax, crossentropy.softmax):
+        np.testing.assert_array_equal(function(laid, axis), np.moveaxis(function(last), -1, axis))
+    np.testing.assert_array_equal(crossentropy.logsumexp(laid, axis), crossentropy.logsumexp(last))
+    assert crossentropy.logsumexp(laid, axis - 4, keepdims=True).shape == (*SHAPE[:axis], 1, *SHAPE[axis + 1 :])
+    want = crossentropy.cross_entropy_and_grad(last, y, reduction="none")
+    got = crossentropy.cross_entropy_and_grad(laid, y, axis=axis, reduction="none")
+    np.testing.assert_array_equal(got.loss, want.loss)
+    np.testing.assert_array_equal(got.grad, np.moveaxis(want.grad, -1, axis))
+    assert got.grad.dtype == dtype
+    np.testing.assert_array_equal(laid, before)
+
+
+def test_probability_targets_in_any_layout(kernels, pair, rng):
+    dtype, layout = pair
+    x, q = rng.standard_normal(SHAPE).astype(dtype), rng.random(SHAPE).astype(dtype)
+    want = crossentropy.cross_entropy_and_grad(x, q, axis=1)
+    got = crossentropy.cross_entropy_and_grad(LAYOUTS[layout](x), LAYOUTS[layout](q), axis=1)
+    assert got.loss == want.loss
+    np.testing.assert_array_equal(got.grad, want.grad)
+
+
+def test_results_into_any_layout_and_in_place(kernels, pair, rng):
+    dtype, layout = pair
+    x = rng.standard_normal(SHAPE).astype(dtype)
+    y = rng.integers(0, SHAPE[1], np.delete(SHAPE, 1))
+    loss, grad = crossentropy.cross_entropy_and_grad(x, y, axis=1)
+    if layout == "read-only":
+        return    # refused: test_errors.py
+    if layout != "byte-swapped":    # a result has native order
+        out = LAYOUTS[layout](np.zeros_like(x))
+        got = crossentropy.cross_entropy_and_grad(x, y, axis=1, out=out)
+        assert got.grad is out
+        np.testing.assert_array_equal(out, grad)
+    in_place = LAYOUTS[layout](x)
+    got = crossentropy.cross_entropy_and_grad(in_place, y, axis=1, out=in_place)
+    assert got.loss == loss
+    assert got.grad is in_place
+    np.testing.assert_array_equal(in_place, grad)
+    in_place = LAYOUTS[layout](x)
+    crossentropy.log_softmax(in_place, 1, out=in_place)
+    np.testing.assert_array_equal(in_place, crossentropy.log_softmax(x, 1))
+    in_place = LAYOUTS[layout](x)
+    _, saved = autograd.forward(in_place, y, axis=1)
+    np.testing.assert_array_equal(autograd.backward(saved, out=in_place), grad)
+
+
+def test_log_softmax_backward_in_any_layout(kernels, pair, rng):
+    dtype, layout = pair
+    x, g = rng.standard_normal(SHAPE).astype(dtype), rng.standard_normal(SHAPE).astype(dtype)
+    _, saved = autograd.log_softmax_forward(x, 1)
+    want = autograd.log_softmax_backward(saved, g)
+    np.testing.assert_array_equal(autograd.log_softmax_backward(saved, LAYOUTS[layout](g)), want)
+    out = LAYOUTS[layout](np.zeros_like(x)) if layout not in ("byte-swapped", "read-only") else np.zeros_like(x)
+    np.testing.assert_array_equal(autograd.log_softmax_backward(saved, g, out=out), want)
+
+
+def test_grad_output_of_stride_0(kernels, rng):
+    x = rng.standard_normal((6, 11), dtype=np.float32)
+    y = rng.integers(0, 11, 6)
+    want = crossentropy.cross_entropy_grad(x, y, reduction="none", grad_output=2.0)
+    got = crossentropy.cross_entropy_grad(x, y, reduction="none", grad_output=np.broadcast_to(np.float32(2), 6))
+    np.testing.assert_array_equal(got, want)
+    _, saved = autograd.log_softmax_forward(x)
+    ones = np.broadcast_to(np.float32(1), x.shape)
+    np.testing.assert_array_equal(autograd.log_softmax_backward(saved, ones), autograd.log_softmax_backward(saved, ones.copy()))
+
+
+@pytest.mark.parametrize("target", [np.int32, np.dtype(">i4"), np.uint8])
+def test_targets_in_any_layout(backend, target, rng):
+    x = rng.standard_normal((5, 6, 7), dtype=np.float32)
+    y = rng.integers(0, 7, (5, 6)).astype(target)
+    want = crossentropy.cross_entropy(x, y.astype(np.int64), reduction="none")
+    wide = np.repeat(y, 2, axis=1)[:, ::2]
+    for laid in (y, y.T.copy().T, wide, y[::-1].copy()[::-1], misaligned(y)):
+        np.testing.assert_array_equal(crossentropy.cross_entropy(x, laid, reduction="none"), want)
+
+
+def test_broadcast_rows(backend, rng):
+    row = rng.standard_normal(9).astype(np.float32)
+    x, y = np.broadcast_to(row, (4, 9)), np.array([0, 3, 8, 3])
+    want = crossentropy.cross_entropy_and_grad(x.copy(), y)
+    got = crossentropy.cross_entropy_and_grad(x, y)
+    assert got.loss == want.loss
+    np.testing.assert_array_equal(got.grad, want.grad)
+
+
+def test_memory_map(backend, tmp_path, rng):
+    x = rng.standard_normal((8, 33)).astype(np.float32)
+    path = tmp_path / "logits"
+    x.tofile(path)
+    mapped = np.memmap(path, np.float32, "r", shape=x.shape)
+    y = rng.integers(0, 33, 8)
+    assert crossentropy.cross_entropy(mapped, y) == crossentropy.cross_entropy(x, y)
+    writeable = np.memmap(path, np.float32, "r+", shape=x.shape)
+    got = crossentropy.cross_entropy_and_grad(writeable, y, out=writeable)
+    assert got.grad is writeable
+    np.testing.assert_array_equal(writeable, crossentropy.cross_entropy_grad(x, y))
+    del got, writeable, mapped
+
+
+def test_results_keep_the_order_of_the_logits(kernels):
+    assert crossentropy.softmax(np.zeros((4, 5), order="F")).flags.f_contiguous
+    assert crossentropy.softmax(np.broadcast_to(np.zeros(5), (4, 5))).flags.writeable
+
+
+def test_more_than_2_31_elements(kernels):
+    """Offsets past 2^31: rows of a zero-stride array, the last one behind 2^31 bytes of real memory."""
+    rows, classes = 2**16 + 3, 2**15
+    x = np.broadcast_to(np.linspace(-3, 3, classes, dtype=np.float32), (rows, classes))
+    assert x.size > 2**31
+    y = np.full(rows, classes - 1, np.int32)
+    loss = crossentropy.cross_entropy(x, y, reduction="none")
+    assert (loss == loss[0]).all()
+    assert loss[0] == crossentropy.cross_entropy(x[:1], y[:1])
+    far = np.zeros(2**31 + 64, np.uint8)    # never touched but at both ends
+    logits = np.ndarray((2, 8), np.float32, far.data, strides=(2**31, 4))
+    logits[1] = np.arange(8)
+    np.testing.assert_array_equal(crossentropy.softmax(logits), crossentropy.softmax(logits.copy()))
+
+
+@pytest.mark.parametrize(("leading", "trailing"), list(itertools.product([0, 1, 3], repeat=2)))
+def test_axes_of_many_and_no_dimensions(backend, leading, trailing, rng):
+    x = rng.standard_normal((*([2] * leading), 5, *([2] * trailing)))
+    y = rng.integers(0, 5, [2] * (leading + trailing))
+    want = crossentropy.cross_entropy(np.moveaxis(x, leading, -1).reshape(-1, 5), y.reshape(-1))
+    assert crossentropy.cross_entropy(x, y, axis=leading) == pytest.approx(want, rel=1e-15)
+
+
+def test_32_dimensions(kernels, rng):
+    x = rng.standard_normal([1] * 20 + [2] * 6 + [1] * 5 + [3])
+    y = rng.integers(0, 3, x.shape[:-1])
+    assert crossentropy.cross_entropy(x, y) == crossentropy.cross_entropy(x.reshape(-1, 3), y.reshape(-1))

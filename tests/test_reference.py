@@ -1,0 +1,89 @@
+"""The reference against 400-digit arithmetic, and against what its docstring says of special rows."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossentropy import reference
+
+mp = pytest.importorskip("mpmath", reason="the reference is checked against mpmath")
+mp.mp.dps = 400    # lse - z may be 1e-308 of z, and 60 digits would leave nothing of it
+
+logits = st.floats(-700, 700, allow_subnormal=False)
+rows = st.lists(logits, min_size=1, max_size=12)
+
+
+def ulps(got, exact):
+    """Error in ulps of float64 at the exact value."""
+    exact = mp.mpf(exact)
+    if exact == 0:
+        return 0.0 if got == 0 else math.inf
+    return float(abs(mp.mpf(got) - exact) / mp.mpf(math.ulp(float(exact))))
+
+
+def exact_lse(z):
+    return mp.log(mp.fsum(mp.e ** mp.mpf(value) for value in z))
+
+
+@given(rows)
+def test_log_softmax_and_softmax_within_2_ulp(z):
+    lse = exact_lse(z)
+    for got, p, value in zip(reference.log_softmax(z), reference.softmax(z), z, strict=True):
+        exact = mp.mpf(value) - lse
+        assert ulps(got, exact) <= 2
+        assert ulps(p, mp.e**exact) <= 3
+
+
+@given(rows, st.data())
+def test_loss_and_gradient_within_3_ulp(z, data):
+    y = data.draw(st.integers(0, len(z) - 1))
+    lse = exact_lse(z)
+    exact = lse - mp.mpf(z[y])
+    assert ulps(reference.cross_entropy(z, y), exact) <= 2
+    others = mp.fsum(mp.e ** (mp.mpf(value) - lse) for c, value in enumerate(z) if c != y)
+    assert ulps(reference.cross_entropy_grad(z, y)[y], -others) <= 3
+
+
+# the row, its target, and the loss to 17 digits by mpmath
+KNOWN = [
+    ([1e8, 1e8 - 8], 1, 8.0003354063728956),    # float32 arithmetic gives 8.0
+    ([50.0, 0.0], 0, 1.9287498479639178e-22),    # log-softmax as usually computed gives 0
+    ([0.0] * 10, 3, math.log(10)),
+    ([-1000.0, -1001.0], 0, 0.31326168751822286),
+    ([3e38, -3e38], 1, 6e38),
+]
+
+
+@pytest.mark.parametrize(("z", "y", "loss"), KNOWN)
+def test_known_losses(z, y, loss):
+    assert reference.cross_entropy(z, y) == pytest.approx(loss, rel=4e-16)
+
+
+def test_options_against_the_formula():
+    z, w, q = [0.3, -1.7, 2.2, 0.0], [0.5, 2.0, 0.0, 1.0], [0.1, 0.7, 0.4, 0.3]
+    epsilon, lam, v = 0.15, 0.02, 1.25
+    lse = exact_lse(z)
+    smooth = [(1 - mp.mpf(epsilon)) * mp.mpf(value) + mp.mpf(epsilon) / 4 for value in q]
+    exact = v * (mp.fsum(mp.mpf(a) * b * (lse - mp.mpf(c)) for a, b, c in zip(w, smooth, z, strict=True)) + lam * lse**2)
+    options = reference.Row(v, w, epsilon, lam)
+    assert ulps(reference.cross_entropy(z, q, options), exact) <= 4
+    index = (1 - mp.mpf(epsilon)) * w[1] * (lse - mp.mpf(z[1]))
+    index += mp.mpf(epsilon) / 4 * mp.fsum(mp.mpf(a) * (lse - mp.mpf(c)) for a, c in zip(w, z, strict=True))
+    assert ulps(reference.cross_entropy(z, 1, options), v * (index + lam * lse**2)) <= 4
+
+
+def test_special_rows():
+    inf, nan = math.inf, math.nan
+    assert reference.cross_entropy([0.0, -inf, 1.0], 0) == reference.cross_entropy([0.0, 1.0], 0)
+    assert reference.cross_entropy_grad([0.0, -inf, 1.0], 0)[1] == 0
+    assert reference.cross_entropy([0.0, -inf], 1) == inf
+    assert reference.cross_entropy([0.0, -inf], 0, reference.Row(label_smoothing=0.1)) == inf
+    assert reference.cross_entropy([0.0, -inf], 0, reference.Row(label_smoothing=0.1, class_weight=[1.0, 0.0])) == 0
+    for z in ([nan, 0.0], [inf, 0.0], [-inf, -inf]):
+        assert math.isnan(reference.cross_entropy(z, 1))
+        assert all(map(math.isnan, reference.cross_entropy_grad(z, 1)))
+        assert all(map(math.isnan, reference.log_softmax(z)))
+        assert reference.cross_entropy(z, 1, reference.Row(weight=0.0)) == 0
+        assert reference.cross_entropy_grad(z, 1, reference.Row(weight=0.0)) == [0, 0]

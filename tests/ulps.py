@@ -1,0 +1,57 @@
+"""Errors in units of the last place, and the limits of the accuracy contract."""
+
+import numpy as np
+
+# mantissa bits with the implicit one, exponent of the smallest normal number
+FORMATS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), "float64": (53, -1022)}
+
+# Limits by dtype of the logits; the reference, to which results are compared here, is allowed 1 more.
+LIMITS = {
+    "float32": {"loss": 2, "log_softmax": 2, "grad": 4},
+    "float64": {"loss": 4, "log_softmax": 4, "grad": 8},
+    "float16": {"loss": 2, "log_softmax": 0.51, "grad": 0.51},
+    "bfloat16": {"loss": 2, "log_softmax": 0.51, "grad": 0.51},
+}
+
+
+def result_dtype(dtype, what):
+    """The dtype whose ulp a result is judged in: losses of 16-bit logits are float32."""
+    return "float32" if what == "loss" and dtype.itemsize == 2 else dtype.name
+
+
+def spacing(values, name):
+    """One ulp at each value; the subnormal spacing below the normal range."""
+    bits, least = FORMATS[name]
+    _, exponent = np.frexp(np.abs(np.asarray(values, np.float64)))
+    return np.ldexp(1.0, np.maximum(exponent - 1, least) - (bits - 1))
+
+
+def largest_error(got, expected, name, unit_at=None):
+    """The largest error in ulps of the format at ``unit_at`` (by default at the expected value); inf for a wrong pattern
+    of inf and NaN."""
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    with np.errstate(over="ignore"):
+        top = float(np.finfo(np.float32).max) if name in ("float32", "bfloat16") else 65504.0 if name == "float16" else np.inf
+    expected = np.where(np.abs(expected) > top, np.copysign(np.inf, expected), expected)
+    finite = np.isfinite(expected)
+    if not np.array_equal(got[~finite], expected[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
+        return np.inf
+    if not finite.any():
+        return 0.0
+    unit = spacing(expected if unit_at is None else np.maximum(np.abs(expected), unit_at), name)
+    return float((np.abs(got[finite] - expected[finite]) / unit[finite]).max())
+
+
+def within(got, expected, dtype, what, unit_at=None):
+    """Assert that a result is within the contract, plus 1 ulp of the dtype for what the reference may be off."""
+    name = result_dtype(dtype, what)
+    limit = LIMITS[dtype.name][what] + (1 if LIMITS[dtype.name][what] > 1 else 0.01)
+    error = largest_error(got, expected, name, unit_at)
+    assert error <= limit, f"{what} of {dtype.name}: {error:.2f} ulp, allowed {limit}"
+
+
+def same(got, expected):
+    """Assert that two arrays are equal, NaN for NaN; widened, since bfloat16 NaNs compare unequal in NumPy's assertion."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(got.astype(np.float64), expected.astype(np.float64))
