@@ -22,17 +22,18 @@ def result_dtype(dtype, what):
 def spacing(values, name):
     """One ulp at each value; the subnormal spacing below the normal range."""
     bits, least = FORMATS[name]
-    _, exponent = np.frexp(np.abs(np.asarray(values, np.float64)))
-    return np.ldexp(1.0, np.maximum(exponent - 1, least) - (bits - 1))
+    _, exponent = np.frexp(np.abs(np.asarray(values, np.longdouble)))
+    return np.ldexp(np.longdouble(1), np.maximum(exponent - 1, least) - (bits - 1))
 
 
 def largest_error(got, expected, name, unit_at=None):
     """The largest error in ulps of the format at ``unit_at`` (by default at the expected value); inf for a wrong pattern
     of inf and NaN."""
-    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    with np.errstate(over="ignore"):
-        top = float(np.finfo(np.float32).max) if name in ("float32", "bfloat16") else 65504.0 if name == "float16" else np.inf
-    expected = np.where(np.abs(expected) > top, np.copysign(np.inf, expected), expected)
+    got, expected = np.asarray(got, np.longdouble), np.asarray(expected, np.longdouble)
+    bits, least = FORMATS[name]
+    with np.errstate(over="ignore"):    # where long double is double
+        beyond = np.ldexp(2 - np.ldexp(np.longdouble(1), -bits), 1 - least)    # rounds to inf from here on
+    expected = np.where(np.abs(expected) >= beyond, np.copysign(np.inf, expected), expected)
     finite = np.isfinite(expected)
     if not np.array_equal(got[~finite], expected[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
         return np.inf

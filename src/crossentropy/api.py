@@ -38,7 +38,8 @@ _RAISES = """TypeError
 
 
 def _documented(function):
-    function.__doc__ = function.__doc__.replace("{options}", _OPTIONS).replace("{raises}", _RAISES)
+    if function.__doc__:    # python -OO has none
+        function.__doc__ = function.__doc__.replace("{options}", _OPTIONS).replace("{raises}", _RAISES)
     return function
 
 
@@ -194,7 +195,7 @@ def cross_entropy(
     Examples
     --------
     >>> crossentropy.cross_entropy([[50.0, 0.0]], [0])
-    np.float64(1.9287498479639178e-22)
+    np.float64(1.928749847963918e-22)
     """
     call = _check.loss(
         logits, targets, axis, class_weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, normalizer, empty

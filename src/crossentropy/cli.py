@@ -56,9 +56,11 @@ def train(data, label, directory, epochs, batch_size, test_fraction, class_weigh
         fitted, held_out = _datasets.split(dataset, test_fraction, seed)
     except _datasets.BadData as error:
         raise BadInput(str(error)) from None
-    directory_is_usable(directory)
+    check_directory(directory)
 
     mean, scale = standardisation(dataset.x[fitted])
+    if not np.isfinite(scale).all():
+        raise BadInput(f"feature {dataset.features[int(np.isinf(scale).argmax())]!r} is too large to standardise")
     x = (dataset.x - mean) / scale
     weights = balanced(dataset.y[fitted]) if class_weight == "balanced" else None
     test = x[held_out], dataset.y[held_out]
@@ -89,8 +91,9 @@ def train(data, label, directory, epochs, batch_size, test_fraction, class_weigh
 
 def standardisation(x):
     """Mean and standard deviation of each feature of the training data; 1 for a feature that does not vary."""
-    scale = x.std(axis=0)
-    return x.mean(axis=0), np.where(scale > 0, scale, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):    # to inf, which the caller refuses
+        mean, scale = x.mean(axis=0), x.std(axis=0)
+    return mean, np.where(scale == 0, 1.0, np.where(np.isnan(scale), np.inf, scale))
 
 
 def balanced(y):
@@ -144,19 +147,19 @@ def report(dataset, fitted, held_out, predicted, loss):
     )
 
 
-def directory_is_usable(directory: Path):
-    """Make the directory, or say why not, before any time is spent."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--out {directory}: {error.strerror}") from None
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise BadInput(f"--out {directory}: not writeable")
+def check_directory(directory: Path):
+    """Whether results can be written there, before any time is spent; nothing is made yet."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise BadInput(f"--out {directory}: {existing} is not a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise BadInput(f"--out {directory}: {existing} is not writeable")
 
 
 def write_all(directory: Path, files):
     """Write every file beside the directory's others first, then rename all: nothing is left half-written."""
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as temporary:
             for name, write in files.items():
                 write(Path(temporary) / name)
@@ -175,7 +178,7 @@ def plot(path):
     """Draw the loss −log p of one observation against p, with its gradient."""
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise BadInput(f"--out must end in .png, .pdf or .svg, got {str(path)!r}")
-    directory_is_usable(path.parent)
+    check_directory(path.parent)
     write_all(path.parent, {path.name: _plots.figure_1().savefig})
     console.print(f"wrote {path}", soft_wrap=True)
 

@@ -49,7 +49,7 @@ def class_counts(labels, num_classes=None):
     if y.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, got {y.dtype}")
     y = y.reshape(-1)
-    k = int(y.max(initial=-1)) + 1 if num_classes is None else num_classes
+    k = num_classes if num_classes is not None else int(y.max()) + 1 if y.size else 0
     bad = (y < 0) | (y >= k)
     if bad.any():
         first = int(bad.argmax())
@@ -152,7 +152,8 @@ def cross_entropy_of(p, q):
     ValueError
         For different shapes, or entries that are negative or not finite.
     """
-    return 0.0 - log_likelihood(p, q)
+    p, q = _pair(p, q, "p")
+    return math.fsum(-weight * _log(value) for weight, value in zip(p, q, strict=True) if weight)
 
 
 def entropy(p):

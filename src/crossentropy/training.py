@@ -170,18 +170,19 @@ def fit(
     costs = np.full((epochs, -(-len(x) // batch_size)), math.nan)
     for epoch in range(epochs):
         for b, chosen in enumerate(batches(len(x), batch_size, rng)):
-            z = linear(x[chosen], model)
-            cost, grad_z = cross_entropy_and_grad(
-                z, y[chosen], class_weight=class_weight, label_smoothing=label_smoothing, empty=0.0, out=z
-            )
+            with np.errstate(over="ignore", invalid="ignore"):    # a cost that runs away is an error below
+                z = linear(x[chosen], model)
+                cost, grad_z = cross_entropy_and_grad(
+                    z, y[chosen], class_weight=class_weight, label_smoothing=label_smoothing, empty=0.0, out=z
+                )
+                grad = backpropagate(x[chosen], grad_z)
+                grad.weights[...] += weight_decay * model.weights
+                for parameter, step, slope in zip(model, velocity, grad, strict=True):
+                    step *= momentum
+                    step -= learning_rate * slope
+                    parameter += step
             if not math.isfinite(cost):
                 raise FloatingPointError(f"the cost of batch {b} of epoch {epoch} is {cost}: lower the learning rate")
-            grad = backpropagate(x[chosen], grad_z)
-            grad.weights[...] += weight_decay * model.weights
-            for parameter, step, slope in zip(model, velocity, grad, strict=True):
-                step *= momentum
-                step -= learning_rate * slope
-                parameter += step
             costs[epoch, b] = cost
             if callback is not None and callback(Step(epoch, b, costs.shape[1], float(cost), model)):
                 return model, costs

@@ -1,0 +1,113 @@
+"""The accuracy contract against 80-bit arithmetic, on rows that ordinary implementations lose digits on.
+
+Truth is computed in long double from the exact inputs, by forms in which nothing cancels, and is itself checked against
+60 digits on small rows.
+"""
+
+import numpy as np
+import pytest
+from ulps import LIMITS, largest_error, result_dtype
+
+import crossentropy
+
+LONG = np.longdouble
+pytestmark = pytest.mark.skipif(np.finfo(LONG).nmant < 63, reason="long double has no more digits than double here")
+
+
+def truth(x, t):
+    """log-softmax, loss and gradient in long double."""
+    x = x.astype(LONG)
+    rows = np.arange(len(x))
+    top = x.argmax(axis=1)
+    with np.errstate(all="ignore"):
+        below = x - x[rows, top][:, None]
+        e = np.exp(below)
+        others = e.copy()
+        others[rows, top] = 0
+        rest = np.sort(others, axis=1).sum(axis=1)
+        log_p = below - np.log1p(rest)[:, None]
+        grad = e / (1 + rest)[:, None]
+        p = grad.copy()
+        p[rows, t] = 0
+        grad[rows, t] = -np.sort(p, axis=1).sum(axis=1)
+    return log_p, -log_p[rows, t], grad
+
+
+def cases():
+    """(name, rows, targets) of float64 rows."""
+    rng = np.random.default_rng(7)
+
+    def normal(n, classes, scale=1.0, offset=0.0):
+        return rng.standard_normal((n, classes)) * scale + offset, rng.integers(0, classes, n)
+
+    for classes in (1, 2, 3, 10, 17, 1000):
+        yield f"normal, {classes} classes", *normal(128, classes)
+    yield "3 normal, 32000 classes", *normal(4, 32000, 3)
+    yield "normal, 262144 classes", *normal(2, 262144)
+    x, t = rng.uniform(-1, 0, (2, 262144)), rng.integers(0, 262144, 2)
+    x[:, 7] = 0
+    yield "U(-1, 0) with a maximum of 0", x, t
+    x, t = normal(2, 50257)
+    x[:, 50250] = 9
+    yield "the maximum in the last block", x, t
+    x, _ = normal(2, 50257)
+    x[:, :40000] = -np.inf
+    yield "first blocks -inf", x, rng.integers(40000, 50257, 2)
+    x, _ = normal(64, 1000)
+    x[:, ::2] = -np.inf
+    yield "every other class -inf", x, rng.integers(0, 500, 64) * 2 + 1
+    yield "-100 + 3 normal", *normal(64, 1000, 3, -100)
+    yield "U(-120, -20)", rng.uniform(-120, -20, (64, 1000)), rng.integers(0, 1000, 64)
+    yield "U(-80, 80)", rng.uniform(-80, 80, (64, 1000)), rng.integers(0, 1000, 64)
+    yield "two classes near 60", rng.uniform(59, 61, (64, 2)), rng.integers(0, 2, 64)
+    for offset in (255.5, -257.0, 2047.0, -2049.0, 1e4, -1e6):    # about the anchor's limits, and far past them
+        yield f"normal + {offset:g}", *normal(32, 500, 1, offset)
+    x, _ = normal(64, 1000)
+    x[:, [3, 500]] = 9
+    yield "two maxima", x, np.full(64, 3)
+    yield "all equal", np.full((4, 1000), 0.3), np.arange(4)
+    yield "subnormal logits", rng.standard_normal((16, 50)) * 1e-41, rng.integers(0, 50, 16)
+    for ahead in (0.5, 5, 10, 16, 20, 40, 85, 100):
+        x, t = normal(64, 100, 0.5)
+        x[np.arange(64), t] = x.max(axis=1) + ahead
+        yield f"target ahead by {ahead}", x, t
+    for ahead in (90, 100, 700):
+        x, t = normal(64, 100, 0.5)
+        x[np.arange(64), (t + 1) % 100] = ahead
+        yield f"another class ahead by {ahead}", x, t
+    yield "U(-3e38, 3e38)", rng.uniform(-3e38, 3e38, (16, 20)), rng.integers(0, 20, 16)
+
+
+CASES = {name: (x, t) for name, x, t in cases()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_within_the_contract(kernels, dtype, name):
+    x, t = CASES[name]
+    with np.errstate(over="ignore"):
+        logits = x.astype(dtype)
+    if np.isinf(logits.astype(np.float64)).sum() != np.isinf(x).sum():
+        logits = (x / np.abs(x).max() * 6e4).astype(dtype)    # float16 ends at 65504
+    exact = dict(zip(("log_softmax", "loss", "grad"), truth(logits.astype(np.float64), t), strict=True))
+    loss, grad = crossentropy.cross_entropy_and_grad(logits, t, reduction="none")
+    got = {"log_softmax": crossentropy.log_softmax(logits), "loss": loss, "grad": grad}
+    for what, limit in LIMITS[dtype.name].items():
+        error = largest_error(got[what], exact[what], result_dtype(dtype, what))
+        assert error <= limit, f"{what}: {error:.2f} ulp of {result_dtype(dtype, what)}, allowed {limit}"
+
+
+def test_truth_is_true():
+    mp = pytest.importorskip("mpmath")
+    with mp.workdps(60):
+        rng = np.random.default_rng(3)
+        for ahead in (0, 3, 17, 60):
+            x = rng.standard_normal((1, 9)).astype(np.float32).astype(np.float64)
+            x[0, 4] += ahead
+            for t in (0, 4):
+                log_p, loss, grad = truth(x, np.array([t]))
+                z = [mp.mpf(value) for value in x[0]]
+                lse = mp.log(mp.fsum(map(mp.exp, z)))
+                exact = [value - lse for value in z]
+                others = mp.fsum(mp.exp(value) for c, value in enumerate(exact) if c != t)
+                for got, want in ((loss[0], -exact[t]), (grad[0, t], -others), *zip(log_p[0], exact, strict=True)):
+                    assert abs(mp.mpf(str(got)) / want - 1) < 2e-18

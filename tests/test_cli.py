@@ -1,0 +1,222 @@
+"""The command line, run as a user runs it: in a process of its own, in an empty directory."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+for _needed in ("click", "rich", "matplotlib", "sklearn"):
+    pytest.importorskip(_needed, reason=f"the command line needs {_needed}")
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def crossentropy(*arguments, cwd, code=0, **environment):
+    """Standard output and error of the command, whose exit code must be as expected; no traceback, ever."""
+    done = subprocess.run(
+        [sys.executable, "-m", "crossentropy", *map(str, arguments)],
+        capture_output=True, text=True, timeout=120, cwd=cwd, env={**os.environ, "COLUMNS": "200", **environment},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    return done.stdout, done.stderr
+
+
+def number(pattern, text):
+    return float(re.search(pattern + r"\s+(-?\d+\.\d+)", text).group(1))
+
+
+def test_train_without_arguments(tmp_path):
+    out, _ = crossentropy("train", cwd=tmp_path)
+    assert number("accuracy", out) >= 0.95
+    assert 0 < number("test loss", out) < 0.25
+    assert number(r"H\(P,Q\)", out) >= number(r"H\(P\)", out) - 1e-6
+    assert "cost" in out    # the progress bar
+    results = tmp_path / "crossentropy-train"
+    assert sorted(path.name for path in results.iterdir()) == ["confusion.png", "loss.png", "model.npz"]
+    for picture in ("loss.png", "confusion.png"):
+        assert (results / picture).read_bytes().startswith(PNG)
+
+
+def test_the_table_adds_up_and_the_model_can_be_used(tmp_path):
+    from sklearn.datasets import load_iris
+
+    out, _ = crossentropy("train", "--data", "iris", "--out", "results", cwd=tmp_path)
+    rows = re.findall(r"│\s*(\w+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*([\d.]+)\s*│\s*([\d.]+)\s*│", out)
+    assert [row[0] for row in rows] == ["setosa", "versicolor", "virginica"]
+    training, test, predicted, right = (sum(int(row[i]) for row in rows) for i in (1, 2, 3, 4))
+    assert (training + test, predicted) == (150, test)
+    assert number("accuracy", out) == pytest.approx(right / test, abs=1e-4)
+    with np.load(tmp_path / "results" / "model.npz") as model:
+        x, y = load_iris(return_X_y=True)
+        z = (x - model["mean"]) / model["scale"] @ model["weights"] + model["bias"]
+        assert (z.argmax(axis=1) == y).mean() > 0.9
+        assert model["classes"].tolist() == ["setosa", "versicolor", "virginica"]
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """A user's file, made of real measurements: header, quoted names, labels as words."""
+    from sklearn.datasets import load_iris
+
+    iris = load_iris()
+    path = tmp_path / "flowers.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["species", *iris.feature_names])
+        for x, y in zip(iris.data, iris.target, strict=True):
+            writer.writerow([iris.target_names[y], *x])
+    return path
+
+
+def test_train_on_a_csv_file(flowers, tmp_path):
+    out, _ = crossentropy("train", "--data", flowers, "--label", "species", "--class-weight", "balanced", cwd=tmp_path)
+    assert "versicolor" in out
+    assert number("accuracy", out) > 0.8
+
+
+def test_train_on_a_csv_file_without_header_and_with_semicolons(flowers, tmp_path):
+    lines = flowers.read_text().splitlines()[1:]
+    numbers = {"setosa": "9", "versicolor": "10", "virginica": "11"}
+    for name, number_ in numbers.items():
+        lines = [line.replace(name, number_) for line in lines]
+    flowers.write_text("\n".join(lines).replace(",", ";") + "\n\n")
+    out, _ = crossentropy("train", "--data", flowers, "--label", "0", cwd=tmp_path)
+    assert re.findall(r"│ (9|10|11) +│", out) == ["9", "10", "11"]    # as numbers, not as words
+
+
+def test_train_on_an_npz_file(tmp_path):
+    from sklearn.datasets import load_wine
+
+    x, y = load_wine(return_X_y=True)
+    np.savez(tmp_path / "wine.npz", measurements=x, cultivar=y)
+    out, _ = crossentropy("train", "--data", "wine.npz", "--label", "cultivar", "--label-smoothing", "0.1", cwd=tmp_path)
+    assert number("accuracy", out) > 0.9
+
+
+def header_only(lines):
+    return lines[:1]
+
+
+BAD_FILES = {
+    "a word among the numbers": (lambda lines: [*lines[:7], lines[7].replace("4.6", "four"), *lines[8:]],
+                                 "column 'sepal length (cm)' is not numeric: line 8 holds 'four'"),
+    "an empty field": (lambda lines: [*lines[:3], "setosa,,1,1,1", *lines[4:]], "is not numeric: line 4 holds ''"),
+    "NaN": (lambda lines: [*lines[:3], "setosa,nan,1,1,1", *lines[4:]],
+            "feature 'sepal length (cm)' of observation 3 is nan, not a finite number"),
+    "numbers past float64's square": (lambda lines: [*lines[:3], "setosa,1e308,1,1,1", *lines[4:], "setosa,-1e308,1,1,1"],
+                                      "feature 'sepal length (cm)' is too large to standardise"),
+    "infinity": (lambda lines: [*lines[:3], "setosa,1,inf,1,1", *lines[4:]], "of observation 3 is inf"),
+    "one class": (lambda lines: lines[:51], "a single class, 'setosa'"),
+    "a class of one": (lambda lines: lines[:52], "class 'versicolor' occurs once"),
+    "a short line": (lambda lines: [*lines, "setosa,1,2"], "line 152 has 3 fields, the first line has 5"),
+    "no label": (lambda lines: [*lines[:3], ",1,1,1,1", *lines[4:]], "line 4 has no label in column 'species'"),
+    "no observations": (header_only, "no observations"),
+    "nothing": (lambda lines: [], "empty file"),
+    "no features": (lambda lines: [line.split(",")[0] for line in lines], "no features beside the label"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_csv_file_gets_one_line(flowers, tmp_path, name):
+    change, message = BAD_FILES[name]
+    flowers.write_text("\n".join(change(flowers.read_text().splitlines())))
+    out, err = crossentropy("train", "--data", flowers, "--label", "species", cwd=tmp_path, code=2)
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert os.listdir(tmp_path) == ["flowers.csv"]
+
+
+def test_other_bad_input_gets_one_line(flowers, tmp_path):
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x81,1\n")
+    (tmp_path / "no.npz").write_text("not an archive")
+    (tmp_path / "file").write_text("")
+    np.savez(tmp_path / "two.npz", a=np.zeros((4, 2)), b=np.zeros((4, 3)), y=np.arange(4))
+    np.savez(tmp_path / "words.npz", a=np.full((4, 2), "x"), y=np.arange(4))
+    np.savez(tmp_path / "objects.npz", a=np.full((4, 2), None), y=np.arange(4))
+    np.savez(tmp_path / "ragged.npz", a=np.zeros((4, 2)), y=np.arange(3))
+    np.savez(tmp_path / "continuous.npz", a=np.zeros((4, 2)), y=np.array([0.5, 1, 1, 0]))
+    before = sorted(os.listdir(tmp_path))
+    for arguments, message in (
+        (["--data", "missing.csv"], "missing.csv: no such file"),
+        (["--data", "cifar"], "--data must be one of digits, wine, iris, breast_cancer, or a .csv or .npz file, got 'cifar'"),
+        (["--data", flowers], "--label must name the column of the labels; its columns are 'species'"),
+        (["--data", flowers, "--label", "kind"], "no column 'kind'; its columns are 'species'"),
+        (["--data", "binary.csv", "--label", "0"], "not a UTF-8 CSV file"),
+        (["--data", "iris", "--label", "x"], "--label goes with a file"),
+        (["--data", "no.npz"], "not an .npz file"),
+        (["--data", "two.npz"], "exactly one array beside 'y' must be a matrix of features; it holds 'a', 'b', 'y'"),
+        (["--data", "two.npz", "--label", "z"], "no array 'z' for the labels"),
+        (["--data", "words.npz"], "array 'a' is not numeric"),
+        (["--data", "objects.npz"], "not an .npz file of plain arrays"),
+        (["--data", "ragged.npz"], "one label a row is needed"),
+        (["--data", "continuous.npz"], "are classes and must be integers or strings, got float64 with 0.5"),
+        (["--out", "file"], "--out file: file is not a directory"),
+        (["--out", "file/below"], "is not a directory"),
+        (["--learning-rate", "1e300"], "lower the learning rate"),
+    ):
+        out, err = crossentropy("train", *arguments, cwd=tmp_path, code=2)
+        assert message in err, err
+        assert len(err.splitlines()) == 1, err
+        assert "accuracy" not in out
+        assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_wrong_option_is_refused(tmp_path):
+    for arguments in (["--epochs", "0"], ["--momentum", "1"], ["--nonsense"]):
+        _, err = crossentropy("train", *arguments, cwd=tmp_path, code=2)
+        assert arguments[0] in err
+
+
+def test_plot(tmp_path):
+    out, _ = crossentropy("plot", cwd=tmp_path)
+    assert "figure1.png" in out
+    assert (tmp_path / "figure1.png").read_bytes().startswith(PNG)
+    crossentropy("plot", "--out", "pictures/loss.svg", cwd=tmp_path)
+    assert b"<svg" in (tmp_path / "pictures" / "loss.svg").read_bytes()
+    _, err = crossentropy("plot", "--out", "loss.txt", cwd=tmp_path, code=2)
+    assert len(err.splitlines()) == 1
+
+
+def test_figure_1_is_the_function():
+    from crossentropy import _plots
+
+    left, right = _plots.figure_1().axes
+    p, loss = left.lines[0].get_data()
+    np.testing.assert_allclose(loss, -np.log(p), rtol=1e-13)
+    np.testing.assert_allclose(right.lines[0].get_ydata(), p - 1, rtol=1e-12)
+    np.testing.assert_allclose(right.lines[1].get_ydata(), -1 / p, rtol=1e-12)
+
+
+def test_info(tmp_path):
+    out, _ = crossentropy("info", cwd=tmp_path, CROSSENTROPY_NUM_THREADS="1")
+    for text in ("backend native", "backend reference", "CROSSENTROPY_NUM_THREADS"):
+        assert text in out
+    assert re.search(r"threads +1", out)
+    _, err = crossentropy("info", cwd=tmp_path, code=2, CROSSENTROPY_ISA="sse9")
+    assert "isa must be one of" in err
+
+
+def test_info_says_why_a_backend_is_missing(tmp_path):
+    code = """
+import sys
+sys.modules["crossentropy._native"] = None
+from crossentropy.__main__ import main
+sys.argv = ["crossentropy", "info"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    assert "missing: the compiled module crossentropy._native is missing" in done.stdout.replace("\n", " ")
+
+
+def test_without_the_extra_one_line_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['click'] = None; from crossentropy.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "crossentropy: the command line needs click: python -m pip install 'crossentropy[cli]'"
