@@ -59,15 +59,18 @@ class BuildKernels(build_ext):
             file.write("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
         try:
             objects = self.compiler.compile([probe], output_dir=".", extra_postargs=["-fopenmp"])
-            self.compiler.link_executable(objects, os.path.join(self.build_temp, "openmp_probe"), extra_postargs=["-fopenmp"])
-        except Exception:    # whatever a compiler driver raises: the build goes on, serial
+            self.compiler.link_executable(
+                objects, os.path.join(self.build_temp, "openmp_probe"), extra_postargs=["-fopenmp"]
+            )
+        except Exception:  # whatever a compiler driver raises: the build goes on, serial
             return False
         return True
 
 
 native = Extension(
     "crossentropy._native",
-    sources=["kernels/_native.pyx"] + [f"kernels/{n}.c" for n in ("dispatch", "drivers", "layout", "parallel", "targets")],
+    sources=["kernels/_native.pyx"]
+    + [f"kernels/{n}.c" for n in ("dispatch", "drivers", "layout", "parallel", "targets")],
     include_dirs=["kernels"],
     # Every header and unit: they go into the sdist and an edit rebuilds.
     depends=sorted(f"kernels/{name}" for name in os.listdir("kernels") if name.endswith((".h", ".c", ".pyx"))),

@@ -28,7 +28,9 @@ def literal(value: mp.mpf, single: bool) -> str:
 def fit(name: str, terms: int, high_bits: int, bits: int) -> None:
     single = bits == 24
     half = mp.log(2) / 2 * mp.mpf("1.001")
-    q, q_error = mp.chebyfit(lambda r: mp.nsum(lambda k: r**k / mp.factorial(k + 2), [0, 40]), [-half, half], terms, error=True)
+    q, q_error = mp.chebyfit(
+        lambda r: mp.nsum(lambda k: r**k / mp.factorial(k + 2), [0, 40]), [-half, half], terms, error=True
+    )
     high = rounded(mp.log(2), high_bits)
     print(f"/* {name}: fit error {float(q_error * half**2 * mp.sqrt(2) * 2**bits):.3f} ulp */")
     print("log2e ", literal(1 / mp.log(2), single))

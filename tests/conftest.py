@@ -20,7 +20,9 @@ def _native_isas():
 KERNELS = [f"native-{isa}" for isa in _native_isas()]
 
 
-@pytest.fixture(params=KERNELS or [pytest.param("none", marks=pytest.mark.skip(reason="the native backend is not built"))])
+@pytest.fixture(
+    params=KERNELS or [pytest.param("none", marks=pytest.mark.skip(reason="the native backend is not built"))]
+)
 def kernels(request):
     """Each ISA unit of the native backend in turn."""
     with crossentropy.config(backend="native", isa=request.param.split("-")[1]):
@@ -43,7 +45,12 @@ def _bfloat16():
     return np.dtype(ml_dtypes.bfloat16)
 
 
-DTYPES = {"float16": np.dtype(np.float16), "bfloat16": _bfloat16(), "float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": _bfloat16(),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
 
 
 @pytest.fixture(params=DTYPES)

@@ -60,7 +60,7 @@ def cases():
     yield "U(-120, -20)", rng.uniform(-120, -20, (64, 1000)), rng.integers(0, 1000, 64)
     yield "U(-80, 80)", rng.uniform(-80, 80, (64, 1000)), rng.integers(0, 1000, 64)
     yield "two classes near 60", rng.uniform(59, 61, (64, 2)), rng.integers(0, 2, 64)
-    for offset in (255.5, -257.0, 2047.0, -2049.0, 1e4, -1e6):    # about the anchor's limits, and far past them
+    for offset in (255.5, -257.0, 2047.0, -2049.0, 1e4, -1e6):  # about the anchor's limits, and far past them
         yield f"normal + {offset:g}", *normal(32, 500, 1, offset)
     x, _ = normal(64, 1000)
     x[:, [3, 500]] = 9
@@ -87,7 +87,7 @@ def test_within_the_contract(kernels, dtype, name):
     with np.errstate(over="ignore"):
         logits = x.astype(dtype)
     if np.isinf(logits.astype(np.float64)).sum() != np.isinf(x).sum():
-        logits = (x / np.abs(x).max() * 6e4).astype(dtype)    # float16 ends at 65504
+        logits = (x / np.abs(x).max() * 6e4).astype(dtype)  # float16 ends at 65504
     exact = dict(zip(("log_softmax", "loss", "grad"), truth(logits.astype(np.float64), t), strict=True))
     loss, grad = crossentropy.cross_entropy_and_grad(logits, t, reduction="none")
     got = {"log_softmax": crossentropy.log_softmax(logits), "loss": loss, "grad": grad}

@@ -19,7 +19,11 @@ def crossentropy(*arguments, cwd, code=0, **environment):
     """Standard output and error of the command, whose exit code must be as expected; no traceback, ever."""
     done = subprocess.run(
         [sys.executable, "-m", "crossentropy", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, cwd=cwd, env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **environment},
     )
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
@@ -35,7 +39,7 @@ def test_train_without_arguments(tmp_path):
     assert number("accuracy", out) >= 0.95
     assert 0 < number("test loss", out) < 0.25
     assert number(r"H\(P,Q\)", out) >= number(r"H\(P\)", out) - 1e-6
-    assert "cost" in out    # the progress bar
+    assert "cost" in out  # the progress bar
     results = tmp_path / "crossentropy-train"
     assert sorted(path.name for path in results.iterdir()) == ["confusion.png", "loss.png", "model.npz"]
     for picture in ("loss.png", "confusion.png"):
@@ -46,7 +50,9 @@ def test_the_table_adds_up_and_the_model_can_be_used(tmp_path):
     from sklearn.datasets import load_iris
 
     out, _ = crossentropy("train", "--data", "iris", "--out", "results", cwd=tmp_path)
-    rows = re.findall(r"│\s*(\w+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*([\d.]+)\s*│\s*([\d.]+)\s*│", out)
+    rows = re.findall(
+        r"│\s*(\w+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*([\d.]+)\s*│\s*([\d.]+)\s*│", out
+    )
     assert [row[0] for row in rows] == ["setosa", "versicolor", "virginica"]
     training, test, predicted, right = (sum(int(row[i]) for row in rows) for i in (1, 2, 3, 4))
     assert (training + test, predicted) == (150, test)
@@ -86,7 +92,7 @@ def test_train_on_a_csv_file_without_header_and_with_semicolons(flowers, tmp_pat
         lines = [line.replace(name, number_) for line in lines]
     flowers.write_text("\n".join(lines).replace(",", ";") + "\n\n")
     out, _ = crossentropy("train", "--data", flowers, "--label", "0", cwd=tmp_path)
-    assert re.findall(r"│ (9|10|11) +│", out) == ["9", "10", "11"]    # as numbers, not as words
+    assert re.findall(r"│ (9|10|11) +│", out) == ["9", "10", "11"]  # as numbers, not as words
 
 
 def test_train_on_an_npz_file(tmp_path):
@@ -94,7 +100,9 @@ def test_train_on_an_npz_file(tmp_path):
 
     x, y = load_wine(return_X_y=True)
     np.savez(tmp_path / "wine.npz", measurements=x, cultivar=y)
-    out, _ = crossentropy("train", "--data", "wine.npz", "--label", "cultivar", "--label-smoothing", "0.1", cwd=tmp_path)
+    out, _ = crossentropy(
+        "train", "--data", "wine.npz", "--label", "cultivar", "--label-smoothing", "0.1", cwd=tmp_path
+    )
     assert number("accuracy", out) > 0.9
 
 
@@ -103,13 +111,19 @@ def header_only(lines):
 
 
 BAD_FILES = {
-    "a word among the numbers": (lambda lines: [*lines[:7], lines[7].replace("4.6", "four"), *lines[8:]],
-                                 "column 'sepal length (cm)' is not numeric: line 8 holds 'four'"),
+    "a word among the numbers": (
+        lambda lines: [*lines[:7], lines[7].replace("4.6", "four"), *lines[8:]],
+        "column 'sepal length (cm)' is not numeric: line 8 holds 'four'",
+    ),
     "an empty field": (lambda lines: [*lines[:3], "setosa,,1,1,1", *lines[4:]], "is not numeric: line 4 holds ''"),
-    "NaN": (lambda lines: [*lines[:3], "setosa,nan,1,1,1", *lines[4:]],
-            "feature 'sepal length (cm)' of observation 3 is nan, not a finite number"),
-    "numbers past float64's square": (lambda lines: [*lines[:3], "setosa,1e308,1,1,1", *lines[4:], "setosa,-1e308,1,1,1"],
-                                      "feature 'sepal length (cm)' is too large to standardise"),
+    "NaN": (
+        lambda lines: [*lines[:3], "setosa,nan,1,1,1", *lines[4:]],
+        "feature 'sepal length (cm)' of observation 3 is nan, not a finite number",
+    ),
+    "numbers past float64's square": (
+        lambda lines: [*lines[:3], "setosa,1e308,1,1,1", *lines[4:], "setosa,-1e308,1,1,1"],
+        "feature 'sepal length (cm)' is too large to standardise",
+    ),
     "infinity": (lambda lines: [*lines[:3], "setosa,1,inf,1,1", *lines[4:]], "of observation 3 is inf"),
     "one class": (lambda lines: lines[:51], "a single class, 'setosa'"),
     "a class of one": (lambda lines: lines[:52], "class 'versicolor' occurs once"),
@@ -144,7 +158,10 @@ def test_other_bad_input_gets_one_line(flowers, tmp_path):
     before = sorted(os.listdir(tmp_path))
     for arguments, message in (
         (["--data", "missing.csv"], "missing.csv: no such file"),
-        (["--data", "cifar"], "--data must be one of digits, wine, iris, breast_cancer, or a .csv or .npz file, got 'cifar'"),
+        (
+            ["--data", "cifar"],
+            "--data must be one of digits, wine, iris, breast_cancer, or a .csv or .npz file, got 'cifar'",
+        ),
         (["--data", flowers], "--label must name the column of the labels; its columns are 'species'"),
         (["--data", flowers, "--label", "kind"], "no column 'kind'; its columns are 'species'"),
         (["--data", "binary.csv", "--label", "0"], "not a UTF-8 CSV file"),
@@ -210,7 +227,9 @@ from crossentropy.__main__ import main
 sys.argv = ["crossentropy", "info"]
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+    )
     assert done.returncode == 0, done.stderr
     assert "missing: the compiled module crossentropy._native is missing" in done.stdout.replace("\n", " ")
 
@@ -219,4 +238,6 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path):
     code = "import sys; sys.modules['click'] = None; from crossentropy.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.strip() == "crossentropy: the command line needs click: python -m pip install 'crossentropy[cli]'"
+    assert (
+        done.stderr.strip() == "crossentropy: the command line needs click: python -m pip install 'crossentropy[cli]'"
+    )

@@ -12,14 +12,28 @@ from crossentropy import autograd, reference
 # LANES: 16 and 8 (AVX-512), 8 and 4 (AVX2), 4 and 2 (base), for float32 and float64; four vectors are unrolled, a sum's
 # chunk is 16 vectors, a block 2048 classes.
 SIZES = [
-    1,    # one class: everything is 0
-    2, 3,    # below every vector but the base's float64
-    4, 5, 7, 8, 9, 15, 16, 17,    # each lane count and its neighbours
-    63, 64, 65,    # the unrolled four vectors of AVX-512
-    255, 256, 257,    # its chunk
-    1000,    # ImageNet, no multiple of anything
-    2047, 2048, 2049,    # the block
-    4099,    # two blocks and a partial vector
+    1,  # one class: everything is 0
+    2,
+    3,  # below every vector but the base's float64
+    4,
+    5,
+    7,
+    8,
+    9,
+    15,
+    16,
+    17,  # each lane count and its neighbours
+    63,
+    64,
+    65,  # the unrolled four vectors of AVX-512
+    255,
+    256,
+    257,  # its chunk
+    1000,  # ImageNet, no multiple of anything
+    2047,
+    2048,
+    2049,  # the block
+    4099,  # two blocks and a partial vector
 ]
 
 
@@ -30,11 +44,15 @@ def rows_like(rng, n, classes, dtype, scale=2.0):
 
 
 def exact_losses(z, targets, options):
-    return np.array([reference.cross_entropy(row, t, o) for row, t, o in zip(z.tolist(), targets, options, strict=True)])
+    return np.array(
+        [reference.cross_entropy(row, t, o) for row, t, o in zip(z.tolist(), targets, options, strict=True)]
+    )
 
 
 def exact_grads(z, targets, options):
-    return np.array([reference.cross_entropy_grad(row, t, o) for row, t, o in zip(z.tolist(), targets, options, strict=True)])
+    return np.array(
+        [reference.cross_entropy_grad(row, t, o) for row, t, o in zip(z.tolist(), targets, options, strict=True)]
+    )
 
 
 def term_sizes(z, targets, options):
@@ -66,32 +84,37 @@ def test_plain_rows_of_every_length(kernels, dtype, classes, rng):
     assert loss.dtype == (np.float64 if dtype == np.float64 else np.float32)
 
 
-OPTIONS = list(itertools.product(
-    ("index", "probability"),
-    (False, True),    # class_weight
-    (False, True),    # sample_weight, with a 0
-    (0.0, 0.1, 1.0),    # label_smoothing
-    (0.0, 0.01),    # z_loss
-    ("none", "sum", "mean", "normalizer"),
-))
+OPTIONS = list(
+    itertools.product(
+        ("index", "probability"),
+        (False, True),  # class_weight
+        (False, True),  # sample_weight, with a 0
+        (0.0, 0.1, 1.0),  # label_smoothing
+        (0.0, 0.01),  # z_loss
+        ("none", "sum", "mean", "normalizer"),
+    )
+)
 
 
 @pytest.mark.parametrize(("kind", "weighted", "sampled", "smoothing", "z_loss", "reduction"), OPTIONS)
 def test_options_crossed(kernels, dtype, kind, weighted, sampled, smoothing, z_loss, reduction, rng):
     n, classes = 5, 37
     x, z = rows_like(rng, n, classes, dtype)
-    w = rng.uniform(0, 2, classes) * (rng.random(classes) > 0.2) if weighted else None    # some are 0
+    w = rng.uniform(0, 2, classes) * (rng.random(classes) > 0.2) if weighted else None  # some are 0
     v = np.array([1.0, 0.0, 2.5, 0.3, 1.0]) if sampled else None
     if kind == "index":
         targets = rng.integers(0, classes, n)
         if weighted:
-            w[targets[0]] = 1.5    # the mean over no row is an edge case of its own
+            w[targets[0]] = 1.5  # the mean over no row is an edge case of its own
         each = targets.tolist()
     else:
         q = rng.dirichlet(np.ones(classes), n) * (rng.random((n, classes)) > 0.3)
         targets = q.astype(np.float32)
         each = targets.astype(np.float64).tolist()
-    options = [reference.Row(1.0 if v is None else v[i], None if w is None else w.tolist(), smoothing, z_loss) for i in range(n)]
+    options = [
+        reference.Row(1.0 if v is None else v[i], None if w is None else w.tolist(), smoothing, z_loss)
+        for i in range(n)
+    ]
     losses, grads, sizes = exact_losses(z, each, options), exact_grads(z, each, options), term_sizes(z, each, options)
     by, g = 1.0, 1.0
     if reduction == "none":
@@ -123,7 +146,7 @@ def test_probability_targets_of_every_dtype(kernels, dtype, q_dtype, rng):
 
     if DTYPES[q_dtype] is None:
         pytest.skip("bfloat16 arrays need ml_dtypes")
-    x, z = rows_like(rng, 3, 2050, dtype)    # past a block: converted a block at a time
+    x, z = rows_like(rng, 3, 2050, dtype)  # past a block: converted a block at a time
     q = rng.dirichlet(np.full(2050, 0.1), 3).astype(DTYPES[q_dtype])
     each = q.astype(np.float64).tolist()
     options = [reference.Row()] * 3
@@ -156,11 +179,15 @@ def test_log_softmax_backward(kernels, dtype, rng):
     np.testing.assert_array_equal(log_p, crossentropy.log_softmax(x))
     got = autograd.log_softmax_backward(saved, g)
     p, g64 = np.exp(log_p.astype(np.float64)), g.astype(np.float64)
-    expected = np.array([reference.log_softmax_backward(*pair) for pair in zip(g64.tolist(), log_p.astype(float).tolist(), strict=True)])
+    expected = np.array(
+        [reference.log_softmax_backward(*pair) for pair in zip(g64.tolist(), log_p.astype(float).tolist(), strict=True)]
+    )
     within(got, expected, dtype, "grad", unit_at=np.maximum(np.abs(g64), np.abs(p * g64.sum(1, keepdims=True))))
 
 
-@pytest.mark.parametrize("target_dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+@pytest.mark.parametrize(
+    "target_dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+)
 def test_index_targets_of_every_dtype(backend, target_dtype, rng):
     x = rng.standard_normal((6, 100))
     y = rng.integers(0, 100, 6)

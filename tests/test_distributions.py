@@ -28,7 +28,9 @@ def test_equation_4_on_real_labels(digits):
     p, q = distributions.class_probabilities(y), distributions.class_probabilities(predicted, 10)
     k = distributions.class_counts(y)
     assert k.tolist() == np.bincount(y).tolist()
-    assert -distributions.log_likelihood(k, q) / len(y) == pytest.approx(distributions.cross_entropy_of(p, q), rel=1e-14)
+    assert -distributions.log_likelihood(k, q) / len(y) == pytest.approx(
+        distributions.cross_entropy_of(p, q), rel=1e-14
+    )
 
 
 def test_the_mean_loss_of_constant_logits_is_eq_4(digits):
@@ -65,7 +67,7 @@ def test_entropy_and_divergence(k):
 
 def test_equation_2():
     assert distributions.likelihood([2, 1], [0.5, 0.25]) == pytest.approx(0.5**2 * 0.25, rel=1e-15)
-    assert distributions.likelihood([1000, 1000], [0.5, 0.5]) == 0    # underflows; hence eq. 3
+    assert distributions.likelihood([1000, 1000], [0.5, 0.5]) == 0  # underflows; hence eq. 3
 
 
 def test_zeros():
@@ -81,16 +83,27 @@ def test_counts_of_every_integer_dtype():
     assert distributions.class_counts([], 3).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda: distributions.class_counts([0, 5], 3), IndexError, r"labels\[1\] = 5 is not in \[0, 3\)"),
-    (lambda: distributions.class_counts([0, -1]), IndexError, r"labels\[1\] = -1 is not in"),
-    (lambda: distributions.class_counts([0.5]), TypeError, "labels must be integers, got float64"),
-    (lambda: distributions.class_probabilities([]), ValueError, "at least one label"),
-    (lambda: distributions.cross_entropy_of([1.0], [0.5, 0.5]), ValueError, r"same shape \(K,\), got \(1,\) and \(2,\)"),
-    (lambda: distributions.entropy([0.5, -0.5]), ValueError, "p must be finite and not negative"),
-    (lambda: distributions.log_likelihood([1, -2], [0.5, 0.5]), ValueError, "counts must be finite and not negative"),
-    (lambda: distributions.kl_divergence([0.5, 0.5], [0.5, math.nan]), ValueError, "q must be finite"),
-])
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: distributions.class_counts([0, 5], 3), IndexError, r"labels\[1\] = 5 is not in \[0, 3\)"),
+        (lambda: distributions.class_counts([0, -1]), IndexError, r"labels\[1\] = -1 is not in"),
+        (lambda: distributions.class_counts([0.5]), TypeError, "labels must be integers, got float64"),
+        (lambda: distributions.class_probabilities([]), ValueError, "at least one label"),
+        (
+            lambda: distributions.cross_entropy_of([1.0], [0.5, 0.5]),
+            ValueError,
+            r"same shape \(K,\), got \(1,\) and \(2,\)",
+        ),
+        (lambda: distributions.entropy([0.5, -0.5]), ValueError, "p must be finite and not negative"),
+        (
+            lambda: distributions.log_likelihood([1, -2], [0.5, 0.5]),
+            ValueError,
+            "counts must be finite and not negative",
+        ),
+        (lambda: distributions.kl_divergence([0.5, 0.5], [0.5, math.nan]), ValueError, "q must be finite"),
+    ],
+)
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()

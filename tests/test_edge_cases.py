@@ -24,7 +24,9 @@ def both(x, t, **options):
 # ---------------------------------------------------------------------- special values in a row
 
 
-@pytest.mark.parametrize("row", [[NAN, 0.0, 1.0], [0.0, INF, 1.0], [-INF, -INF, -INF], [INF, -INF, 0.0], [1.0, NAN, INF]])
+@pytest.mark.parametrize(
+    "row", [[NAN, 0.0, 1.0], [0.0, INF, 1.0], [-INF, -INF, -INF], [INF, -INF, 0.0], [1.0, NAN, INF]]
+)
 @pytest.mark.parametrize("kind", ["index", "probability"])
 def test_undefined_rows_are_nan_and_leave_their_neighbours_alone(backend, dtype, row, kind):
     x = np.array([[1.0, 2.0, 3.0], row, [3.0, 1.0, 2.0]]).astype(dtype)
@@ -38,12 +40,18 @@ def test_undefined_rows_are_nan_and_leave_their_neighbours_alone(backend, dtype,
     assert np.isnan(crossentropy.logsumexp(x)).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("position", [0, 15, 16, 17, 2047, 2048, 2100])    # in a full vector, a partial one, a later block
+@pytest.mark.parametrize(
+    "position", [0, 15, 16, 17, 2047, 2048, 2100]
+)  # in a full vector, a partial one, a later block
 def test_one_nan_or_inf_is_seen_wherever_it_stands(kernels, dtype, position, rng):
     for value in (NAN, INF):
         x = rng.standard_normal((3, 2101)).astype(dtype)
         x[1, position] = value
-        assert np.isnan(crossentropy.cross_entropy(x, np.zeros(3, int), reduction="none")).tolist() == [False, True, False]
+        assert np.isnan(crossentropy.cross_entropy(x, np.zeros(3, int), reduction="none")).tolist() == [
+            False,
+            True,
+            False,
+        ]
 
 
 def test_nan_with_any_payload(kernels):
@@ -82,14 +90,16 @@ def test_minus_inf_with_smoothing(backend):
 def test_probability_zero_at_minus_inf_counts_nothing(backend):
     x = np.array([[0.0, -INF, 1.0]])
     q = np.array([[0.25, 0.0, 0.75]])
-    assert crossentropy.cross_entropy(x, q) == pytest.approx(crossentropy.cross_entropy(x[:, [0, 2]], q[:, [0, 2]]), rel=1e-15)
+    assert crossentropy.cross_entropy(x, q) == pytest.approx(
+        crossentropy.cross_entropy(x[:, [0, 2]], q[:, [0, 2]]), rel=1e-15
+    )
     assert crossentropy.cross_entropy(x, np.array([[0.25, 0.5, 0.25]])) == INF
     assert crossentropy.cross_entropy(x, q, class_weight=[1.0, 0.0, 0.0]) == pytest.approx(
         0.25 * crossentropy.logsumexp(x)[0], rel=1e-15
     )
 
 
-@pytest.mark.parametrize("leading", [2048, 4096, 40000])    # whole blocks: the classic bug is a NaN from -inf - -inf
+@pytest.mark.parametrize("leading", [2048, 4096, 40000])  # whole blocks: the classic bug is a NaN from -inf - -inf
 def test_whole_first_blocks_of_minus_inf(kernels, dtype, leading, rng):
     x = rng.standard_normal((2, leading + 100)).astype(dtype)
     x[:, :leading] = -INF
@@ -116,7 +126,7 @@ def test_small_losses_keep_their_digits(backend):
 def test_the_largest_logits(backend, largest):
     x = np.array([[largest, -largest, 0.0]], np.float64 if largest > 4e38 else np.float32)
     loss, grad = both(x, np.array([1]), reduction="none")
-    assert loss == INF    # 6e38 and 2e308 are beyond their dtype
+    assert loss == INF  # 6e38 and 2e308 are beyond their dtype
     assert grad[0].tolist() == [1.0, -1.0, 0.0]
 
 
@@ -144,11 +154,14 @@ def test_ignored_rows_are_never_looked_at(backend, dtype, kind, rng):
             assert loss[[1, 3]].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("options", [
-    {"ignore_index": 1},
-    {"sample_weight": [0.0, 0.0]},
-    {"class_weight": [1.0, 0.0, 1.0]},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ignore_index": 1},
+        {"sample_weight": [0.0, 0.0]},
+        {"class_weight": [1.0, 0.0, 1.0]},
+    ],
+)
 def test_mean_over_no_row(backend, options):
     x, t = np.array([[0.0, NAN, 2.0], [1.0, 2.0, 3.0]]), np.array([1, 1])
     loss, grad = both(x, t, **options)
@@ -165,14 +178,18 @@ def test_a_shard_of_ignored_rows_adds_nothing_under_a_normalizer(backend):
     assert not grad.any()
 
 
-@pytest.mark.parametrize(("ignored", "dtype_"), [(255, np.uint8), (-1, np.int64), (2**64 - 1, np.uint64), (-(2**63), np.int64)])
+@pytest.mark.parametrize(
+    ("ignored", "dtype_"), [(255, np.uint8), (-1, np.int64), (2**64 - 1, np.uint64), (-(2**63), np.int64)]
+)
 def test_ignore_index_at_the_ends_of_a_dtype(backend, ignored, dtype_):
     t = np.array([1, ignored], dtype_)
     loss = crossentropy.cross_entropy(np.zeros((2, 3)), t, ignore_index=ignored, reduction="none")
     assert loss.tolist() == [pytest.approx(np.log(3)), 0]
 
 
-@pytest.mark.parametrize(("ignored", "dtype_"), [(-100, np.uint8), (300, np.uint8), (2**64 - 1, np.int64), (-1, np.uint64)])
+@pytest.mark.parametrize(
+    ("ignored", "dtype_"), [(-100, np.uint8), (300, np.uint8), (2**64 - 1, np.int64), (-1, np.uint64)]
+)
 def test_ignore_index_that_no_target_of_the_dtype_can_have(backend, ignored, dtype_):
     t = np.array([1, 2], dtype_)
     assert crossentropy.cross_entropy(np.zeros((2, 3)), t, ignore_index=ignored) == pytest.approx(np.log(3))

@@ -20,13 +20,16 @@ def refuses(error, message):
     return pytest.raises(error, match=re.escape(message))
 
 
-@pytest.mark.parametrize(("t", "where"), [
-    ([0, 4, 2], "targets[1] = 4 is not in [0, 4)"),
-    ([0, 1, -1], "targets[2] = -1 is not in [0, 4)"),    # never wraps around
-    (np.array([0, 2**63, 1], np.uint64), "targets[1] = 9223372036854775808 is not in [0, 4)"),
-    (np.array([-(2**63), 1, 1]), "targets[0] = -9223372036854775808 is not in [0, 4)"),
-    (np.array([0, 200, 201], np.uint8), "targets[1] = 200 is not in [0, 4)"),
-])
+@pytest.mark.parametrize(
+    ("t", "where"),
+    [
+        ([0, 4, 2], "targets[1] = 4 is not in [0, 4)"),
+        ([0, 1, -1], "targets[2] = -1 is not in [0, 4)"),  # never wraps around
+        (np.array([0, 2**63, 1], np.uint64), "targets[1] = 9223372036854775808 is not in [0, 4)"),
+        (np.array([-(2**63), 1, 1]), "targets[0] = -9223372036854775808 is not in [0, 4)"),
+        (np.array([0, 200, 201], np.uint8), "targets[1] = 200 is not in [0, 4)"),
+    ],
+)
 def test_bad_targets_are_named(backend, t, where):
     with refuses(IndexError, where):
         call(t=t)
@@ -138,7 +141,11 @@ MEMORY = np.zeros(64, np.float32)
 
 OUT_ERRORS = [
     (X, read_only(X), "out must be writeable, got a read-only array"),
-    (MEMORY[:12].reshape(3, 4), MEMORY[1:13].reshape(3, 4), "out must not share memory with logits other than being logits itself"),
+    (
+        MEMORY[:12].reshape(3, 4),
+        MEMORY[1:13].reshape(3, 4),
+        "out must not share memory with logits other than being logits itself",
+    ),
     (MEMORY[:16].reshape(4, 4), MEMORY[:16].reshape(4, 4).T, "out must not share memory with logits"),
     (MEMORY[:12].reshape(3, 4), MEMORY[11::-1].reshape(3, 4), "out must not share memory with logits"),
     (X, np.lib.stride_tricks.as_strided(MEMORY, (3, 4), (0, 4)), "out must not overlap itself"),
@@ -188,7 +195,9 @@ def test_config_refuses_what_it_does_not_know():
 
 def test_a_device_array_is_not_copied_to_the_host():
     class DeviceArray:
-        __cuda_array_interface__ = {"shape": (3, 4), "typestr": "<f4", "data": (0, False), "version": 3}
+        @property
+        def __cuda_array_interface__(self):
+            return {"shape": (3, 4), "typestr": "<f4", "data": (0, False), "version": 3}
 
     with refuses(TypeError, "logits is a CUDA array"):
         call(x=DeviceArray())

@@ -21,9 +21,18 @@ def central_differences(loss, x, step=1e-5):
     return grad
 
 
-@pytest.mark.parametrize(("kind", "weighted", "smoothing", "z_loss", "reduction"), list(itertools.product(
-    ("index", "probability"), (False, True), (0.0, 0.2), (0.0, 0.05), ("sum", "mean"),
-)))
+@pytest.mark.parametrize(
+    ("kind", "weighted", "smoothing", "z_loss", "reduction"),
+    list(
+        itertools.product(
+            ("index", "probability"),
+            (False, True),
+            (0.0, 0.2),
+            (0.0, 0.05),
+            ("sum", "mean"),
+        )
+    ),
+)
 def test_against_central_differences(backend, kind, weighted, smoothing, z_loss, reduction, rng):
     x = rng.standard_normal((3, 5, 2))
     t = rng.integers(0, 5, (3, 2)) if kind == "index" else rng.dirichlet(np.ones(5), (3, 2)).swapaxes(1, 2)
@@ -49,7 +58,7 @@ def test_rows_sum_to_0(kernels, rng):
 
 
 def test_shift_and_permutation(kernels, rng):
-    x, y = rng.integers(-40, 40, (6, 300)) / 8, rng.integers(0, 300, 6)    # exact, also when shifted
+    x, y = rng.integers(-40, 40, (6, 300)) / 8, rng.integers(0, 300, 6)  # exact, also when shifted
     loss = crossentropy.cross_entropy(x, y, reduction="none")
     np.testing.assert_allclose(crossentropy.cross_entropy(x + 512, y, reduction="none"), loss, rtol=1e-15)
     order = rng.permutation(300)
@@ -73,7 +82,9 @@ def test_one_hot_probabilities_are_the_index(kernels, dtype, rng):
     index = crossentropy.cross_entropy_and_grad(x, y, label_smoothing=0.1)
     one_hot = crossentropy.cross_entropy_and_grad(x, np.eye(40, dtype=np.float32)[y], label_smoothing=0.1)
     np.testing.assert_allclose(one_hot.loss, index.loss, rtol=3e-7)
-    np.testing.assert_allclose(one_hot.grad.astype(float), index.grad.astype(float), rtol=0.01 if dtype.itemsize == 2 else 2e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        one_hot.grad.astype(float), index.grad.astype(float), rtol=0.01 if dtype.itemsize == 2 else 2e-6, atol=1e-7
+    )
 
 
 def test_saved_statistics_serve_more_than_once(kernels, rng):
@@ -82,4 +93,6 @@ def test_saved_statistics_serve_more_than_once(kernels, rng):
     _, saved = autograd.forward(x, y, reduction="none")
     first = autograd.backward(saved, np.arange(4.0))
     np.testing.assert_array_equal(autograd.backward(saved, np.arange(4.0)), first)
-    np.testing.assert_array_equal(first, crossentropy.cross_entropy_grad(x, y, reduction="none", grad_output=np.arange(4.0)))
+    np.testing.assert_array_equal(
+        first, crossentropy.cross_entropy_grad(x, y, reduction="none", grad_output=np.arange(4.0))
+    )

@@ -38,7 +38,7 @@ def test_every_public_name_is_there():
         assert getattr(crossentropy, name) is not None
     assert set(crossentropy.__all__) <= set(dir(crossentropy))
     with pytest.raises(AttributeError, match="no attribute 'crossentropy'"):
-        crossentropy.crossentropy    # noqa: B018
+        crossentropy.crossentropy  # noqa: B018
 
 
 def test_version_is_the_metadata_s():

@@ -99,8 +99,8 @@ def test_results_into_any_layout_and_in_place(kernels, pair, rng):
     y = rng.integers(0, SHAPE[1], np.delete(SHAPE, 1))
     loss, grad = crossentropy.cross_entropy_and_grad(x, y, axis=1)
     if layout == "read-only":
-        return    # refused: test_errors.py
-    if layout != "byte-swapped":    # a result has native order
+        return  # refused: test_errors.py
+    if layout != "byte-swapped":  # a result has native order
         out = LAYOUTS[layout](np.zeros_like(x))
         got = crossentropy.cross_entropy_and_grad(x, y, axis=1, out=out)
         assert got.grad is out
@@ -136,7 +136,9 @@ def test_grad_output_of_stride_0(kernels, rng):
     np.testing.assert_array_equal(got, want)
     _, saved = autograd.log_softmax_forward(x)
     ones = np.broadcast_to(np.float32(1), x.shape)
-    np.testing.assert_array_equal(autograd.log_softmax_backward(saved, ones), autograd.log_softmax_backward(saved, ones.copy()))
+    np.testing.assert_array_equal(
+        autograd.log_softmax_backward(saved, ones), autograd.log_softmax_backward(saved, ones.copy())
+    )
 
 
 @pytest.mark.parametrize("target", [np.int32, np.dtype(">i4"), np.uint8])
@@ -186,7 +188,7 @@ def test_more_than_2_31_elements(kernels):
     loss = crossentropy.cross_entropy(x, y, reduction="none")
     assert (loss == loss[0]).all()
     assert loss[0] == crossentropy.cross_entropy(x[:1], y[:1])
-    far = np.zeros(2**31 + 64, np.uint8)    # never touched but at both ends
+    far = np.zeros(2**31 + 64, np.uint8)  # never touched but at both ends
     logits = np.ndarray((2, 8), np.float32, far.data, strides=(2**31, 4))
     logits[1] = np.arange(8)
     np.testing.assert_array_equal(crossentropy.softmax(logits), crossentropy.softmax(logits.copy()))

@@ -20,9 +20,18 @@ def problem():
     return model.logits(features / 16), y, teacher.probabilities(features / 16)
 
 
-@pytest.mark.parametrize(("kind", "weighted", "smoothing", "reduction", "ignored"), list(itertools.product(
-    ("index", "probability"), (False, True), (0.0, 0.1), ("none", "sum", "mean"), (None, 3),
-)))
+@pytest.mark.parametrize(
+    ("kind", "weighted", "smoothing", "reduction", "ignored"),
+    list(
+        itertools.product(
+            ("index", "probability"),
+            (False, True),
+            (0.0, 0.1),
+            ("none", "sum", "mean"),
+            (None, 3),
+        )
+    ),
+)
 def test_against_torch(kernels, problem, kind, weighted, smoothing, reduction, ignored):
     logits, y, q = problem
     target = y if kind == "index" else q
@@ -45,7 +54,9 @@ def test_class_axis_1_against_torch(kernels, problem):
     x = np.ascontiguousarray(logits[:1792].reshape(8, 16, 14, 10).transpose(0, 3, 1, 2))
     t = y[:1792].reshape(8, 16, 14)
     expected = torch.nn.functional.cross_entropy(torch.tensor(x), torch.tensor(t), reduction="none")
-    np.testing.assert_allclose(crossentropy.cross_entropy(x, t, axis=1, reduction="none"), expected.numpy(), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        crossentropy.cross_entropy(x, t, axis=1, reduction="none"), expected.numpy(), rtol=1e-12, atol=1e-15
+    )
 
 
 def test_log_softmax_and_its_backward_against_torch(kernels, problem):
@@ -55,4 +66,6 @@ def test_log_softmax_and_its_backward_against_torch(kernels, problem):
     expected.backward(torch.tensor(q))
     log_p, saved = crossentropy.autograd.log_softmax_forward(logits)
     np.testing.assert_allclose(log_p, expected.detach().numpy(), rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(crossentropy.autograd.log_softmax_backward(saved, q), x.grad.numpy(), rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(
+        crossentropy.autograd.log_softmax_backward(saved, q), x.grad.numpy(), rtol=1e-11, atol=1e-13
+    )

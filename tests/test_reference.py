@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from crossentropy import reference
 
 mp = pytest.importorskip("mpmath", reason="the reference is checked against mpmath")
-mp.mp.dps = 400    # lse - z may be 1e-308 of z, and 60 digits would leave nothing of it
+mp.mp.dps = 400  # lse - z may be 1e-308 of z, and 60 digits would leave nothing of it
 
 logits = st.floats(-700, 700, allow_subnormal=False)
 rows = st.lists(logits, min_size=1, max_size=12)
@@ -48,8 +48,8 @@ def test_loss_and_gradient_within_3_ulp(z, data):
 
 # the row, its target, and the loss to 17 digits by mpmath
 KNOWN = [
-    ([1e8, 1e8 - 8], 1, 8.0003354063728956),    # float32 arithmetic gives 8.0
-    ([50.0, 0.0], 0, 1.9287498479639178e-22),    # log-softmax as usually computed gives 0
+    ([1e8, 1e8 - 8], 1, 8.0003354063728956),  # float32 arithmetic gives 8.0
+    ([50.0, 0.0], 0, 1.9287498479639178e-22),  # log-softmax as usually computed gives 0
     ([0.0] * 10, 3, math.log(10)),
     ([-1000.0, -1001.0], 0, 0.31326168751822286),
     ([3e38, -3e38], 1, 6e38),
@@ -66,7 +66,9 @@ def test_options_against_the_formula():
     epsilon, lam, v = 0.15, 0.02, 1.25
     lse = exact_lse(z)
     smooth = [(1 - mp.mpf(epsilon)) * mp.mpf(value) + mp.mpf(epsilon) / 4 for value in q]
-    exact = v * (mp.fsum(mp.mpf(a) * b * (lse - mp.mpf(c)) for a, b, c in zip(w, smooth, z, strict=True)) + lam * lse**2)
+    exact = v * (
+        mp.fsum(mp.mpf(a) * b * (lse - mp.mpf(c)) for a, b, c in zip(w, smooth, z, strict=True)) + lam * lse**2
+    )
     options = reference.Row(v, w, epsilon, lam)
     assert ulps(reference.cross_entropy(z, q, options), exact) <= 4
     index = (1 - mp.mpf(epsilon)) * w[1] * (lse - mp.mpf(z[1]))

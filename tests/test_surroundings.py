@@ -33,7 +33,9 @@ def test_any_number_of_threads_gives_the_same_bits(kernels, shape, rng):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_forked_child_works_after_a_parallel_call():
     """libgomp hangs when a child enters a parallel region after its parent did."""
-    out = run(BIG + """
+    out = run(
+        BIG
+        + """
     import os, warnings
     warnings.simplefilter("ignore", DeprecationWarning)    # Python 3.12 warns of fork in a process with threads
     with crossentropy.config(threads=2):
@@ -42,13 +44,16 @@ def test_a_forked_child_works_after_a_parallel_call():
         if child == 0:
             os._exit(0 if crossentropy.cross_entropy(x, y) == parent else 1)
         print(os.waitpid(child, 0)[1], crossentropy.cross_entropy(x, y) == parent)
-    """)
+    """
+    )
     assert out.split() == ["0", "True"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork on this platform")
 def test_a_pool_of_forked_processes():
-    out = run(BIG + """
+    out = run(
+        BIG
+        + """
     import multiprocessing, warnings
     warnings.simplefilter("ignore", DeprecationWarning)
     whole = crossentropy.cross_entropy(x, y, reduction="none")
@@ -57,12 +62,15 @@ def test_a_pool_of_forked_processes():
     with multiprocessing.get_context("fork").Pool(2) as pool:
         parts = pool.map(half, [slice(0, 32), slice(32, 64)])
     print(np.array_equal(np.concatenate(parts), whole))
-    """)
+    """
+    )
     assert out.strip() == "True"
 
 
 def test_eight_threads_at_once_also_as_the_first_call():
-    out = run(BIG + """
+    out = run(
+        BIG
+        + """
     import threading
     results, barrier = [None] * 8, threading.Barrier(8)
     def work(i):
@@ -73,7 +81,8 @@ def test_eight_threads_at_once_also_as_the_first_call():
     for t in threads: t.start()
     for t in threads: t.join()
     print(all(r.loss == results[0].loss and np.array_equal(r.grad, results[0].grad) for r in results))
-    """)
+    """
+    )
     assert out.strip() == "True"
 
 
@@ -99,9 +108,9 @@ INTERRUPT = """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT to the own process needs POSIX")
-@pytest.mark.parametrize(("rows", "classes"), [(2**22, 2**14), (4, 2**34)])    # many rows; rows that take seconds each
+@pytest.mark.parametrize(("rows", "classes"), [(2**22, 2**14), (4, 2**34)])  # many rows; rows that take seconds each
 def test_ctrl_c_ends_a_long_call(rows, classes):
-    if classes > 2**30:    # a row without its memory: every class is one element
+    if classes > 2**30:  # a row without its memory: every class is one element
         code = INTERRUPT.replace("np.linspace(-3, 3, {classes}, dtype=np.float32)", "np.float32(1.5)")
     else:
         code = INTERRUPT
@@ -127,7 +136,7 @@ def test_denormals_survive_import_and_calls():
 def test_python_without_assertions():
     out = run("""
         import os, subprocess, sys
-        code = "import crossentropy\\ntry:\\n crossentropy.cross_entropy([[1.0]], [1])\\nexcept IndexError as e: print(e)"
+        code = "import crossentropy as c\\ntry:\\n c.cross_entropy([[1.0]], [1])\\nexcept IndexError as e: print(e)"
         for option in ("-O", "-OO"):
             print(subprocess.run([sys.executable, option, "-c", code], capture_output=True, text=True).stdout)
     """)
@@ -160,7 +169,7 @@ def test_environment_variables():
         print(_backends.current().__name__, native.current_threads(), native.current_isa())
     """
     unset = dict.fromkeys(("CROSSENTROPY_BACKEND", "CROSSENTROPY_ISA", "CROSSENTROPY_NUM_THREADS", "OMP_NUM_THREADS"))
-    name, threads, isa = run(code, **unset).split()
+    name, threads, _ = run(code, **unset).split()
     assert name == "crossentropy.native"
     assert 1 <= int(threads) <= (os.cpu_count() or 1)
     own = unset | {"CROSSENTROPY_BACKEND": "reference", "CROSSENTROPY_ISA": "base", "CROSSENTROPY_NUM_THREADS": "1"}
@@ -168,19 +177,25 @@ def test_environment_variables():
     assert run(code, **(unset | {"OMP_NUM_THREADS": "1,4"})).split()[1] == "1"
 
 
-@pytest.mark.parametrize(("variable", "value", "message"), [
-    ("CROSSENTROPY_BACKEND", "fast", "backend must be one of"),
-    ("CROSSENTROPY_ISA", "sse9", "isa must be one of"),
-    ("CROSSENTROPY_NUM_THREADS", "many", "CROSSENTROPY_NUM_THREADS must be a positive integer, got 'many'"),
-])
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("CROSSENTROPY_BACKEND", "fast", "backend must be one of"),
+        ("CROSSENTROPY_ISA", "sse9", "isa must be one of"),
+        ("CROSSENTROPY_NUM_THREADS", "many", "CROSSENTROPY_NUM_THREADS must be a positive integer, got 'many'"),
+    ],
+)
 def test_bad_environment_variables_are_named(variable, value, message):
-    out = run("""
+    out = run(
+        """
         import numpy as np, crossentropy
         try:
             crossentropy.cross_entropy(np.zeros((100, 1000)), np.zeros(100, int))
         except ValueError as error:
             print(error)
-    """, **{variable: value})
+    """,
+        **{variable: value},
+    )
     assert message in out
 
 
@@ -192,27 +207,35 @@ WITHOUT_NATIVE = """
 
 
 def test_without_the_native_module_a_warning_says_why_and_the_reference_serves():
-    out = run(WITHOUT_NATIVE + """
+    out = run(
+        WITHOUT_NATIVE
+        + """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         print(crossentropy.cross_entropy([[1.0, 2.0]], [0]))
         crossentropy.cross_entropy([[1.0, 2.0]], [0])
     print(len(caught), caught[0].category.__name__, caught[0].message)
-    """, CROSSENTROPY_BACKEND=None, CROSSENTROPY_ISA=None)
+    """,
+        CROSSENTROPY_BACKEND=None,
+        CROSSENTROPY_ISA=None,
+    )
     assert "1.3132616875182228" in out
     assert "1 RuntimeWarning" in out
     assert "C compiler" in out
 
 
 def test_without_the_native_module_asking_for_it_raises_and_lists_what_there_is():
-    out = run(WITHOUT_NATIVE + """
+    out = run(
+        WITHOUT_NATIVE
+        + """
     for ask in (lambda: crossentropy.config(backend="native"), lambda: crossentropy.config(isa="avx2")):
         try:
             ask()
         except RuntimeError as error:
             print(error)
     print(crossentropy.backends()[0])
-    """)
+    """
+    )
     assert out.count("available: 'reference'") == 2
     assert "available=False" in out
 
@@ -243,7 +266,7 @@ def test_twenty_thousand_calls_leave_nothing_behind(rng):
     gc.collect()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, [sys.getrefcount(a) for a in (x, y, bad, q)]
     assert after[1] == before[1]
-    assert after[0] - before[0] < 2048    # KiB
+    assert after[0] - before[0] < 2048  # KiB
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -23,7 +23,7 @@ def test_learns_the_digits(digits):
     model, costs = training.fit(x[:1300], y[:1300], epochs=20, callback=steps.append)
     assert (model.predict(x[1300:]) == y[1300:]).mean() >= 0.93
     assert costs.shape == (20, math.ceil(1300 / 64))
-    assert costs[0, 0] == pytest.approx(math.log(10), rel=1e-12)    # all zeros: p~ is uniform
+    assert costs[0, 0] == pytest.approx(math.log(10), rel=1e-12)  # all zeros: p~ is uniform
     assert costs[-1].mean() < 0.2
     assert [step.cost for step in steps] == costs.ravel().tolist()
     assert (steps[-1].epoch, steps[-1].batch, steps[-1].batches) == (19, costs.shape[1] - 1, costs.shape[1])
@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_model(digits):
 
 def test_weights_and_smoothing_reach_the_loss(digits):
     x, y = digits
-    model, _ = training.fit(x, y, epochs=3, class_weight=np.r_[np.ones(9), 0.0])    # the nines do not count
+    model, _ = training.fit(x, y, epochs=3, class_weight=np.r_[np.ones(9), 0.0])  # the nines do not count
     assert not (model.predict(x) == 9).any()
     smooth, _ = training.fit(x, y, epochs=30, label_smoothing=0.3)
     assert smooth.probabilities(x).max() < 0.95
@@ -99,18 +99,21 @@ def test_start_is_continued_from_and_not_changed(digits):
 X, Y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), [
-    ({"x": np.zeros(4)}, ValueError, r"x must have shape \(N, D\)"),
-    ({"x": np.full((4, 2), np.nan)}, ValueError, "x must be finite, got nan"),
-    ({"y": Y[:3]}, ValueError, r"y must have shape \(4,\), got \(3,\)"),
-    ({"y": Y.astype(float)}, TypeError, "y must be integers, got float64"),
-    ({"y": Y - 1}, IndexError, "is not in"),
-    ({"epochs": 0}, ValueError, "epochs must be at least 1"),
-    ({"batch_size": -1}, ValueError, "batch_size must be at least 1"),
-    ({"momentum": 1.0}, ValueError, r"momentum must be in \[0, 1\)"),
-    ({"learning_rate": math.nan}, ValueError, "learning_rate must be in"),
-    ({"class_weight": [1.0]}, ValueError, r"class_weight must have shape \(2,\)"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"x": np.zeros(4)}, ValueError, r"x must have shape \(N, D\)"),
+        ({"x": np.full((4, 2), np.nan)}, ValueError, "x must be finite, got nan"),
+        ({"y": Y[:3]}, ValueError, r"y must have shape \(4,\), got \(3,\)"),
+        ({"y": Y.astype(float)}, TypeError, "y must be integers, got float64"),
+        ({"y": Y - 1}, IndexError, "is not in"),
+        ({"epochs": 0}, ValueError, "epochs must be at least 1"),
+        ({"batch_size": -1}, ValueError, "batch_size must be at least 1"),
+        ({"momentum": 1.0}, ValueError, r"momentum must be in \[0, 1\)"),
+        ({"learning_rate": math.nan}, ValueError, "learning_rate must be in"),
+        ({"class_weight": [1.0]}, ValueError, r"class_weight must have shape \(2,\)"),
+    ],
+)
 def test_errors(arguments, error, message):
     with pytest.raises(error, match=message):
         training.fit(arguments.pop("x", X), arguments.pop("y", Y), **arguments)

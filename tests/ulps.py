@@ -27,12 +27,14 @@ def spacing(values, name):
 
 
 def largest_error(got, expected, name, unit_at=None):
-    """The largest error in ulps of the format at ``unit_at`` (by default at the expected value); inf for a wrong pattern
-    of inf and NaN."""
+    """The largest error in ulps of the format at ``unit_at`` (by default at the expected value).
+
+    A wrong pattern of inf and NaN gives inf.
+    """
     got, expected = np.asarray(got, np.longdouble), np.asarray(expected, np.longdouble)
     bits, least = FORMATS[name]
-    with np.errstate(over="ignore"):    # where long double is double
-        beyond = np.ldexp(2 - np.ldexp(np.longdouble(1), -bits), 1 - least)    # rounds to inf from here on
+    with np.errstate(over="ignore"):  # where long double is double
+        beyond = np.ldexp(2 - np.ldexp(np.longdouble(1), -bits), 1 - least)  # rounds to inf from here on
     expected = np.where(np.abs(expected) >= beyond, np.copysign(np.inf, expected), expected)
     finite = np.isfinite(expected)
     if not np.array_equal(got[~finite], expected[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
@@ -52,7 +54,7 @@ def within(got, expected, dtype, what, unit_at=None):
 
 
 def same(got, expected):
-    """Assert that two arrays are equal, NaN for NaN; widened, since bfloat16 NaNs compare unequal in NumPy's assertion."""
+    """Assert that two arrays are equal, NaN for NaN; widened, since bfloat16 NaNs are unequal in NumPy's assertion."""
     got, expected = np.asarray(got), np.asarray(expected)
     assert got.dtype == expected.dtype
     np.testing.assert_array_equal(got.astype(np.float64), expected.astype(np.float64))

@@ -34,7 +34,8 @@ class Settings(NamedTuple):
     check: bool | None = None
 
 
-_settings: contextvars.ContextVar[Settings] = contextvars.ContextVar("crossentropy_settings", default=Settings())
+_DEFAULTS = Settings()
+_settings: contextvars.ContextVar[Settings] = contextvars.ContextVar("crossentropy_settings", default=_DEFAULTS)
 _loaded: dict[str, ModuleType | ImportError] = {}
 _warned = False
 
@@ -85,7 +86,7 @@ def _automatic() -> ModuleType:
             _warned = True
             message = f"crossentropy falls back from its {name!r} backend to a much slower one: {got}"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
-    raise RuntimeError("no backend can be imported")    # pragma: no cover: the reference needs nothing
+    raise RuntimeError("no backend can be imported")  # pragma: no cover: the reference needs nothing
 
 
 def current() -> ModuleType:
@@ -121,7 +122,7 @@ def threads() -> int:
         own, openmp = os.environ.get("CROSSENTROPY_NUM_THREADS"), os.environ.get("OMP_NUM_THREADS")
         if own:
             chosen = _positive(own, "CROSSENTROPY_NUM_THREADS")
-        elif openmp and openmp.split(",")[0].strip().isdigit():    # its form is OpenMP's to judge: "4", or "4,2"
+        elif openmp and openmp.split(",")[0].strip().isdigit():  # its form is OpenMP's to judge: "4", or "4,2"
             chosen = int(openmp.split(",")[0]) or 1
     return processors() if chosen is None else min(chosen, processors())
 

@@ -56,7 +56,9 @@ def array(value, name: str) -> np.ndarray:
     if isinstance(value, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"{name} must be a plain array, got {type(value).__name__}")
     if hasattr(value, "__cuda_array_interface__"):
-        raise TypeError(f"{name} is a CUDA array; this installation has no backend for CUDA (see crossentropy.backends())")
+        raise TypeError(
+            f"{name} is a CUDA array; this installation has no backend for CUDA (see crossentropy.backends())"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -127,10 +129,12 @@ def _targets(value, x: np.ndarray, logits_value, axis: int, rows_shape: tuple[in
     """The targets, one-dimensional or with the class axis last, and whether they are probabilities."""
     t = array(value, "targets")
     if t.size == 0 and t.shape == rows_shape and not isinstance(value, np.ndarray):
-        t = t.astype(np.int64)    # [] is float64 to NumPy
+        t = t.astype(np.int64)  # [] is float64 to NumPy
     if t.dtype.kind in "iu":
         if t.shape != rows_shape:
-            raise ValueError(f"targets must have the shape of logits without the class axis, {rows_shape}, got {t.shape}")
+            raise ValueError(
+                f"targets must have the shape of logits without the class axis, {rows_shape}, got {t.shape}"
+            )
         if t.flags.c_contiguous and t.dtype.isnative and t.flags.aligned:
             return (t if t.ndim == 1 else t.reshape(-1)), False
         return np.ascontiguousarray(t, t.dtype.newbyteorder("=")).reshape(-1), False
@@ -242,7 +246,9 @@ def row_gradient(value, like: np.ndarray) -> np.ndarray:
     return g
 
 
-def result(out, x: np.ndarray, inputs: dict[str, np.ndarray], may_be_x: bool = True, name: str = "logits") -> np.ndarray:
+def result(
+    out, x: np.ndarray, inputs: dict[str, np.ndarray], may_be_x: bool = True, name: str = "logits"
+) -> np.ndarray:
     """Where a result like x goes: ``out`` if it will do, else a new array. Called last: after it, out is written."""
     dtype = x.dtype.newbyteorder("=")
     if out is None:
@@ -279,7 +285,9 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 def _overlaps_itself(a: np.ndarray) -> bool:
     """Two indices share memory, by a test that is exact for strides that nest and errs towards True."""
     extent = a.itemsize
-    for stride, size in sorted((abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True) if size > 1):
+    for stride, size in sorted(
+        (abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True) if size > 1
+    ):
         if stride < extent:
             return a.size > 0
         extent = stride * (size - 1) + extent

@@ -76,7 +76,9 @@ def _checked(name, x, labels, features, where) -> Dataset:
     bad = ~np.isfinite(x)
     if bad.any():
         row, column = np.unravel_index(int(bad.argmax()), x.shape)
-        raise BadData(f"{where}: feature {features[column]!r} of observation {row + 1} is {x[row, column]}, not a finite number")
+        raise BadData(
+            f"{where}: feature {features[column]!r} of observation {row + 1} is {x[row, column]}, not a finite number"
+        )
     classes, y = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise BadData(f"{where}: a single class, {str(classes[0])!r}: there is nothing to tell apart")
@@ -98,7 +100,7 @@ def _csv(path: Path, label: str | None):
         raise BadData(f"{path}: empty file")
     names = [name.strip() for name in lines[0][1]]
     if all(map(_is_number, names)):
-        names = [str(column) for column in range(len(names))]    # no header
+        names = [str(column) for column in range(len(names))]  # no header
     else:
         del lines[0]
     for number, row in lines:
@@ -116,7 +118,7 @@ def _csv(path: Path, label: str | None):
     if labels.size and (labels == "").any():
         raise BadData(f"{path}: line {lines[int((labels == '').argmax())][0]} has no label in column {names[at]!r}")
     if all(map(_is_number, labels)) and all(float(value).is_integer() for value in labels):
-        labels = np.array([int(float(value)) for value in labels])    # so that 10 comes after 9
+        labels = np.array([int(float(value)) for value in labels])  # so that 10 comes after 9
     return x, labels, [names[column] for column in features]
 
 
@@ -167,9 +169,12 @@ def _npz(path: Path, label: str | None):
     if x.dtype.kind not in "fiub":
         raise BadData(f"{path}: array {name!r} is not numeric: dtype {x.dtype}")
     if labels.shape != x.shape[:1]:
-        raise BadData(f"{path}: {label!r} has shape {labels.shape}, {name!r} has shape {x.shape}: one label a row is needed")
+        raise BadData(
+            f"{path}: {label!r} has shape {labels.shape}, {name!r} has shape {x.shape}: one label a row is needed"
+        )
     if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
-        raise BadData(f"{path}: labels {label!r} are classes and must be integers or strings, got {labels.dtype} with {_first(labels)}")
+        wrong = f"got {labels.dtype} with {_first(labels)}"
+        raise BadData(f"{path}: labels {label!r} are classes and must be integers or strings, {wrong}")
     return x.astype(np.float64), labels, [str(column) for column in range(x.shape[1])]
 
 

@@ -33,7 +33,9 @@ def figure_1(points: int = 400) -> Figure:
     left.set(xlabel="probability p of the real class", ylabel="loss, nats", title="−log p")
     right.plot(p, grad[:, 0], color=ORANGE, lw=2, label="on the logit: p − 1")
     right.plot(p, grad[:, 0] / (p * (1 - p)), color=BLUE, lw=2, label="on the probability: −1/p")
-    right.set(xlabel="probability p of the real class", ylabel="gradient of the loss", title="its gradient", ylim=(-12, 0.5))
+    right.set(
+        xlabel="probability p of the real class", ylabel="gradient of the loss", title="its gradient", ylim=(-12, 0.5)
+    )
     right.legend(frameon=False, loc="lower right")
     for axes in (left, right):
         axes.set_xlim(0, 1)

@@ -38,7 +38,7 @@ _RAISES = """TypeError
 
 
 def _documented(function):
-    if function.__doc__:    # python -OO has none
+    if function.__doc__:  # python -OO has none
         function.__doc__ = function.__doc__.replace("{options}", _OPTIONS).replace("{raises}", _RAISES)
     return function
 
@@ -198,7 +198,17 @@ def cross_entropy(
     np.float64(1.928749847963918e-22)
     """
     call = _check.loss(
-        logits, targets, axis, class_weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, normalizer, empty
+        logits,
+        targets,
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        reduction,
+        normalizer,
+        empty,
     )
     backend = _backends.current()
     by = _divisor(backend, call)
@@ -254,7 +264,17 @@ def cross_entropy_and_grad(
     (8 of float64), the entry of the target included.
     """
     call = _check.loss(
-        logits, targets, axis, class_weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, normalizer, empty
+        logits,
+        targets,
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        reduction,
+        normalizer,
+        empty,
     )
     return _loss_and_grad(call, grad_output, out)
 
@@ -296,7 +316,17 @@ def cross_entropy_grad(
     {raises}
     """
     call = _check.loss(
-        logits, targets, axis, class_weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, normalizer, empty
+        logits,
+        targets,
+        axis,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        reduction,
+        normalizer,
+        empty,
     )
     return _loss_and_grad(call, grad_output, out).grad
 

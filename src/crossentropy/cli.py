@@ -36,7 +36,9 @@ def main():
 @main.command()
 @click.option("--data", default="digits", help=f"{', '.join(_datasets.BUNDLED)}, or a .csv or .npz file.")
 @click.option("--label", help="Column of the labels in a .csv, or their array in a .npz (there: y if not given).")
-@click.option("--out", "directory", default="crossentropy-train", type=click.Path(path_type=Path), help="Where results go.")
+@click.option(
+    "--out", "directory", default="crossentropy-train", type=click.Path(path_type=Path), help="Where results go."
+)
 @click.option("--epochs", default=30, type=click.IntRange(1), help="E: passes over the training data.")
 @click.option("--batch-size", default=64, type=click.IntRange(1), help="n_b: observations in a batch.")
 @click.option("--learning-rate", default=0.05, type=click.FloatRange(0, min_open=True))
@@ -66,7 +68,14 @@ def train(data, label, directory, epochs, batch_size, test_fraction, class_weigh
     test = x[held_out], dataset.y[held_out]
     try:
         model, costs, test_losses = fit_with_progress(
-            x[fitted], dataset.y[fitted], test, epochs=epochs, batch_size=batch_size, class_weight=weights, seed=seed, **settings
+            x[fitted],
+            dataset.y[fitted],
+            test,
+            epochs=epochs,
+            batch_size=batch_size,
+            class_weight=weights,
+            seed=seed,
+            **settings,
         )
     except FloatingPointError as error:
         raise BadInput(str(error)) from None
@@ -91,7 +100,7 @@ def train(data, label, directory, epochs, batch_size, test_fraction, class_weigh
 
 def standardisation(x):
     """Mean and standard deviation of each feature of the training data; 1 for a feature that does not vary."""
-    with np.errstate(over="ignore", invalid="ignore"):    # to inf, which the caller refuses
+    with np.errstate(over="ignore", invalid="ignore"):  # to inf, which the caller refuses
         mean, scale = x.mean(axis=0), x.std(axis=0)
     return mean, np.where(scale == 0, 1.0, np.where(np.isnan(scale), np.inf, scale))
 
@@ -173,7 +182,9 @@ def write_all(directory: Path, files):
 
 
 @main.command()
-@click.option("--out", "path", default="figure1.png", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file.")
+@click.option(
+    "--out", "path", default="figure1.png", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file."
+)
 def plot(path):
     """Draw the loss −log p of one observation against p, with its gradient."""
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
@@ -188,7 +199,9 @@ def info():
     """Show the version, the backends (and why one is missing), ISA and threads."""
     table = Table(show_header=False, box=None)
     table.add_row("crossentropy", __version__)
-    table.add_row("Python", f"{platform.python_version()}, NumPy {np.__version__}, {platform.system()} {platform.machine()}")
+    table.add_row(
+        "Python", f"{platform.python_version()}, NumPy {np.__version__}, {platform.system()} {platform.machine()}"
+    )
     for backend in backends():
         table.add_row(f"backend {backend.name}", "available" if backend.available else f"missing: {backend.reason}")
     if backends()[0].available:

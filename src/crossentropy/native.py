@@ -15,12 +15,12 @@ try:
     from . import _native
 except ImportError as error:
     raise ImportError(
-        f"the compiled module crossentropy._native is missing ({error}); it is built on installation where there is a C "
-        "compiler: install one (gcc, clang or MSVC) and reinstall, or set CROSSENTROPY_REQUIRE_NATIVE=1 to see the "
+        f"the compiled module crossentropy._native is missing ({error}); it is built on installation where there is a "
+        "C compiler: install one (gcc, clang or MSVC) and reinstall, or set CROSSENTROPY_REQUIRE_NATIVE=1 to see the "
         "compiler's error"
     ) from error
 
-_CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}    # `element` in kernels.h
+_CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}  # `element` in kernels.h
 _PLAIN = {np.dtype(np.float32): 2, np.dtype(np.float64): 3}
 
 # Below this many elements one thread is faster: an OpenMP region takes 1 to 10 us on two cores, a core reads 2**15
@@ -49,7 +49,9 @@ def isa_named(name: str) -> str:
     if name not in ISAS:
         raise ValueError(f"isa must be one of {', '.join(map(repr, ISAS))}, got {name!r}")
     if name not in SUPPORTED_ISAS:
-        raise RuntimeError(f"isa {name!r} is not available on this machine; available: {', '.join(map(repr, SUPPORTED_ISAS))}")
+        raise RuntimeError(
+            f"isa {name!r} is not available on this machine; available: {', '.join(map(repr, SUPPORTED_ISAS))}"
+        )
     return name
 
 
@@ -136,11 +138,15 @@ def _class_weight(w, x):
 
 def _loss(work, x, targets, options, out=None, row_scale=None, loss=None, saved=None):
     scalar = isinstance(row_scale, float)
-    index = {} if options.probabilities else {
-        "targets": targets,
-        "size": _size(targets),
-        "ignored": _bits(options.ignore_index, targets),
-    }
+    index = (
+        {}
+        if options.probabilities
+        else {
+            "targets": targets,
+            "size": _size(targets),
+            "ignored": _bits(options.ignore_index, targets),
+        }
+    )
     _run(
         work,
         x,

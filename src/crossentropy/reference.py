@@ -1,12 +1,12 @@
 """The specification: log-softmax, cross-entropy and its gradient in pure Python, one row at a time.
 
-Every backend is tested against this file. Read it for the mathematics; nothing here is meant to be fast. A row is a list
-of C floats, the logits z. Equation numbers are those of the note by R. Boutin that the package completes
+Every backend is tested against this file. Read it for the mathematics; nothing here is meant to be fast. A row is a
+list of C floats, the logits z. Equation numbers are those of the note by R. Boutin that the package completes
 (``docs/derivation.md``), "eq. 5-6" being the loss of one observation.
 
 Accuracy. The difference of two logits is carried as an exact pair, sums are exact (``math.fsum``), and nothing that is
-small is formed by subtracting what is large: with m = max z and the sum R of e^(z_c - m) over every class but one at the
-maximum,
+small is formed by subtracting what is large: with m = max z and the sum R of e^(z_c - m) over every class but one at
+the maximum,
 
     lse = log sum_c e^(z_c) = m + log1p(R)        p_c = e^(z_c - m) / (1 + R)        1 - p_y = -expm1(-loss)
 
@@ -119,6 +119,9 @@ class Row(NamedTuple):
     z_loss: float = 0.0
 
 
+PLAIN = Row()
+
+
 def smoothed(q: Sequence[float], epsilon: float) -> list[float]:
     """q'_c = (1 - epsilon) q_c + epsilon / C."""
     return [(1.0 - epsilon) * value + epsilon / len(q) for value in q]
@@ -134,7 +137,7 @@ def target_weights(target: int | Sequence[float], classes: int, options: Row) ->
     return [w_c * q_c for w_c, q_c in zip(w, smoothed(q, options.label_smoothing), strict=True)]
 
 
-def cross_entropy(z: Sequence[float], target: int | Sequence[float], options: Row = Row()) -> float:
+def cross_entropy(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> float:
     """The loss of one row: v [sum_c t_c (lse - z_c) + lambda lse^2] (eq. 5; eq. 6 where the target is one class).
 
     lse - z_c = (m - z_c) + log1p(R) is a sum of two terms >= 0.
@@ -149,7 +152,7 @@ def cross_entropy(z: Sequence[float], target: int | Sequence[float], options: Ro
     return options.weight * total([*terms, times(options.z_loss, s.lse * s.lse)])
 
 
-def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], options: Row = Row()) -> list[float]:
+def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> list[float]:
     """The gradient of that loss on z: v [a p_c - t_c] with a = sum_c t_c + 2 lambda lse.
 
     For an index target y, p_y is near 1 when the loss is small, and a p_y - t_y would lose all its digits. Where p_y

@@ -170,7 +170,7 @@ def fit(
     costs = np.full((epochs, -(-len(x) // batch_size)), math.nan)
     for epoch in range(epochs):
         for b, chosen in enumerate(batches(len(x), batch_size, rng)):
-            with np.errstate(over="ignore", invalid="ignore"):    # a cost that runs away is an error below
+            with np.errstate(over="ignore", invalid="ignore"):  # a cost that runs away is an error below
                 z = linear(x[chosen], model)
                 cost, grad_z = cross_entropy_and_grad(
                     z, y[chosen], class_weight=class_weight, label_smoothing=label_smoothing, empty=0.0, out=z
