@@ -63,7 +63,8 @@ def current_isa() -> str:
 
 def current_threads() -> int:
     """Threads for a large call in this context."""
-    return 1 if _forked or not OPENMP else _backends.threads()
+    chosen = _backends.threads()
+    return 1 if _forked or not OPENMP else chosen
 
 
 def _described(x):
