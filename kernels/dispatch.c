@@ -24,36 +24,41 @@ static uint64_t xcr0(void)
 }
 #endif
 
+enum { BASE, AVX2, AVX512 };
+
 static int all(unsigned int flags, unsigned int wanted) { return (flags & wanted) == wanted; }
 
 /* CPUID says what the CPU has, XCR0 what the operating system saves on a switch: both must hold. */
-static int runs(const char *isa)
+static int level(void)
 {
     int leaf[4];
     cpuid(0, leaf);
-    if (leaf[0] < 7) return 0;
+    if (leaf[0] < 7) return BASE;
     cpuid(1, leaf);
     const unsigned int fma = 1u << 12, popcnt = 1u << 23, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
-    if (!all((unsigned int)leaf[2], fma | popcnt | osxsave | avx | f16c) || !all((unsigned int)xcr0(), 0x6)) return 0;
+    if (!all((unsigned int)leaf[2], fma | popcnt | osxsave | avx | f16c) || !all((unsigned int)xcr0(), 0x6)) return BASE;
     cpuid(7, leaf);
     const unsigned int avx2 = 1u << 5, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
-    if (!strcmp(isa, "avx2")) return all((unsigned int)leaf[1], avx2);
-    return all((unsigned int)leaf[1], avx2 | f | dq | bw | vl) && all((unsigned int)xcr0(), 0xe6);
+    if (!all((unsigned int)leaf[1], avx2)) return BASE;
+    return all((unsigned int)leaf[1], f | dq | bw | vl) && all((unsigned int)xcr0(), 0xe6) ? AVX512 : AVX2;
 }
 
 const isa_table *isa_select(const char *name)
 {
-    const int automatic = !strcmp(name, "auto");
-    if ((automatic || !strcmp(name, "avx512")) && runs("avx512")) return &isa_avx512;
-    if ((automatic || !strcmp(name, "avx2")) && runs("avx2")) return &isa_avx2;
-    return automatic || !strcmp(name, "base") ? &isa_base : NULL;
+    /* Asked once: on a virtual machine a CPUID goes through the hypervisor, and the three took 15 us a call. Two threads
+     * may both ask, and find the same. */
+    static int known = -1;
+    if (known < 0) known = level();
+    if (!strcmp(name, "avx512") && known >= AVX512) return &isa_avx512;
+    if (!strcmp(name, "avx2") && known >= AVX2) return &isa_avx2;
+    return strcmp(name, "base") ? NULL : &isa_base;
 }
 
 #else
 
 const isa_table *isa_select(const char *name)
 {
-    return !strcmp(name, "auto") || !strcmp(name, "base") ? &isa_base : NULL;
+    return strcmp(name, "base") ? NULL : &isa_base;
 }
 
 #endif

@@ -60,7 +60,7 @@ typedef struct {
 
 extern const isa_table isa_base, isa_avx2, isa_avx512;
 
-/* dispatch.c: the table by name, NULL where this CPU or this build lacks it; "auto" is the best there is. */
+/* dispatch.c: the table by name, NULL where this CPU or this build lacks it. */
 const isa_table *isa_select(const char *name);
 
 /* One array of rows; the class axis has its own stride, the others are the task's. Strides are in bytes. */

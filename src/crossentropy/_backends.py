@@ -6,6 +6,7 @@ A backend is a module with the functions listed in _reference_backend.py. It is 
 from __future__ import annotations
 
 import contextvars
+import functools
 import importlib
 import os
 import warnings
@@ -89,9 +90,40 @@ def _automatic() -> ModuleType:
     raise RuntimeError("no backend can be imported")  # pragma: no cover: the reference needs nothing
 
 
+class Environment(NamedTuple):
+    """The settings of the process, from its environment variables."""
+
+    backend: str | None
+    threads: int
+    isa: str | None
+
+
+@functools.cache
+def _environment() -> Environment:
+    """Read once, at the first call: os.environ takes 2 us a variable."""
+    return Environment(
+        os.environ.get("CROSSENTROPY_BACKEND") or None, _default_threads(), os.environ.get("CROSSENTROPY_ISA") or None
+    )
+
+
+def _default_threads() -> int:
+    own, openmp = os.environ.get("CROSSENTROPY_NUM_THREADS"), os.environ.get("OMP_NUM_THREADS")
+    if own:
+        if not own.strip().isdecimal() or not int(own):
+            raise ValueError(f"CROSSENTROPY_NUM_THREADS must be a positive integer, got {own!r}")
+        return int(own)
+    first = (openmp or "").split(",")[0].strip()  # "4", or "4,2" for nested regions; its form is OpenMP's to judge
+    return int(first) if first.isdecimal() and int(first) else processors()
+
+
+def processors() -> int:
+    """How many CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def current() -> ModuleType:
     """The backend of this context: by config, by CROSSENTROPY_BACKEND, or the best available."""
-    name = _settings.get().backend or os.environ.get("CROSSENTROPY_BACKEND")
+    name = _settings.get().backend or _environment().backend
     return _named(name) if name else _automatic()
 
 
@@ -100,36 +132,14 @@ def checks_targets() -> bool:
     return _settings.get().check is not False
 
 
-def _positive(text: str, name: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"{name} must be a positive integer, got {text!r}")
-    return number
-
-
-def processors() -> int:
-    """How many CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def threads() -> int:
-    """Threads for a call: by config, CROSSENTROPY_NUM_THREADS, OMP_NUM_THREADS, else one for each CPU."""
-    chosen = _settings.get().threads
-    if chosen is None:
-        own, openmp = os.environ.get("CROSSENTROPY_NUM_THREADS"), os.environ.get("OMP_NUM_THREADS")
-        if own:
-            chosen = _positive(own, "CROSSENTROPY_NUM_THREADS")
-        elif openmp and openmp.split(",")[0].strip().isdigit():  # its form is OpenMP's to judge: "4", or "4,2"
-            chosen = int(openmp.split(",")[0]) or 1
-    return processors() if chosen is None else min(chosen, processors())
+    """Threads for a call: by config, CROSSENTROPY_NUM_THREADS, OMP_NUM_THREADS, else one for each CPU; never more."""
+    return min(_settings.get().threads or _environment().threads, processors())
 
 
 def isa() -> str | None:
     """The ISA asked for by config or CROSSENTROPY_ISA; None for the best."""
-    return _settings.get().isa or os.environ.get("CROSSENTROPY_ISA") or None
+    return _settings.get().isa or _environment().isa
 
 
 class config:
