@@ -5,6 +5,8 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDED, PyBUF_STRIDES, PyBUF_WR
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from time import perf_counter
+
 cdef extern from *:
     """
     static int pending_error(void) { return PyErr_Occurred() ? -1 : 0; }
@@ -60,10 +62,12 @@ cdef extern from "kernels.h" nogil:
     void run_rows(const task *, Py_ssize_t, Py_ssize_t, int) noexcept
     Py_ssize_t c_scan_targets "scan_targets"(const index_targets *, Py_ssize_t, Py_ssize_t, const double *, const double *, double *) noexcept
 
-# Elements in one section without the GIL: 0.5 ms at memory speed, 40 ms in the slowest layout, so that Ctrl-C is seen
-# well within 0.1 s. A row longer than this many classes polls from within (drivers.c).
+# Rows are run in slices without the GIL, between which signals are looked at: the first slice has this many elements,
+# and a slice twice or half as many as the last, to take about 20 ms whatever the layout (2^22 elements take 0.5 ms at
+# memory speed, and took 120 ms byte-swapped with the class axis first). A longer row polls from within (drivers.c).
 cdef enum:
-    SLICE = 1 << 22
+    FIRST_SLICE = 1 << 20
+    LONG_ROW = 1 << 22
 
 OPENMP = bool(has_openmp())
 ISAS = ("avx512", "avx2", "base")    # best first
@@ -189,15 +193,21 @@ def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=Non
     t.saved = <double *>buffers.data(saved, PyBUF_SIMPLE if work == "backward" else PyBUF_WRITABLE)
     coalesce(&t)
 
-    if t.classes > SLICE:
+    if t.classes > LONG_ROW:
         t.poll = poll
         threads = 1
-    cdef Py_ssize_t slice_rows = max(threads, SLICE // t.classes) if t.classes else t.rows
-    cdef Py_ssize_t first = 0, last
+    cdef Py_ssize_t first = 0, last, slice_rows = max(threads, FIRST_SLICE // t.classes)
+    cdef double began, took
     while first < t.rows:
         last = min(t.rows, first + slice_rows)
+        began = perf_counter()
         with nogil:
             run_rows(&t, first, last, threads)
+        took = perf_counter() - began
+        if took < 0.01:
+            slice_rows *= 2
+        elif took > 0.04:
+            slice_rows = max(threads, slice_rows // 2)
         first = last
         pending_error()
         raise_signals()

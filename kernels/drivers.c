@@ -21,7 +21,7 @@
 
 static double times(double weight, double a) { return weight == 0 ? 0 : weight * a; }    /* 0 times inf is 0 */
 
-#define POLL_EVERY (1 << 22)    /* classes between polls: some milliseconds, 40 at the slowest layout */
+#define POLL_EVERY (1 << 20)    /* classes between polls: a millisecond, 30 at the slowest layout */
 
 /* One thread's place: its row, and a buffer for a block of each array that can't be read or written in place. */
 typedef struct {

@@ -75,6 +75,7 @@ TYPE_ERRORS = [
     ({"ignore_index": 1.5}, "ignore_index must be an integer, got 1.5"),
     ({"label_smoothing": "0.1x"}, "label_smoothing must be a real number, got '0.1x'"),
     ({"z_loss": 1j}, "z_loss must be a real number, got 1j"),
+    ({"label_smoothing": np.array([0.1, 0.2])}, "label_smoothing must be a real number"),
     ({"axis": 0.5}, "axis must be an integer, got 0.5"),
     ({"class_weight": np.ones(4, bool)}, "class_weight must be"),
     ({"out": [[0.0] * 4] * 3}, "out must be a plain array, got list"),

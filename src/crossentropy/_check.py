@@ -104,6 +104,8 @@ def logits(value, axis, name: str = "logits") -> tuple[np.ndarray, int]:
 
 def real(value, name: str) -> float:
     """One real number."""
+    if type(value) is float:
+        return value
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     try:
@@ -177,7 +179,7 @@ def _z_loss(value) -> float:
 
 
 def _reduction(reduction, normalizer, empty) -> tuple[str, float | None, float]:
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
     if normalizer is not None:
         if reduction != "mean":
@@ -186,7 +188,7 @@ def _reduction(reduction, normalizer, empty) -> tuple[str, float | None, float]:
         if not 0 < divisor < math.inf:
             raise ValueError(f"normalizer must be finite and positive, got {normalizer!r}")
         normalizer = divisor
-    return reduction, normalizer, empty if type(empty) is float else real(empty, "empty")
+    return reduction, normalizer, real(empty, "empty")
 
 
 def loss(
@@ -211,8 +213,8 @@ def loss(
         None if class_weight is None else _weights(class_weight, "class_weight", last.shape[-1:]),
         None if sample_weight is None else _weights(sample_weight, "sample_weight", rows_shape),
         _ignore_index(ignore_index, targets, probabilities),
-        0.0 if label_smoothing == 0.0 else _smoothing(label_smoothing),
-        0.0 if z_loss == 0.0 else _z_loss(z_loss),
+        _smoothing(label_smoothing),
+        _z_loss(z_loss),
         probabilities,
     )
     return Loss(last, targets, options, rows_shape, axis, *_reduction(reduction, normalizer, empty))
