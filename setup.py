@@ -6,6 +6,7 @@ import sysconfig
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 # unit -> (GCC and Clang flags, MSVC flags)
 X86_UNITS = {
@@ -30,6 +31,12 @@ class BuildKernels(build_ext):
     """Compile every ISA unit with its own flags and link them into one module."""
 
     def build_extension(self, ext):
+        try:
+            self.build_units(ext)
+        except OSError as error:  # no such compiler: what `optional` forgives is a CompileError
+            raise CompileError(str(error)) from error
+
+    def build_units(self, ext):
         kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
         common = COMMON[kind]
         for unit, (unix, msvc) in (BASE_UNIT | (X86_UNITS if X86 else {})).items():
