@@ -83,15 +83,17 @@ native = Extension(
     depends=sorted(f"kernels/{name}" for name in os.listdir("kernels") if name.endswith((".h", ".c", ".pyx"))),
     define_macros=[("Py_LIMITED_API", "0x030B0000")] * ABI3 + [("HAVE_X86_UNITS", None)] * X86,
     py_limited_api=ABI3,
-    # Without a compiler the package installs all the same and says at first use what is missing.
-    optional=not REQUIRE_NATIVE,
 )
 
 
 def extensions():
     from Cython.Build import cythonize
 
-    return cythonize([native], build_dir="build")
+    (extension,) = cythonize([native], build_dir="build")
+    # Without a compiler the package installs all the same and says at first use what is missing. Set here since
+    # cythonize makes an Extension of its own and drops this.
+    extension.optional = not REQUIRE_NATIVE
+    return [extension]
 
 
 setup(
