@@ -24,7 +24,13 @@ COMMON = {
 }
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 REQUIRE_NATIVE = os.environ.get("CROSSENTROPY_REQUIRE_NATIVE") == "1"
-X86 = platform.machine().lower() in ("x86_64", "amd64") and "arm64" not in os.environ.get("ARCHFLAGS", "")
+MACOS = platform.system() == "Darwin"
+# On macOS one compilation may be for both architectures: the units are empty for arm64, and their flags are x86-64's.
+X86 = MACOS or platform.machine().lower() in ("x86_64", "amd64")
+
+
+def for_x86(flags):
+    return [part for flag in flags for part in ("-Xarch_x86_64", flag)] if MACOS else flags
 
 
 class BuildKernels(build_ext):
@@ -44,7 +50,7 @@ class BuildKernels(build_ext):
                 [unit],
                 output_dir=self.build_temp,
                 include_dirs=ext.include_dirs,
-                extra_postargs=common + (unix if kind == "unix" else msvc),
+                extra_postargs=common + (msvc if kind == "msvc" else for_x86(unix)),
                 depends=ext.depends,
             )
         ext.extra_compile_args += common
@@ -65,7 +71,7 @@ class BuildKernels(build_ext):
         with open(probe, "w", encoding="utf-8") as file:
             file.write("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
         try:
-            objects = self.compiler.compile([probe], output_dir=".", extra_postargs=["-fopenmp"])
+            objects = self.compiler.compile([probe], output_dir=self.build_temp, extra_postargs=["-fopenmp"])
             self.compiler.link_executable(
                 objects, os.path.join(self.build_temp, "openmp_probe"), extra_postargs=["-fopenmp"]
             )

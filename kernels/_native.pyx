@@ -60,13 +60,24 @@ cdef extern from "kernels.h" nogil:
     int has_openmp()
     void coalesce(task *)
     void run_rows(const task *, Py_ssize_t, Py_ssize_t, int) noexcept
-    Py_ssize_t c_scan_targets "scan_targets"(const index_targets *, Py_ssize_t, Py_ssize_t, const double *, const double *, double *) noexcept
+    int is_plain(const task *)
+    ctypedef struct compensated:
+        double sum, error
+    ctypedef struct target_scan:
+        Py_ssize_t first_bad
+        compensated weights
+    void c_scan_targets "scan_targets"(const index_targets *, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *,
+                                       const double *, target_scan *) noexcept
+    double compensated_value(compensated)
 
 # Rows are run in slices without the GIL, between which signals are looked at: the first slice has this many elements,
-# and a slice twice or half as many as the last, to take about 20 ms whatever the layout (2^22 elements take 0.5 ms at
-# memory speed, and took 120 ms byte-swapped with the class axis first). A longer row polls from within (drivers.c).
+# and a slice twice or half as many as the last, to take about 20 ms. It is bounded all the same, since cheap rows (of
+# ignored targets) may stand before dear ones: 2^24 elements took 70 ms in the base unit, and 2^22 took 120 ms
+# byte-swapped with the class axis first. A longer row polls from within (drivers.c).
 cdef enum:
     FIRST_SLICE = 1 << 20
+    LARGEST_SLICE = 1 << 24
+    LARGEST_COPIED_SLICE = 1 << 21
     LONG_ROW = 1 << 22
 
 OPENMP = bool(has_openmp())
@@ -149,14 +160,20 @@ def scan_targets(targets, int size, ignored, Py_ssize_t rows, Py_ssize_t classes
     """The first bad target or -1, and the sum of sample weight times class weight over the others."""
     cdef Buffers buffers = Buffers()
     cdef index_targets t
-    cdef double weight_sum = 0
+    cdef target_scan scan
+    scan.first_bad = -1
+    scan.weights.sum = scan.weights.error = 0
     targets_of(&t, buffers, targets, size, ignored)
     cdef const double *w = <const double *>buffers.data(class_weight, PyBUF_SIMPLE)
     cdef const double *v = <const double *>buffers.data(sample_weight, PyBUF_SIMPLE)
-    cdef Py_ssize_t first_bad
-    with nogil:
-        first_bad = c_scan_targets(&t, rows, classes, w, v, &weight_sum)
-    return first_bad, weight_sum
+    cdef Py_ssize_t first = 0, last
+    while first < rows:
+        last = min(rows, first + LARGEST_SLICE)
+        with nogil:
+            c_scan_targets(&t, first, last, classes, w, v, &scan)
+        first = last
+        raise_signals()
+    return scan.first_bad, compensated_value(scan.weights)
 
 
 def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=None, int size=0, ignored=None,
@@ -197,6 +214,7 @@ def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=Non
         t.poll = poll
         threads = 1
     cdef Py_ssize_t first = 0, last, slice_rows = max(threads, FIRST_SLICE // t.classes)
+    cdef Py_ssize_t most_rows = max(threads, (LARGEST_SLICE if is_plain(&t) else LARGEST_COPIED_SLICE) // t.classes)
     cdef double began, took
     while first < t.rows:
         last = min(t.rows, first + slice_rows)
@@ -205,7 +223,7 @@ def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=Non
             run_rows(&t, first, last, threads)
         took = perf_counter() - began
         if took < 0.01:
-            slice_rows *= 2
+            slice_rows = min(most_rows, slice_rows * 2)
         elif took > 0.04:
             slice_rows = max(threads, slice_rows // 2)
         first = last

@@ -3,7 +3,7 @@
 
 #include "kernels.h"
 
-#if defined(HAVE_X86_UNITS)
+#if defined(HAVE_X86_UNITS) && (defined(__x86_64__) || defined(_M_X64))
 
 #if defined(_MSC_VER)
 #include <immintrin.h>

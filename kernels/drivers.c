@@ -28,6 +28,7 @@ typedef struct {
     const task *t;
     const block_functions *k;
     int is_f64, x_direct, q_direct, out_direct;
+    element q_type;            /* that q is read in */
     const char *x, *q;         /* the row */
     char *out;
     const char *x_held;        /* the block that x_buffer holds, so that a short row is copied once for all passes */
@@ -43,9 +44,8 @@ static void start(cursor *c, const task *t)
     c->is_f64 = t->x.type == ELEMENT_F64;
     c->x_direct = is_direct(t, &t->x);
     /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward in that of log_p. */
-    const int q_fits = t->rows_of == log_softmax_backward_rows ? t->q.type == t->x.type
-                                                               : t->q.type == (c->is_f64 ? ELEMENT_F64 : ELEMENT_F32);
-    c->q_direct = t->q.data && q_fits && is_direct(t, &t->q);
+    c->q_type = t->rows_of == log_softmax_backward_rows ? t->x.type : c->is_f64 ? ELEMENT_F64 : ELEMENT_F32;
+    c->q_direct = t->q.data && t->q.type == c->q_type && is_direct(t, &t->q);
     c->out_direct = t->out.data && is_direct(t, &t->out);
     c->since_poll = c->stopped = 0;
 }
@@ -90,30 +90,22 @@ static double x_element(cursor *c, ptrdiff_t at)
     return get_element(c->t->x.type, &one);
 }
 
-/* The block in q's own type. */
+/* The block of q in the type that the block functions read it in. */
 static const void *q_block(cursor *c, block b)
 {
+    const element from_type = c->t->q.type, to_type = c->q_type;
     const char *from = c->q + b.at * c->t->q.class_stride;
     if (c->q_direct) return from;
     gather(&c->t->q, from, b.n, c->q_buffer);
-    return c->q_buffer;
-}
-
-/* The block in the lanes' type. */
-static const void *probability_block(cursor *c, block b)
-{
-    const void *q = q_block(c, b);
-    const element type = c->t->q.type;
-    if (c->q_direct || type == (c->is_f64 ? ELEMENT_F64 : ELEMENT_F32)) return q;
+    if (from_type == to_type) return c->q_buffer;
     /* In place: downwards where the elements grow, upwards where they shrink. */
-    const int grows = element_size(type) < (c->is_f64 ? 8 : 4);
+    const ptrdiff_t from_size = element_size(from_type), to_size = element_size(to_type);
+    char *buffer = (char *)c->q_buffer;
     for (ptrdiff_t j = 0; j < b.n; ++j) {
-        const ptrdiff_t i = grows ? b.n - 1 - j : j;
-        const double value = get_element(type, (char *)c->q_buffer + i * element_size(type));
-        if (c->is_f64) set_element(ELEMENT_F64, c->q_buffer + i, value);
-        else set_element(ELEMENT_F32, (f32 *)c->q_buffer + i, value);
+        const ptrdiff_t i = from_size < to_size ? b.n - 1 - j : j;
+        set_element(to_type, buffer + i * to_size, get_element(from_type, buffer + i * from_size));
     }
-    return c->q_buffer;
+    return buffer;
 }
 
 static void *out_block(cursor *c, block b)
@@ -149,10 +141,15 @@ typedef struct {
  * and sums of 2^60 classes in range; 2^512 does so for float64. */
 static double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
 
+/* The classes that the anchor is guessed from: one unrolled step of AVX-512; and by how much the maximum may pass it. */
+#define GUESS_FROM 64
+static double guess_slack(int is_f64) { return is_f64 ? 300 : 20; }
+
+static const statistics undefined = {NAN, NAN, NAN};
+
 /* All NaN where the row holds a NaN or +inf, or nothing but -inf. */
 static statistics statistics_of(cursor *c)
 {
-    const statistics undefined = {NAN, NAN, NAN};
     double max = -INFINITY;
     for (block b = {0, 0}; next(c, &b);) {
         const double top = c->k->max(x_block(c, b), b.n);
@@ -169,6 +166,39 @@ static statistics statistics_of(cursor *c)
     s.rest = (double)(ties - 1) + compensated_value(sum) / exp_at(at, max);
     s.log_sum = log1p(s.rest);
     return s;
+}
+
+/* The same for a row with the target y, in one pass where the anchor that its first classes suggest will do. */
+static statistics statistics_about(cursor *c, int64_t y)
+{
+    block b = {0, 0};
+    next(c, &b);
+    const double guess = c->k->max(x_block(c, b), b.n < GUESS_FROM ? b.n : GUESS_FROM);
+    if (!(fabs(guess) <= anchor_limit(c->is_f64))) return statistics_of(c);
+    const anchor at = anchor_at(guess, sum_headroom(c->is_f64), c->is_f64);
+    const ptrdiff_t size = element_size(c->t->x.type);
+    double max = -INFINITY;
+    compensated sum = {0, 0};
+    b.at = b.n = 0;
+    while (next(c, &b)) {
+        const char *x = x_block(c, b);
+        const ptrdiff_t before = y >= b.at && y < b.at + b.n ? y - b.at : b.n, after = b.n - before - 1;
+        double top;
+        compensated_add(&sum, c->k->sum_and_max(x, before, at, &top));
+        max = top > max ? top : max;
+        if (after <= 0) continue;
+        compensated_add(&sum, c->k->sum_and_max(x + (before + 1) * size, after, at, &top));
+        max = top > max ? top : max;
+    }
+    const double z = x_element(c, y), others = compensated_value(sum);
+    max = z > max ? z : max;
+    if (!(fabs(max) <= anchor_limit(c->is_f64)) || max > guess + guess_slack(c->is_f64)) return statistics_of(c);
+    const double own = exp_at(at, z);
+    statistics s;
+    s.max = max;
+    s.rest = z == max ? others / own : (others + own) / exp_at(at, max) - 1;
+    s.log_sum = log1p(s.rest);
+    return isnan(others) || isnan(z) ? undefined : s;
 }
 
 /* ------------------------------------------------------------------ writing a row */
@@ -195,20 +225,37 @@ static anchored_factor anchor_factor(const cursor *c, double factor, double max)
     return f;
 }
 
+/* The same in float64, one by one: for what a grad_output or a class weight takes past float32's range, where the lanes
+ * would find inf - inf or 0 inf instead of the sign of the infinity. */
+static void gradient_beyond(cursor *c, block b, const void *x, double factor, double max, subtrahend s, void *out)
+{
+    const task *t = c->t;
+    const ptrdiff_t size = element_size(t->x.type);
+    for (ptrdiff_t i = 0; i < b.n; ++i) {
+        const double z = get_element(t->x.type, (const char *)x + i * size);
+        const double q = s.q ? get_element(c->q_type, (const char *)s.q + i * element_size(c->q_type)) : 0;
+        const double w = t->class_weight ? t->class_weight[b.at + i] : 1;
+        set_element(t->out.type, (char *)out + i * size, factor * exp(z - max) - s.scale * w * (s.keep * q + s.floor));
+    }
+}
+
 /* entry replaces the value of one class, where that is >= 0. */
 static void write_gradient(cursor *c, double factor, double max, subtrahend s, ptrdiff_t entry, double value)
 {
     const task *t = c->t;
     const anchored_factor f = anchor_factor(c, factor, max);
     const ptrdiff_t real = c->is_f64 ? 8 : 4;
-    if (t->class_weight_real) s.scale *= t->class_weight_unit;
+    const double unit = t->class_weight_real ? t->class_weight_unit : 1;
+    const int beyond = !c->is_f64 && fabs(s.scale * unit) > 0x1p100;
+    if (!beyond) s.scale *= unit;
     for (block b = {0, 0}; next(c, &b);) {
         const void *x = x_block(c, b);
         void *out = out_block(c, b);
         subtrahend here = s;
-        here.q = c->q ? probability_block(c, b) : NULL;
+        here.q = c->q ? q_block(c, b) : NULL;
         here.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
-        c->k->gradient(x, b.n, f.at, f.factor, here, out);
+        if (beyond) gradient_beyond(c, b, x, factor, max, here, out);
+        else c->k->gradient(x, b.n, f.at, f.factor, here, out);
         if (entry >= b.at && entry < b.at + b.n)
             set_element(t->out.type, (char *)out + (entry - b.at) * element_size(t->out.type), value);
         write_block(c, b, out);
@@ -327,7 +374,7 @@ static void spread_of(cursor *c, double max, double *mass, double *distance)
     for (block b = {0, 0}; next(c, &b);) {
         double block_mass = 0, block_distance = 0;
         subtrahend here = s;
-        here.q = c->q ? probability_block(c, b) : NULL;
+        here.q = c->q ? q_block(c, b) : NULL;
         here.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
         c->k->spread(x_block(c, b), b.n, max, here, &block_mass, &block_distance);
         compensated_add(&m, block_mass);
@@ -386,7 +433,7 @@ void forward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
         if (!r.skipped) {
             go_to(&c, row);
             if (r.bad) s.max = NAN;
-            else s = statistics_of(&c);
+            else s = t->targets.data ? statistics_about(&c, r.y) : statistics_of(&c);
             loss = isnan(s.max) ? NAN : loss_of(&c, r, s, &mass);
         }
         t->loss[row] = loss;
@@ -422,7 +469,7 @@ void forward_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
         statistics s = {NAN, NAN, NAN};
         double mass = 0;
         go_to(&c, row);
-        if (!r.skipped && !r.bad) s = statistics_of(&c);
+        if (!r.skipped && !r.bad) s = t->targets.data ? statistics_about(&c, r.y) : statistics_of(&c);
         t->loss[row] = r.skipped ? 0 : isnan(s.max) ? NAN : loss_of(&c, r, s, &mass);
         backward_row(&c, row, r, s, mass);
     }

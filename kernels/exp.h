@@ -21,7 +21,7 @@ static const struct { f32 magic, least, log2e, ln2_hi, ln2_lo; int terms; f32 q[
     {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
 /* Fit error 0.17 ulp. */
 static const struct { f64 magic, least, log2e, ln2_hi, ln2_lo; int terms; f64 q[10]; } exp_constants_f64 = {
-    0x1.8p52, -1021, 0x1.71547652b82fep+0, 0x1.62e42fefa4000p-1, -0x1.8432a1b0e2634p-43, 10,
+    0x1.8p52, -1021, LOG2E, LN2_HI, LN2_LO, 10,
     {0x1.af390ba7e6f47p-26, 0x1.2891d4ffbb0f9p-22, 0x1.71de0d85293b8p-19, 0x1.a019b8ca26fcfp-16, 0x1.a01a01a7cebcdp-13,
      0x1.6c16c1789d1d7p-10, 0x1.11111111109a6p-7, 0x1.5555555553d37p-5, 0x1.5555555555556p-3, 0x1.0000000000001p-1}};
 #endif
@@ -33,7 +33,7 @@ SIMD EXP_FRAME frame_at(anchor a)
     EXP_FRAME f;
     f.shift = v_set1((REAL)a.shift);
     f.magic = v_set1((REAL)((double)EXP_CONSTANTS.magic - a.k));
-    f.lowest = v_set1((REAL)((a.k + (double)EXP_CONSTANTS.least) * 0.6931471805599453));
+    f.lowest = v_set1((REAL)((a.k + (double)EXP_CONSTANTS.least) * LN2));
     return f;
 }
 

@@ -5,18 +5,23 @@
  * A. A row is worked on in blocks of at most BLOCK classes. A block function (rows.h) sees one contiguous block in
  *    native byte order; whatever else an array may be (strided, byte-swapped, misaligned, class axis not last) is a
  *    matter of copying one block (layout.c). So no layout ever costs a copy of an array.
- * B. A row's maximum m is found first, the sum of exponentials second; both while the row lies in the L2 cache.
+ * B. A row's maximum m is found first, the sum of exponentials second, both while the row lies in the L2 cache. For an
+ *    index target both come from one pass: since the anchor (C) need only be near the maximum, it is guessed from the
+ *    row's first classes, and the row is done again in two passes where its maximum turns out to be out of range.
  * C. Nothing is rounded by subtracting m: e^z is computed as 2^(n-k) e^r with z = n ln2 + r and an integer k chosen
  *    from m (the anchor), so that z-m is never formed. z-m in float32 costs 16 ulp of p at z-m = -20. Only rows
  *    whose |m| passes ANCHOR_LIMIT subtract m, and there the subtraction is exact for every class that counts.
  * D. The classes at the maximum are left out of the sum and counted: with rest = (count - 1) + sum/e^m, the loss is
- *    (m - z_y) + log1p(rest), a sum of terms >= 0, in which no digit of a small loss can cancel.
+ *    (m - z_y) + log1p(rest), a sum of terms >= 0, in which no digit of a small loss can cancel. In the one pass the
+ *    target is left out instead, which serves as well: only where it leads is rest small in a loss that is small.
  * E. Everything that is one number per row is float64 and lives in drivers.c, once for all ISAs and dtypes. */
 #ifndef KERNELS_H
 #define KERNELS_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+#include "compensated.h"
 
 typedef float f32;
 typedef double f64;
@@ -45,6 +50,7 @@ typedef struct {
 typedef struct {
     double (*max)(const void *x, ptrdiff_t n);                                       /* NaN where any is NaN */
     double (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
+    double (*sum_and_max)(const void *x, ptrdiff_t n, anchor at, double *max);       /* of e^x; NaN where any is NaN */
     double (*total)(const void *x, ptrdiff_t n);                                     /* of x itself */
     void (*spread)(const void *x, ptrdiff_t n, double max, subtrahend s, double *mass, double *distance);
     void (*gradient)(const void *x, ptrdiff_t n, anchor at, double factor, subtrahend s, void *out);
@@ -114,12 +120,18 @@ struct task {
 row_function logsumexp_rows, softmax_rows, log_softmax_rows, forward_rows, backward_rows, forward_backward_rows,
     log_softmax_backward_rows;
 
-/* targets.c: the first bad target (or -1), and the sum of sample weight times class weight over the others. */
-ptrdiff_t scan_targets(const index_targets *t, ptrdiff_t rows, ptrdiff_t classes, const double *class_weight,
-                       const double *sample_weight, double *weight_sum);
+/* targets.c: looks at the targets of a range of rows; rows that are ignored or of sample weight 0 don't count. */
+typedef struct {
+    ptrdiff_t first_bad;      /* the first target that is no class, or -1 */
+    compensated weights;      /* the sum of sample weight times class weight over the others */
+} target_scan;
 
-/* layout.c: merges the row dimensions that every array lets merge. */
+void scan_targets(const index_targets *t, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes, const double *class_weight,
+                  const double *sample_weight, target_scan *scan);
+
+/* layout.c: merges the row dimensions that every array lets merge; whether every array can be used where it lies. */
 void coalesce(task *t);
+int is_plain(const task *t);
 
 /* parallel.c */
 int has_openmp(void);

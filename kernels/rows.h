@@ -75,6 +75,38 @@ static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrd
     return compensated_value(total);
 }
 
+/* The sum and the maximum in one pass, for an anchor that was guessed: the caller checks that the maximum suits it.
+ * NaN where any is NaN. */
+static double NAME(sum_and_max)(const void *in, ptrdiff_t n, anchor at, double *max)
+{
+    const ELEMENT *x = in;
+    const EXP_FRAME f = frame_at(at);
+    const vec zero = v_set1(0), lowest = v_set1(-INFINITY);
+    vec m[4] = {lowest, lowest, lowest, lowest};
+    mask nan = v_nan(zero);
+    compensated total = {0, 0};
+    for (ptrdiff_t j = 0; j < n;) {
+        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
+        vec s[4] = {zero, zero, zero, zero};
+        for (; end - j >= 4 * LANES; j += 4 * LANES)
+            for (int u = 0; u < 4; ++u) {
+                const vec z = v_load(x + j + u * LANES);
+                nan = mask_or(nan, v_nan(z));
+                m[u] = v_max(z, m[u]);
+                s[u] = v_add(s[u], v_exp(z, f));
+            }
+        for (; j < end; j += LANES) {
+            const vec z = NAME(at)(x, j, end, -INFINITY);
+            nan = mask_or(nan, v_nan(z));
+            m[0] = v_max(z, m[0]);
+            s[0] = v_add(s[0], v_exp(z, f));
+        }
+        compensated_add(&total, v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3]))));
+    }
+    *max = (double)v_top(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
+    return mask_count(nan) ? NAN : compensated_value(total);
+}
+
 static double NAME(total)(const void *in, ptrdiff_t n)
 {
     const ELEMENT *x = in;
@@ -166,4 +198,4 @@ static void NAME(log_softmax_backward)(const void *in, const void *grad_output, 
 }
 
 #define BLOCK_FUNCTIONS \
-    {NAME(max), NAME(sum), NAME(total), NAME(spread), NAME(gradient), NAME(log_softmax), NAME(log_softmax_backward)}
+    {NAME(max), NAME(sum), NAME(sum_and_max), NAME(total), NAME(spread), NAME(gradient), NAME(log_softmax), NAME(log_softmax_backward)}

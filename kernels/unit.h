@@ -3,6 +3,7 @@
  * which might be the AVX-512 one for a caller on a CPU without. */
 #include <math.h>
 
+#include "anchor.h"
 #include "compensated.h"
 #include "simd.h"
 

@@ -60,7 +60,7 @@ def term_sizes(z, targets, options):
     sizes = []
     for row, target, o in zip(z.tolist(), targets, options, strict=True):
         t = np.array(reference.target_weights(target, len(row), o))
-        lse = reference.statistics(row).lse
+        lse = reference.partial(row).lse
         a = t.sum() + 2 * o.z_loss * abs(lse)
         sizes.append(o.weight * np.maximum(a * np.array(reference.softmax(row)), np.abs(t)))
     return np.array(sizes)

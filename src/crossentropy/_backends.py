@@ -9,6 +9,7 @@ import contextvars
 import functools
 import importlib
 import os
+import sys
 import warnings
 from types import ModuleType
 from typing import NamedTuple
@@ -35,8 +36,8 @@ class Settings(NamedTuple):
     check: bool | None = None
 
 
-_DEFAULTS = Settings()
-_settings: contextvars.ContextVar[Settings] = contextvars.ContextVar("crossentropy_settings", default=_DEFAULTS)
+# The settings in force, innermost last: kept in the context alone, so that one `config` may be entered by many threads.
+_settings: contextvars.ContextVar[tuple[Settings, ...]] = contextvars.ContextVar("crossentropy", default=(Settings(),))
 _loaded: dict[str, ModuleType | ImportError] = {}
 _warned = False
 
@@ -77,6 +78,14 @@ def _named(name: str) -> ModuleType:
     return got
 
 
+def _levels_to_the_caller() -> int:
+    """The stacklevel, seen from where this is called, of the first frame outside the package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__package__") == __package__:
+        level, frame = level + 1, frame.f_back
+    return level
+
+
 def _automatic() -> ModuleType:
     global _warned
     for name in _MODULES:
@@ -86,7 +95,7 @@ def _automatic() -> ModuleType:
         if not _warned:
             _warned = True
             message = f"crossentropy falls back from its {name!r} backend to a much slower one: {got}"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            warnings.warn(message, RuntimeWarning, stacklevel=_levels_to_the_caller())
     raise RuntimeError("no backend can be imported")  # pragma: no cover: the reference needs nothing
 
 
@@ -123,23 +132,23 @@ def processors() -> int:
 
 def current() -> ModuleType:
     """The backend of this context: by config, by CROSSENTROPY_BACKEND, or the best available."""
-    name = _settings.get().backend or _environment().backend
+    name = _settings.get()[-1].backend or _environment().backend
     return _named(name) if name else _automatic()
 
 
 def checks_targets() -> bool:
     """Whether a bad target raises (the default on the CPU) or gives NaN in its row."""
-    return _settings.get().check is not False
+    return _settings.get()[-1].check is not False
 
 
 def threads() -> int:
     """Threads for a call: by config, CROSSENTROPY_NUM_THREADS, OMP_NUM_THREADS, else one for each CPU; never more."""
-    return min(_settings.get().threads or _environment().threads, processors())
+    return min(_settings.get()[-1].threads or _environment().threads, processors())
 
 
 def isa() -> str | None:
     """The ISA asked for by config or CROSSENTROPY_ISA; None for the best."""
-    return _settings.get().isa or _environment().isa
+    return _settings.get()[-1].isa or _environment().isa
 
 
 class config:
@@ -155,7 +164,8 @@ class config:
     isa : str, optional
         An instruction set of the native backend: ``'avx512'``, ``'avx2'`` or ``'base'``; CROSSENTROPY_ISA.
     check : bool, optional
-        False lets a target that is no class through: its row's loss and gradient are then NaN. By default it raises.
+        False lets a target that is no class through: its row's loss and gradient are then NaN (and so is the sum or
+        mean). By default it raises.
 
     Raises
     ------
@@ -167,6 +177,7 @@ class config:
     Notes
     -----
     Settings belong to the context (``contextvars``): a new thread starts from the defaults, an asyncio task inherits.
+    Environment variables are read once, at the first call.
 
     Examples
     --------
@@ -185,11 +196,11 @@ class config:
             raise ValueError(f"check must be True or False, got {check!r}")
         given = {"backend": backend, "threads": threads, "isa": isa, "check": check}
         self._given = {name: value for name, value in given.items() if value is not None}
-        self._tokens = []
 
     def __enter__(self):
-        self._tokens.append(_settings.set(_settings.get()._replace(**self._given)))
+        inherited = _settings.get()
+        _settings.set((*inherited, inherited[-1]._replace(**self._given)))
         return self
 
     def __exit__(self, *exception):
-        _settings.reset(self._tokens.pop())
+        _settings.set(_settings.get()[:-1])

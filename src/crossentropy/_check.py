@@ -32,7 +32,10 @@ class Options(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A checked call of a loss: x has its class axis last; rows_shape is the shape before it."""
+    """A checked call of a loss: x has its class axis last; rows_shape is the shape before it.
+
+    sources are the arguments as arrays, before any conversion: what an ``out`` must not share memory with.
+    """
 
     x: np.ndarray
     targets: np.ndarray
@@ -42,6 +45,7 @@ class Loss(NamedTuple):
     reduction: str
     normalizer: float | None
     empty: float
+    sources: dict[str, np.ndarray | None]
 
 
 def is_float(dtype: np.dtype) -> bool:
@@ -106,7 +110,7 @@ def real(value, name: str) -> float:
     """One real number."""
     if type(value) is float:
         return value
-    if isinstance(value, (bool, np.bool_)):
+    if isinstance(value, (bool, np.bool_, str, bytes)):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     try:
         return float(value)
@@ -127,11 +131,8 @@ def _weights(value, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return w
 
 
-def _targets(value, x: np.ndarray, logits_value, axis: int, rows_shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+def _targets(t: np.ndarray, x: np.ndarray, integer_logits: bool, axis: int, rows_shape: tuple[int, ...]):
     """The targets, one-dimensional or with the class axis last, and whether they are probabilities."""
-    t = array(value, "targets")
-    if t.size == 0 and t.shape == rows_shape and not isinstance(value, np.ndarray):
-        t = t.astype(np.int64)  # [] is float64 to NumPy
     if t.dtype.kind in "iu":
         if t.shape != rows_shape:
             raise ValueError(
@@ -142,7 +143,7 @@ def _targets(value, x: np.ndarray, logits_value, axis: int, rows_shape: tuple[in
         return np.ascontiguousarray(t, t.dtype.newbyteorder("=")).reshape(-1), False
     if not is_float(t.dtype):
         raise TypeError(f"targets must be integers (classes) or floating (probabilities), got {t.dtype}")
-    if array(logits_value, "logits").dtype.kind in "iu" and t.ndim == x.ndim + 1:
+    if integer_logits and t.ndim == x.ndim + 1:
         raise TypeError("logits are integers and targets floating with one axis more: arguments swapped?")
     if t.shape == x.shape:
         return classes_last(t, axis), True
@@ -205,10 +206,18 @@ def loss(
     empty=math.nan,
 ) -> Loss:
     """The arguments that every loss function has."""
-    x, axis = logits(logits_value, axis)
+    given = array(logits_value, "logits")
+    x, axis = logits(given, axis)
     last = classes_last(x, axis)
     rows_shape = last.shape[:-1]
-    targets, probabilities = _targets(targets_value, x, logits_value, axis, rows_shape)
+    sources = {"logits": given, "targets": array(targets_value, "targets")}
+    if isinstance(targets_value, list) and not targets_value:
+        sources["targets"] = sources["targets"].astype(np.int64)  # [] is float64 to NumPy
+    if class_weight is not None:
+        class_weight = sources["class_weight"] = array(class_weight, "class_weight")
+    if sample_weight is not None:
+        sample_weight = sources["sample_weight"] = array(sample_weight, "sample_weight")
+    targets, probabilities = _targets(sources["targets"], x, given is not x, axis, rows_shape)
     options = Options(
         None if class_weight is None else _weights(class_weight, "class_weight", last.shape[-1:]),
         None if sample_weight is None else _weights(sample_weight, "sample_weight", rows_shape),
@@ -217,7 +226,7 @@ def loss(
         _z_loss(z_loss),
         probabilities,
     )
-    return Loss(last, targets, options, rows_shape, axis, *_reduction(reduction, normalizer, empty))
+    return Loss(last, targets, options, rows_shape, axis, *_reduction(reduction, normalizer, empty), sources)
 
 
 def bad_target(targets: np.ndarray, first: int, rows_shape: tuple[int, ...], classes: int) -> IndexError:
@@ -260,7 +269,7 @@ def result(
     out = out.view(np.ndarray)
     if out.shape != x.shape:
         raise ValueError(f"out must have shape {x.shape}, got {out.shape}")
-    same = may_be_x and _same(out, x)
+    same = may_be_x and _same(out, x)  # in place
     if out.dtype != dtype and not same:
         raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
@@ -268,8 +277,8 @@ def result(
     if _overlaps_itself(out):
         raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
     for other, value in inputs.items():
-        if value is not None and np.may_share_memory(out, value) and not (value is x and same):
-            rule = f" other than being {name} itself" if value is x and may_be_x else ""
+        if value is not None and np.may_share_memory(out, value) and not (other == name and same):
+            rule = f" other than being {name} itself" if other == name and may_be_x else ""
             raise ValueError(f"out must not share memory with {other}{rule}")
     return out
 

@@ -37,13 +37,16 @@ def _list(weights) -> list[float] | None:
 
 
 def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
-    """The first target that is no class (or -1), and the sum of sample weight times class weight over the others."""
+    """The first target that is no class (or -1), and the sum of sample weight times class weight over the others.
+
+    Rows that are ignored, by their target or by a sample weight of 0, count for neither.
+    """
     labels = targets.tolist()
     weights = [1.0] * len(labels) if sample_weight is None else sample_weight.tolist()
-    counted = [0 <= y < classes and y != ignore_index for y in labels]
-    first_bad = next((n for n, y in enumerate(labels) if not counted[n] and y != ignore_index), -1)
-    good, v = itertools.compress(labels, counted), itertools.compress(weights, counted)
-    return first_bad, reference.divisor(list(good), list(v), _list(class_weight))
+    read = [n for n, y in enumerate(labels) if y != ignore_index and weights[n] != 0]
+    good = [n for n in read if 0 <= labels[n] < classes]
+    first_bad = next((n for n in read if not 0 <= labels[n] < classes), -1)
+    return first_bad, reference.divisor([labels[n] for n in good], [weights[n] for n in good], _list(class_weight))
 
 
 def logsumexp(x, out):

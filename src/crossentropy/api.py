@@ -335,7 +335,7 @@ def _loss_and_grad(call, grad_output, out):
     g = _check.grad_output(grad_output, call)
     backend = _backends.current()
     by = _divisor(backend, call)
-    to = gradient_array(call, out)
+    to = gradient_array(call, out, grad_output)
     rows = np.empty(_row_count(call.x), np.float64)
     if by == 0:
         to[...] = 0
@@ -348,12 +348,13 @@ def _loss_and_grad(call, grad_output, out):
 # ---------------------------------------------------------------------- steps that the functions share
 
 
-def gradient_array(call, out):
+def gradient_array(call, out, grad_output):
     """The array that the gradient goes to, in the shape of the logits."""
     x = np.moveaxis(call.x, -1, call.axis)
-    options = call.options
-    weights = {"class_weight": options.class_weight, "sample_weight": options.sample_weight}
-    return _check.result(out, x, {"logits": x, "targets": call.targets, **weights})
+    if out is None:
+        return _check.result(None, x, {})
+    g = grad_output if isinstance(grad_output, np.ndarray) else None
+    return _check.result(out, x, call.sources | {"grad_output": g})
 
 
 def scaled(g, by):
@@ -380,8 +381,10 @@ def _divisor(backend, call):
         first_bad, by = backend.scan_targets(
             call.targets, classes, options.ignore_index, options.class_weight, options.sample_weight
         )
-        if first_bad >= 0 and _backends.checks_targets():
-            raise _check.bad_target(call.targets, first_bad, call.rows_shape, classes)
+        if first_bad >= 0:
+            if _backends.checks_targets():
+                raise _check.bad_target(call.targets, first_bad, call.rows_shape, classes)
+            by = by or 1.0  # the bad rows count, as NaN: this is not the mean over no row
     return by if mean else call.normalizer
 
 

@@ -93,7 +93,7 @@ def backward(saved, grad_output=1.0, *, out=None):
     """
     call, by = saved.call, saved.divisor
     g = _check.grad_output(grad_output, call)
-    to = gradient_array(call, out)
+    to = gradient_array(call, out, grad_output)
     if by == 0:
         to[...] = 0
     elif saved.statistics.size:

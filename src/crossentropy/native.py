@@ -16,8 +16,8 @@ try:
 except ImportError as error:
     raise ImportError(
         f"the compiled module crossentropy._native is missing ({error}); it is built on installation where there is a "
-        "C compiler: install one (gcc, clang or MSVC) and reinstall, or set CROSSENTROPY_REQUIRE_NATIVE=1 to see the "
-        "compiler's error"
+        "C compiler: install one (gcc, clang or MSVC) and reinstall with pip's --no-cache-dir --force-reinstall, or "
+        "set CROSSENTROPY_REQUIRE_NATIVE=1 as well to see the compiler's error"
     ) from error
 
 _CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}  # `element` in kernels.h
@@ -93,14 +93,14 @@ def _size(targets) -> int:
     return targets.itemsize if targets.dtype.kind == "u" else -targets.itemsize
 
 
-def _bits(ignore_index, targets):
+def _bits(ignore_index):
     """The index as int64 with the same bits as a uint64 target has."""
     return None if ignore_index is None else ignore_index - (2**64 if ignore_index >= 2**63 else 0)
 
 
 def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
     """The first target that is no class (or -1), and the sum of sample weight times class weight over the others."""
-    ignored = _bits(ignore_index, targets)
+    ignored = _bits(ignore_index)
     return _native.scan_targets(targets, _size(targets), ignored, targets.size, classes, class_weight, sample_weight)
 
 
@@ -145,7 +145,7 @@ def _loss(work, x, targets, options, out=None, row_scale=None, loss=None, saved=
         else {
             "targets": targets,
             "size": _size(targets),
-            "ignored": _bits(options.ignore_index, targets),
+            "ignored": _bits(options.ignore_index),
         }
     )
     _run(
