@@ -52,6 +52,7 @@ cdef extern from "kernels.h" nogil:
         const double *row_scale
         Py_ssize_t row_scale_step
         double label_smoothing, z_loss
+        int *out_of_memory
         double *loss
         double *saved
     row_function logsumexp_rows, softmax_rows, log_softmax_rows, forward_rows, backward_rows, forward_backward_rows
@@ -79,6 +80,7 @@ cdef enum:
     LARGEST_SLICE = 1 << 24
     LARGEST_COPIED_SLICE = 1 << 21
     LONG_ROW = 1 << 22
+    ROW_COST = 64    # a row of one class takes as long as so many classes do
 
 OPENMP = bool(has_openmp())
 ISAS = ("avx512", "avx2", "base")    # best first
@@ -213,9 +215,12 @@ def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=Non
     if t.classes > LONG_ROW:
         t.poll = poll
         threads = 1
-    cdef Py_ssize_t first = 0, last, slice_rows = max(threads, FIRST_SLICE // t.classes)
-    cdef Py_ssize_t most_rows = max(threads, (LARGEST_SLICE if is_plain(&t) else LARGEST_COPIED_SLICE) // t.classes)
+    cdef Py_ssize_t cost = t.classes + ROW_COST
+    cdef Py_ssize_t most_rows = max(threads, (LARGEST_SLICE if is_plain(&t) else LARGEST_COPIED_SLICE) // cost)
+    cdef Py_ssize_t first = 0, last, slice_rows = max(threads, FIRST_SLICE // cost)
     cdef double began, took
+    cdef int out_of_memory = 0
+    t.out_of_memory = &out_of_memory
     while first < t.rows:
         last = min(t.rows, first + slice_rows)
         began = perf_counter()
@@ -227,5 +232,7 @@ def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=Non
         elif took > 0.04:
             slice_rows = max(threads, slice_rows // 2)
         first = last
+        if out_of_memory:
+            raise MemoryError("no room for a block of each array in every thread")
         pending_error()
         raise_signals()

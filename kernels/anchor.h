@@ -28,7 +28,7 @@ static inline anchor anchor_at(double max, double headroom, int is_f64)
 static inline double exp_at(anchor a, double z)
 {
     const double y = z - a.shift, n = nearbyint(y * LOG2E);
-    if (isinf(y)) return 0;
+    if (y < (a.k - 1100) * LN2) return 0;    /* below the smallest number; -inf and -1e308 have no n */
     return ldexp(exp((y - n * LN2_HI) - n * LN2_LO), (int)(n - a.k));
 }
 

@@ -11,6 +11,7 @@
  * Everything is taken relative to the maximum m: lse = m + log_sum, and sum t_c (lse - z_c) = mass log_sum + distance
  * with distance = sum t_c (m - z_c) >= 0, so that large logits cancel nowhere. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "anchor.h"
@@ -34,7 +35,7 @@ typedef struct {
     const char *x_held;        /* the block that x_buffer holds, so that a short row is copied once for all passes */
     ptrdiff_t since_poll;
     int stopped;
-    f64 x_buffer[BLOCK], q_buffer[BLOCK], out_buffer[BLOCK];
+    f64 *x_buffer, *q_buffer, *out_buffer;    /* of BLOCK each, NULL where none is needed */
 } cursor;
 
 static void start(cursor *c, const task *t)
@@ -47,8 +48,16 @@ static void start(cursor *c, const task *t)
     c->q_type = t->rows_of == log_softmax_backward_rows ? t->x.type : c->is_f64 ? ELEMENT_F64 : ELEMENT_F32;
     c->q_direct = t->q.data && t->q.type == c->q_type && is_direct(t, &t->q);
     c->out_direct = t->out.data && is_direct(t, &t->out);
-    c->since_poll = c->stopped = 0;
+    c->since_poll = 0;
+    /* On the heap: 48 KiB more than some threads' stacks have. Without memory the rows are left as they are. */
+    const int buffers = !(c->x_direct && (c->q_direct || !t->q.data) && (c->out_direct || !t->out.data));
+    c->x_buffer = buffers ? malloc(3 * BLOCK * sizeof(f64)) : NULL;
+    c->stopped = buffers && !c->x_buffer;
+    if (c->stopped) *t->out_of_memory = 1;
+    if (c->x_buffer) c->q_buffer = c->x_buffer + BLOCK, c->out_buffer = c->q_buffer + BLOCK;
 }
+
+static void finish(cursor *c) { free(c->x_buffer); }
 
 static void go_to(cursor *c, ptrdiff_t row)
 {
@@ -198,7 +207,9 @@ static statistics statistics_about(cursor *c, int64_t y)
     s.max = max;
     s.rest = z == max ? others / own : (others + own) / exp_at(at, max) - 1;
     s.log_sum = log1p(s.rest);
-    return isnan(others) || isnan(z) ? undefined : s;
+    if (isnan(others) || isnan(z)) return undefined;
+    /* Another class holds nearly all of the sum: rest has lost digits, which the z-loss of a small lse would show. */
+    return z != max && s.rest < 0.25 ? statistics_of(c) : s;
 }
 
 /* ------------------------------------------------------------------ writing a row */
@@ -210,7 +221,7 @@ typedef struct { anchor at; double factor; } anchored_factor;
 
 static anchored_factor anchor_factor(const cursor *c, double factor, double max)
 {
-    const double most = c->is_f64 ? 1000 : 120;
+    const double most = c->is_f64 ? 1000 : 120, down = c->is_f64 ? 64 : 32;    /* 1021 + 64 > 1074, 125 + 32 > 149 */
     anchored_factor f = {anchor_at(max, 0, c->is_f64), 0};
     const double mantissa = factor / exp_at(f.at, max);
     int exponent = 0;
@@ -219,14 +230,20 @@ static anchored_factor anchor_factor(const cursor *c, double factor, double max)
         return f;
     }
     f.factor = frexp(mantissa, &exponent);
-    const double headroom = exponent + 32 < most ? exponent + 32 : most;
+    const double headroom = exponent + down < most ? exponent + down : most;
     f.at.k -= headroom;
     f.factor = ldexp(f.factor, exponent - (int)headroom);
     return f;
 }
 
-/* The same in float64, one by one: for what a grad_output or a class weight takes past float32's range, where the lanes
- * would find inf - inf or 0 inf instead of the sign of the infinity. */
+/* The same in float64, one by one: for what a grad_output or a class weight takes out of the lanes' range, where they
+ * would find inf - inf or 0 inf instead of the sign of the infinity, or lose digits to subnormals. */
+static int is_beyond(const cursor *c, double factor, double scale)
+{
+    if (c->is_f64) return isinf(factor);
+    return fabs(factor) > 0x1p100 || fabs(scale) > 0x1p100 || (scale != 0 && fabs(scale) < 0x1p-100);
+}
+
 static void gradient_beyond(cursor *c, block b, const void *x, double factor, double max, subtrahend s, void *out)
 {
     const task *t = c->t;
@@ -234,8 +251,8 @@ static void gradient_beyond(cursor *c, block b, const void *x, double factor, do
     for (ptrdiff_t i = 0; i < b.n; ++i) {
         const double z = get_element(t->x.type, (const char *)x + i * size);
         const double q = s.q ? get_element(c->q_type, (const char *)s.q + i * element_size(c->q_type)) : 0;
-        const double w = t->class_weight ? t->class_weight[b.at + i] : 1;
-        set_element(t->out.type, (char *)out + i * size, factor * exp(z - max) - s.scale * w * (s.keep * q + s.floor));
+        const double w = t->class_weight ? t->class_weight[b.at + i] : 1, p = times(exp(z - max), factor);
+        set_element(t->out.type, (char *)out + i * size, p - times(w * (s.keep * q + s.floor), s.scale));
     }
 }
 
@@ -246,7 +263,7 @@ static void write_gradient(cursor *c, double factor, double max, subtrahend s, p
     const anchored_factor f = anchor_factor(c, factor, max);
     const ptrdiff_t real = c->is_f64 ? 8 : 4;
     const double unit = t->class_weight_real ? t->class_weight_unit : 1;
-    const int beyond = !c->is_f64 && fabs(s.scale * unit) > 0x1p100;
+    const int beyond = is_beyond(c, factor, s.scale * unit);
     if (!beyond) s.scale *= unit;
     for (block b = {0, 0}; next(c, &b);) {
         const void *x = x_block(c, b);
@@ -273,6 +290,7 @@ void logsumexp_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
         const statistics s = statistics_of(&c);
         t->loss[row] = s.max + s.log_sum;
     }
+    finish(&c);
 }
 
 void softmax_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
@@ -286,6 +304,7 @@ void softmax_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
         if (isnan(s.max)) fill_row(&c, NAN);
         else write_gradient(&c, 1 / (1 + s.rest), s.max, nothing, -1, 0);
     }
+    finish(&c);
 }
 
 void log_softmax_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
@@ -301,6 +320,7 @@ void log_softmax_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
             write_block(&c, b, out);
         }
     }
+    finish(&c);
 }
 
 /* grad = g - e^log_p sum(g): x is log_p, q is g. */
@@ -330,6 +350,7 @@ void log_softmax_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
             write_block(&c, b, out);
         }
     }
+    finish(&c);
 }
 
 /* ------------------------------------------------------------------ the loss and its gradient */
@@ -399,7 +420,7 @@ static double loss_of(cursor *c, row_target r, statistics s, double *mass)
         const double gap = s.max - x_element(c, r.y);
         loss += times(keep * class_weight_of(t, r.y), gap + s.log_sum);
         /* From the float64 weights: the gradient at y subtracts W - w_y from it, which must be of the same W. */
-        *mass = t->label_smoothing / (double)t->classes * t->class_weight_sum;
+        *mass = times(t->label_smoothing / (double)t->classes, t->class_weight_sum);
     }
     return r.v * (loss + times(t->z_loss, lse * lse));
 }
@@ -413,11 +434,12 @@ static void gradient_of(cursor *c, ptrdiff_t row, row_target r, statistics s, do
     if (t->targets.data) {
         const double w = class_weight_of(t, r.y), d = t->label_smoothing / (double)t->classes;
         const double rest_of_w = t->class_weight ? t->class_weight_sum - w : (double)(t->classes - 1);
-        const double b = (1 - t->label_smoothing) * w, p = exp(x_element(c, r.y) - s.max) / (1 + s.rest);
+        const anchor at = anchor_at(s.max, 0, c->is_f64);
+        const double b = (1 - t->label_smoothing) * w, p = exp_at(at, x_element(c, r.y)) / exp_at(at, s.max) / (1 + s.rest);
         a += b;
         /* At y: a p - b - d w, and where p > 1/2 (y leads then, and 1 - p = rest / (1 + rest)) with a - b - d w taken
          * together, which has no p to cancel against: there p - 1 would lose the digits of a small 1 - p. */
-        value = scale * (p > 0.5 ? d * rest_of_w + z_term - a * (s.rest / (1 + s.rest)) : a * p - b - d * w);
+        value = scale * (p > 0.5 ? times(d, rest_of_w) + z_term - a * (s.rest / (1 + s.rest)) : a * p - b - d * w);
     }
     write_gradient(c, scale * a / (1 + s.rest), s.max, subtrahend_of(t, scale), r.y, value);
 }
@@ -439,6 +461,7 @@ void forward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
         t->loss[row] = loss;
         if (t->saved) t->saved[3 * row] = s.max, t->saved[3 * row + 1] = s.rest, t->saved[3 * row + 2] = mass;
     }
+    finish(&c);
 }
 
 static void backward_row(cursor *c, ptrdiff_t row, row_target r, statistics s, double mass)
@@ -458,6 +481,7 @@ void backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
         go_to(&c, row);
         backward_row(&c, row, target_of(t, row), s, saved[2]);
     }
+    finish(&c);
 }
 
 void forward_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
@@ -473,4 +497,5 @@ void forward_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
         t->loss[row] = r.skipped ? 0 : isnan(s.max) ? NAN : loss_of(&c, r, s, &mass);
         backward_row(&c, row, r, s, mass);
     }
+    finish(&c);
 }

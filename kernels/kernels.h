@@ -30,7 +30,7 @@ typedef struct { uint16_t bits; } bf16;
 
 typedef enum { ELEMENT_F16, ELEMENT_BF16, ELEMENT_F32, ELEMENT_F64 } element;
 
-#define BLOCK 2048     /* classes; three such blocks of float64 (48 KiB) fit a thread's stack and L1 + L2 */
+#define BLOCK 2048     /* classes; one such block of float32 and its result stay in L1 */
 #define MAX_DIMS 64    /* NumPy's own limit */
 
 /* e^z is held as e^(z - shift) 2^(-k). */
@@ -112,6 +112,7 @@ struct task {
     ptrdiff_t row_scale_step;
     double label_smoothing, z_loss;
 
+    int *out_of_memory;    /* OUT 1 where a thread found no room for its buffers */
     double *loss;     /* OUT (rows,) or NULL */
     double *saved;    /* OUT of forward, IN of backward: (rows, 3) max, rest, mass; or NULL */
 };

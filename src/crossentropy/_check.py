@@ -116,13 +116,17 @@ def real(value, name: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(
+            f"{name} must be within the range of float64, got an integer of {value.bit_length()} bits"
+        ) from None
 
 
 def _weights(value, name: str, shape: tuple[int, ...]) -> np.ndarray:
     w = floats(value, name)
     if w.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {w.shape}")
-    w = np.ascontiguousarray(w, np.float64).reshape(-1)
+    w = np.require(w, np.float64, ["C", "A"]).reshape(-1)
     bad = ~((w >= 0) & (w < np.inf))
     if bad.any():
         first = int(bad.argmax())
@@ -140,7 +144,7 @@ def _targets(t: np.ndarray, x: np.ndarray, integer_logits: bool, axis: int, rows
             )
         if t.flags.c_contiguous and t.dtype.isnative and t.flags.aligned:
             return (t if t.ndim == 1 else t.reshape(-1)), False
-        return np.ascontiguousarray(t, t.dtype.newbyteorder("=")).reshape(-1), False
+        return np.require(t, t.dtype.newbyteorder("="), ["C", "A"]).reshape(-1), False
     if not is_float(t.dtype):
         raise TypeError(f"targets must be integers (classes) or floating (probabilities), got {t.dtype}")
     if integer_logits and t.ndim == x.ndim + 1:
@@ -237,8 +241,8 @@ def bad_target(targets: np.ndarray, first: int, rows_shape: tuple[int, ...], cla
 
 def grad_output(value, call: Loss) -> float | np.ndarray:
     """A float, or float64 (N,) where the loss has a value for each row."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+    if isinstance(value, (int, float)):
+        return real(value, "grad_output")
     g = floats(value, "grad_output")
     if g.ndim == 0:
         return float(g)
@@ -246,7 +250,7 @@ def grad_output(value, call: Loss) -> float | np.ndarray:
         raise ValueError(f"grad_output must be a scalar with reduction={call.reduction!r}, got shape {g.shape}")
     if g.shape != call.rows_shape:
         raise ValueError(f"grad_output must be a scalar or have shape {call.rows_shape}, got {g.shape}")
-    return np.ascontiguousarray(g, np.float64).reshape(-1)
+    return np.require(g, np.float64, ["C", "A"]).reshape(-1)
 
 
 def row_gradient(value, like: np.ndarray) -> np.ndarray:

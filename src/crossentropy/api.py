@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, nan
+from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -405,6 +405,6 @@ def _reduced(rows, call, by):
         return dtype(call.empty)
     total = float(rows.sum())
     value = total if by is None else total / by
-    if dtype is np.float32 and 3e38 < abs(value) < inf:
+    if dtype is np.float32 and not 2e-38 < abs(value) < 3e38:
         return _rounded(np.array(value), dtype)[()]
     return dtype(value)

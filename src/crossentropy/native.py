@@ -129,12 +129,13 @@ def _class_weight(w, x):
     if w is None:
         return {"class_weight_sum": float(x.shape[-1])}
     unit = float(w.max(initial=0)) or 1.0
-    return {
-        "class_weight": w,
-        "class_weight_real": (w / unit).astype(np.float64 if x.itemsize == 8 else np.float32),
-        "class_weight_unit": unit,
-        "class_weight_sum": float(w.sum()),
-    }
+    with np.errstate(all="ignore"):  # 1e-50 of the largest is 0 in float32; weights of 1e308 add up to inf
+        return {
+            "class_weight": w,
+            "class_weight_real": (w / unit).astype(np.float64 if x.itemsize == 8 else np.float32),
+            "class_weight_unit": unit,
+            "class_weight_sum": float(w.sum()),
+        }
 
 
 def _loss(work, x, targets, options, out=None, row_scale=None, loss=None, saved=None):
