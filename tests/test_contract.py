@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from ulps import within
+from ulps import same, within
 
 import crossentropy
 from crossentropy import autograd, reference
@@ -208,3 +208,11 @@ def test_backends_agree_on_real_logits(kernels, dtype):
     loss, grad = crossentropy.cross_entropy_and_grad(x, y, reduction="none")
     within(loss, exact_losses(z, y.tolist(), options), dtype, "loss")
     within(grad, exact_grads(z, y.tolist(), options), dtype, "grad")
+
+
+@pytest.mark.parametrize("g_dtype", ["float16", "float32", "float64", "int64"])
+def test_log_softmax_backward_takes_a_grad_output_of_any_dtype(backend, dtype, g_dtype, rng):
+    x, _ = rows_like(rng, 3, 70, dtype)
+    g = rng.integers(-8, 9, x.shape)  # exact in every dtype
+    _, saved = autograd.log_softmax_forward(x)
+    same(autograd.log_softmax_backward(saved, g.astype(g_dtype)), autograd.log_softmax_backward(saved, g.astype(dtype)))

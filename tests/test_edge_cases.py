@@ -253,3 +253,65 @@ def test_loss_beyond_float32_is_inf_without_a_warning(backend):
     x = np.array([[3e38, -3e38, 0.0]], np.float32)
     for reduction in ("none", "sum", "mean"):
         assert crossentropy.cross_entropy(x, [1], reduction=reduction) == INF
+
+
+# ---------------------------------------------------------------------- the ends of the range
+
+
+@pytest.mark.parametrize("mask", [-3.4e38, -1e30, -1e5, -300.0])
+def test_a_target_that_was_masked_by_a_large_negative_logit(backend, mask):
+    x = np.array([[1.0, 2.0, mask, 0.5]], np.float32)
+    loss, grad = both(x, np.array([2]), reduction="none")
+    lse = np.log(np.exp([1.0, 2.0, 0.5]).sum())
+    assert loss == np.float32(lse - float(x[0, 2]))
+    np.testing.assert_allclose(grad[0], [*np.exp([1 - lse, 2 - lse]), -1, np.exp(0.5 - lse)], rtol=3e-7)
+
+
+def test_a_float64_target_masked_by_the_least_float64(backend):
+    loss, grad = both(np.array([[1.0, 2.0, -1.797e308, 0.5]]), np.array([2]), reduction="none")
+    assert loss == 1.797e308
+    assert grad[0, 2] == -1
+
+
+def test_z_loss_alone_of_a_small_lse(backend):
+    """Another class holds nearly all of the sum, and the target's own weight is 0: only lambda lse^2 is left."""
+    loss = crossentropy.cross_entropy(np.array([[0.0, -30.0]]), [1], class_weight=[1, 0.0], z_loss=1.0, reduction="sum")
+    assert loss == pytest.approx(np.log1p(np.exp(-30.0)) ** 2, rel=1e-14)
+
+
+def test_subnormal_probabilities_are_not_0(backend):
+    assert crossentropy.softmax(np.array([0.0, -735.0]))[1] == pytest.approx(np.exp(-735.0), rel=1e-3)
+    assert crossentropy.softmax(np.array([0.0, -100.0], np.float32))[1] == np.float32(np.exp(-100.0))
+
+
+def test_gradient_at_a_target_whose_weight_is_0(backend):
+    """a p_y alone is left there, and p_y must not be e to a rounded z_y - m (the value is 60-digit arithmetic's)."""
+    x = np.array([[251.0496162, -88.123, 40.7]])
+    options = {"class_weight": [1, 0, 2], "label_smoothing": 0.1, "reduction": "sum"}
+    assert crossentropy.cross_entropy_grad(x, [1], **options)[0, 1] == pytest.approx(5.0026989816114055e-149, rel=1e-15)
+
+
+def test_results_beyond_float32_are_infinite_with_their_sign(kernels):
+    x = np.array([[0.0, -np.inf, -1.0]], np.float32)
+    assert crossentropy.cross_entropy_grad(x, [0], grad_output=1e80).tolist() == [[-INF, 0, INF]]
+    grad = crossentropy.cross_entropy_grad(
+        np.zeros((1, 3), np.float32), [1], class_weight=[1e50, 1, 1], label_smoothing=0.1, reduction="sum"
+    )
+    assert grad.tolist() == [[-INF, INF, INF]]
+
+
+def test_class_weights_whose_sum_overflows(backend):
+    with np.errstate(all="raise"):
+        grad = crossentropy.cross_entropy_grad(np.array([[0, 1.0, -1]]), [0], class_weight=[1e308] * 3)
+    np.testing.assert_allclose(grad, crossentropy.cross_entropy_grad(np.array([[0, 1.0, -1]]), [0]), rtol=1e-15)
+
+
+def test_a_strict_floating_point_environment_changes_nothing(backend):
+    x, expected = np.array([[0.0, -95.0]], np.float32), np.float32(np.exp(-95.0))
+    with np.errstate(all="raise"):
+        assert crossentropy.cross_entropy(x, [0]) == expected
+        assert crossentropy.cross_entropy(x, [0], class_weight=[1.0, 1e-60]) == expected
+
+
+def test_a_row_of_sample_weight_0_may_have_any_target(backend):
+    assert crossentropy.cross_entropy(np.zeros((2, 3)), [0, 9], sample_weight=[1, 0]) == pytest.approx(np.log(3))

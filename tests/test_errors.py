@@ -59,6 +59,9 @@ def test_bad_targets_without_check_give_nan(backend):
         _, saved = autograd.forward(x, t, reduction="none")
         np.testing.assert_array_equal(autograd.backward(saved), grad)
         assert np.isnan(crossentropy.cross_entropy(x, t))
+        loss, grad = crossentropy.cross_entropy_and_grad(x, np.full(4, 7), empty=0.0)  # bad rows are not no rows
+        assert np.isnan(loss)
+        assert np.isnan(grad).all()
 
 
 TYPE_ERRORS = [
@@ -73,7 +76,7 @@ TYPE_ERRORS = [
     ({"t": np.ma.masked_array(T, T > 1)}, "targets must be a plain array, got MaskedArray"),
     ({"x": T, "t": X}, "arguments swapped?"),
     ({"ignore_index": 1.5}, "ignore_index must be an integer, got 1.5"),
-    ({"label_smoothing": "0.1x"}, "label_smoothing must be a real number, got '0.1x'"),
+    ({"label_smoothing": "0.1"}, "label_smoothing must be a real number, got '0.1'"),
     ({"z_loss": 1j}, "z_loss must be a real number, got 1j"),
     ({"label_smoothing": np.array([0.1, 0.2])}, "label_smoothing must be a real number"),
     ({"axis": 0.5}, "axis must be an integer, got 0.5"),
@@ -114,6 +117,9 @@ VALUE_ERRORS = [
     ({"label_smoothing": np.nan}, "label_smoothing must be in [0, 1], got nan"),
     ({"z_loss": -1}, "z_loss must be finite and not negative, got -1"),
     ({"z_loss": np.nan}, "z_loss must be finite and not negative, got nan"),
+    ({"z_loss": 10**400}, "z_loss must be within the range of float64, got an integer of 1329 bits"),
+    ({"grad_output": 10**400}, "grad_output must be within the range of float64"),
+    ({"reduction": np.array(["mean", "sum"])}, "reduction must be one of"),
     ({"normalizer": 0}, "normalizer must be finite and positive, got 0"),
     ({"normalizer": 5, "reduction": "sum"}, "normalizer goes with reduction='mean', got reduction='sum'"),
     ({"reduction": "average"}, "reduction must be one of 'none', 'sum', 'mean', got 'average'"),
@@ -172,6 +178,20 @@ def test_out_must_not_be_the_targets_or_weights():
     v = np.ones((4, 4))
     with refuses(ValueError, "out must not share memory with sample_weight"):
         crossentropy.cross_entropy_grad(np.zeros((4, 4)), np.zeros(4, int), sample_weight=v[0], out=v)
+    with refuses(ValueError, "out must not share memory with grad_output"):
+        crossentropy.cross_entropy_grad(np.zeros((4, 4)), np.zeros(4, int), reduction="none", grad_output=v[0], out=v)
+    _, saved = autograd.forward(np.zeros((4, 4)), np.zeros(4, int), reduction="none")
+    with refuses(ValueError, "out must not share memory with grad_output"):
+        autograd.backward(saved, v[0], out=v)
+    # Also where the check itself has made a converted copy of the input:
+    out = np.zeros((3, 4), np.float32)
+    with refuses(ValueError, "out must not share memory with class_weight"):
+        call(class_weight=out[0], out=out)
+    with refuses(ValueError, "out must not share memory with targets"):
+        call(t=out.view(np.int32)[:, 1], out=out)
+    integers = np.zeros((3, 4), np.int64)
+    with refuses(ValueError, "out must not share memory with logits"):
+        call(x=integers, out=integers.view(np.float64))
     log_p, saved = autograd.log_softmax_forward(X)
     with refuses(ValueError, "out must not share memory with the log-softmax"):
         autograd.log_softmax_backward(saved, np.ones_like(X), out=log_p)

@@ -194,6 +194,16 @@ def test_more_than_2_31_elements(kernels):
     np.testing.assert_array_equal(crossentropy.softmax(logits), crossentropy.softmax(logits.copy()))
 
 
+def test_weights_that_are_misaligned(kernels, rng):
+    x, y = rng.standard_normal((4, 6)), rng.integers(0, 6, 4)
+    w, v = rng.random(6), rng.random(4)
+    want = crossentropy.cross_entropy_and_grad(x, y, class_weight=w, sample_weight=v, reduction="none", grad_output=v)
+    odd = {"class_weight": misaligned(w), "sample_weight": misaligned(v), "grad_output": misaligned(v)}
+    got = crossentropy.cross_entropy_and_grad(x, y, reduction="none", **odd)
+    np.testing.assert_array_equal(got.loss, want.loss)
+    np.testing.assert_array_equal(got.grad, want.grad)
+
+
 @pytest.mark.parametrize(("leading", "trailing"), list(itertools.product([0, 1, 3], repeat=2)))
 def test_axes_of_many_and_no_dimensions(backend, leading, trailing, rng):
     x = rng.standard_normal((*([2] * leading), 5, *([2] * trailing)))

@@ -76,6 +76,18 @@ def test_options_against_the_formula():
     assert ulps(reference.cross_entropy(z, 1, options), v * (index + lam * lse**2)) <= 4
 
 
+@given(rows, st.data())
+def test_merged_blocks_are_the_whole_row(z, data):
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(z) - 1), max_size=3))) if len(z) > 1 else []
+    blocks = [reference.partial(z[a:b]) for a, b in zip([0, *cuts], [*cuts, len(z)], strict=True)]
+    merged = blocks[0]
+    for block in blocks[1:]:
+        merged = reference.merge(merged, block)
+    whole = reference.partial(z)
+    assert merged.max == whole.max
+    assert merged.rest == pytest.approx(whole.rest, rel=2e-15, abs=0)
+
+
 def test_special_rows():
     inf, nan = math.inf, math.nan
     assert reference.cross_entropy([0.0, -inf, 1.0], 0) == reference.cross_entropy([0.0, 1.0], 0)

@@ -163,6 +163,26 @@ def test_settings_belong_to_the_context():
     assert seen == [_backends.threads()]
 
 
+def test_one_config_can_be_entered_by_many_threads():
+    from crossentropy import _backends
+
+    setting, barrier, seen = crossentropy.config(threads=1), threading.Barrier(4), []
+
+    def work():
+        for _ in range(50):
+            barrier.wait()
+            with setting, setting:
+                seen.append(_backends.threads())
+            seen.append(_backends._settings.get()[-1].threads)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert seen.count(1) == seen.count(None) == 200
+
+
 def test_environment_variables():
     code = """
         from crossentropy import _backends, native
@@ -222,6 +242,22 @@ def test_without_the_native_module_a_warning_says_why_and_the_reference_serves()
     assert "1.3132616875182228" in out
     assert "1 RuntimeWarning" in out
     assert "C compiler" in out
+
+
+@pytest.mark.parametrize("call", ["cross_entropy", "cross_entropy_and_grad", "cross_entropy_grad"])
+def test_the_warning_points_at_the_caller(call):
+    out = run(
+        WITHOUT_NATIVE
+        + f"""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        crossentropy.{call}([[1.0, 2.0]], [0])
+    print(caught[0].filename)
+    """,
+        CROSSENTROPY_BACKEND=None,
+        CROSSENTROPY_ISA=None,
+    )
+    assert out.strip() == "<string>"
 
 
 def test_without_the_native_module_asking_for_it_raises_and_lists_what_there_is():

@@ -10,6 +10,11 @@ from . import cross_entropy_and_grad
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9701a", "#b9c4d0"
 
 
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
 def _figure(width, height, columns=1):
     figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
     axes = np.atleast_1d(figure.subplots(1, columns))
@@ -50,7 +55,9 @@ def cost(costs: np.ndarray, test_losses: list[float], name: str) -> Figure:
     ends = np.arange(1, epochs + 1)
     axes.plot(ends - 0.5, costs.mean(axis=1), color=BLUE, lw=2, marker=".", label="mean over the epoch")
     axes.plot(ends, test_losses, color=ORANGE, lw=2, marker=".", label="test loss")
-    axes.set(xlabel="epoch", ylabel="cross-entropy, nats", title=f"softmax regression on {name}", xlim=(0, epochs))
+    axes.set(
+        xlabel="epoch", ylabel="cross-entropy, nats", title=f"softmax regression on {_plain(name)}", xlim=(0, epochs)
+    )
     axes.set_yscale("log")
     axes.legend(frameon=False)
     return figure
@@ -67,7 +74,7 @@ def confusion(y: np.ndarray, predicted: np.ndarray, classes: list[str]) -> Figur
         y,
         predicted,
         labels=np.arange(len(classes)),
-        display_labels=classes,
+        display_labels=list(map(_plain, classes)),
         include_values=len(classes) <= 30,
         cmap="Blues",
         colorbar=False,

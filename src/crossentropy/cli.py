@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,10 +13,20 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from . import __version__, _datasets, _plots, backends, distributions, training
+from . import __version__, _datasets, _plots, backends, distributions, logsumexp, training
 
 console = Console()
+
+
+class Finite(click.FloatRange):
+    """A FloatRange without NaN and infinity."""
+
+    def convert(self, value, param, ctx):
+        """The number, or the usual error."""
+        number = super().convert(value, param, ctx)
+        return number if np.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
 class BadInput(click.ClickException):
@@ -28,6 +39,10 @@ class BadInput(click.ClickException):
 @click.version_option(__version__, prog_name="crossentropy")
 def main():
     """Cross-entropy: train a classifier with it, draw it, see what runs it."""
+    try:
+        logsumexp([0.0])  # the environment variables are read here, if not before
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(str(error)) from None
 
 
 # ---------------------------------------------------------------------- train
@@ -41,12 +56,12 @@ def main():
 )
 @click.option("--epochs", default=30, type=click.IntRange(1), help="E: passes over the training data.")
 @click.option("--batch-size", default=64, type=click.IntRange(1), help="n_b: observations in a batch.")
-@click.option("--learning-rate", default=0.05, type=click.FloatRange(0, min_open=True))
-@click.option("--momentum", default=0.9, type=click.FloatRange(0, 1, max_open=True))
-@click.option("--weight-decay", default=1e-3, type=click.FloatRange(0))
-@click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 1))
+@click.option("--learning-rate", default=0.05, type=Finite(0, min_open=True))
+@click.option("--momentum", default=0.9, type=Finite(0, 1, max_open=True))
+@click.option("--weight-decay", default=1e-3, type=Finite(0))
+@click.option("--label-smoothing", default=0.0, type=Finite(0, 1))
 @click.option("--class-weight", default="none", type=click.Choice(["none", "balanced"]), help="balanced: N / (K k_c).")
-@click.option("--test-fraction", default=0.25, type=click.FloatRange(0, 1, min_open=True, max_open=True))
+@click.option("--test-fraction", default=0.25, type=Finite(0, 1, min_open=True, max_open=True))
 @click.option("--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Of the split and of the batches.")
 def train(data, label, directory, epochs, batch_size, test_fraction, class_weight, seed, **settings):
     """Train softmax regression by mini-batch descent; report on held-out data.
@@ -80,7 +95,6 @@ def train(data, label, directory, epochs, batch_size, test_fraction, class_weigh
     except FloatingPointError as error:
         raise BadInput(str(error)) from None
     predicted = model.predict(test[0])
-    report(dataset, fitted, held_out, predicted, model.loss(*test))
     files = {
         "loss.png": _plots.cost(costs, test_losses, dataset.name).savefig,
         "confusion.png": _plots.confusion(test[1], predicted, dataset.classes).savefig,
@@ -95,14 +109,21 @@ def train(data, label, directory, epochs, batch_size, test_fraction, class_weigh
         ),
     }
     write_all(directory, files)
-    console.print(f"wrote {', '.join(files)} to {directory}", soft_wrap=True)
+    report(dataset, fitted, held_out, predicted, model.loss(*test))
+    console.print(f"wrote {', '.join(files)} to {directory}", soft_wrap=True, markup=False)
 
 
 def standardisation(x):
-    """Mean and standard deviation of each feature of the training data; 1 for a feature that does not vary."""
+    """Mean and standard deviation of each feature of the training data.
+
+    1 for a feature that does not vary: 1347 times 0.1 have a computed standard deviation of 1e-17, not 0.
+    """
     with np.errstate(over="ignore", invalid="ignore"):  # to inf, which the caller refuses
         mean, scale = x.mean(axis=0), x.std(axis=0)
-    return mean, np.where(scale == 0, 1.0, np.where(np.isnan(scale), np.inf, scale))
+    scale[np.isnan(scale)] = np.inf
+    scale[scale <= 1e-13 * np.abs(mean)] = 1.0
+    scale[scale == 0] = 1.0
+    return mean, scale
 
 
 def balanced(y):
@@ -142,12 +163,12 @@ def report(dataset, fitted, held_out, predicted, loss):
     y, k = dataset.y[held_out], len(dataset.classes)
     p, q = (distributions.class_probabilities(labels, k) for labels in (y, predicted))
     counts = [distributions.class_counts(labels, k) for labels in (dataset.y[fitted], y, predicted, y[predicted == y])]
-    table = Table(title=f"{dataset.name}: {len(fitted)} training, {len(y)} test observations")
+    table = Table(title=Text(f"{dataset.name}: {len(fitted)} training, {len(y)} test observations"))
     table.add_column("class")
     for heading in ("training", "test k_c", "predicted k̂_c", "of these right", "p_c", "p̂_c"):
         table.add_column(heading, justify="right")
     for c, name in enumerate(dataset.classes):
-        table.add_row(name, *(str(count[c]) for count in counts), f"{p[c]:.4f}", f"{q[c]:.4f}")
+        table.add_row(Text(name), *(str(count[c]) for count in counts), f"{p[c]:.4f}", f"{q[c]:.4f}")
     console.print(table)
     console.print(f"test loss  {loss:.4f} nats    accuracy  {np.mean(predicted == y):.4f}")
     console.print(
@@ -186,12 +207,12 @@ def write_all(directory: Path, files):
     "--out", "path", default="figure1.png", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file."
 )
 def plot(path):
-    """Draw the loss −log p of one observation against p, with its gradient."""
+    """Draw the loss -log p of one observation against p, with its gradient."""
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise BadInput(f"--out must end in .png, .pdf or .svg, got {str(path)!r}")
     check_directory(path.parent)
     write_all(path.parent, {path.name: _plots.figure_1().savefig})
-    console.print(f"wrote {path}", soft_wrap=True)
+    console.print(f"wrote {path}", soft_wrap=True, markup=False)
 
 
 @main.command()
@@ -203,22 +224,21 @@ def info():
         "Python", f"{platform.python_version()}, NumPy {np.__version__}, {platform.system()} {platform.machine()}"
     )
     for backend in backends():
-        table.add_row(f"backend {backend.name}", "available" if backend.available else f"missing: {backend.reason}")
+        state = "available" if backend.available else f"missing: {backend.reason}"
+        table.add_row(f"backend {backend.name}", Text(state))
     if backends()[0].available:
         from . import native
 
-        try:
-            table.add_row("ISA", f"{native.current_isa()} (available: {', '.join(native.SUPPORTED_ISAS)})")
-            threads = f"{native.current_threads()}" if native.OPENMP else "1 (built without OpenMP)"
-            table.add_row("threads", threads)
-        except (ValueError, RuntimeError) as error:
-            raise BadInput(str(error)) from None
+        table.add_row("ISA", f"{native.current_isa()} (available: {', '.join(native.SUPPORTED_ISAS)})")
+        table.add_row("threads", f"{native.current_threads()}" if native.OPENMP else "1 (built without OpenMP)")
     for name in ("CROSSENTROPY_BACKEND", "CROSSENTROPY_ISA", "CROSSENTROPY_NUM_THREADS", "OMP_NUM_THREADS"):
         if name in os.environ:
-            table.add_row(name, os.environ[name])
+            table.add_row(name, Text(os.environ[name]))
     console.print(table)
 
 
 def entry():
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):  # a redirected stream on Windows may lack p with a hat
+        stream.reconfigure(errors="replace")
     main(prog_name="crossentropy")

@@ -42,7 +42,10 @@ class Model(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What the callback of `fit` gets after each batch: the counts from 0, and c(b) before the batch's step."""
+    """What the callback of `fit` gets after each batch: the counts from 0, and c(b) before the batch's step.
+
+    The model is the one in training: copy its arrays to keep them.
+    """
 
     epoch: int
     batch: int
@@ -157,6 +160,9 @@ def fit(
     """
     x, y = _observations(x, y)
     k = int(y.max()) + 1 if num_classes is None else operator.index(num_classes)
+    bad = (y < 0) | (y >= k)
+    if bad.any():
+        raise IndexError(f"y[{int(bad.argmax())}] = {y[bad][0]} is not in [0, {k})")
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if operator.index(value) < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -165,6 +171,9 @@ def fit(
             raise ValueError(f"{name} must be in [0, {'1' if name == 'momentum' else 'inf'}), got {value}")
 
     model = initial_model(x.shape[1], k) if start is None else Model(*(np.array(a, np.float64) for a in start))
+    if model.weights.shape != (x.shape[1], k) or model.bias.shape != (k,):
+        shapes = f"{model.weights.shape} and {model.bias.shape}"
+        raise ValueError(f"start must have weights {(x.shape[1], k)} and bias {(k,)}, got {shapes}")
     velocity = Model(*map(np.zeros_like, model))
     rng = np.random.default_rng(seed)
     costs = np.full((epochs, -(-len(x) // batch_size)), math.nan)
