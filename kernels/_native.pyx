@@ -43,6 +43,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t *shape
         Py_ssize_t rows, classes
         array x, q, out
+        int stream
         index_targets targets
         const double *class_weight
         const void *class_weight_real
@@ -80,6 +81,7 @@ cdef enum:
     LARGEST_SLICE = 1 << 24
     LARGEST_COPIED_SLICE = 1 << 21
     LONG_ROW = 1 << 22
+    STREAM_FROM = 1 << 24    # bytes
     ROW_COST = 64    # a row of one class takes as long as so many classes do
 
 OPENMP = bool(has_openmp())
@@ -198,6 +200,8 @@ def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=Non
         t.rows *= b.shape[d]
     buffers.rows_of(&t.q, q, PyBUF_STRIDES)
     buffers.rows_of(&t.out, out, PyBUF_STRIDED)
+    # Streaming spares the read of each line before its write, and takes the result from the caches: past half of a large one.
+    t.stream = t.out.data != NULL and t.out.data != t.x.data and t.rows * t.classes * out[0].itemsize >= STREAM_FROM
     targets_of(&t.targets, buffers, targets, size, ignored)
     t.class_weight = <const double *>buffers.data(class_weight, PyBUF_SIMPLE)
     t.class_weight_real = buffers.data(class_weight_real, PyBUF_SIMPLE)

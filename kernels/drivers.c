@@ -57,7 +57,11 @@ static void start(cursor *c, const task *t)
     if (c->x_buffer) c->q_buffer = c->x_buffer + BLOCK, c->out_buffer = c->q_buffer + BLOCK;
 }
 
-static void finish(cursor *c) { free(c->x_buffer); }
+static void finish(cursor *c)
+{
+    c->t->isa->fence();
+    free(c->x_buffer);
+}
 
 static void go_to(cursor *c, ptrdiff_t row)
 {
@@ -70,7 +74,7 @@ static void go_to(cursor *c, ptrdiff_t row)
 /* for (block b = {0, 0}; next(c, &b);) visits the row's blocks. */
 typedef struct { ptrdiff_t at, n; } block;
 
-static int next(cursor *c, block *b)
+static int next_of(cursor *c, block *b, ptrdiff_t size)
 {
     const task *t = c->t;
     b->at += b->n;
@@ -79,9 +83,15 @@ static int next(cursor *c, block *b)
         c->stopped = c->stopped || t->poll();
     }
     if (c->stopped || b->at >= t->classes) return 0;
-    b->n = t->classes - b->at < BLOCK ? t->classes - b->at : BLOCK;
+    b->n = t->classes - b->at < size ? t->classes - b->at : size;
     return 1;
 }
+
+static int next(cursor *c, block *b) { return next_of(c, b, BLOCK); }
+
+/* For what works on each class alone, and so gives the same bits in blocks of any size: one where nothing is copied, so
+ * that a streamed row has two partial lines and not two a block. */
+static int next_written(cursor *c, block *b) { return next_of(c, b, c->x_buffer ? BLOCK : POLL_EVERY); }
 
 static const void *x_block(cursor *c, block b)
 {
@@ -130,7 +140,7 @@ static void write_block(cursor *c, block b, const void *from)
 static void fill_row(cursor *c, double value)
 {
     const ptrdiff_t size = element_size(c->t->out.type);
-    for (block b = {0, 0}; next(c, &b);) {
+    for (block b = {0, 0}; next_written(c, &b);) {
         char *out = out_block(c, b);
         if (value == 0) memset(out, 0, (size_t)(b.n * size));
         else for (ptrdiff_t i = 0; i < b.n; ++i) set_element(c->t->out.type, out + i * size, value);
@@ -177,7 +187,8 @@ static statistics statistics_of(cursor *c)
     return s;
 }
 
-/* The same for a row with the target y, in one pass where the anchor that its first classes suggest will do. */
+/* The same in one pass, where the anchor that the row's first classes suggest will do. The target y is left out of the sum,
+ * so that rest keeps its digits where y leads; y = -1 for none. */
 static statistics statistics_about(cursor *c, int64_t y)
 {
     block b = {0, 0};
@@ -199,17 +210,18 @@ static statistics statistics_about(cursor *c, int64_t y)
         compensated_add(&sum, c->k->sum_and_max(x + (before + 1) * size, after, at, &top));
         max = top > max ? top : max;
     }
-    const double z = x_element(c, y), others = compensated_value(sum);
+    const double z = y < 0 ? -INFINITY : x_element(c, y), others = compensated_value(sum);
     max = z > max ? z : max;
+    if (isnan(others) || isnan(z)) return undefined;
     if (!(fabs(max) <= anchor_limit(c->is_f64)) || max > guess + guess_slack(c->is_f64)) return statistics_of(c);
     const double own = exp_at(at, z);
     statistics s;
     s.max = max;
     s.rest = z == max ? others / own : (others + own) / exp_at(at, max) - 1;
     s.log_sum = log1p(s.rest);
-    if (isnan(others) || isnan(z)) return undefined;
-    /* Another class holds nearly all of the sum: rest has lost digits, which the z-loss of a small lse would show. */
-    return z != max && s.rest < 0.25 ? statistics_of(c) : s;
+    /* Where one class that is not left out holds most of the sum, rest is its difference from 1: the exact way then. A
+     * loss has max - z_y > 0 to hide that in, a log-softmax has not. */
+    return z != max && s.rest < (y < 0 ? 3 : 0.25) ? statistics_of(c) : s;
 }
 
 /* ------------------------------------------------------------------ writing a row */
@@ -265,14 +277,14 @@ static void write_gradient(cursor *c, double factor, double max, subtrahend s, p
     const double unit = t->class_weight_real ? t->class_weight_unit : 1;
     const int beyond = is_beyond(c, factor, s.scale * unit);
     if (!beyond) s.scale *= unit;
-    for (block b = {0, 0}; next(c, &b);) {
+    for (block b = {0, 0}; next_written(c, &b);) {
         const void *x = x_block(c, b);
         void *out = out_block(c, b);
         subtrahend here = s;
         here.q = c->q ? q_block(c, b) : NULL;
         here.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
         if (beyond) gradient_beyond(c, b, x, factor, max, here, out);
-        else c->k->gradient(x, b.n, f.at, f.factor, here, out);
+        else c->k->gradient(x, b.n, f.at, f.factor, here, out, t->stream && c->out_direct);
         if (entry >= b.at && entry < b.at + b.n)
             set_element(t->out.type, (char *)out + (entry - b.at) * element_size(t->out.type), value);
         write_block(c, b, out);
@@ -287,7 +299,7 @@ void logsumexp_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
     start(&c, t);
     for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
         go_to(&c, row);
-        const statistics s = statistics_of(&c);
+        const statistics s = statistics_about(&c, -1);
         t->loss[row] = s.max + s.log_sum;
     }
     finish(&c);
@@ -300,7 +312,7 @@ void softmax_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
     start(&c, t);
     for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
         go_to(&c, row);
-        const statistics s = statistics_of(&c);
+        const statistics s = statistics_about(&c, -1);
         if (isnan(s.max)) fill_row(&c, NAN);
         else write_gradient(&c, 1 / (1 + s.rest), s.max, nothing, -1, 0);
     }
@@ -313,10 +325,10 @@ void log_softmax_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
     start(&c, t);
     for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
         go_to(&c, row);
-        const statistics s = statistics_of(&c);
-        for (block b = {0, 0}; next(&c, &b);) {
+        const statistics s = statistics_about(&c, -1);
+        for (block b = {0, 0}; next_written(&c, &b);) {
             void *out = out_block(&c, b);
-            c.k->log_softmax(x_block(&c, b), b.n, s.max, s.log_sum, out);
+            c.k->log_softmax(x_block(&c, b), b.n, s.max, s.log_sum, out, t->stream && c.out_direct);
             write_block(&c, b, out);
         }
     }
@@ -343,10 +355,10 @@ void log_softmax_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
             continue;
         }
             const anchored_factor f = anchor_factor(&c, compensated_value(total) * exp(max), max);
-        for (block b = {0, 0}; next(&c, &b);) {
+        for (block b = {0, 0}; next_written(&c, &b);) {
             void *out = out_block(&c, b);
             const void *log_p = x_block(&c, b);
-            c.k->log_softmax_backward(log_p, q_block(&c, b), b.n, f.at, f.factor, out);
+            c.k->log_softmax_backward(log_p, q_block(&c, b), b.n, f.at, f.factor, out, t->stream && c.out_direct);
             write_block(&c, b, out);
         }
     }
@@ -455,7 +467,7 @@ void forward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
         if (!r.skipped) {
             go_to(&c, row);
             if (r.bad) s.max = NAN;
-            else s = t->targets.data ? statistics_about(&c, r.y) : statistics_of(&c);
+            else s = statistics_about(&c, r.y);
             loss = isnan(s.max) ? NAN : loss_of(&c, r, s, &mass);
         }
         t->loss[row] = loss;
@@ -493,7 +505,7 @@ void forward_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
         statistics s = {NAN, NAN, NAN};
         double mass = 0;
         go_to(&c, row);
-        if (!r.skipped && !r.bad) s = t->targets.data ? statistics_about(&c, r.y) : statistics_of(&c);
+        if (!r.skipped && !r.bad) s = statistics_about(&c, r.y);
         t->loss[row] = r.skipped ? 0 : isnan(s.max) ? NAN : loss_of(&c, r, s, &mass);
         backward_row(&c, row, r, s, mass);
     }

@@ -1,15 +1,17 @@
 /* e^z of one vector at an anchor: e^(z - shift) 2^-k. Included once for each REAL.
  *
- * z = n ln2 + r with |r| <= ln2/2: adding 1.5 2^(mantissa bits) to z log2e rounds it to the integer n, and with that
- * constant lessened by k the low bits of the sum are n - k, ready to be added to the exponent of e^r. n ln2_hi is exact
+ * z = n ln2 + r with |r| <= ln2/2: adding 1.5 2^(mantissa bits) to z log2e rounds it to the integer n. n ln2_hi is exact
  * (15 and 41 bits, n below 2^9 and 2^12 by anchor_limit), so z - n ln2_hi is too: the same code serves ISAs without FMA.
- * e^r = 1 + (r + r^2 Q(r)); fit_exp.py prints these constants.
+ * e^r = 1 + r (1 + r Q(r)); fit_exp.py prints these constants.
  *
- * Below `lowest`, where the exponent would leave the normal range, the result is 0: callers anchor so that nothing that
- * a result can show lies there. z is neither NaN nor +inf. */
+ * Where the ISA scales by a power of 2 (SCALES_TO_ZERO: AVX-512) what underflows is 0 and NaN stays NaN, +inf too. Where
+ * not, the constant is lessened by k, so that the low bits of the sum are n - k, ready to be added to the exponent of
+ * e^r; what would leave the normal range is 0 then, and z must not be NaN or +inf. Callers anchor so that nothing that
+ * a result can show lies below that. 14 operations and 17: the first loads no pipe of four for more than 4 cycles. */
 
 #define EXP_FRAME PASTE(exp_frame, REAL)
 #define v_exp PASTE(v_exp, REAL)
+#define v_exp_unshifted PASTE(v_exp_unshifted, REAL)
 #define frame_at PASTE(frame_at, REAL)
 #define EXP_CONSTANTS PASTE(exp_constants, REAL)
 
@@ -26,26 +28,31 @@ static const struct { f64 magic, least, log2e, ln2_hi, ln2_lo; int terms; f64 q[
      0x1.6c16c1789d1d7p-10, 0x1.11111111109a6p-7, 0x1.5555555553d37p-5, 0x1.5555555555556p-3, 0x1.0000000000001p-1}};
 #endif
 
-typedef struct { vec shift, magic, lowest; } EXP_FRAME;
+typedef struct { vec shift, magic, bias, lowest; } EXP_FRAME;
 
 SIMD EXP_FRAME frame_at(anchor a)
 {
+    const double least = SCALES_TO_ZERO ? 2.25 * EXP_CONSTANTS.least : EXP_CONSTANTS.least;
     EXP_FRAME f;
     f.shift = v_set1((REAL)a.shift);
-    f.magic = v_set1((REAL)((double)EXP_CONSTANTS.magic - a.k));
-    f.lowest = v_set1((REAL)((a.k + (double)EXP_CONSTANTS.least) * LN2));
+    f.magic = v_set1((REAL)(EXP_CONSTANTS.magic - (SCALES_TO_ZERO ? 0 : a.k)));
+    f.bias = v_set1((REAL)(EXP_CONSTANTS.magic + a.k));
+    f.lowest = v_set1((REAL)((a.k + least) * LN2));
     return f;
 }
 
-SIMD vec v_exp(vec z, EXP_FRAME f)
+/* Of z - shift, y. */
+SIMD vec v_exp_unshifted(vec y, EXP_FRAME f)
 {
-    const vec y = v_sub(z, f.shift);
-    const vec clamped = v_max(y, f.lowest);
+    const vec clamped = SCALES_TO_ZERO ? v_max(f.lowest, y) : v_max(y, f.lowest);    /* NaN stays NaN in the first */
     const vec t = v_fma(clamped, v_set1(EXP_CONSTANTS.log2e), f.magic);
     const vec n = v_sub(t, f.magic);
     const vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), clamped));
-    vec q = v_set1(EXP_CONSTANTS.q[0]);
-    for (int i = 1; i < EXP_CONSTANTS.terms; ++i) q = v_fma(q, r, v_set1(EXP_CONSTANTS.q[i]));
-    const vec p = v_add(v_set1(1), v_fma(v_mul(r, r), q, r));
+    vec p = v_set1(EXP_CONSTANTS.q[0]);
+    for (int i = 1; i < EXP_CONSTANTS.terms; ++i) p = v_fma(p, r, v_set1(EXP_CONSTANTS.q[i]));
+    p = v_fma(v_fma(p, r, v_set1(1)), r, v_set1(1));
+    if (SCALES_TO_ZERO) return v_scale(p, v_sub(t, f.bias));
     return v_zero_where(v_less(y, f.lowest), v_scale(p, t));
 }
+
+SIMD vec v_exp(vec z, EXP_FRAME f) { return v_exp_unshifted(v_sub(z, f.shift), f); }

@@ -53,14 +53,16 @@ typedef struct {
     double (*sum_and_max)(const void *x, ptrdiff_t n, anchor at, double *max);       /* of e^x; NaN where any is NaN */
     double (*total)(const void *x, ptrdiff_t n);                                     /* of x itself */
     void (*spread)(const void *x, ptrdiff_t n, double max, subtrahend s, double *mass, double *distance);
-    void (*gradient)(const void *x, ptrdiff_t n, anchor at, double factor, subtrahend s, void *out);
-    void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, void *out);
+    /* stream: write past the caches */
+    void (*gradient)(const void *x, ptrdiff_t n, anchor at, double factor, subtrahend s, void *out, int stream);
+    void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, void *out, int stream);
     void (*log_softmax_backward)(const void *log_p, const void *grad_output, ptrdiff_t n, anchor at, double factor,
-                                 void *out);
+                                 void *out, int stream);
 } block_functions;
 
 typedef struct {
     const char *name;
+    void (*fence)(void);      /* after a thread's last streamed store */
     block_functions of[4];    /* by element */
 } isa_table;
 
@@ -101,6 +103,7 @@ struct task {
     array x;        /* IN  logits, or log-probabilities for log_softmax_backward */
     array q;        /* IN  probability targets, or the grad_output of log_softmax_backward */
     array out;      /* OUT gradient, softmax or log-softmax */
+    int stream;     /* out is large, and not x itself */
     index_targets targets;
 
     const double *class_weight;       /* IN (classes,) or NULL */

@@ -8,8 +8,9 @@
 
 #define NAME(function) PASTE(function, ELEMENT)
 #define CHUNK (16 * LANES)
+#define PREFETCH 4096    /* bytes ahead: the hardware's prefetcher stops at the page */
 
-/* The vector at x + j of a block of n elements. */
+/* The vector at x + j, where the elements end at n. */
 SIMD vec NAME(at)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t n, REAL fill)
 {
     return n - j >= LANES ? v_load(x + j) : v_load_part(x + j, n - j, fill);
@@ -18,12 +19,6 @@ SIMD vec NAME(at)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t n, REAL fill)
 SIMD vec NAME(real_at)(const REAL *x, ptrdiff_t j, ptrdiff_t n)
 {
     return n - j >= LANES ? v_load_real(x + j) : v_load_part_real(x + j, n - j, 0);
-}
-
-SIMD void NAME(put)(ELEMENT *x, ptrdiff_t j, ptrdiff_t n, vec a)
-{
-    if (n - j >= LANES) v_store(x + j, a);
-    else v_store_part(x + j, n - j, a);
 }
 
 static double NAME(max)(const void *in, ptrdiff_t n)
@@ -75,8 +70,8 @@ static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrd
     return compensated_value(total);
 }
 
-/* The sum and the maximum in one pass, for an anchor that was guessed: the caller checks that the maximum suits it.
- * NaN where any is NaN. */
+/* The sum and the maximum in one pass, for an anchor that was guessed and has no shift: the caller checks that the maximum
+ * suits it. NaN where any is NaN. */
 static double NAME(sum_and_max)(const void *in, ptrdiff_t n, anchor at, double *max)
 {
     const ELEMENT *x = in;
@@ -91,15 +86,16 @@ static double NAME(sum_and_max)(const void *in, ptrdiff_t n, anchor at, double *
         for (; end - j >= 4 * LANES; j += 4 * LANES)
             for (int u = 0; u < 4; ++u) {
                 const vec z = v_load(x + j + u * LANES);
-                nan = mask_or(nan, v_nan(z));
+                prefetch((const char *)(x + j + u * LANES) + PREFETCH);
+                if (!SCALES_TO_ZERO) nan = mask_or(nan, v_nan(z));
                 m[u] = v_max(z, m[u]);
-                s[u] = v_add(s[u], v_exp(z, f));
+                s[u] = v_add(s[u], v_exp_unshifted(z, f));
             }
         for (; j < end; j += LANES) {
             const vec z = NAME(at)(x, j, end, -INFINITY);
-            nan = mask_or(nan, v_nan(z));
+            if (!SCALES_TO_ZERO) nan = mask_or(nan, v_nan(z));
             m[0] = v_max(z, m[0]);
-            s[0] = v_add(s[0], v_exp(z, f));
+            s[0] = v_add(s[0], v_exp_unshifted(z, f));
         }
         compensated_add(&total, v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3]))));
     }
@@ -147,53 +143,71 @@ static void NAME(spread)(const void *in, ptrdiff_t n, double max, subtrahend s, 
     *distance = compensated_value(distances);
 }
 
+/* Where the first vector of an output ends: before the block's end, and where it streams, at an aligned address. */
+SIMD ptrdiff_t NAME(first_end)(const ELEMENT *out, ptrdiff_t n, int stream)
+{
+    const uintptr_t over = (uintptr_t)out % (LANES * sizeof(ELEMENT));
+    const ptrdiff_t end = stream ? LANES - (ptrdiff_t)(over / sizeof(ELEMENT)) : LANES;
+    return end < n ? end : n;
+}
+
+SIMD ptrdiff_t NAME(next_end)(ptrdiff_t end, ptrdiff_t n) { return n - end > LANES ? end + LANES : n; }
+
+SIMD void NAME(put)(ELEMENT *out, ptrdiff_t j, ptrdiff_t end, vec a, int stream)
+{
+    if (end - j < LANES) v_store_part(out + j, end - j, a);
+    else if (stream) v_stream(out + j, a);
+    else v_store(out + j, a);
+}
+
 /* factor e^z - scale w (keep q + floor). The three flags are constants where this is inlined. */
-SIMD void NAME(gradient_as)(const ELEMENT *x, ptrdiff_t n, anchor at, double factor, subtrahend s, ELEMENT *out,
+SIMD void NAME(gradient_as)(const ELEMENT *x, ptrdiff_t n, anchor at, double factor, subtrahend s, ELEMENT *out, int stream,
                             int subtracts, int has_q, int has_w)
 {
     const EXP_FRAME f = frame_at(at);
     const REAL *q = s.q, *w = s.w;
     const vec times = v_set1((REAL)factor), keep = v_set1((REAL)(s.scale * s.keep)), floor = v_set1((REAL)(s.scale * s.floor));
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
-        const vec e = v_exp(NAME(at)(x, j, n, -INFINITY), f);
-        if (!subtracts) {
-            NAME(put)(out, j, n, v_mul(e, times));
-            continue;
+    for (ptrdiff_t j = 0, end = NAME(first_end)(out, n, stream); j < n; j = end, end = NAME(next_end)(end, n)) {
+        vec grad = v_mul(v_exp(NAME(at)(x, j, end, -INFINITY), f), times);
+        if (subtracts) {
+            vec t = has_q ? v_fma(NAME(real_at)(q, j, end), keep, floor) : floor;
+            if (has_w) t = v_mul(t, NAME(real_at)(w, j, end));
+            grad = v_sub(grad, t);
         }
-        vec t = has_q ? v_fma(NAME(real_at)(q, j, n), keep, floor) : floor;
-        if (has_w) t = v_mul(t, NAME(real_at)(w, j, n));
-        NAME(put)(out, j, n, v_sub(v_mul(e, times), t));
+        NAME(put)(out, j, end, grad, stream);
     }
 }
 
-static void NAME(gradient)(const void *x, ptrdiff_t n, anchor at, double factor, subtrahend s, void *out)
+static void NAME(gradient)(const void *x, ptrdiff_t n, anchor at, double factor, subtrahend s, void *out, int stream)
 {
-    if (s.scale == 0) NAME(gradient_as)(x, n, at, factor, s, out, 0, 0, 0);
-    else if (!s.q && !s.w) NAME(gradient_as)(x, n, at, factor, s, out, 1, 0, 0);
-    else if (!s.q) NAME(gradient_as)(x, n, at, factor, s, out, 1, 0, 1);
-    else if (!s.w) NAME(gradient_as)(x, n, at, factor, s, out, 1, 1, 0);
-    else NAME(gradient_as)(x, n, at, factor, s, out, 1, 1, 1);
+    if (s.scale == 0) NAME(gradient_as)(x, n, at, factor, s, out, stream, 0, 0, 0);
+    else if (!s.q && !s.w) NAME(gradient_as)(x, n, at, factor, s, out, stream, 1, 0, 0);
+    else if (!s.q) NAME(gradient_as)(x, n, at, factor, s, out, stream, 1, 0, 1);
+    else if (!s.w) NAME(gradient_as)(x, n, at, factor, s, out, stream, 1, 1, 0);
+    else NAME(gradient_as)(x, n, at, factor, s, out, stream, 1, 1, 1);
 }
 
 /* (z - max) - log_sum: both terms are <= 0, so neither rounding is magnified. */
-static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double log_sum, void *to)
+static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double log_sum, void *to, int stream)
 {
     const ELEMENT *x = in;
     ELEMENT *out = to;
     const vec m = v_set1((REAL)max), l = v_set1((REAL)log_sum);
-    for (ptrdiff_t j = 0; j < n; j += LANES) NAME(put)(out, j, n, v_sub(v_sub(NAME(at)(x, j, n, 0), m), l));
+    for (ptrdiff_t j = 0, end = NAME(first_end)(out, n, stream); j < n; j = end, end = NAME(next_end)(end, n))
+        NAME(put)(out, j, end, v_sub(v_sub(NAME(at)(x, j, end, 0), m), l), stream);
 }
 
 /* g - factor e^log_p, where factor carries the sum of g over the row. */
-static void NAME(log_softmax_backward)(const void *in, const void *grad_output, ptrdiff_t n, anchor at, double factor, void *to)
+static void NAME(log_softmax_backward)(const void *in, const void *grad_output, ptrdiff_t n, anchor at, double factor,
+                                       void *to, int stream)
 {
     const ELEMENT *x = in, *g = grad_output;
     ELEMENT *out = to;
     const EXP_FRAME f = frame_at(at);
     const vec times = v_set1((REAL)factor);
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
-        const vec e = v_exp(NAME(at)(x, j, n, -INFINITY), f);
-        NAME(put)(out, j, n, v_fnma(e, times, NAME(at)(g, j, n, 0)));
+    for (ptrdiff_t j = 0, end = NAME(first_end)(out, n, stream); j < n; j = end, end = NAME(next_end)(end, n)) {
+        const vec e = v_exp(NAME(at)(x, j, end, -INFINITY), f);
+        NAME(put)(out, j, end, v_fnma(e, times, NAME(at)(g, j, end, 0)), stream);
     }
 }
 

@@ -3,10 +3,11 @@
  *
  *   v_max(a, b)         b where either is NaN
  *   v_fma(a, b, c)      a b + c;  v_fnma: c - a b
- *   v_scale(p, t)       p 2^j, with the integer j in the low bits of t (exp.h)
+ *   v_scale(p, n)       p 2^n where the ISA has that (SCALES_TO_ZERO), else n is an integer in the low bits (exp.h)
  *   v_zero_where(m, a)  0 where m holds
  *   v_sum(a)            of the lanes, in float64, in a fixed order
- *   v_load_part(x, n, fill), v_store_part(x, n, a)   the first n < LANES elements */
+ *   v_load_part(x, n, fill), v_store_part(x, n, a)   the first n < LANES elements
+ *   v_stream(x, a)      a store past the caches, x aligned to the vector; fence() before the thread leaves */
 #ifndef SIMD_H
 #define SIMD_H
 
@@ -52,6 +53,7 @@
 #define v_load PASTE(load, ELEMENT)
 #define v_load_part PASTE(load_part, ELEMENT)
 #define v_store PASTE(store, ELEMENT)
+#define v_stream PASTE(stream, ELEMENT)
 #define v_store_part PASTE(store_part, ELEMENT)
 
 #endif

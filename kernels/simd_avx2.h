@@ -1,6 +1,7 @@
 /* AVX2, FMA and F16C: 8 lanes of float32, 4 of float64. Partial vectors pass through a buffer (simd_part.h). */
 #include <immintrin.h>
 
+#define SCALES_TO_ZERO 0
 #define LANES_f32 8
 #define LANES_f64 4
 typedef __m256 vec_f32, mask_f32;
@@ -38,24 +39,23 @@ SIMD f32 v_top_f32(vec_f32 a)
 SIMD vec_f32 load_f32(const f32 *x) { return _mm256_loadu_ps(x); }
 SIMD void store_f32(f32 *x, vec_f32 a) { _mm256_storeu_ps(x, a); }
 SIMD vec_f32 load_f16(const f16 *x) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x)); }
-SIMD void store_f16(f16 *x, vec_f32 a)
-{
-    _mm_storeu_si128((__m128i *)x, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
+SIMD __m128i to_f16(vec_f32 a) { return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+SIMD void store_f16(f16 *x, vec_f32 a) { _mm_storeu_si128((__m128i *)x, to_f16(a)); }
 SIMD vec_f32 load_bf16(const bf16 *x)
 {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
-SIMD void store_bf16(bf16 *x, vec_f32 a)    /* to nearest even, in integers */
+SIMD __m128i to_bf16(vec_f32 a)    /* to nearest even, in integers */
 {
     const __m256i bits = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
     const __m256 r = _mm256_blendv_ps(_mm256_castsi256_ps(up), _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)), v_nan_f32(a));
     const __m256i half = _mm256_srli_epi32(_mm256_castps_si256(r), 16);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0x08);
-    _mm_storeu_si128((__m128i *)x, _mm256_castsi256_si128(packed));
+    return _mm256_castsi256_si128(packed);
 }
+SIMD void store_bf16(bf16 *x, vec_f32 a) { _mm_storeu_si128((__m128i *)x, to_bf16(a)); }
 
 SIMD vec_f64 v_set1_f64(f64 a) { return _mm256_set1_pd(a); }
 SIMD vec_f64 v_add_f64(vec_f64 a, vec_f64 b) { return _mm256_add_pd(a, b); }
@@ -86,5 +86,12 @@ SIMD f64 v_top_f64(vec_f64 a)
 }
 SIMD vec_f64 load_f64(const f64 *x) { return _mm256_loadu_pd(x); }
 SIMD void store_f64(f64 *x, vec_f64 a) { _mm256_storeu_pd(x, a); }
+
+SIMD void stream_f32(f32 *x, vec_f32 a) { _mm256_stream_ps(x, a); }
+SIMD void stream_f16(f16 *x, vec_f32 a) { _mm_stream_si128((__m128i *)x, to_f16(a)); }
+SIMD void stream_bf16(bf16 *x, vec_f32 a) { _mm_stream_si128((__m128i *)x, to_bf16(a)); }
+SIMD void stream_f64(f64 *x, vec_f64 a) { _mm256_stream_pd(x, a); }
+SIMD void fence(void) { _mm_sfence(); }
+SIMD void prefetch(const void *x) { _mm_prefetch((const char *)x, _MM_HINT_T0); }
 
 #include "simd_part.h"

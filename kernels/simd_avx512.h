@@ -1,6 +1,7 @@
 /* AVX-512 (F, DQ, BW, VL) and F16C: 16 lanes of float32, 8 of float64. Partial vectors are masked. */
 #include <immintrin.h>
 
+#define SCALES_TO_ZERO 1
 #define LANES_f32 16
 #define LANES_f64 8
 typedef __m512 vec_f32;
@@ -15,10 +16,7 @@ SIMD vec_f32 v_mul_f32(vec_f32 a, vec_f32 b) { return _mm512_mul_ps(a, b); }
 SIMD vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fmadd_ps(a, b, c); }
 SIMD vec_f32 v_fnma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fnmadd_ps(a, b, c); }
 SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm512_max_ps(a, b); }
-SIMD vec_f32 v_scale_f32(vec_f32 p, vec_f32 t)
-{
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
-}
+SIMD vec_f32 v_scale_f32(vec_f32 p, vec_f32 n) { return _mm512_scalef_ps(p, n); }
 SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
@@ -79,10 +77,7 @@ SIMD vec_f64 v_mul_f64(vec_f64 a, vec_f64 b) { return _mm512_mul_pd(a, b); }
 SIMD vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fmadd_pd(a, b, c); }
 SIMD vec_f64 v_fnma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fnmadd_pd(a, b, c); }
 SIMD vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return _mm512_max_pd(a, b); }
-SIMD vec_f64 v_scale_f64(vec_f64 p, vec_f64 t)
-{
-    return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(p), _mm512_slli_epi64(_mm512_castpd_si512(t), 52)));
-}
+SIMD vec_f64 v_scale_f64(vec_f64 p, vec_f64 n) { return _mm512_scalef_pd(p, n); }
 SIMD mask_f64 v_less_f64(vec_f64 a, vec_f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
 SIMD mask_f64 v_equal_f64(vec_f64 a, vec_f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
 SIMD mask_f64 v_nan_f64(vec_f64 a) { return _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q); }
@@ -100,3 +95,10 @@ SIMD vec_f64 load_part_f64(const f64 *x, ptrdiff_t n, f64 fill)
 }
 SIMD void store_f64(f64 *x, vec_f64 a) { _mm512_storeu_pd(x, a); }
 SIMD void store_part_f64(f64 *x, ptrdiff_t n, vec_f64 a) { _mm512_mask_storeu_pd(x, first_f64(n), a); }
+
+SIMD void stream_f32(f32 *x, vec_f32 a) { _mm512_stream_ps(x, a); }
+SIMD void stream_f16(f16 *x, vec_f32 a) { _mm256_stream_si256((__m256i *)x, to_f16(a)); }
+SIMD void stream_bf16(bf16 *x, vec_f32 a) { _mm256_stream_si256((__m256i *)x, to_bf16(a)); }
+SIMD void stream_f64(f64 *x, vec_f64 a) { _mm512_stream_pd(x, a); }
+SIMD void fence(void) { _mm_sfence(); }
+SIMD void prefetch(const void *x) { _mm_prefetch((const char *)x, _MM_HINT_T0); }

@@ -2,6 +2,8 @@
  * with any other compiler. Multiply-add is rounded twice here (x86-64 has no FMA below AVX2): exp.h allows for it. */
 #include "half.h"
 
+#define SCALES_TO_ZERO 0
+
 #if defined(__GNUC__)
 #define LANES_f32 4
 #define LANES_f64 2
@@ -88,5 +90,13 @@ BASE_OPERATIONS(f64, 52)
 
 BASE_HALF(f16)
 BASE_HALF(bf16)
+
+/* Without intrinsics a store is a store. */
+SIMD void stream_f32(f32 *x, vec_f32 a) { store_f32(x, a); }
+SIMD void stream_f16(f16 *x, vec_f32 a) { store_f16(x, a); }
+SIMD void stream_bf16(bf16 *x, vec_f32 a) { store_bf16(x, a); }
+SIMD void stream_f64(f64 *x, vec_f64 a) { store_f64(x, a); }
+SIMD void fence(void) {}
+SIMD void prefetch(const void *x) { (void)x; }
 
 #include "simd_part.h"

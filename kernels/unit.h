@@ -31,4 +31,4 @@ static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
-const isa_table PASTE(isa, ISA) = {TEXT(ISA), {functions_f16, functions_bf16, functions_f32, functions_f64}};
+const isa_table PASTE(isa, ISA) = {TEXT(ISA), fence, {functions_f16, functions_bf16, functions_f32, functions_f64}};
