@@ -3,6 +3,7 @@
 #define ANCHOR_H
 
 #include <math.h>
+#include <string.h>
 
 #include "kernels.h"
 
@@ -15,21 +16,37 @@
  * for every class above m/2, and e^(m/2 - m) is below the type's smallest number. It also bounds n (exp.h). */
 static inline double anchor_limit(int is_f64) { return is_f64 ? 2048 : 256; }
 
+/* a 2^j; by the exponent's bits where that is a normal number, since ldexp is a call. */
+static inline double times_power_of_2(double a, double j)
+{
+    if (!(fabs(j) < 1000)) return ldexp(a, (int)j);
+    const uint64_t bits = (uint64_t)(1023 + (int64_t)j) << 52;
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return a * power;
+}
+
+/* To the nearest integer, for |a| < 2^51: nearbyint is a call too, below SSE4.1. */
+static inline double rounded(double a) { return (a + 0x1.8p52) - 0x1.8p52; }
+
+/* log1p is three times as dear as log, and no better past 1. */
+static inline double log_of_1_plus(double a) { return a < 1 ? log1p(a) : log(1 + a); }
+
 /* The anchor at which e^max becomes about 2^headroom. */
 static inline anchor anchor_at(double max, double headroom, int is_f64)
 {
     anchor a;
     a.shift = fabs(max) > anchor_limit(is_f64) ? max : 0;
-    a.k = nearbyint((max - a.shift) * LOG2E) - headroom;
+    a.k = rounded((max - a.shift) * LOG2E) - headroom;
     return a;
 }
 
 /* The rounding of r adds at most 1/4 ulp of float64 to that of the C library's exp. */
 static inline double exp_at(anchor a, double z)
 {
-    const double y = z - a.shift, n = nearbyint(y * LOG2E);
+    const double y = z - a.shift, n = rounded(y * LOG2E);
     if (y < (a.k - 1100) * LN2) return 0;    /* below the smallest number; -inf and -1e308 have no n */
-    return ldexp(exp((y - n * LN2_HI) - n * LN2_LO), (int)(n - a.k));
+    return times_power_of_2(exp((y - n * LN2_HI) - n * LN2_LO), n - a.k);
 }
 
 #endif

@@ -183,7 +183,7 @@ static statistics statistics_of(cursor *c)
     statistics s;
     s.max = max;
     s.rest = (double)(ties - 1) + compensated_value(sum) / exp_at(at, max);
-    s.log_sum = log1p(s.rest);
+    s.log_sum = log_of_1_plus(s.rest);
     return s;
 }
 
@@ -218,7 +218,7 @@ static statistics statistics_about(cursor *c, int64_t y)
     statistics s;
     s.max = max;
     s.rest = z == max ? others / own : (others + own) / exp_at(at, max) - 1;
-    s.log_sum = log1p(s.rest);
+    s.log_sum = log_of_1_plus(s.rest);
     /* Where one class that is not left out holds most of the sum, rest is its difference from 1: the exact way then. A
      * loss has max - z_y > 0 to hide that in, a log-softmax has not. */
     return z != max && s.rest < (y < 0 ? 3 : 0.25) ? statistics_of(c) : s;
@@ -244,7 +244,7 @@ static anchored_factor anchor_factor(const cursor *c, double factor, double max)
     f.factor = frexp(mantissa, &exponent);
     const double headroom = exponent + down < most ? exponent + down : most;
     f.at.k -= headroom;
-    f.factor = ldexp(f.factor, exponent - (int)headroom);
+    f.factor = times_power_of_2(f.factor, exponent - headroom);
     return f;
 }
 
@@ -489,7 +489,7 @@ void backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
     start(&c, t);
     for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
         const double *saved = t->saved + 3 * row;
-        const statistics s = {saved[0], saved[1], log1p(saved[1])};
+        const statistics s = {saved[0], saved[1], log_of_1_plus(saved[1])};
         go_to(&c, row);
         backward_row(&c, row, target_of(t, row), s, saved[2]);
     }

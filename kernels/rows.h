@@ -1,8 +1,8 @@
 /* The block functions, written once; an ISA unit includes this file once for each ELEMENT (unit.h).
  *
  * float32 and 16-bit elements are worked on in float32 lanes, float64 in float64 lanes. A sum runs in four vectors of
- * lanes over a chunk of 16 vectors, then goes into a compensated float64 total: all-equal logits, whose rounding errors
- * all point the same way, would cost 4 ulp of float32 in lanes that run over 1000 classes.
+ * lanes over a chunk of 16 vectors, then goes into a lane_total: all-equal logits, whose rounding errors all point the
+ * same way, would cost 4 ulp of float32 in lanes that run over 1000 classes.
  * The last, partial vector of a block goes through the same arithmetic as the others, filled up with what leaves each
  * result alone; so a row's bits do not depend on where it lies. */
 
@@ -48,7 +48,7 @@ static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrd
     const ELEMENT *x = in;
     const EXP_FRAME f = frame_at(at);
     const vec top = v_set1((REAL)max), zero = v_set1(0);
-    compensated total = {0, 0};
+    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
         vec s[4] = {zero, zero, zero, zero};
@@ -65,9 +65,9 @@ static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrd
             *ties += mask_count(tie);
             s[0] = v_add(s[0], v_zero_where(tie, v_exp(z, f)));
         }
-        compensated_add(&total, v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3]))));
+        lane_total_add(&total, v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
     }
-    return compensated_value(total);
+    return lane_total_value(total);
 }
 
 /* The sum and the maximum in one pass, for an anchor that was guessed and has no shift: the caller checks that the maximum
@@ -79,7 +79,7 @@ static double NAME(sum_and_max)(const void *in, ptrdiff_t n, anchor at, double *
     const vec zero = v_set1(0), lowest = v_set1(-INFINITY);
     vec m[4] = {lowest, lowest, lowest, lowest};
     mask nan = v_nan(zero);
-    compensated total = {0, 0};
+    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
         vec s[4] = {zero, zero, zero, zero};
@@ -97,18 +97,18 @@ static double NAME(sum_and_max)(const void *in, ptrdiff_t n, anchor at, double *
             m[0] = v_max(z, m[0]);
             s[0] = v_add(s[0], v_exp_unshifted(z, f));
         }
-        compensated_add(&total, v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3]))));
+        lane_total_add(&total, v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
     }
     *max = (double)v_top(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
-    return mask_count(nan) ? NAN : compensated_value(total);
+    return mask_count(nan) ? NAN : lane_total_value(total);
 }
 
 static double NAME(total)(const void *in, ptrdiff_t n)
 {
     const ELEMENT *x = in;
-    compensated total = {0, 0};
-    for (ptrdiff_t j = 0; j < n; j += LANES) compensated_add(&total, v_sum(NAME(at)(x, j, n, 0)));
-    return compensated_value(total);
+    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
+    for (ptrdiff_t j = 0; j < n; j += LANES) lane_total_add(&total, NAME(at)(x, j, n, 0));
+    return lane_total_value(total);
 }
 
 /* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (max - z_c), where 0 times inf is 0.

@@ -5,7 +5,7 @@
  *   v_fma(a, b, c)      a b + c;  v_fnma: c - a b
  *   v_scale(p, n)       p 2^n where the ISA has that (SCALES_TO_ZERO), else n is an integer in the low bits (exp.h)
  *   v_zero_where(m, a)  0 where m holds
- *   v_sum(a)            of the lanes, in float64, in a fixed order
+ *   v_sum(a)            of the lanes, in float64, in a fixed order; lane_total: such a sum of many vectors
  *   v_load_part(x, n, fill), v_store_part(x, n, a)   the first n < LANES elements
  *   v_stream(x, a)      a store past the caches, x aligned to the vector; fence() before the thread leaves */
 #ifndef SIMD_H
@@ -26,6 +26,32 @@
 #else
 #include "simd_base.h"
 #endif
+
+/* Sums that go on where lanes would round too much: float32 lanes in float64, float64 lanes with the error of each sum. */
+typedef struct { vec_f64 low, high; } lane_total_f32;
+typedef struct { vec_f64 sum, error; } lane_total_f64;
+
+SIMD void lane_total_add_f32(lane_total_f32 *t, vec_f32 a)
+{
+    t->low = v_add_f64(t->low, v_widen_low_f32(a));
+    t->high = v_add_f64(t->high, v_widen_high_f32(a));
+}
+
+SIMD void lane_total_add_f64(lane_total_f64 *t, vec_f64 a)    /* as compensated_add */
+{
+    const vec_f64 sum = v_add_f64(t->sum, a), kept = v_sub_f64(sum, t->sum);
+    const vec_f64 lost = v_add_f64(v_sub_f64(t->sum, v_sub_f64(sum, kept)), v_sub_f64(a, kept));
+    t->error = v_add_f64(t->error, lost);
+    t->sum = sum;
+}
+
+SIMD double lane_total_value_f32(lane_total_f32 t) { return v_sum_f64(v_add_f64(t.low, t.high)); }
+
+SIMD double lane_total_value_f64(lane_total_f64 t)
+{
+    const compensated c = {v_sum_f64(t.sum), v_sum_f64(t.error)};
+    return compensated_value(c);
+}
 
 #define LANES PASTE(LANES, REAL)
 #define vec PASTE(vec, REAL)
@@ -49,6 +75,10 @@
 #define v_load_real PASTE(load, REAL)
 #define v_load_part_real PASTE(load_part, REAL)
 #define v_store_real PASTE(store, REAL)
+
+#define lane_total PASTE(lane_total, REAL)
+#define lane_total_add PASTE(lane_total_add, REAL)
+#define lane_total_value PASTE(lane_total_value, REAL)
 
 #define v_load PASTE(load, ELEMENT)
 #define v_load_part PASTE(load_part, ELEMENT)

@@ -24,9 +24,11 @@ SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
 SIMD mask_f32 mask_or_f32(mask_f32 a, mask_f32 b) { return _mm256_or_ps(a, b); }
 SIMD int mask_count_f32(mask_f32 m) { return _mm_popcnt_u32((unsigned)_mm256_movemask_ps(m)); }
 SIMD vec_f32 v_zero_where_f32(mask_f32 m, vec_f32 a) { return _mm256_andnot_ps(m, a); }
+SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }
+SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)); }
 SIMD double v_sum_f32(vec_f32 a)
 {
-    const __m256d s = _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(a)), _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));
+    const __m256d s = _mm256_add_pd(v_widen_low_f32(a), v_widen_high_f32(a));
     const __m128d t = _mm_add_pd(_mm256_castpd256_pd128(s), _mm256_extractf128_pd(s, 1));
     return _mm_cvtsd_f64(t) + _mm_cvtsd_f64(_mm_unpackhi_pd(t, t));
 }

@@ -23,10 +23,11 @@ SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_
 SIMD mask_f32 mask_or_f32(mask_f32 a, mask_f32 b) { return (mask_f32)(a | b); }
 SIMD int mask_count_f32(mask_f32 m) { return _mm_popcnt_u32(m); }
 SIMD vec_f32 v_zero_where_f32(mask_f32 m, vec_f32 a) { return _mm512_maskz_mov_ps((mask_f32)~m, a); }
+SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
+SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
 SIMD double v_sum_f32(vec_f32 a)
 {
-    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a)), high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
-    return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
+    return _mm512_reduce_add_pd(_mm512_add_pd(v_widen_low_f32(a), v_widen_high_f32(a)));
 }
 SIMD f32 v_top_f32(vec_f32 a) { return _mm512_reduce_max_ps(a); }
 

@@ -76,6 +76,15 @@ typedef int64_t mask_f64;
 BASE_OPERATIONS(f32, 23)
 BASE_OPERATIONS(f64, 52)
 
+SIMD vec_f64 v_widen_f32(vec_f32 a, int from)
+{
+    f64 lanes[LANES_f64];
+    for (int i = 0; i < LANES_f64; ++i) lanes[i] = from + i < LANES_f32 ? (f64)LANE(a, from + i) : 0;
+    return load_f64(lanes);
+}
+SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return v_widen_f32(a, 0); }
+SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return v_widen_f32(a, LANES_f64); }
+
 #define BASE_HALF(TYPE)                                                                                     \
     SIMD vec_f32 load_##TYPE(const TYPE *x)                                                               \
     {                                                                                                       \
