@@ -4,6 +4,9 @@
  * (15 and 41 bits, n below 2^9 and 2^12 by anchor_limit), so z - n ln2_hi is too: the same code serves ISAs without FMA.
  * e^r = 1 + r (1 + r Q(r)); fit_exp.py prints these constants.
  *
+ * Max error, measured: 0.95 ulp of float32 and 0.95 of float64 with FMA, 1.24 and 1.22 without (tests/test_accuracy.py,
+ * test_error_of_exp, on 2^17 points each; the same on 2^24).
+ *
  * Where the ISA scales by a power of 2 (SCALES_TO_ZERO: AVX-512) what underflows is 0 and NaN stays NaN, +inf too. Where
  * not, the constant is lessened by k, so that the low bits of the sum are n - k, ready to be added to the exponent of
  * e^r; what would leave the normal range is 0 then, and z must not be NaN or +inf. Callers anchor so that nothing that

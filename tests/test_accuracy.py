@@ -96,6 +96,20 @@ def test_within_the_contract(kernels, dtype, name):
         assert error <= limit, f"{what}: {error:.2f} ulp of {result_dtype(dtype, what)}, allowed {limit}"
 
 
+@pytest.mark.parametrize(("name", "least"), [("float32", -87), ("float64", -700)])
+def test_error_of_exp(kernels, name, least):
+    """The error that exp.h states. With log_p = (0, z) and g = (1, 0) the gradient at z is -e^z, scaled exactly."""
+    rng = np.random.default_rng(11)
+    points = [rng.uniform(low, 0, 2**15) for low in (least, -2, -0.36)]
+    points.append((np.arange(1, 125)[:, None] - 0.5) * -np.log(2) + rng.uniform(-1e-3, 1e-3, (124, 264)))  # |r| largest
+    log_p = np.concatenate([[0.0], *map(np.ravel, points)]).astype(name)
+    grad_output = np.zeros_like(log_p)
+    grad_output[0] = 1
+    saved = crossentropy.autograd.SavedLogSoftmax(log_p, 0)
+    got = -crossentropy.autograd.log_softmax_backward(saved, grad_output)[1:]
+    assert largest_error(got, np.exp(log_p[1:].astype(LONG)), name) <= (1.24 if "base" in kernels else 0.95)
+
+
 def test_truth_is_true():
     mp = pytest.importorskip("mpmath")
     with mp.workdps(60):
