@@ -38,6 +38,7 @@ cdef extern from "kernels.h" nogil:
     ctypedef struct task:
         const isa_table *isa
         row_function *rows_of
+        int tiled
         int (*poll)() noexcept nogil
         int dims
         Py_ssize_t *shape
@@ -63,6 +64,7 @@ cdef extern from "kernels.h" nogil:
     void coalesce(task *)
     void run_rows(const task *, Py_ssize_t, Py_ssize_t, int) noexcept
     int is_plain(const task *)
+    int suits_tiles(const task *)
     ctypedef struct compensated:
         double sum, error
     ctypedef struct target_scan:
@@ -219,6 +221,8 @@ def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=Non
     if t.classes > LONG_ROW:
         t.poll = poll
         threads = 1
+    else:
+        t.tiled = suits_tiles(&t) and work != "log_softmax_backward"
     cdef Py_ssize_t cost = t.classes + ROW_COST
     cdef Py_ssize_t most_rows = max(threads, (LARGEST_SLICE if is_plain(&t) else LARGEST_COPIED_SLICE) // cost)
     cdef Py_ssize_t first = 0, last, slice_rows = max(threads, FIRST_SLICE // cost)

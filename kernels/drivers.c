@@ -14,13 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "anchor.h"
-#include "compensated.h"
-#include "kernels.h"
+#include "drivers.h"
 #include "layout.h"
 #include "targets.h"
-
-static double times(double weight, double a) { return weight == 0 ? 0 : weight * a; }    /* 0 times inf is 0 */
 
 #define POLL_EVERY (1 << 20)    /* classes between polls: a millisecond, 30 at the slowest layout */
 
@@ -150,16 +146,6 @@ static void fill_row(cursor *c, double value)
 
 /* ------------------------------------------------------------------ the statistics of a row */
 
-typedef struct {
-    double max;
-    double rest;       /* the sum of e^(z - max) over every class but one at the maximum */
-    double log_sum;    /* log1p(rest) = lse - max */
-} statistics;
-
-/* Headroom for the sum: e^max at 2^64 (float32) leaves normal numbers down to e^max 2^-190, below every float32 result,
- * and sums of 2^60 classes in range; 2^512 does so for float64. */
-static double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
-
 /* The classes that the anchor is guessed from: one unrolled step of AVX-512; and by how much the maximum may pass it. */
 #define GUESS_FROM 64
 static double guess_slack(int is_f64) { return is_f64 ? 300 : 20; }
@@ -226,15 +212,10 @@ static statistics statistics_about(cursor *c, int64_t y)
 
 /* ------------------------------------------------------------------ writing a row */
 
-/* out_c = factor e^(z_c - max) - scale w_c (keep q_c + floor). The factor's exponent moves into the anchor, where it
- * rounds nothing: a factor of 2^-140 (a small grad_output) would be subnormal in float32, and e^(z-max) below 2^-126
- * would be lost before a large one. */
-typedef struct { anchor at; double factor; } anchored_factor;
-
-static anchored_factor anchor_factor(const cursor *c, double factor, double max)
+anchored_factor anchor_factor(int is_f64, double factor, double max)
 {
-    const double most = c->is_f64 ? 1000 : 120, down = c->is_f64 ? 64 : 32;    /* 1021 + 64 > 1074, 125 + 32 > 149 */
-    anchored_factor f = {anchor_at(max, 0, c->is_f64), 0};
+    const double most = is_f64 ? 1000 : 120, down = is_f64 ? 64 : 32;    /* 1021 + 64 > 1074, 125 + 32 > 149 */
+    anchored_factor f = {anchor_at(max, 0, is_f64), 0};
     const double mantissa = factor / exp_at(f.at, max);
     int exponent = 0;
     if (!isfinite(mantissa) || mantissa == 0) {
@@ -248,14 +229,13 @@ static anchored_factor anchor_factor(const cursor *c, double factor, double max)
     return f;
 }
 
-/* The same in float64, one by one: for what a grad_output or a class weight takes out of the lanes' range, where they
- * would find inf - inf or 0 inf instead of the sign of the infinity, or lose digits to subnormals. */
-static int is_beyond(const cursor *c, double factor, double scale)
+int is_beyond(int is_f64, double factor, double scale)
 {
-    if (c->is_f64) return isinf(factor);
+    if (is_f64) return isinf(factor);
     return fabs(factor) > 0x1p100 || fabs(scale) > 0x1p100 || (scale != 0 && fabs(scale) < 0x1p-100);
 }
 
+/* What is beyond the lanes, in float64 and one by one. */
 static void gradient_beyond(cursor *c, block b, const void *x, double factor, double max, subtrahend s, void *out)
 {
     const task *t = c->t;
@@ -268,14 +248,14 @@ static void gradient_beyond(cursor *c, block b, const void *x, double factor, do
     }
 }
 
-/* entry replaces the value of one class, where that is >= 0. */
+/* factor e^(z_c - max) - scale w_c (keep q_c + floor); entry replaces the value of one class, where that is >= 0. */
 static void write_gradient(cursor *c, double factor, double max, subtrahend s, ptrdiff_t entry, double value)
 {
     const task *t = c->t;
-    const anchored_factor f = anchor_factor(c, factor, max);
+    const anchored_factor f = anchor_factor(c->is_f64, factor, max);
     const ptrdiff_t real = c->is_f64 ? 8 : 4;
     const double unit = t->class_weight_real ? t->class_weight_unit : 1;
-    const int beyond = is_beyond(c, factor, s.scale * unit);
+    const int beyond = is_beyond(c->is_f64, factor, s.scale * unit);
     if (!beyond) s.scale *= unit;
     for (block b = {0, 0}; next_written(c, &b);) {
         const void *x = x_block(c, b);
@@ -354,7 +334,7 @@ void log_softmax_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
             fill_row(&c, NAN);
             continue;
         }
-            const anchored_factor f = anchor_factor(&c, compensated_value(total) * exp(max), max);
+            const anchored_factor f = anchor_factor(c.is_f64, compensated_value(total) * exp(max), max);
         for (block b = {0, 0}; next_written(&c, &b);) {
             void *out = out_block(&c, b);
             const void *log_p = x_block(&c, b);
@@ -367,14 +347,7 @@ void log_softmax_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
 
 /* ------------------------------------------------------------------ the loss and its gradient */
 
-typedef struct {
-    double v;        /* row weight */
-    int64_t y;       /* index target */
-    int skipped;     /* ignored, or v = 0: never read */
-    int bad;         /* a target that is no class, let through by check=False or changed since the scan */
-} row_target;
-
-static row_target target_of(const task *t, ptrdiff_t row)
+row_target target_of(const task *t, ptrdiff_t row)
 {
     row_target r = {t->sample_weight ? t->sample_weight[row] : 1, -1, 0, 0};
     r.skipped = r.v == 0;
@@ -418,42 +391,51 @@ static void spread_of(cursor *c, double max, double *mass, double *distance)
     *distance = times(unit, compensated_value(d));
 }
 
-/* The loss of a row that is read; mass is that of a probability target. */
+double loss_from(const task *t, row_target r, statistics s, double z, double mass, double distance)
+{
+    const double lse = s.max + s.log_sum;
+    double loss = times(mass, s.log_sum) + distance;
+    if (t->targets.data) loss += times((1 - t->label_smoothing) * class_weight_of(t, r.y), (s.max - z) + s.log_sum);
+    return r.v * (loss + times(t->z_loss, lse * lse));
+}
+
+/* The loss of a row that is read; mass is for its gradient. */
 static double loss_of(cursor *c, row_target r, statistics s, double *mass)
 {
     const task *t = c->t;
-    const double keep = 1 - t->label_smoothing, lse = s.max + s.log_sum;
-    double loss = 0, distance = 0;
-    if (!t->targets.data || t->label_smoothing > 0) {
-        spread_of(c, s.max, mass, &distance);
-        loss = times(*mass, s.log_sum) + distance;
-    }
+    double distance = 0;
+    if (!t->targets.data || t->label_smoothing > 0) spread_of(c, s.max, mass, &distance);
+    const double loss = loss_from(t, r, s, t->targets.data ? x_element(c, r.y) : 0, *mass, distance);
+    /* From the float64 weights: the gradient at y subtracts W - w_y from it, which must be of the same W. */
+    if (t->targets.data) *mass = times(t->label_smoothing / (double)t->classes, t->class_weight_sum);
+    return loss;
+}
+
+row_gradient gradient_from(const task *t, ptrdiff_t row, row_target r, statistics s, double z, double mass)
+{
+    row_gradient g = {0, t->row_scale[row * t->row_scale_step] * r.v, 0};
+    const double z_term = times(2 * t->z_loss, s.max + s.log_sum);
+    double a = mass + z_term;
     if (t->targets.data) {
-        const double gap = s.max - x_element(c, r.y);
-        loss += times(keep * class_weight_of(t, r.y), gap + s.log_sum);
-        /* From the float64 weights: the gradient at y subtracts W - w_y from it, which must be of the same W. */
-        *mass = times(t->label_smoothing / (double)t->classes, t->class_weight_sum);
+        const int is_f64 = t->x.type == ELEMENT_F64;
+        const double w = class_weight_of(t, r.y), d = t->label_smoothing / (double)t->classes;
+        const double rest_of_w = t->class_weight ? t->class_weight_sum - w : (double)(t->classes - 1);
+        const anchor at = anchor_at(s.max, 0, is_f64);
+        const double b = (1 - t->label_smoothing) * w, p = exp_at(at, z) / exp_at(at, s.max) / (1 + s.rest);
+        a += b;
+        /* At y: a p - b - d w, and where p > 1/2 (y leads then, and 1 - p = rest / (1 + rest)) with a - b - d w taken
+         * together, which has no p to cancel against: there p - 1 would lose the digits of a small 1 - p. */
+        g.value = g.scale * (p > 0.5 ? times(d, rest_of_w) + z_term - a * (s.rest / (1 + s.rest)) : a * p - b - d * w);
     }
-    return r.v * (loss + times(t->z_loss, lse * lse));
+    g.factor = g.scale * a / (1 + s.rest);
+    return g;
 }
 
 static void gradient_of(cursor *c, ptrdiff_t row, row_target r, statistics s, double mass)
 {
     const task *t = c->t;
-    const double scale = t->row_scale[row * t->row_scale_step] * r.v;
-    const double z_term = times(2 * t->z_loss, s.max + s.log_sum);
-    double a = mass + z_term, value = 0;
-    if (t->targets.data) {
-        const double w = class_weight_of(t, r.y), d = t->label_smoothing / (double)t->classes;
-        const double rest_of_w = t->class_weight ? t->class_weight_sum - w : (double)(t->classes - 1);
-        const anchor at = anchor_at(s.max, 0, c->is_f64);
-        const double b = (1 - t->label_smoothing) * w, p = exp_at(at, x_element(c, r.y)) / exp_at(at, s.max) / (1 + s.rest);
-        a += b;
-        /* At y: a p - b - d w, and where p > 1/2 (y leads then, and 1 - p = rest / (1 + rest)) with a - b - d w taken
-         * together, which has no p to cancel against: there p - 1 would lose the digits of a small 1 - p. */
-        value = scale * (p > 0.5 ? times(d, rest_of_w) + z_term - a * (s.rest / (1 + s.rest)) : a * p - b - d * w);
-    }
-    write_gradient(c, scale * a / (1 + s.rest), s.max, subtrahend_of(t, scale), r.y, value);
+    const row_gradient g = gradient_from(t, row, r, s, t->targets.data ? x_element(c, r.y) : 0, mass);
+    write_gradient(c, g.factor, s.max, subtrahend_of(t, g.scale), r.y, g.value);
 }
 
 void forward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)

@@ -16,6 +16,8 @@
 #define v_exp PASTE(v_exp, REAL)
 #define v_exp_unshifted PASTE(v_exp_unshifted, REAL)
 #define frame_at PASTE(frame_at, REAL)
+#define frames_at PASTE(frames_at, REAL)
+#define v_load_doubles PASTE(v_load_doubles, REAL)
 #define EXP_CONSTANTS PASTE(exp_constants, REAL)
 
 #ifndef EXP_CONSTANTS_DEFINED
@@ -33,16 +35,30 @@ static const struct { f64 magic, least, log2e, ln2_hi, ln2_lo; int terms; f64 q[
 
 typedef struct { vec shift, magic, bias, lowest; } EXP_FRAME;
 
-SIMD EXP_FRAME frame_at(anchor a)
+/* A frame for each lane: of the first n anchors, and the first again for the rest. */
+SIMD EXP_FRAME frames_at(const anchor *at, ptrdiff_t n)
 {
     const double least = SCALES_TO_ZERO ? 2.25 * EXP_CONSTANTS.least : EXP_CONSTANTS.least;
-    EXP_FRAME f;
-    f.shift = v_set1((REAL)a.shift);
-    f.magic = v_set1((REAL)(EXP_CONSTANTS.magic - (SCALES_TO_ZERO ? 0 : a.k)));
-    f.bias = v_set1((REAL)(EXP_CONSTANTS.magic + a.k));
-    f.lowest = v_set1((REAL)((a.k + least) * LN2));
+    REAL shift[LANES], magic[LANES], bias[LANES], lowest[LANES];
+    for (ptrdiff_t i = 0; i < LANES; ++i) {
+        const anchor a = at[i < n ? i : 0];
+        shift[i] = (REAL)a.shift;
+        magic[i] = (REAL)(EXP_CONSTANTS.magic - (SCALES_TO_ZERO ? 0 : a.k));
+        bias[i] = (REAL)(EXP_CONSTANTS.magic + a.k);
+        lowest[i] = (REAL)((a.k + least) * LN2);
+    }
+    const EXP_FRAME f = {v_load_real(shift), v_load_real(magic), v_load_real(bias), v_load_real(lowest)};
     return f;
 }
+
+SIMD vec v_load_doubles(const double *a, ptrdiff_t n)
+{
+    REAL lanes[LANES];
+    for (ptrdiff_t i = 0; i < LANES; ++i) lanes[i] = (REAL)a[i < n ? i : 0];
+    return v_load_real(lanes);
+}
+
+SIMD EXP_FRAME frame_at(anchor a) { return frames_at(&a, 1); }
 
 /* Of z - shift, y. */
 SIMD vec v_exp_unshifted(vec y, EXP_FRAME f)

@@ -48,6 +48,7 @@ typedef struct {
 
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. */
 typedef struct {
+    int lanes;
     double (*max)(const void *x, ptrdiff_t n);                                       /* NaN where any is NaN */
     double (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
     double (*sum_and_max)(const void *x, ptrdiff_t n, anchor at, double *max);       /* of e^x; NaN where any is NaN */
@@ -58,6 +59,14 @@ typedef struct {
     void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, void *out, int stream);
     void (*log_softmax_backward)(const void *log_p, const void *grad_output, ptrdiff_t n, anchor at, double factor,
                                  void *out, int stream);
+    /* columns.h: the same with rows as lanes; element (class, row) is at x + class * stride + row */
+    void (*columns_max)(const void *x, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, double *max);
+    void (*columns_sum)(const void *x, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, const anchor *at,
+                        const double *max, double *sum, double *ties);
+    void (*columns_gradient)(const void *x, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, const anchor *at,
+                             const double *factor, void *out, ptrdiff_t out_stride, int stream);
+    void (*columns_log_softmax)(const void *x, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, const double *max,
+                                const double *log_sum, void *out, ptrdiff_t out_stride, int stream);
 } block_functions;
 
 typedef struct {
@@ -94,6 +103,7 @@ typedef void row_function(const task *t, ptrdiff_t first, ptrdiff_t last);
 struct task {
     const isa_table *isa;
     row_function *rows_of;    /* the work: one of drivers.c */
+    int tiled;                /* done by tiles.c */
     int (*poll)(void);        /* called now and then within a very long row; nonzero stops; NULL: never */
 
     int dims;                       /* of the rows, after coalescing */
@@ -123,6 +133,10 @@ struct task {
 /* drivers.c */
 row_function logsumexp_rows, softmax_rows, log_softmax_rows, forward_rows, backward_rows, forward_backward_rows,
     log_softmax_backward_rows;
+
+/* tiles.c: the same work for many rows at once, where it suits. */
+int suits_tiles(const task *t);
+row_function tiled_rows;
 
 /* targets.c: looks at the targets of a range of rows; rows that are ignored or of sample weight 0 don't count. */
 typedef struct {

@@ -7,13 +7,18 @@ ptrdiff_t element_size(element type)
     return type == ELEMENT_F64 ? 8 : type == ELEMENT_F32 ? 4 : 2;
 }
 
-int is_direct(const task *t, const array *a)
+int is_aligned(const task *t, const array *a)
 {
     const ptrdiff_t size = element_size(a->type);
-    if (a->swapped || (a->class_stride != size && t->classes > 1) || (uintptr_t)a->data % (uintptr_t)size) return 0;
+    if (a->swapped || a->class_stride % size || (uintptr_t)a->data % (uintptr_t)size) return 0;
     for (int d = 0; d < t->dims; ++d)
         if (a->row_strides[d] % size) return 0;
     return 1;
+}
+
+int is_direct(const task *t, const array *a)
+{
+    return is_aligned(t, a) && (a->class_stride == element_size(a->type) || t->classes == 1);
 }
 
 char *row_of(const task *t, const array *a, ptrdiff_t row)
@@ -45,18 +50,28 @@ static void copy(char *to, ptrdiff_t to_stride, const char *from, ptrdiff_t from
     }
 }
 
-void gather(const array *a, const char *from, ptrdiff_t n, void *buffer)
+void gather_apart(const array *a, const char *from, ptrdiff_t n, char *to, ptrdiff_t apart)
 {
     const ptrdiff_t size = element_size(a->type);
-    copy(buffer, size, from, a->class_stride, n, size);
-    for (ptrdiff_t i = 0; a->swapped && i < n; ++i) swap_bytes((unsigned char *)buffer + i * size, size);
+    copy(to, apart, from, a->class_stride, n, size);
+    for (ptrdiff_t i = 0; a->swapped && i < n; ++i) swap_bytes((unsigned char *)to + i * apart, size);
+}
+
+void scatter_apart(const array *a, const char *from, ptrdiff_t apart, ptrdiff_t n, char *to)
+{
+    const ptrdiff_t size = element_size(a->type);
+    copy(to, a->class_stride, from, apart, n, size);
+    for (ptrdiff_t i = 0; a->swapped && i < n; ++i) swap_bytes((unsigned char *)to + i * a->class_stride, size);
+}
+
+void gather(const array *a, const char *from, ptrdiff_t n, void *buffer)
+{
+    gather_apart(a, from, n, buffer, element_size(a->type));
 }
 
 void scatter(const array *a, const void *buffer, ptrdiff_t n, char *to)
 {
-    const ptrdiff_t size = element_size(a->type);
-    copy(to, a->class_stride, buffer, size, n, size);
-    for (ptrdiff_t i = 0; a->swapped && i < n; ++i) swap_bytes((unsigned char *)to + i * a->class_stride, size);
+    scatter_apart(a, buffer, element_size(a->type), n, to);
 }
 
 double get_element(element type, const void *at)

@@ -9,9 +9,15 @@ ptrdiff_t element_size(element type);
 /* A block of the array is contiguous, aligned and in native order as it lies. */
 int is_direct(const task *t, const array *a);
 
+/* Native, and every element at a multiple of its size. */
+int is_aligned(const task *t, const array *a);
+
 char *row_of(const task *t, const array *a, ptrdiff_t row);
 
-/* n elements at `from`, in the array's stride and byte order, to and from a native contiguous buffer. */
+/* n elements at `from`, in the array's stride and byte order, to and from native ones that lie `apart` bytes from each
+ * other; gather and scatter are these with a contiguous buffer. */
+void gather_apart(const array *a, const char *from, ptrdiff_t n, char *to, ptrdiff_t apart);
+void scatter_apart(const array *a, const char *from, ptrdiff_t apart, ptrdiff_t n, char *to);
 void gather(const array *a, const char *from, ptrdiff_t n, void *buffer);
 void scatter(const array *a, const void *buffer, ptrdiff_t n, char *to);
 

@@ -17,6 +17,7 @@ int has_openmp(void)
 
 void run_rows(const task *t, ptrdiff_t first, ptrdiff_t last, int threads)
 {
+    row_function *const work = t->tiled ? tiled_rows : t->rows_of;
 #ifdef _OPENMP
     if (threads > 1) {
 #pragma omp parallel num_threads(threads)
@@ -24,12 +25,12 @@ void run_rows(const task *t, ptrdiff_t first, ptrdiff_t last, int threads)
             const ptrdiff_t of = omp_get_num_threads(), id = omp_get_thread_num(), rows = last - first;
             const ptrdiff_t share = rows / of, extra = rows % of;
             const ptrdiff_t begin = first + id * share + (id < extra ? id : extra);
-            t->rows_of(t, begin, begin + share + (id < extra));
+            work(t, begin, begin + share + (id < extra));
         }
         return;
     }
 #else
     (void)threads;
 #endif
-    t->rows_of(t, first, last);
+    work(t, first, last);
 }

@@ -212,4 +212,5 @@ static void NAME(log_softmax_backward)(const void *in, const void *grad_output, 
 }
 
 #define BLOCK_FUNCTIONS \
-    {NAME(max), NAME(sum), NAME(sum_and_max), NAME(total), NAME(spread), NAME(gradient), NAME(log_softmax), NAME(log_softmax_backward)}
+    {LANES, NAME(max), NAME(sum), NAME(sum_and_max), NAME(total), NAME(spread), NAME(gradient), NAME(log_softmax), NAME(log_softmax_backward), \
+     NAME(columns_max), NAME(columns_sum), NAME(columns_gradient), NAME(columns_log_softmax)}

@@ -53,6 +53,14 @@ SIMD double lane_total_value_f64(lane_total_f64 t)
     return compensated_value(c);
 }
 
+/* The sum of each lane apart. */
+SIMD void lane_total_store_f32(lane_total_f32 t, double *to)
+{
+    store_f64(to, t.low);
+    store_f64(to + LANES_f64, t.high);
+}
+SIMD void lane_total_store_f64(lane_total_f64 t, double *to) { store_f64(to, v_add_f64(t.sum, t.error)); }
+
 #define LANES PASTE(LANES, REAL)
 #define vec PASTE(vec, REAL)
 #define mask PASTE(mask, REAL)
@@ -79,6 +87,7 @@ SIMD double lane_total_value_f64(lane_total_f64 t)
 #define lane_total PASTE(lane_total, REAL)
 #define lane_total_add PASTE(lane_total_add, REAL)
 #define lane_total_value PASTE(lane_total_value, REAL)
+#define lane_total_store PASTE(lane_total_store, REAL)
 
 #define v_load PASTE(load, ELEMENT)
 #define v_load_part PASTE(load_part, ELEMENT)

@@ -11,14 +11,17 @@
 #include "exp.h"
 #define ELEMENT f16
 #include "rows.h"
+#include "columns.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 #define ELEMENT bf16
 #include "rows.h"
+#include "columns.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 #define ELEMENT f32
 #include "rows.h"
+#include "columns.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 #undef REAL
@@ -27,6 +30,7 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #include "exp.h"
 #define ELEMENT f64
 #include "rows.h"
+#include "columns.h"
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a
