@@ -198,16 +198,18 @@ static statistics statistics_about(cursor *c, int64_t y)
     }
     const double z = y < 0 ? -INFINITY : x_element(c, y), others = compensated_value(sum);
     max = z > max ? z : max;
-    if (isnan(others) || isnan(z)) return undefined;
+    if (isnan(z)) return undefined;
+    /* Before others is looked at: past the slack an exponent may have wrapped, and the sum be anything. */
     if (!(fabs(max) <= anchor_limit(c->is_f64)) || max > guess + guess_slack(c->is_f64)) return statistics_of(c);
+    if (isnan(others)) return undefined;
     const double own = exp_at(at, z);
     statistics s;
     s.max = max;
     s.rest = z == max ? others / own : (others + own) / exp_at(at, max) - 1;
     s.log_sum = log_of_1_plus(s.rest);
-    /* Where one class that is not left out holds most of the sum, rest is its difference from 1: the exact way then. A
-     * loss has max - z_y > 0 to hide that in, a log-softmax has not. */
-    return z != max && s.rest < (y < 0 ? 3 : 0.25) ? statistics_of(c) : s;
+    /* Where one class that is not left out holds most of the sum, rest is its difference from 1: the exact way then. The
+     * loss has max - z_y > 0 to hide that in; a log-softmax has not, nor a loss where w_y may be 0. */
+    return z != max && s.rest < (y < 0 || c->t->class_weight ? 3 : 0.25) ? statistics_of(c) : s;
 }
 
 /* ------------------------------------------------------------------ writing a row */
@@ -229,10 +231,13 @@ anchored_factor anchor_factor(int is_f64, double factor, double max)
     return f;
 }
 
-int is_beyond(int is_f64, double factor, double scale)
+int is_beyond(int is_f64, double max, double factor, double scale)
 {
+    /* Up to here float32 results are right down to the subnormals: 88 + 32 bits stay below 2^120, and where m was
+     * subtracted, e^(m/2 - m) 2^35 stays below the smallest number. Loss scaling in half precision goes to 2^24. */
+    const double most = fabs(max) > anchor_limit(is_f64) ? 0x1p35 : 0x1p88;
     if (is_f64) return isinf(factor);
-    return fabs(factor) > 0x1p100 || fabs(scale) > 0x1p100 || (scale != 0 && fabs(scale) < 0x1p-100);
+    return fabs(factor) > most || fabs(scale) > 0x1p100 || (scale != 0 && fabs(scale) < 0x1p-100);
 }
 
 /* What is beyond the lanes, in float64 and one by one. */
@@ -255,7 +260,7 @@ static void write_gradient(cursor *c, double factor, double max, subtrahend s, p
     const anchored_factor f = anchor_factor(c->is_f64, factor, max);
     const ptrdiff_t real = c->is_f64 ? 8 : 4;
     const double unit = t->class_weight_real ? t->class_weight_unit : 1;
-    const int beyond = is_beyond(c->is_f64, factor, s.scale * unit);
+    const int beyond = is_beyond(c->is_f64, max, factor, s.scale * unit);
     if (!beyond) s.scale *= unit;
     for (block b = {0, 0}; next_written(c, &b);) {
         const void *x = x_block(c, b);
@@ -334,7 +339,7 @@ void log_softmax_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
             fill_row(&c, NAN);
             continue;
         }
-            const anchored_factor f = anchor_factor(c.is_f64, compensated_value(total) * exp(max), max);
+        const anchored_factor f = anchor_factor(c.is_f64, compensated_value(total) * exp(max), max);
         for (block b = {0, 0}; next_written(&c, &b);) {
             void *out = out_block(&c, b);
             const void *log_p = x_block(&c, b);

@@ -13,8 +13,9 @@ typedef struct {
     double log_sum;    /* log1p(rest) = lse - max */
 } statistics;
 
-/* Headroom for the sum: e^max at 2^64 (float32) leaves normal numbers down to e^max 2^-190, below every float32 result,
- * and sums of 2^60 classes in range; 2^512 does so for float64. */
+/* Headroom for the sum: e^max at 2^64 (float32) leaves normal numbers down to e^max 2^-190 and sums of 2^60 classes in
+ * range; 2^512 does so for float64. What lies below counts as 0: no float32 result shows it, unless it is then multiplied
+ * by a grad_output past 2^40. */
 static inline double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
 
 typedef struct {
@@ -43,6 +44,6 @@ anchored_factor anchor_factor(int is_f64, double factor, double max);
 
 /* What a grad_output or a class weight takes out of the lanes' range, where they would find inf - inf or 0 inf instead of
  * the sign of the infinity, or lose digits to subnormals. */
-int is_beyond(int is_f64, double factor, double scale);
+int is_beyond(int is_f64, double max, double factor, double scale);
 
 #endif

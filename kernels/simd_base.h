@@ -11,6 +11,8 @@ typedef f32 vec_f32 __attribute__((vector_size(16)));
 typedef f64 vec_f64 __attribute__((vector_size(16)));
 typedef int32_t mask_f32 __attribute__((vector_size(16)));
 typedef int64_t mask_f64 __attribute__((vector_size(16)));
+typedef uint32_t word_f32 __attribute__((vector_size(16)));
+typedef uint64_t word_f64 __attribute__((vector_size(16)));
 #define AS_MASK(comparison) (comparison)    /* all ones or zero in each lane already */
 #define LANE(a, i) ((a)[i])
 #else
@@ -20,6 +22,8 @@ typedef f32 vec_f32;
 typedef f64 vec_f64;
 typedef int32_t mask_f32;
 typedef int64_t mask_f64;
+typedef uint32_t word_f32;
+typedef uint64_t word_f64;
 #define AS_MASK(comparison) (-(comparison))
 #define LANE(a, i) (*(&(a) + (i)))
 #endif
@@ -50,9 +54,14 @@ typedef int64_t mask_f64;
         const mask_##REAL m = AS_MASK(a > b);                                                               \
         return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                  \
     }                                                                                                       \
-    SIMD vec_##REAL v_scale_##REAL(vec_##REAL p, vec_##REAL t)                                              \
+    SIMD vec_##REAL v_scale_##REAL(vec_##REAL p, vec_##REAL t)    /* unsigned: it may wrap */               \
     {                                                                                                       \
-        return value_##REAL(bits_##REAL(p) + (bits_##REAL(t) << MANTISSA));                                 \
+        word_##REAL a, b;                                                                                   \
+        memcpy(&a, &p, sizeof a);                                                                           \
+        memcpy(&b, &t, sizeof b);                                                                           \
+        a += b << MANTISSA;                                                                                 \
+        memcpy(&p, &a, sizeof p);                                                                           \
+        return p;                                                                                           \
     }                                                                                                       \
     SIMD int mask_count_##REAL(mask_##REAL m)                                                               \
     {                                                                                                       \

@@ -161,7 +161,7 @@ static void write_gradient(tile *w)
         factor[i] = g[i].factor;
     }
     int beyond = 0;
-    for (ptrdiff_t i = 0; i < w->rows; ++i) beyond |= is_beyond(w->is_f64, factor[i], 0);
+    for (ptrdiff_t i = 0; i < w->rows; ++i) beyond |= is_beyond(w->is_f64, w->s[i].max, factor[i], 0);
     if (beyond)
         for (ptrdiff_t i = 0; i < w->rows; ++i)
             for (ptrdiff_t c = 0; c < t->classes; ++c)

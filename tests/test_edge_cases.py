@@ -315,3 +315,48 @@ def test_a_strict_floating_point_environment_changes_nothing(backend):
 
 def test_a_row_of_sample_weight_0_may_have_any_target(backend):
     assert crossentropy.cross_entropy(np.zeros((2, 3)), [0, 9], sample_weight=[1, 0]) == pytest.approx(np.log(3))
+
+
+# ---------------------------------------------------------------------- the guessed anchor
+
+
+@pytest.mark.parametrize("above", [19, 21, 44.3, 44.5, 45, 89, 133, 222, 299, 301, 355, 356, 709, 1064.5])
+@pytest.mark.parametrize("position", [64, 65, 2047, 2048, 2100])  # past the classes that the anchor is guessed from
+@pytest.mark.parametrize("base", [0.0, -150.0, 200.0])
+def test_a_maximum_far_above_the_first_classes(kernels, dtype, above, position, base):
+    x = np.full((3, 2101), base).astype(dtype)
+    x[0, position] = x[1, position] = base + above
+    base, top = float(x[0, 0]), float(x[0, position])
+    loss, grad = both(x, np.array([0, position, 3]), reduction="none")
+    rest = 2100 * np.exp(base - top)
+    np.testing.assert_allclose(loss, [top - base + np.log1p(rest), np.log1p(rest), np.log(2101)], rtol=3e-7, atol=3e-45)
+    assert np.isfinite(grad.astype(float)).all()
+    np.testing.assert_allclose(crossentropy.logsumexp(x)[0], top + np.log1p(rest), rtol=3e-7)
+    assert float(crossentropy.softmax(x)[0, position]) == pytest.approx(1 / (1 + rest), rel=0.01)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 1.0])
+def test_smoothing_alone_where_the_target_has_no_weight(kernels, smoothing, rng):
+    """Only log1p(R) of the leading class is left in the loss: it must have its digits though the target is another."""
+    from crossentropy import reference
+
+    for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+        x = rng.uniform(-3, 0, (20, 66))
+        x[:, -1] = np.log(np.exp(x[:, :-1]).sum(axis=1) / rng.uniform(0.25, 0.4, 20))
+        x, w = x.astype(dtype), np.zeros(66)
+        w[-1] = 1
+        options = {"class_weight": w, "label_smoothing": smoothing}
+        loss = crossentropy.cross_entropy(x, np.zeros(20, int), reduction="sum", **options)
+        row = reference.Row(1.0, w.tolist(), smoothing)
+        expected = sum(reference.cross_entropy(z, 0, row) for z in x.astype(float).tolist())
+        assert loss == pytest.approx(expected, rel=2.4e-7 if dtype == np.float32 else 9e-16)
+
+
+@pytest.mark.parametrize(
+    ("row", "g"), [([278.72726, 126.0053], 1e30), ([162.09464, -7.645964], 1e30), ([3.0, -70.0], 1e20)]
+)
+def test_a_large_grad_output_meets_a_small_probability(kernels, row, g):
+    x = np.array([row], np.float32)
+    grad = crossentropy.cross_entropy_grad(x, [0], reduction="sum", grad_output=g)
+    expected = np.exp(float(x[0, 1]) - float(x[0, 0])) * g
+    np.testing.assert_allclose(grad[0, 1], expected, rtol=5e-7, atol=3e-45)

@@ -192,6 +192,8 @@ def test_out_must_not_be_the_targets_or_weights():
     integers = np.zeros((3, 4), np.int64)
     with refuses(ValueError, "out must not share memory with logits"):
         call(x=integers, out=integers.view(np.float64))
+    with refuses(ValueError, "out must not share memory with x"):
+        crossentropy.softmax(integers, out=integers.view(np.float64))
     log_p, saved = autograd.log_softmax_forward(X)
     with refuses(ValueError, "out must not share memory with the log-softmax"):
         autograd.log_softmax_backward(saved, np.ones_like(X), out=log_p)

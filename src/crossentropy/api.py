@@ -141,8 +141,9 @@ def logsumexp(x, axis=-1, *, keepdims=False):
 
 
 def _like_x(name, x, axis, out):
-    given, axis = _check.logits(x, axis, "x")
-    to = _check.result(out, given, {"x": given}, name="x")
+    source = _check.array(x, "x")
+    given, axis = _check.logits(source, axis, "x")
+    to = _check.result(out, given, {"x": source}, name="x")
     if given.size:
         getattr(_backends.current(), name)(_check.classes_last(given, axis), _check.classes_last(to, axis))
     return to if out is None else out
