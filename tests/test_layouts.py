@@ -1,4 +1,8 @@
-"""Any layout of memory gives what a contiguous copy of it gives, bit for bit."""
+"""Any layout of memory gives what a contiguous copy of it gives: bit for bit up to 64 classes.
+
+With more, rows that lie side by side are summed class by class (tiles.c) and others in vectors of classes: both are
+within the contract, and may differ in the last bit of float64.
+"""
 
 import itertools
 
@@ -216,3 +220,36 @@ def test_32_dimensions(kernels, rng):
     x = rng.standard_normal([1] * 20 + [2] * 6 + [1] * 5 + [3])
     y = rng.integers(0, 3, x.shape[:-1])
     assert crossentropy.cross_entropy(x, y) == crossentropy.cross_entropy(x.reshape(-1, 3), y.reshape(-1))
+
+
+@pytest.mark.parametrize("classes", [65, 300])
+def test_rows_side_by_side_with_many_classes(kernels, dtype, classes, rng):
+    """Past 64 classes in place, whole vectors of rows and a partial one; the result streamed past the caches or not."""
+    from ulps import within
+
+    from crossentropy import reference
+
+    x = rng.standard_normal((2, classes, 37)).astype(dtype)
+    y = rng.integers(0, classes, (2, 37))
+    got = crossentropy.cross_entropy_and_grad(x, y, axis=1, reduction="none")
+    rows, targets = np.moveaxis(x.astype(float), 1, -1).reshape(-1, classes).tolist(), y.reshape(-1).tolist()
+    pairs = list(zip(rows, targets, strict=True))
+    within(got.loss.reshape(-1), [reference.cross_entropy(*pair) for pair in pairs], dtype, "loss")
+    grad = np.moveaxis(got.grad, 1, -1).reshape(-1, classes)
+    within(grad, [reference.cross_entropy_grad(*pair) for pair in pairs], dtype, "grad")
+    log_p = np.moveaxis(crossentropy.log_softmax(x, 1), 1, -1).reshape(-1, classes)
+    within(log_p, [reference.log_softmax(row) for row in rows], dtype, "log_softmax")
+
+
+@pytest.mark.parametrize("shape", [(4, 21, 300, 400), (5000, 1001)])  # tiles; rows that start misaligned
+def test_streamed_results_are_those_of_small_calls(kernels, shape, rng):
+    x = rng.standard_normal(shape, dtype=np.float32)
+    assert x.nbytes >= 2**24
+    y = rng.integers(0, shape[1], np.delete(shape, 1))
+    loss, grad = crossentropy.cross_entropy_and_grad(x, y, axis=1, reduction="none")
+    log_p = crossentropy.log_softmax(x, 1)
+    for part in (slice(0, 1), slice(len(x) - 1, len(x))):
+        small = crossentropy.cross_entropy_and_grad(x[part].copy(), y[part], axis=1, reduction="none")
+        np.testing.assert_array_equal(loss[part], small.loss)
+        np.testing.assert_array_equal(grad[part], small.grad)
+        np.testing.assert_array_equal(log_p[part], crossentropy.log_softmax(x[part].copy(), 1))
