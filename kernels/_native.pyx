@@ -76,11 +76,12 @@ cdef extern from "kernels.h" nogil:
 
 # Rows are run in slices without the GIL, between which signals are looked at: the first slice has this many elements,
 # and a slice twice or half as many as the last, to take about 20 ms. It is bounded all the same, since cheap rows (of
-# ignored targets) may stand before dear ones: 2^24 elements took 70 ms in the base unit, and 2^22 took 120 ms
-# byte-swapped with the class axis first. A longer row polls from within (drivers.c).
+# ignored targets) may stand before dear ones: 2^23 elements take 82 ms in the base unit (float64 loss + gradient with
+# smoothing, one thread), and 2^22 took 120 ms byte-swapped with the class axis first. A longer row polls from within
+# (drivers.c).
 cdef enum:
     FIRST_SLICE = 1 << 20
-    LARGEST_SLICE = 1 << 24
+    LARGEST_SLICE = 1 << 23
     LARGEST_COPIED_SLICE = 1 << 21
     LONG_ROW = 1 << 22
     STREAM_FROM = 1 << 24    # bytes

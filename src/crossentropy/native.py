@@ -23,8 +23,8 @@ except ImportError as error:
 _CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}  # `element` in kernels.h
 _PLAIN = {np.dtype(np.float32): 2, np.dtype(np.float64): 3}
 
-# Below this many elements one thread is faster: an OpenMP region takes 1 to 10 us on two cores, a core reads 2**15
-# elements in about that.
+# From here on two threads are faster than one by more than the noise: a float32 loss took 15.5 and 15.7 us with 1 and 2
+# threads at 2**13 elements, 16.5 and 15.2 at 2**14, 20.8 and 16.3 at 2**15.
 SERIAL_BELOW = 2**15
 
 ISAS = _native.ISAS
