@@ -33,11 +33,11 @@ cdef extern from "kernels.h" nogil:
         int size
         int has_ignored
         int64_t ignored
-    ctypedef struct task
-    ctypedef void row_function(const task *, Py_ssize_t, Py_ssize_t)
+    ctypedef enum work:
+        LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
     ctypedef struct task:
         const isa_table *isa
-        row_function *rows_of
+        work work
         int tiled
         int (*poll)() noexcept nogil
         int dims
@@ -57,8 +57,6 @@ cdef extern from "kernels.h" nogil:
         int *out_of_memory
         double *loss
         double *saved
-    row_function logsumexp_rows, softmax_rows, log_softmax_rows, forward_rows, backward_rows, forward_backward_rows
-    row_function log_softmax_backward_rows
     const isa_table *isa_select(const char *)
     int has_openmp()
     void coalesce(task *)
@@ -104,22 +102,22 @@ cdef int poll() noexcept nogil:
     return check_signals()
 
 
-cdef row_function *function_of(str work) except NULL:
-    if work == "logsumexp":
-        return logsumexp_rows
-    if work == "softmax":
-        return softmax_rows
-    if work == "log_softmax":
-        return log_softmax_rows
-    if work == "forward":
-        return forward_rows
-    if work == "backward":
-        return backward_rows
-    if work == "forward_backward":
-        return forward_backward_rows
-    if work == "log_softmax_backward":
-        return log_softmax_backward_rows
-    raise ValueError(work)
+cdef work work_named(str name) except? LOGSUMEXP:
+    if name == "forward":
+        return FORWARD
+    if name == "forward_backward":
+        return FORWARD_BACKWARD
+    if name == "backward":
+        return BACKWARD
+    if name == "logsumexp":
+        return LOGSUMEXP
+    if name == "softmax":
+        return SOFTMAX
+    if name == "log_softmax":
+        return LOG_SOFTMAX
+    if name == "log_softmax_backward":
+        return LOG_SOFTMAX_BACKWARD
+    raise ValueError(name)
 
 
 cdef class Buffers:
@@ -183,7 +181,7 @@ def scan_targets(targets, int size, ignored, Py_ssize_t rows, Py_ssize_t classes
     return scan.first_bad, compensated_value(scan.weights)
 
 
-def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=None, int size=0, ignored=None,
+def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, targets=None, int size=0, ignored=None,
         class_weight=None, class_weight_real=None, double class_weight_unit=1,
         double class_weight_sum=0, sample_weight=None, row_scale=None,
         bint row_scale_is_scalar=False, double label_smoothing=0, double z_loss=0, loss=None, saved=None):
@@ -192,7 +190,7 @@ def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=Non
     cdef task t
     memset(&t, 0, sizeof(task))
     t.isa = isa_select(isa.encode())
-    t.rows_of = function_of(work)
+    t.work = work_named(work_name)
     buffers.rows_of(&t.x, x, PyBUF_STRIDES)
     cdef Py_buffer *b = &buffers.held[0]
     t.dims = b.ndim - 1
@@ -216,14 +214,14 @@ def run(str work, str isa, int threads, tuple x, tuple q, tuple out, targets=Non
     t.label_smoothing = label_smoothing
     t.z_loss = z_loss
     t.loss = <double *>buffers.data(loss, PyBUF_WRITABLE)
-    t.saved = <double *>buffers.data(saved, PyBUF_SIMPLE if work == "backward" else PyBUF_WRITABLE)
+    t.saved = <double *>buffers.data(saved, PyBUF_SIMPLE if t.work == BACKWARD else PyBUF_WRITABLE)
     coalesce(&t)
 
     if t.classes > LONG_ROW:
         t.poll = poll
         threads = 1
     else:
-        t.tiled = suits_tiles(&t) and work != "log_softmax_backward"
+        t.tiled = suits_tiles(&t)
     cdef Py_ssize_t cost = t.classes + ROW_COST
     cdef Py_ssize_t most_rows = max(threads, (LARGEST_SLICE if is_plain(&t) else LARGEST_COPIED_SLICE) // cost)
     cdef Py_ssize_t first = 0, last, slice_rows = max(threads, FIRST_SLICE // cost)

@@ -1,67 +1,112 @@
-/* Block functions whose lanes are rows: for few classes, where a row would not fill a vector, and for a class axis that
- * is not last, where neighbouring rows lie side by side. A tile has up to LANES rows; element (c, row) is x[c stride + row].
- * Included like rows.h, once for each ELEMENT. What rows.h finds from one number of a row is here a vector of them. */
+/* The work of rows.h on a tile (tile.h), where what is one number of a row is a lane. Included once for each REAL. */
 
-#define TILE_ROW(c) NAME(at)(x + (c) * stride, 0, rows, -INFINITY)
+#define NAME_R(function) PASTE(function, REAL)
 
-static void NAME(columns_max)(const void *in, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, double *max)
+SIMD vec NAME_R(lanes_of)(const double *a)
 {
-    const ELEMENT *x = in;
-    vec m = v_set1(-INFINITY), nan = v_set1(0);
-    for (ptrdiff_t c = 0; c < classes; ++c) {
-        const vec z = TILE_ROW(c);
-        m = v_max(z, m);
-        nan = v_add(nan, v_zero_where(v_equal(z, z), v_set1(1)));
-    }
-    REAL top[LANES], nans[LANES];
-    v_store_real(top, m);
-    v_store_real(nans, nan);
-    for (ptrdiff_t i = 0; i < rows; ++i) max[i] = nans[i] > 0 ? NAN : (double)top[i];
+    return v_narrow(load_f64(a), load_f64(a + (WIDE - 1) * LANES_f64));
 }
 
-/* The sum of e^x over the classes below the maximum, and how many are at it. Four classes at a time go into the totals,
- * so that no lane rounds more than three times in float32. */
-static void NAME(columns_sum)(const void *in, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, const anchor *at,
-                              const double *max, double *sum, double *ties)
+SIMD void NAME_R(store_lanes)(double *to, vec a)
 {
-    const ELEMENT *x = in;
-    const EXP_FRAME f = frames_at(at, rows);
-    const vec top = v_load_doubles(max, rows), one = v_set1(1);
+    for (int u = 0; u < WIDE; ++u) store_f64(to + u * LANES_f64, v_widen(a, u));
+}
+
+/* The maximum of each row; NaN where it holds a NaN or +inf, or nothing but -inf. */
+static void NAME_R(columns_max)(const void *tile, ptrdiff_t classes, batch *b)
+{
+    const REAL *x = tile;
+    vec m = v_set1(-INFINITY);
+    mask undefined = v_nan(v_set1(0));
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        const vec z = v_load_real(x + c * LANES);
+        undefined = mask_or(undefined, v_nan(z));
+        m = v_max(z, m);
+    }
+    undefined = mask_or(undefined, v_equal(v_max(m, v_sub(v_set1(0), m)), v_set1(INFINITY)));
+    NAME_R(store_lanes)(b->max, v_nan_where(undefined, m));
+}
+
+/* The anchor of each row, from its maximum; the sum of e^x over the classes below that, and how many are at it. Four classes at
+ * a time go into the totals, so that no lane rounds more than three times in float32. With keeps the tile holds e^x then. */
+static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b)
+{
+    REAL *x = tile;
+    const vec one = v_set1(1), zero = v_set1(0), magic = v_set1(EXP_CONSTANTS.magic);
+    vec top = NAME_R(lanes_of)(b->max);
+    top = v_zero_where(v_nan(top), top);
+    const vec shift = v_zero_where(v_less(v_max(top, v_sub(zero, top)), v_set1((REAL)limit)), top);
+    const vec exponent = v_sub(v_fma(v_sub(top, shift), v_set1(EXP_CONSTANTS.log2e), magic), magic);
+    const vec k = v_sub(exponent, v_set1((REAL)headroom));
+    const EXP_FRAME f = frame_of(shift, k);
     lane_total total = {v_set1_f64(0), v_set1_f64(0)};
-    vec count = v_set1(0);
+    vec ties = zero;
     for (ptrdiff_t c = 0; c < classes; c += 4) {
-        vec s = v_set1(0);
+        vec s = zero;
         for (ptrdiff_t u = c; u < classes && u < c + 4; ++u) {
-            const vec z = TILE_ROW(u);
-            s = v_add(s, v_zero_where(v_equal(z, top), v_exp(z, f)));
-            count = v_add(count, v_zero_where(v_less(z, top), one));
+            const vec z = v_load_real(x + u * LANES), e = v_exp(z, f);
+            if (keeps) v_store_real(x + u * LANES, e);
+            s = v_add(s, v_zero_where(v_equal(z, top), e));
+            ties = v_add(ties, v_zero_where(v_less(z, top), one));
         }
         lane_total_add(&total, s);
     }
-    double sums[2 * LANES_f64];
-    REAL counts[LANES];
-    lane_total_store(total, sums);
-    v_store_real(counts, count);
-    for (ptrdiff_t i = 0; i < rows; ++i) sum[i] = sums[i], ties[i] = (double)counts[i];
+    lane_total_store(total, b->sum);
+    NAME_R(store_lanes)(b->base, v_sub(ties, one));
+    NAME_R(store_lanes)(b->own, zero);
+    NAME_R(store_lanes)(b->shift, shift);
+    NAME_R(store_lanes)(b->k, k);
 }
 
-static void NAME(columns_gradient)(const void *in, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, const anchor *at,
-                                   const double *factor, void *to, ptrdiff_t out_stride, int stream)
+/* As spread in rows.h, from the maximum; q is a tile too. */
+static void NAME_R(columns_spread)(const void *tile, const void *q_tile, ptrdiff_t classes, const double *w, double keep,
+                                   double floor, const batch *b, double *mass, double *distance)
 {
-    const ELEMENT *x = in;
-    ELEMENT *out = to;
-    const EXP_FRAME f = frames_at(at, rows);
-    const vec times = v_load_doubles(factor, rows);
-    for (ptrdiff_t c = 0; c < classes; ++c) NAME(put)(out + c * out_stride, 0, rows, v_mul(v_exp(TILE_ROW(c), f), times), stream);
+    const REAL *x = tile, *q = q_tile;
+    const vec_f64 zero = v_set1_f64(0);
+    lane_total_f64 masses[WIDE], distances[WIDE];
+    for (int u = 0; u < WIDE; ++u) masses[u].sum = masses[u].error = distances[u].sum = distances[u].error = zero;
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        const vec z = v_load_real(x + c * LANES), ql = q ? v_load_real(q + c * LANES) : v_set1(0);
+        for (int u = 0; u < WIDE; ++u) {
+            const vec_f64 target = v_fma_f64(v_widen(ql, u), v_set1_f64(keep), v_set1_f64(floor));
+            const vec_f64 t = v_mul_f64(target, v_set1_f64(w ? w[c] : 1));
+            const vec_f64 term = v_mul_f64(t, v_sub_f64(load_f64(b->max + u * LANES_f64), v_widen(z, u)));
+            lane_total_add_f64(&masses[u], t);
+            lane_total_add_f64(&distances[u], v_zero_where_f64(v_equal_f64(t, zero), term));
+        }
+    }
+    for (int u = 0; u < WIDE; ++u) {
+        lane_total_store_f64(masses[u], mass + u * LANES_f64);
+        lane_total_store_f64(distances[u], distance + u * LANES_f64);
+    }
 }
 
-static void NAME(columns_log_softmax)(const void *in, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, const double *max,
-                                      const double *log_sum, void *to, ptrdiff_t out_stride, int stream)
+/* factor e - scale w (keep q + floor), in place of the e that columns_sum kept. */
+static void NAME_R(columns_gradient)(void *tile, const void *q_tile, ptrdiff_t classes, const double *factor, const double *scale,
+                                     const void *weights, double keep, double floor)
 {
-    const ELEMENT *x = in;
-    ELEMENT *out = to;
-    const vec m = v_load_doubles(max, rows), l = v_load_doubles(log_sum, rows);
-    for (ptrdiff_t c = 0; c < classes; ++c) NAME(put)(out + c * out_stride, 0, rows, v_sub(v_sub(TILE_ROW(c), m), l), stream);
+    REAL *x = tile;
+    const REAL *q = q_tile, *w = weights;
+    const vec times = NAME_R(lanes_of)(factor), scales = NAME_R(lanes_of)(scale);
+    const vec keeps = v_mul(scales, v_set1((REAL)keep)), floors = v_mul(scales, v_set1((REAL)floor));
+    const int subtracts = q || floor != 0;
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        vec grad = v_mul(v_load_real(x + c * LANES), times);
+        if (subtracts) {
+            vec t = q ? v_fma(v_load_real(q + c * LANES), keeps, floors) : floors;
+            if (w) t = v_mul(t, v_set1(w[c]));
+            grad = v_sub(grad, t);
+        }
+        v_store_real(x + c * LANES, grad);
+    }
 }
 
-#undef TILE_ROW
+static void NAME_R(columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b)
+{
+    REAL *x = tile;
+    const vec m = NAME_R(lanes_of)(b->max), l = NAME_R(lanes_of)(b->log_sum);
+    for (ptrdiff_t c = 0; c < classes; ++c) v_store_real(x + c * LANES, v_sub(v_sub(v_load_real(x + c * LANES), m), l));
+}
+
+#undef NAME_R

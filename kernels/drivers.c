@@ -1,30 +1,24 @@
-/* A row from beginning to end: which blocks it has, its statistics, and the few numbers that carry every option.
- * With lse = log sum e^z, p = e^(z - lse), a row weight v and a scale g:
- *
- *   index target y              loss = v [(1-eps) w_y (lse - z_y) + eps/C sum w_c (lse - z_c) + lambda lse^2]
- *                               grad = g v [a p_c - b delta_cy - d w_c],  a = (1-eps) w_y + eps/C W + 2 lambda lse,
- *                                                                         b = (1-eps) w_y,  d = eps/C,  W = sum w_c
- *   probability target q        q' = (1-eps) q + eps/C
- *                               loss = v [sum w_c q'_c (lse - z_c) + lambda lse^2]
- *                               grad = g v [a p_c - w_c q'_c],            a = sum w_c q'_c + 2 lambda lse
- *
- * Everything is taken relative to the maximum m: lse = m + log_sum, and sum t_c (lse - z_c) = mass log_sum + distance
- * with distance = sum t_c (m - z_c) >= 0, so that large logits cancel nowhere. */
+/* Rows in blocks: a batch of them is read once each, what was added up becomes losses and gradients (batch.c), and results are
+ * written while the rows, or their exponentials, lie in the L2 cache. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "drivers.h"
+#include "batch.h"
 #include "layout.h"
-#include "targets.h"
 
 #define POLL_EVERY (1 << 20)    /* classes between polls: a millisecond, 30 at the slowest layout */
 
-/* One thread's place: its row, and a buffer for a block of each array that can't be read or written in place. */
+/* Rows of a batch together stay below this, in bytes of the lanes' type; so that they are still in the L2 cache when they are
+ * written, and beside them the exponentials of a single row up to the other limit. */
+#define BATCH_BYTES (1 << 17)
+#define KEPT_BYTES (5 << 17)
+
+/* One thread's place: a batch, and a buffer for a block of each array that can't be read or written in place. */
 typedef struct {
     const task *t;
     const block_functions *k;
-    int is_f64, x_direct, q_direct, out_direct;
+    int is_f64, x_direct, q_direct, out_direct, spreads;
     element q_type;            /* that q is read in */
     const char *x, *q;         /* the row */
     char *out;
@@ -32,23 +26,38 @@ typedef struct {
     ptrdiff_t since_poll;
     int stopped;
     f64 *x_buffer, *q_buffer, *out_buffer;    /* of BLOCK each, NULL where none is needed */
+
+    ptrdiff_t row, last, rows, most_rows;     /* the batch: its first row, the thread's end, how many, at most */
+    batch b;
+    row_target r[BATCH];
+    double mass[BATCH], distance[BATCH];
+    char *kept;                /* the exponentials of a row, kept_stride bytes from those of the next; NULL: not kept */
+    ptrdiff_t kept_stride;
+    int has_kept[BATCH];
 } cursor;
 
 static void start(cursor *c, const task *t)
 {
+    memset(c, 0, sizeof *c);
     c->t = t;
     c->k = &t->isa->of[t->x.type];
     c->is_f64 = t->x.type == ELEMENT_F64;
+    c->spreads = has_spread(t);
     c->x_direct = is_direct(t, &t->x);
     /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward in that of log_p. */
-    c->q_type = t->rows_of == log_softmax_backward_rows ? t->x.type : c->is_f64 ? ELEMENT_F64 : ELEMENT_F32;
+    c->q_type = t->work == LOG_SOFTMAX_BACKWARD ? t->x.type : c->is_f64 ? ELEMENT_F64 : ELEMENT_F32;
     c->q_direct = t->q.data && t->q.type == c->q_type && is_direct(t, &t->q);
     c->out_direct = t->out.data && is_direct(t, &t->out);
-    c->since_poll = 0;
-    /* On the heap: 48 KiB more than some threads' stacks have. Without memory the rows are left as they are. */
     const int buffers = !(c->x_direct && (c->q_direct || !t->q.data) && (c->out_direct || !t->out.data));
-    c->x_buffer = buffers ? malloc(3 * BLOCK * sizeof(f64)) : NULL;
-    c->stopped = buffers && !c->x_buffer;
+    const ptrdiff_t vector = 64, row_bytes = t->classes * (c->is_f64 ? 8 : 4);
+    c->kept_stride = (row_bytes + vector - 1) / vector * vector + vector;
+    c->most_rows = BATCH_BYTES / c->kept_stride < BATCH ? BATCH_BYTES / c->kept_stride : BATCH;
+    if (c->most_rows < 1 || !c->x_direct) c->most_rows = 1;
+    const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX) && row_bytes <= KEPT_BYTES;
+    /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
+    if (buffers) c->x_buffer = malloc(3 * BLOCK * sizeof(f64));
+    if (keeps) c->kept = malloc((size_t)(c->most_rows * c->kept_stride));
+    c->stopped = (buffers && !c->x_buffer) || (keeps && !c->kept);
     if (c->stopped) *t->out_of_memory = 1;
     if (c->x_buffer) c->q_buffer = c->x_buffer + BLOCK, c->out_buffer = c->q_buffer + BLOCK;
 }
@@ -57,6 +66,7 @@ static void finish(cursor *c)
 {
     c->t->isa->fence();
     free(c->x_buffer);
+    free(c->kept);
 }
 
 static void go_to(cursor *c, ptrdiff_t row)
@@ -85,9 +95,8 @@ static int next_of(cursor *c, block *b, ptrdiff_t size)
 
 static int next(cursor *c, block *b) { return next_of(c, b, BLOCK); }
 
-/* For what works on each class alone, and so gives the same bits in blocks of any size: one where nothing is copied, so
- * that a streamed row has two partial lines and not two a block. */
-static int next_written(cursor *c, block *b) { return next_of(c, b, c->x_buffer ? BLOCK : POLL_EVERY); }
+/* For what takes the row at a time where nothing is copied: a streamed row then has two partial lines and not two a block. */
+static int next_whole(cursor *c, block *b) { return next_of(c, b, c->x_buffer ? BLOCK : POLL_EVERY); }
 
 static const void *x_block(cursor *c, block b)
 {
@@ -101,6 +110,7 @@ static const void *x_block(cursor *c, block b)
 static double x_element(cursor *c, ptrdiff_t at)
 {
     f64 one;
+    if (c->x_direct) return get_element(c->t->x.type, c->x + at * element_size(c->t->x.type));
     gather(&c->t->x, c->x + at * c->t->x.class_stride, 1, &one);
     return get_element(c->t->x.type, &one);
 }
@@ -136,7 +146,7 @@ static void write_block(cursor *c, block b, const void *from)
 static void fill_row(cursor *c, double value)
 {
     const ptrdiff_t size = element_size(c->t->out.type);
-    for (block b = {0, 0}; next_written(c, &b);) {
+    for (block b = {0, 0}; next_whole(c, &b);) {
         char *out = out_block(c, b);
         if (value == 0) memset(out, 0, (size_t)(b.n * size));
         else for (ptrdiff_t i = 0; i < b.n; ++i) set_element(c->t->out.type, out + i * size, value);
@@ -144,104 +154,186 @@ static void fill_row(cursor *c, double value)
     }
 }
 
-/* ------------------------------------------------------------------ the statistics of a row */
+/* ------------------------------------------------------------------ reading a row */
 
-/* The classes that the anchor is guessed from: one unrolled step of AVX-512; and by how much the maximum may pass it. */
+/* The classes that the anchor is guessed from: one unrolled step of AVX-512. */
 #define GUESS_FROM 64
-static double guess_slack(int is_f64) { return is_f64 ? 300 : 20; }
 
-static const statistics undefined = {NAN, NAN, NAN};
-
-/* All NaN where the row holds a NaN or +inf, or nothing but -inf. */
-static statistics statistics_of(cursor *c)
+/* An anchor for a row whose maximum is about the guess, and the largest maximum that it serves; 0 where none is safe. Most rows
+ * get the first, whose numbers wait for nothing: the next row's pass starts before its guess is known. */
+static int guess_anchor(int is_f64, double guess, anchor *at, double *most)
 {
-    double max = -INFINITY;
-    for (block b = {0, 0}; next(c, &b);) {
-        const double top = c->k->max(x_block(c, b), b.n);
-        if (isnan(top)) return undefined;
-        if (top > max) max = top;
+    const double near = is_f64 ? 100 : 14, limit = anchor_limit(is_f64), highest = guess + (is_f64 ? 300 : 20);
+    at->shift = 0;
+    if (fabs(guess) <= near) {
+        at->k = -sum_headroom(is_f64);
+        *most = is_f64 ? 300 : 24;
+        return 1;
     }
-    if (isinf(max)) return undefined;
-    const anchor at = anchor_at(max, sum_headroom(c->is_f64), c->is_f64);
+    at->k = rounded(guess * LOG2E) - sum_headroom(is_f64);
+    *most = highest < limit ? highest : limit;
+    return fabs(guess) <= limit;
+}
+
+/* Adds the block to the mass and distance of row i. */
+static void add_spread(cursor *c, ptrdiff_t i, block b, const void *x, double from)
+{
+    const task *t = c->t;
+    const ptrdiff_t real = c->is_f64 ? 8 : 4;
+    double mass = 0, distance = 0;
+    subtrahend s = subtrahend_of(t, 1);
+    s.q = c->q ? q_block(c, b) : NULL;
+    s.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
+    c->k->spread(x, b.n, from, s, &mass, &distance);
+    c->mass[i] += mass;
+    c->distance[i] += distance;
+}
+
+/* From sums about `from` to those about the maximum, and of the weights themselves. */
+static void end_spread(cursor *c, ptrdiff_t i, double from)
+{
+    const double unit = c->t->class_weight_real ? c->t->class_weight_unit : 1;
+    c->distance[i] = times(unit, c->distance[i] + times(c->mass[i], c->b.max[i] - from));
+    c->mass[i] *= unit;
+}
+
+static void set_read(batch *b, ptrdiff_t i, double max, anchor at, double sum, double base, double own)
+{
+    b->max[i] = max, b->shift[i] = at.shift, b->k[i] = at.k;
+    b->sum[i] = sum, b->base[i] = base, b->own[i] = own;
+}
+
+/* The sum again with the classes at the maximum left out and counted, so that rest keeps its digits whatever leads. */
+static void sum_below(cursor *c, ptrdiff_t i, double max, anchor at)
+{
     compensated sum = {0, 0};
     ptrdiff_t ties = 0;
     for (block b = {0, 0}; next(c, &b);) compensated_add(&sum, c->k->sum(x_block(c, b), b.n, at, max, &ties));
-    statistics s;
-    s.max = max;
-    s.rest = (double)(ties - 1) + compensated_value(sum) / exp_at(at, max);
-    s.log_sum = log_of_1_plus(s.rest);
-    return s;
+    set_read(&c->b, i, max, at, compensated_value(sum), (double)(ties - 1), 0);
 }
 
-/* The same in one pass, where the anchor that the row's first classes suggest will do. The target y is left out of the sum,
- * so that rest keeps its digits where y leads; y = -1 for none. */
-static statistics statistics_about(cursor *c, int64_t y)
+/* Two passes, maximum first: for any row. */
+static void read_exactly(cursor *c, ptrdiff_t i)
 {
+    double max = -INFINITY;
+    c->has_kept[i] = 0;
+    for (block b = {0, 0}; next(c, &b);) {
+        const double top = c->k->max(x_block(c, b), b.n);
+        max = isnan(top) || top > max ? top : max;
+        if (isnan(max)) break;
+    }
+    if (!isfinite(max)) {
+        set_unread(&c->b, i, NAN);
+        return;
+    }
+    sum_below(c, i, max, anchor_at(max, sum_headroom(c->is_f64), c->is_f64));
+    if (!c->spreads) return;
+    c->mass[i] = c->distance[i] = 0;
+    for (block b = {0, 0}; next(c, &b);) add_spread(c, i, b, x_block(c, b), max);
+    end_spread(c, i, max);
+}
+
+/* One pass, where the anchor that the row's first classes suggest will do. The target y is left out of the sum, so that rest
+ * keeps its digits where y leads. */
+static void read_row(cursor *c, ptrdiff_t i, int64_t y)
+{
+    const ptrdiff_t real = c->is_f64 ? 8 : 4;
+    char *kept = c->kept ? c->kept + i * c->kept_stride : NULL;
     block b = {0, 0};
     next(c, &b);
     const double guess = c->k->max(x_block(c, b), b.n < GUESS_FROM ? b.n : GUESS_FROM);
-    if (!(fabs(guess) <= anchor_limit(c->is_f64))) return statistics_of(c);
-    const anchor at = anchor_at(guess, sum_headroom(c->is_f64), c->is_f64);
-    const ptrdiff_t size = element_size(c->t->x.type);
-    double max = -INFINITY;
-    compensated sum = {0, 0};
-    b.at = b.n = 0;
-    while (next(c, &b)) {
-        const char *x = x_block(c, b);
-        const ptrdiff_t before = y >= b.at && y < b.at + b.n ? y - b.at : b.n, after = b.n - before - 1;
-        double top;
-        compensated_add(&sum, c->k->sum_and_max(x, before, at, &top));
-        max = top > max ? top : max;
-        if (after <= 0) continue;
-        compensated_add(&sum, c->k->sum_and_max(x + (before + 1) * size, after, at, &top));
-        max = top > max ? top : max;
+    double max = -INFINITY, most;
+    anchor at;
+    c->b.z[i] = y < 0 ? -INFINITY : x_element(c, y);
+    if (!guess_anchor(c->is_f64, guess, &at, &most)) {
+        read_exactly(c, i);
+        return;
     }
-    const double z = y < 0 ? -INFINITY : x_element(c, y), others = compensated_value(sum);
-    max = z > max ? z : max;
-    if (isnan(z)) return undefined;
-    /* Before others is looked at: past the slack an exponent may have wrapped, and the sum be anything. */
-    if (!(fabs(max) <= anchor_limit(c->is_f64)) || max > guess + guess_slack(c->is_f64)) return statistics_of(c);
-    if (isnan(others)) return undefined;
-    const double own = exp_at(at, z);
-    statistics s;
-    s.max = max;
-    s.rest = z == max ? others / own : (others + own) / exp_at(at, max) - 1;
-    s.log_sum = log_of_1_plus(s.rest);
-    /* Where one class that is not left out holds most of the sum, rest is its difference from 1: the exact way then. The
-     * loss has max - z_y > 0 to hide that in; a log-softmax has not, nor a loss where w_y may be 0. */
-    return z != max && s.rest < (y < 0 || c->t->class_weight ? 3 : 0.25) ? statistics_of(c) : s;
+    compensated sum = {0, 0};
+    c->mass[i] = c->distance[i] = 0;
+    b.at = b.n = 0;
+    while (c->spreads ? next(c, &b) : next_whole(c, &b)) {
+        const void *x = x_block(c, b);
+        double top;
+        compensated_add(&sum, c->k->pass(x, b.n, at, y - b.at, kept ? kept + b.at * real : NULL, &top));
+        max = top > max ? top : max;
+        if (c->spreads) add_spread(c, i, b, x, guess);
+    }
+    const double z = c->b.z[i], others = compensated_value(sum);
+    /* Before the sum is looked at: past the anchor's maximum an exponent may have wrapped, and the sum be anything. */
+    if (!(max <= most)) read_exactly(c, i);
+    else if (isnan(others) || isnan(z)) set_unread(&c->b, i, NAN);
+    else {
+        c->has_kept[i] = kept != NULL;
+        set_read(&c->b, i, max, at, others, z == max ? 0 : -1, z == max ? 0 : 1);
+        if (c->spreads) end_spread(c, i, guess);
+    }
+}
+
+/* Where one class that is not left out holds most of the sum, rest is its difference from 1: summed again then. The loss has
+ * max - z_y > 0 to hide that in; a log-softmax has not, nor a loss where w_y may be 0. */
+static int lost_digits(const cursor *c, ptrdiff_t i)
+{
+    const int hides = c->t->targets.data && !c->t->class_weight;
+    return c->b.own[i] == 1 && !isnan(c->b.max[i]) && c->b.rest[i] < (hides ? 0.25 : 3);
+}
+
+/* The batch from c->row on: everything up to its results. */
+static void read_batch(cursor *c)
+{
+    const task *t = c->t;
+    find_targets(t, c->row, c->rows, c->r);
+    for (ptrdiff_t i = 0; i < c->rows && !c->stopped; ++i) {
+        c->has_kept[i] = 0;
+        c->b.z[i] = -INFINITY;
+        if (c->r[i].skipped || c->r[i].bad) {
+            set_unread(&c->b, i, c->r[i].skipped ? 0 : NAN);
+            continue;
+        }
+        go_to(c, c->row + i);
+        if (t->work != BACKWARD) read_row(c, i, t->targets.data ? c->r[i].y : -1);
+        else {
+            restore(t, c->row + i, &c->b, i, &c->mass[i]);
+            if (t->targets.data) c->b.z[i] = x_element(c, c->r[i].y);
+        }
+    }
+    t->isa->finish(&c->b, c->rows, 1);
+    int again = 0;
+    for (ptrdiff_t i = 0; i < c->rows && !c->stopped; ++i) {
+        if (!lost_digits(c, i)) continue;
+        const anchor at = {c->b.shift[i], c->b.k[i]};
+        go_to(c, c->row + i);
+        sum_below(c, i, c->b.max[i], at);
+        again = 1;
+    }
+    if (again) t->isa->finish(&c->b, c->rows, 1);
 }
 
 /* ------------------------------------------------------------------ writing a row */
 
-anchored_factor anchor_factor(int is_f64, double factor, double max)
+/* factor / e^max at the anchor, as the block functions take it where nothing was kept. Its exponent moves into the anchor, where it
+ * rounds nothing: a factor of 2^-140 (a small grad_output) would be subnormal in float32, and e^(z-max) below 2^-126 would be
+ * lost before a large one. */
+typedef struct { anchor at; double factor; } anchored_factor;
+
+static anchored_factor anchor_factor(int is_f64, double factor, anchor at, double top)
 {
     const double most = is_f64 ? 1000 : 120, down = is_f64 ? 64 : 32;    /* 1021 + 64 > 1074, 125 + 32 > 149 */
-    anchored_factor f = {anchor_at(max, 0, is_f64), 0};
-    const double mantissa = factor / exp_at(f.at, max);
-    int exponent = 0;
-    if (!isfinite(mantissa) || mantissa == 0) {
-        f.factor = mantissa;
-        return f;
-    }
-    f.factor = frexp(mantissa, &exponent);
+    anchored_factor f = {at, factor / top};
+    int exponent = 0, up = 0;
+    if (!isfinite(f.factor) || f.factor == 0) return f;
+    frexp(top, &up);
+    f.factor = frexp(f.factor, &exponent);
+    exponent += up;    /* about factor e^0: as if e^max were 1 */
     const double headroom = exponent + down < most ? exponent + down : most;
-    f.at.k -= headroom;
+    f.at.k += up - headroom;
     f.factor = times_power_of_2(f.factor, exponent - headroom);
     return f;
 }
 
-int is_beyond(int is_f64, double max, double factor, double scale)
-{
-    /* Up to here float32 results are right down to the subnormals: 88 + 32 bits stay below 2^120, and where m was
-     * subtracted, e^(m/2 - m) 2^35 stays below the smallest number. Loss scaling in half precision goes to 2^24. */
-    const double most = fabs(max) > anchor_limit(is_f64) ? 0x1p35 : 0x1p88;
-    if (is_f64) return isinf(factor);
-    return fabs(factor) > most || fabs(scale) > 0x1p100 || (scale != 0 && fabs(scale) < 0x1p-100);
-}
-
 /* What is beyond the lanes, in float64 and one by one. */
-static void gradient_beyond(cursor *c, block b, const void *x, double factor, double max, subtrahend s, void *out)
+static void gradient_beyond(cursor *c, block b, const void *x, double factor, double max, subtrahend s, ptrdiff_t entry,
+                            double value, void *out)
 {
     const task *t = c->t;
     const ptrdiff_t size = element_size(t->x.type);
@@ -249,252 +341,103 @@ static void gradient_beyond(cursor *c, block b, const void *x, double factor, do
         const double z = get_element(t->x.type, (const char *)x + i * size);
         const double q = s.q ? get_element(c->q_type, (const char *)s.q + i * element_size(c->q_type)) : 0;
         const double w = t->class_weight ? t->class_weight[b.at + i] : 1, p = times(exp(z - max), factor);
-        set_element(t->out.type, (char *)out + i * size, p - times(w * (s.keep * q + s.floor), s.scale));
+        const double grad = p - times(w * (s.keep * q + s.floor), s.scale);
+        set_element(t->out.type, (char *)out + i * size, b.at + i == entry ? value : grad);
     }
 }
 
-/* factor e^(z_c - max) - scale w_c (keep q_c + floor); entry replaces the value of one class, where that is >= 0. */
-static void write_gradient(cursor *c, double factor, double max, subtrahend s, ptrdiff_t entry, double value)
+/* factor e^(z_c - max) - scale w_c (keep q_c + floor) for row i; entry >= 0 is a class with a value of its own. */
+static void write_gradient(cursor *c, ptrdiff_t i, double factor, subtrahend s, ptrdiff_t entry, double value)
 {
     const task *t = c->t;
-    const anchored_factor f = anchor_factor(c->is_f64, factor, max);
-    const ptrdiff_t real = c->is_f64 ? 8 : 4;
-    const double unit = t->class_weight_real ? t->class_weight_unit : 1;
+    const ptrdiff_t real = c->is_f64 ? 8 : 4, ahead = c->row + c->rows + i;
+    const double unit = t->class_weight_real ? t->class_weight_unit : 1, max = c->b.max[i];
     const int beyond = is_beyond(c->is_f64, max, factor, s.scale * unit);
+    const char *kept = !beyond && c->has_kept[i] && suits_kept(c->is_f64, factor, c->b.top[i]) ? c->kept + i * c->kept_stride : NULL;
+    const char *next_x = ahead < c->last && c->x_direct ? row_of(t, &t->x, ahead) : c->x;
+    const anchor at = {c->b.shift[i], c->b.k[i]};
+    const anchored_factor f = kept ? (anchored_factor){at, factor / c->b.top[i]} : anchor_factor(c->is_f64, factor, at, c->b.top[i]);
     if (!beyond) s.scale *= unit;
-    for (block b = {0, 0}; next_written(c, &b);) {
-        const void *x = x_block(c, b);
+    for (block b = {0, 0}; next_whole(c, &b);) {
+        const void *x = kept ? NULL : x_block(c, b);
         void *out = out_block(c, b);
         subtrahend here = s;
         here.q = c->q ? q_block(c, b) : NULL;
         here.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
-        if (beyond) gradient_beyond(c, b, x, factor, max, here, out);
-        else c->k->gradient(x, b.n, f.at, f.factor, here, out, t->stream && c->out_direct);
-        if (entry >= b.at && entry < b.at + b.n)
-            set_element(t->out.type, (char *)out + (entry - b.at) * element_size(t->out.type), value);
+        if (beyond) gradient_beyond(c, b, x, factor, max, here, entry, value, out);
+        else c->k->gradient(x, kept ? kept + b.at * real : NULL, b.n, f.at, f.factor, here, entry < 0 ? -1 : entry - b.at, value,
+                            out, t->stream && c->out_direct, next_x + b.at * t->x.class_stride);
         write_block(c, b, out);
     }
 }
 
-/* ------------------------------------------------------------------ logsumexp, softmax, log-softmax */
-
-void logsumexp_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+static void write_log_softmax(cursor *c, ptrdiff_t i)
 {
-    cursor c;
-    start(&c, t);
-    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
-        go_to(&c, row);
-        const statistics s = statistics_about(&c, -1);
-        t->loss[row] = s.max + s.log_sum;
+    for (block b = {0, 0}; next_whole(c, &b);) {
+        void *out = out_block(c, b);
+        c->k->log_softmax(x_block(c, b), b.n, c->b.max[i], c->b.log_sum[i], out, c->t->stream && c->out_direct);
+        write_block(c, b, out);
     }
-    finish(&c);
 }
 
-void softmax_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+static void write_row(cursor *c, ptrdiff_t i)
 {
+    const task *t = c->t;
     const subtrahend nothing = {NULL, NULL, 0, 0, 0};
-    cursor c;
-    start(&c, t);
-    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
-        go_to(&c, row);
-        const statistics s = statistics_about(&c, -1);
-        if (isnan(s.max)) fill_row(&c, NAN);
-        else write_gradient(&c, 1 / (1 + s.rest), s.max, nothing, -1, 0);
+    go_to(c, c->row + i);
+    if (c->r[i].skipped) fill_row(c, 0);
+    else if (isnan(c->b.max[i])) fill_row(c, NAN);
+    else if (t->work == LOG_SOFTMAX) write_log_softmax(c, i);
+    else if (t->work == SOFTMAX) write_gradient(c, i, c->b.share[i], nothing, -1, 0);
+    else {
+        const row_gradient g = gradient_from(t, c->row + i, &c->r[i], &c->b, i, c->mass[i]);
+        write_gradient(c, i, g.factor, subtrahend_of(t, g.scale), c->r[i].y, g.value);
     }
-    finish(&c);
-}
-
-void log_softmax_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
-{
-    cursor c;
-    start(&c, t);
-    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
-        go_to(&c, row);
-        const statistics s = statistics_about(&c, -1);
-        for (block b = {0, 0}; next_written(&c, &b);) {
-            void *out = out_block(&c, b);
-            c.k->log_softmax(x_block(&c, b), b.n, s.max, s.log_sum, out, t->stream && c.out_direct);
-            write_block(&c, b, out);
-        }
-    }
-    finish(&c);
 }
 
 /* grad = g - e^log_p sum(g): x is log_p, q is g. */
-void log_softmax_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+static void log_softmax_backward(cursor *c, ptrdiff_t first, ptrdiff_t last)
 {
-    cursor c;
-    start(&c, t);
-    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
-        go_to(&c, row);
+    for (ptrdiff_t row = first; row < last && !c->stopped; ++row) {
+        go_to(c, row);
         double max = -INFINITY;
         compensated total = {0, 0};
-        for (block b = {0, 0}; next(&c, &b);) {
-            const double top = c.k->max(x_block(&c, b), b.n);
+        for (block b = {0, 0}; next(c, &b);) {
+            const double top = c->k->max(x_block(c, b), b.n);
             max = isnan(top) || top > max ? top : max;
             if (isnan(max)) break;
-            compensated_add(&total, c.k->total(q_block(&c, b), b.n));
+            compensated_add(&total, c->k->total(q_block(c, b), b.n));
         }
         if (!isfinite(max)) {
-            fill_row(&c, NAN);
+            fill_row(c, NAN);
             continue;
         }
-        const anchored_factor f = anchor_factor(c.is_f64, compensated_value(total) * exp(max), max);
-        for (block b = {0, 0}; next_written(&c, &b);) {
-            void *out = out_block(&c, b);
-            const void *log_p = x_block(&c, b);
-            c.k->log_softmax_backward(log_p, q_block(&c, b), b.n, f.at, f.factor, out, t->stream && c.out_direct);
-            write_block(&c, b, out);
+        const anchor at = anchor_at(max, 0, c->is_f64);
+        const anchored_factor f = anchor_factor(c->is_f64, compensated_value(total) * exp(max), at, exp_at(at, max));
+        for (block b = {0, 0}; next_whole(c, &b);) {
+            void *out = out_block(c, b);
+            const void *log_p = x_block(c, b);
+            c->k->log_softmax_backward(log_p, q_block(c, b), b.n, f.at, f.factor, out, c->t->stream && c->out_direct);
+            write_block(c, b, out);
         }
     }
-    finish(&c);
 }
 
-/* ------------------------------------------------------------------ the loss and its gradient */
-
-row_target target_of(const task *t, ptrdiff_t row)
-{
-    row_target r = {t->sample_weight ? t->sample_weight[row] : 1, -1, 0, 0};
-    r.skipped = r.v == 0;
-    if (t->targets.data) {
-        r.y = target_at(&t->targets, row);
-        r.skipped = r.skipped || is_ignored(&t->targets, r.y);
-        r.bad = r.y < 0 || r.y >= t->classes;
-    }
-    return r;
-}
-
-static double class_weight_of(const task *t, ptrdiff_t c) { return t->class_weight ? t->class_weight[c] : 1; }
-
-/* keep q + floor: probability targets as they come are smoothed here. For index targets this is eps/C alone. */
-static subtrahend subtrahend_of(const task *t, double scale)
-{
-    const double floor = t->label_smoothing / (double)t->classes;
-    const subtrahend s = {NULL, NULL, t->targets.data ? 0 : 1 - t->label_smoothing, floor,
-                          t->targets.data && floor == 0 ? 0 : scale};
-    return s;
-}
-
-/* The sum of t_c and of t_c (max - z_c), for t_c = w_c (keep q_c + floor). */
-static void spread_of(cursor *c, double max, double *mass, double *distance)
-{
-    const task *t = c->t;
-    const subtrahend s = subtrahend_of(t, 1);
-    const ptrdiff_t real = c->is_f64 ? 8 : 4;
-    compensated m = {0, 0}, d = {0, 0};
-    for (block b = {0, 0}; next(c, &b);) {
-        double block_mass = 0, block_distance = 0;
-        subtrahend here = s;
-        here.q = c->q ? q_block(c, b) : NULL;
-        here.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
-        c->k->spread(x_block(c, b), b.n, max, here, &block_mass, &block_distance);
-        compensated_add(&m, block_mass);
-        compensated_add(&d, block_distance);
-    }
-    const double unit = t->class_weight_real ? t->class_weight_unit : 1;
-    *mass = unit * compensated_value(m);
-    *distance = times(unit, compensated_value(d));
-}
-
-double loss_from(const task *t, row_target r, statistics s, double z, double mass, double distance)
-{
-    const double lse = s.max + s.log_sum;
-    double loss = times(mass, s.log_sum) + distance;
-    if (t->targets.data) loss += times((1 - t->label_smoothing) * class_weight_of(t, r.y), (s.max - z) + s.log_sum);
-    return r.v * (loss + times(t->z_loss, lse * lse));
-}
-
-/* The loss of a row that is read; mass is for its gradient. */
-static double loss_of(cursor *c, row_target r, statistics s, double *mass)
-{
-    const task *t = c->t;
-    double distance = 0;
-    if (!t->targets.data || t->label_smoothing > 0) spread_of(c, s.max, mass, &distance);
-    const double loss = loss_from(t, r, s, t->targets.data ? x_element(c, r.y) : 0, *mass, distance);
-    /* From the float64 weights: the gradient at y subtracts W - w_y from it, which must be of the same W. */
-    if (t->targets.data) *mass = times(t->label_smoothing / (double)t->classes, t->class_weight_sum);
-    return loss;
-}
-
-row_gradient gradient_from(const task *t, ptrdiff_t row, row_target r, statistics s, double z, double mass)
-{
-    row_gradient g = {0, t->row_scale[row * t->row_scale_step] * r.v, 0};
-    const double z_term = times(2 * t->z_loss, s.max + s.log_sum);
-    double a = mass + z_term;
-    if (t->targets.data) {
-        const int is_f64 = t->x.type == ELEMENT_F64;
-        const double w = class_weight_of(t, r.y), d = t->label_smoothing / (double)t->classes;
-        const double rest_of_w = t->class_weight ? t->class_weight_sum - w : (double)(t->classes - 1);
-        const anchor at = anchor_at(s.max, 0, is_f64);
-        const double b = (1 - t->label_smoothing) * w, p = exp_at(at, z) / exp_at(at, s.max) / (1 + s.rest);
-        a += b;
-        /* At y: a p - b - d w, and where p > 1/2 (y leads then, and 1 - p = rest / (1 + rest)) with a - b - d w taken
-         * together, which has no p to cancel against: there p - 1 would lose the digits of a small 1 - p. */
-        g.value = g.scale * (p > 0.5 ? times(d, rest_of_w) + z_term - a * (s.rest / (1 + s.rest)) : a * p - b - d * w);
-    }
-    g.factor = g.scale * a / (1 + s.rest);
-    return g;
-}
-
-static void gradient_of(cursor *c, ptrdiff_t row, row_target r, statistics s, double mass)
-{
-    const task *t = c->t;
-    const row_gradient g = gradient_from(t, row, r, s, t->targets.data ? x_element(c, r.y) : 0, mass);
-    write_gradient(c, g.factor, s.max, subtrahend_of(t, g.scale), r.y, g.value);
-}
-
-void forward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+void by_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
 {
     cursor c;
     start(&c, t);
-    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
-        const row_target r = target_of(t, row);
-        statistics s = {0, 0, 0};
-        double mass = 0, loss = 0;
-        if (!r.skipped) {
-            go_to(&c, row);
-            if (r.bad) s.max = NAN;
-            else s = statistics_about(&c, r.y);
-            loss = isnan(s.max) ? NAN : loss_of(&c, r, s, &mass);
-        }
-        t->loss[row] = loss;
-        if (t->saved) t->saved[3 * row] = s.max, t->saved[3 * row + 1] = s.rest, t->saved[3 * row + 2] = mass;
-    }
-    finish(&c);
-}
-
-static void backward_row(cursor *c, ptrdiff_t row, row_target r, statistics s, double mass)
-{
-    if (r.skipped) fill_row(c, 0);
-    else if (r.bad || isnan(s.max)) fill_row(c, NAN);
-    else gradient_of(c, row, r, s, mass);
-}
-
-void backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
-{
-    cursor c;
-    start(&c, t);
-    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
-        const double *saved = t->saved + 3 * row;
-        const statistics s = {saved[0], saved[1], log_of_1_plus(saved[1])};
-        go_to(&c, row);
-        backward_row(&c, row, target_of(t, row), s, saved[2]);
-    }
-    finish(&c);
-}
-
-void forward_backward_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
-{
-    cursor c;
-    start(&c, t);
-    for (ptrdiff_t row = first; row < last && !c.stopped; ++row) {
-        const row_target r = target_of(t, row);
-        statistics s = {NAN, NAN, NAN};
-        double mass = 0;
-        go_to(&c, row);
-        if (!r.skipped && !r.bad) s = statistics_about(&c, r.y);
-        t->loss[row] = r.skipped ? 0 : isnan(s.max) ? NAN : loss_of(&c, r, s, &mass);
-        backward_row(&c, row, r, s, mass);
+    if (t->work == LOG_SOFTMAX_BACKWARD) log_softmax_backward(&c, first, last);
+    c.last = last;
+    for (c.row = first; c.row < last && !c.stopped && t->work != LOG_SOFTMAX_BACKWARD; c.row += c.rows) {
+        c.rows = last - c.row < c.most_rows ? last - c.row : c.most_rows;
+        read_batch(&c);
+        if (c.stopped) break;
+        if (t->work == FORWARD || t->work == FORWARD_BACKWARD)
+            find_losses(t, c.row, c.rows, c.r, &c.b, c.mass, c.distance);
+        if (t->work == LOGSUMEXP)
+            for (ptrdiff_t i = 0; i < c.rows; ++i) t->loss[c.row + i] = c.b.max[i] + c.b.log_sum[i];
+        for (ptrdiff_t i = 0; i < c.rows && t->out.data && !c.stopped; ++i) write_row(&c, i);
     }
     finish(&c);
 }

@@ -2,7 +2,7 @@
  *
  * z = n ln2 + r with |r| <= ln2/2: adding 1.5 2^(mantissa bits) to z log2e rounds it to the integer n. n ln2_hi is exact
  * (15 and 41 bits, n below 2^9 and 2^12 by anchor_limit), so z - n ln2_hi is too: the same code serves ISAs without FMA.
- * e^r = 1 + r (1 + r Q(r)); fit_exp.py prints these constants.
+ * e^r = 1 + r (1 + r Q(r)); fit.py prints these constants.
  *
  * Max error, measured: 0.95 ulp of float32 and 0.95 of float64 with FMA, 1.24 and 1.22 without (tests/test_accuracy.py,
  * test_error_of_exp, on 2^17 points each; the same on 2^24).
@@ -16,8 +16,7 @@
 #define v_exp PASTE(v_exp, REAL)
 #define v_exp_unshifted PASTE(v_exp_unshifted, REAL)
 #define frame_at PASTE(frame_at, REAL)
-#define frames_at PASTE(frames_at, REAL)
-#define v_load_doubles PASTE(v_load_doubles, REAL)
+#define frame_of PASTE(frame_of, REAL)
 #define EXP_CONSTANTS PASTE(exp_constants, REAL)
 
 #ifndef EXP_CONSTANTS_DEFINED
@@ -35,30 +34,17 @@ static const struct { f64 magic, least, log2e, ln2_hi, ln2_lo; int terms; f64 q[
 
 typedef struct { vec shift, magic, bias, lowest; } EXP_FRAME;
 
-/* A frame for each lane: of the first n anchors, and the first again for the rest. */
-SIMD EXP_FRAME frames_at(const anchor *at, ptrdiff_t n)
+/* The frame of each lane's own anchor; or of one for all. */
+SIMD EXP_FRAME frame_of(vec shift, vec k)
 {
-    const double least = SCALES_TO_ZERO ? 2.25 * EXP_CONSTANTS.least : EXP_CONSTANTS.least;
-    REAL shift[LANES], magic[LANES], bias[LANES], lowest[LANES];
-    for (ptrdiff_t i = 0; i < LANES; ++i) {
-        const anchor a = at[i < n ? i : 0];
-        shift[i] = (REAL)a.shift;
-        magic[i] = (REAL)(EXP_CONSTANTS.magic - (SCALES_TO_ZERO ? 0 : a.k));
-        bias[i] = (REAL)(EXP_CONSTANTS.magic + a.k);
-        lowest[i] = (REAL)((a.k + least) * LN2);
-    }
-    const EXP_FRAME f = {v_load_real(shift), v_load_real(magic), v_load_real(bias), v_load_real(lowest)};
+    const vec magic = v_set1(EXP_CONSTANTS.magic);
+    const REAL least = (REAL)(SCALES_TO_ZERO ? 2.25 * EXP_CONSTANTS.least : EXP_CONSTANTS.least);
+    const vec lowest = v_mul(v_add(k, v_set1(least)), v_set1((REAL)LN2));
+    const EXP_FRAME f = {shift, SCALES_TO_ZERO ? magic : v_sub(magic, k), v_add(magic, k), lowest};
     return f;
 }
 
-SIMD vec v_load_doubles(const double *a, ptrdiff_t n)
-{
-    REAL lanes[LANES];
-    for (ptrdiff_t i = 0; i < LANES; ++i) lanes[i] = (REAL)a[i < n ? i : 0];
-    return v_load_real(lanes);
-}
-
-SIMD EXP_FRAME frame_at(anchor a) { return frames_at(&a, 1); }
+SIMD EXP_FRAME frame_at(anchor a) { return frame_of(v_set1((REAL)a.shift), v_set1((REAL)a.k)); }
 
 /* Of z - shift, y. */
 SIMD vec v_exp_unshifted(vec y, EXP_FRAME f)

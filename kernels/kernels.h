@@ -50,32 +50,58 @@ typedef struct {
     double keep, floor, scale;
 } subtrahend;
 
-/* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. */
+/* Rows whose few numbers are worked on together, in float64 lanes: a row alone would spend 100 ns in exp, log and divisions,
+ * and 1000 classes are read in 170. Past the rows in use the entries are finite. */
+#define BATCH 16
+
+typedef struct {
+    double max[BATCH];               /* NaN: the row holds a NaN or +inf, or nothing but -inf */
+    double shift[BATCH], k[BATCH];   /* its anchor */
+    double z[BATCH];                 /* the logit at an index target, or -inf */
+    double sum[BATCH], base[BATCH], own[BATCH];    /* rest = base + (sum + own e^z) / e^max */
+    /* from here on by finish; p where there are targets */
+    double top[BATCH];        /* e^max at the anchor */
+    double rest[BATCH];       /* the sum of e^(z - max) over every class but one at the maximum */
+    double log_sum[BATCH];    /* log1p(rest) = lse - max */
+    double share[BATCH];      /* 1 / (1 + rest): the probability at the maximum */
+    double p[BATCH];          /* the probability of the target */
+} batch;
+
+/* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are of the lanes'
+ * type (float32 for 16-bit elements). */
 typedef struct {
     int lanes;
+    /* rows.h */
     double (*max)(const void *x, ptrdiff_t n);                                       /* NaN where any is NaN */
     double (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
-    double (*sum_and_max)(const void *x, ptrdiff_t n, anchor at, double *max);       /* of e^x; NaN where any is NaN */
+    double (*pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, double *max);    /* of e^x but class y */
     double (*total)(const void *x, ptrdiff_t n);                                     /* of x itself */
-    void (*spread)(const void *x, ptrdiff_t n, double max, subtrahend s, double *mass, double *distance);
-    /* stream: write past the caches */
-    void (*gradient)(const void *x, ptrdiff_t n, anchor at, double factor, subtrahend s, void *out, int stream);
+    void (*spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance);
+    /* stream: write past the caches. kept: the e^x of pass, or NULL. next: what is read after this */
+    void (*gradient)(const void *x, const void *kept, ptrdiff_t n, anchor at, double factor, subtrahend s, ptrdiff_t entry,
+                     double value, void *out, int stream, const void *next);
     void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, void *out, int stream);
     void (*log_softmax_backward)(const void *log_p, const void *grad_output, ptrdiff_t n, anchor at, double factor,
                                  void *out, int stream);
-    /* columns.h: the same with rows as lanes; element (class, row) is at x + class * stride + row */
-    void (*columns_max)(const void *x, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, double *max);
-    void (*columns_sum)(const void *x, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, const anchor *at,
-                        const double *max, double *sum, double *ties);
-    void (*columns_gradient)(const void *x, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, const anchor *at,
-                             const double *factor, void *out, ptrdiff_t out_stride, int stream);
-    void (*columns_log_softmax)(const void *x, ptrdiff_t stride, ptrdiff_t classes, ptrdiff_t rows, const double *max,
-                                const double *log_sum, void *out, ptrdiff_t out_stride, int stream);
+    /* tile.h */
+    void (*tile_rows)(const void *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
+    void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);
+    void (*untile_rows)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *const *to);
+    void (*untile_columns)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *to, ptrdiff_t stride, int stream);
+    /* columns.h */
+    void (*columns_max)(const void *tile, ptrdiff_t classes, batch *b);
+    void (*columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b);
+    void (*columns_spread)(const void *tile, const void *q_tile, ptrdiff_t classes, const double *w, double keep, double floor,
+                           const batch *b, double *mass, double *distance);
+    void (*columns_gradient)(void *tile, const void *q_tile, ptrdiff_t classes, const double *factor, const double *scale,
+                             const void *weights, double keep, double floor);
+    void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
 } block_functions;
 
 typedef struct {
     const char *name;
     void (*fence)(void);      /* after a thread's last streamed store */
+    void (*finish)(batch *b, ptrdiff_t rows, int targets);    /* targets: own and p count */
     block_functions of[4];    /* by element */
 } isa_table;
 
@@ -101,12 +127,11 @@ typedef struct {
     int64_t ignored;     /* its 64 bits */
 } index_targets;
 
-typedef struct task task;
-typedef void row_function(const task *t, ptrdiff_t first, ptrdiff_t last);
+typedef enum { LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD } work;
 
-struct task {
+typedef struct {
     const isa_table *isa;
-    row_function *rows_of;    /* the work: one of drivers.c */
+    work work;
     int tiled;                /* done by tiles.c */
     int (*poll)(void);        /* called now and then within a very long row; nonzero stops; NULL: never */
 
@@ -132,15 +157,12 @@ struct task {
     int *out_of_memory;    /* OUT 1 where a thread found no room for its buffers */
     double *loss;     /* OUT (rows,) or NULL */
     double *saved;    /* OUT of forward, IN of backward: (rows, 3) max, rest, mass; or NULL */
-};
+} task;
 
-/* drivers.c */
-row_function logsumexp_rows, softmax_rows, log_softmax_rows, forward_rows, backward_rows, forward_backward_rows,
-    log_softmax_backward_rows;
-
-/* tiles.c: the same work for many rows at once, where it suits. */
+typedef void row_function(const task *t, ptrdiff_t first, ptrdiff_t last);
+row_function by_rows;     /* drivers.c */
+row_function by_tiles;    /* tiles.c: the same work for many rows at once */
 int suits_tiles(const task *t);
-row_function tiled_rows;
 
 /* targets.c: looks at the targets of a range of rows; rows that are ignored or of sample weight 0 don't count. */
 typedef struct {

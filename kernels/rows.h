@@ -70,37 +70,55 @@ static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrd
     return lane_total_value(total);
 }
 
-/* The sum and the maximum in one pass, for an anchor that was guessed and has no shift: the caller checks that the maximum
- * suits it. NaN where any is NaN. */
-static double NAME(sum_and_max)(const void *in, ptrdiff_t n, anchor at, double *max)
+/* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed and has no
+ * shift; the caller checks that the maximum suits it. NaN where any is NaN. Where kept is not NULL the e^x go there, up to
+ * LANES - 1 elements more than n. */
+typedef struct { vec max[4]; mask nan; } NAME(passing);
+
+SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, NAME(passing) *p, int u, REAL *kept, int keeps,
+                         ptrdiff_t y, int leaves_out)
 {
-    const ELEMENT *x = in;
-    const EXP_FRAME f = frame_at(at);
-    const vec zero = v_set1(0), lowest = v_set1(-INFINITY);
-    vec m[4] = {lowest, lowest, lowest, lowest};
-    mask nan = v_nan(zero);
-    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
-    for (ptrdiff_t j = 0; j < n;) {
-        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
-        vec s[4] = {zero, zero, zero, zero};
-        for (; end - j >= 4 * LANES; j += 4 * LANES)
-            for (int u = 0; u < 4; ++u) {
-                const vec z = v_load(x + j + u * LANES);
-                prefetch((const char *)(x + j + u * LANES) + PREFETCH);
-                if (!SCALES_TO_ZERO) nan = mask_or(nan, v_nan(z));
-                m[u] = v_max(z, m[u]);
-                s[u] = v_add(s[u], v_exp_unshifted(z, f));
-            }
-        for (; j < end; j += LANES) {
-            const vec z = NAME(at)(x, j, end, -INFINITY);
-            if (!SCALES_TO_ZERO) nan = mask_or(nan, v_nan(z));
-            m[0] = v_max(z, m[0]);
-            s[0] = v_add(s[0], v_exp_unshifted(z, f));
+    prefetch((const char *)(x + j) + PREFETCH);
+    if (!SCALES_TO_ZERO) p->nan = mask_or(p->nan, v_nan(z));
+    p->max[u] = v_max(z, p->max[u]);
+    const vec e = v_exp_unshifted(z, f);
+    if (keeps) v_store_real(kept + j, e);
+    return leaves_out ? v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(y - j))), e) : e;
+}
+
+SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, NAME(passing) *p, REAL *kept, int keeps,
+                          ptrdiff_t y, int leaves_out)
+{
+    const vec zero = v_set1(0);
+    vec s[4] = {zero, zero, zero, zero};
+    for (; end - j >= 4 * LANES; j += 4 * LANES)
+        for (int u = 0; u < 4; ++u) {
+            const ptrdiff_t at = j + u * LANES;
+            s[u] = v_add(s[u], NAME(pass_step)(x, at, v_load(x + at), f, p, u, kept, keeps, y, leaves_out));
         }
-        lane_total_add(&total, v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
+    for (; j < end; j += LANES)
+        s[0] = v_add(s[0], NAME(pass_step)(x, j, NAME(at)(x, j, end, -INFINITY), f, p, 0, kept, keeps, y, leaves_out));
+    return v_add(v_add(s[0], s[1]), v_add(s[2], s[3]));
+}
+
+SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y, REAL *kept, int keeps, double *max)
+{
+    const EXP_FRAME f = frame_at(at);
+    const vec lowest = v_set1(-INFINITY);
+    NAME(passing) p = {{lowest, lowest, lowest, lowest}, v_nan(v_set1(0))};
+    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
+    for (ptrdiff_t j = 0; j < n; j += CHUNK) {
+        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
+        if (y >= j && y < end) lane_total_add(&total, NAME(pass_chunk)(x, j, end, f, &p, kept, keeps, y, 1));
+        else lane_total_add(&total, NAME(pass_chunk)(x, j, end, f, &p, kept, keeps, y, 0));
     }
-    *max = (double)v_top(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
-    return mask_count(nan) ? NAN : lane_total_value(total);
+    *max = (double)v_top(v_max(v_max(p.max[0], p.max[1]), v_max(p.max[2], p.max[3])));
+    return mask_count(p.nan) ? NAN : lane_total_value(total);
+}
+
+static double NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, double *max)
+{
+    return kept ? NAME(pass_as)(x, n, at, y, kept, 1, max) : NAME(pass_as)(x, n, at, y, NULL, 0, max);
 }
 
 static double NAME(total)(const void *in, ptrdiff_t n)
@@ -111,80 +129,121 @@ static double NAME(total)(const void *in, ptrdiff_t n)
     return lane_total_value(total);
 }
 
-/* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (max - z_c), where 0 times inf is 0.
- * In float64: max - z_c rounded to float32 would cost up to half an ulp of each term. */
-static void NAME(spread)(const void *in, ptrdiff_t n, double max, subtrahend s, double *mass, double *distance)
+/* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0.
+ * In float64: from - z_c rounded to float32 would cost up to half an ulp of each term. */
+SIMD void NAME(spread_as)(const ELEMENT *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance, int has_q,
+                          int has_w)
 {
-    const ELEMENT *x = in;
     const REAL *q = s.q, *w = s.w;
-    compensated masses = {0, 0}, distances = {0, 0};
+    const vec_f64 zero = v_set1_f64(0), top = v_set1_f64(from), keep = v_set1_f64(s.keep), floor = v_set1_f64(s.floor);
+    const vec lane = v_load_real(lane_numbers), one = v_set1(1);
+    lane_total_f64 masses = {zero, zero}, distances = {zero, zero};
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
-        double m[LANES], d[LANES];
-        for (int i = 0; i < LANES; ++i) m[i] = d[i] = 0;
+        vec_f64 m[WIDE], d[WIDE];
+        for (int u = 0; u < WIDE; ++u) m[u] = d[u] = zero;
         for (; j < end; j += LANES) {
-            REAL z[LANES], ql[LANES], wl[LANES];
-            v_store_real(z, NAME(at)(x, j, n, 0));
-            v_store_real(ql, q ? NAME(real_at)(q, j, n) : v_set1(0));
-            v_store_real(wl, w ? NAME(real_at)(w, j, n) : v_set1(1));
-            for (ptrdiff_t i = n - j; i < LANES; ++i) wl[i] = 0;
-            for (int i = 0; i < LANES; ++i) {
-                const double term = (double)wl[i] * (s.keep * (double)ql[i] + s.floor);
-                m[i] += term;
-                d[i] += term == 0 ? 0 : term * (max - (double)z[i]);
+            const vec z = NAME(at)(x, j, n, 0), ql = has_q ? NAME(real_at)(q, j, n) : one;
+            vec wl = has_w ? NAME(real_at)(w, j, n) : one;
+            if (n - j < LANES) wl = v_sub(wl, v_zero_where(v_less(lane, v_set1((REAL)(n - j))), wl));
+            for (int u = 0; u < WIDE; ++u) {
+                vec_f64 t = has_q ? v_fma_f64(v_widen(ql, u), keep, floor) : floor;
+                if (has_w || n - j < LANES) t = v_mul_f64(v_widen(wl, u), t);
+                const vec_f64 term = v_mul_f64(t, v_sub_f64(top, v_widen(z, u)));
+                m[u] = v_add_f64(m[u], t);
+                d[u] = v_add_f64(d[u], v_zero_where_f64(v_equal_f64(t, zero), term));
             }
         }
-        double mass_here = 0, distance_here = 0;
-        for (int i = 0; i < LANES; ++i) mass_here += m[i], distance_here += d[i];
-        compensated_add(&masses, mass_here);
-        compensated_add(&distances, distance_here);
+        for (int u = 0; u < WIDE; ++u) lane_total_add_f64(&masses, m[u]), lane_total_add_f64(&distances, d[u]);
     }
-    *mass = compensated_value(masses);
-    *distance = compensated_value(distances);
+    *mass = lane_total_value_f64(masses);
+    *distance = lane_total_value_f64(distances);
 }
 
-/* Where the first vector of an output ends: before the block's end, and where it streams, at an aligned address. */
-SIMD ptrdiff_t NAME(first_end)(const ELEMENT *out, ptrdiff_t n, int stream)
+static void NAME(spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance)
 {
-    const uintptr_t over = (uintptr_t)out % (LANES * sizeof(ELEMENT));
-    const ptrdiff_t end = stream ? LANES - (ptrdiff_t)(over / sizeof(ELEMENT)) : LANES;
-    return end < n ? end : n;
+    if (!s.q && !s.w) NAME(spread_as)(x, n, from, s, mass, distance, 0, 0);
+    else if (!s.q) NAME(spread_as)(x, n, from, s, mass, distance, 0, 1);
+    else if (!s.w) NAME(spread_as)(x, n, from, s, mass, distance, 1, 0);
+    else NAME(spread_as)(x, n, from, s, mass, distance, 1, 1);
 }
 
-SIMD ptrdiff_t NAME(next_end)(ptrdiff_t end, ptrdiff_t n) { return n - end > LANES ? end + LANES : n; }
+/* ------------------------------------------------------------------ results */
 
-SIMD void NAME(put)(ELEMENT *out, ptrdiff_t j, ptrdiff_t end, vec a, int stream)
+/* How many elements come before the first whole vector of an output: where it streams, up to an aligned address. */
+SIMD ptrdiff_t NAME(before_vectors)(const ELEMENT *out, ptrdiff_t n, int stream)
 {
-    if (end - j < LANES) v_store_part(out + j, end - j, a);
-    else if (stream) v_stream(out + j, a);
-    else v_store(out + j, a);
+    const ptrdiff_t over = (ptrdiff_t)((uintptr_t)out % (LANES * sizeof(ELEMENT)) / sizeof(ELEMENT));
+    const ptrdiff_t before = stream && over ? LANES - over : 0;
+    return before < n ? before : n;
 }
 
-/* factor e^z - scale w (keep q + floor). The three flags are constants where this is inlined. */
-SIMD void NAME(gradient_as)(const ELEMENT *x, ptrdiff_t n, anchor at, double factor, subtrahend s, ELEMENT *out, int stream,
-                            int subtracts, int has_q, int has_w)
+SIMD void NAME(put)(ELEMENT *out, ptrdiff_t n, vec a, int stream)
 {
-    const EXP_FRAME f = frame_at(at);
-    const REAL *q = s.q, *w = s.w;
-    const vec times = v_set1((REAL)factor), keep = v_set1((REAL)(s.scale * s.keep)), floor = v_set1((REAL)(s.scale * s.floor));
-    for (ptrdiff_t j = 0, end = NAME(first_end)(out, n, stream); j < n; j = end, end = NAME(next_end)(end, n)) {
-        vec grad = v_mul(v_exp(NAME(at)(x, j, end, -INFINITY), f), times);
-        if (subtracts) {
-            vec t = has_q ? v_fma(NAME(real_at)(q, j, end), keep, floor) : floor;
-            if (has_w) t = v_mul(t, NAME(real_at)(w, j, end));
-            grad = v_sub(grad, t);
+    if (n < LANES) v_store_part(out, n, a);
+    else if (stream) v_stream(out, a);
+    else v_store(out, a);
+}
+
+SIMD vec NAME(with_lane)(vec a, ptrdiff_t lane, double value)
+{
+    REAL lanes[LANES];
+    v_store_real(lanes, a);
+    lanes[lane] = (REAL)value;
+    return v_load_real(lanes);
+}
+
+typedef struct {
+    EXP_FRAME f;
+    vec factor, keep, floor;
+    const ELEMENT *x;
+    const REAL *kept, *q, *w;
+    ptrdiff_t entry;
+    double value;
+    ELEMENT *out;
+} NAME(gradient_of);
+
+/* The n <= LANES elements from j. */
+SIMD void NAME(gradient_step)(const NAME(gradient_of) *g, ptrdiff_t j, ptrdiff_t n, int stream, int keeps, int subtracts, int has_q,
+                              int has_w)
+{
+    const vec e = keeps ? NAME(real_at)(g->kept, j, j + n) : v_exp(NAME(at)(g->x, j, j + n, -INFINITY), g->f);
+    vec grad = v_mul(e, g->factor);
+    if (subtracts) {
+        vec t = has_q ? v_fma(NAME(real_at)(g->q, j, j + n), g->keep, g->floor) : g->floor;
+        if (has_w) t = v_mul(t, NAME(real_at)(g->w, j, j + n));
+        grad = v_sub(grad, t);
+    }
+    if ((size_t)(g->entry - j) < (size_t)n) grad = NAME(with_lane)(grad, g->entry - j, g->value);
+    NAME(put)(g->out + j, n, grad, stream);
+}
+
+/* The flags are constants where this is inlined. next is what will be read after this: while results are streamed, memory has
+ * time for it. */
+SIMD void NAME(gradient_as)(const NAME(gradient_of) *g, ptrdiff_t n, const ELEMENT *next, int stream, int keeps, int subtracts,
+                            int has_q, int has_w)
+{
+    ptrdiff_t j = NAME(before_vectors)(g->out, n, stream);
+    if (j) NAME(gradient_step)(g, 0, j, 0, keeps, subtracts, has_q, has_w);
+    if (stream)
+        for (; n - j >= LANES; j += LANES) {
+            if (keeps) prefetch(next + j);
+            NAME(gradient_step)(g, j, LANES, 1, keeps, subtracts, has_q, has_w);
         }
-        NAME(put)(out, j, end, grad, stream);
-    }
+    else
+        for (; n - j >= LANES; j += LANES) NAME(gradient_step)(g, j, LANES, 0, keeps, subtracts, has_q, has_w);
+    if (j < n) NAME(gradient_step)(g, j, n - j, 0, keeps, subtracts, has_q, has_w);
 }
 
-static void NAME(gradient)(const void *x, ptrdiff_t n, anchor at, double factor, subtrahend s, void *out, int stream)
+static void NAME(gradient)(const void *x, const void *kept, ptrdiff_t n, anchor at, double factor, subtrahend s, ptrdiff_t entry,
+                           double value, void *out, int stream, const void *next)
 {
-    if (s.scale == 0) NAME(gradient_as)(x, n, at, factor, s, out, stream, 0, 0, 0);
-    else if (!s.q && !s.w) NAME(gradient_as)(x, n, at, factor, s, out, stream, 1, 0, 0);
-    else if (!s.q) NAME(gradient_as)(x, n, at, factor, s, out, stream, 1, 0, 1);
-    else if (!s.w) NAME(gradient_as)(x, n, at, factor, s, out, stream, 1, 1, 0);
-    else NAME(gradient_as)(x, n, at, factor, s, out, stream, 1, 1, 1);
+    const NAME(gradient_of) g = {frame_at(at), v_set1((REAL)factor), v_set1((REAL)(s.scale * s.keep)),
+                                 v_set1((REAL)(s.scale * s.floor)), x, kept, s.q, s.w, entry, value, out};
+    if (kept && s.scale == 0) NAME(gradient_as)(&g, n, next, stream, 1, 0, 0, 0);
+    else if (kept && s.q && !s.w) NAME(gradient_as)(&g, n, next, stream, 1, 1, 1, 0);
+    else if (s.scale == 0) NAME(gradient_as)(&g, n, next, stream, kept != NULL, 0, 0, 0);
+    else NAME(gradient_as)(&g, n, next, stream, kept != NULL, 1, s.q != NULL, s.w != NULL);
 }
 
 /* (z - max) - log_sum: both terms are <= 0, so neither rounding is magnified. */
@@ -193,8 +252,10 @@ static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double lo
     const ELEMENT *x = in;
     ELEMENT *out = to;
     const vec m = v_set1((REAL)max), l = v_set1((REAL)log_sum);
-    for (ptrdiff_t j = 0, end = NAME(first_end)(out, n, stream); j < n; j = end, end = NAME(next_end)(end, n))
-        NAME(put)(out, j, end, v_sub(v_sub(NAME(at)(x, j, end, 0), m), l), stream);
+    ptrdiff_t j = NAME(before_vectors)(out, n, stream);
+    if (j) NAME(put)(out, j, v_sub(v_sub(NAME(at)(x, 0, j, 0), m), l), 0);
+    for (; n - j >= LANES; j += LANES) NAME(put)(out + j, LANES, v_sub(v_sub(v_load(x + j), m), l), stream);
+    if (j < n) NAME(put)(out + j, n - j, v_sub(v_sub(NAME(at)(x, j, n, 0), m), l), 0);
 }
 
 /* g - factor e^log_p, where factor carries the sum of g over the row. */
@@ -205,12 +266,15 @@ static void NAME(log_softmax_backward)(const void *in, const void *grad_output, 
     ELEMENT *out = to;
     const EXP_FRAME f = frame_at(at);
     const vec times = v_set1((REAL)factor);
-    for (ptrdiff_t j = 0, end = NAME(first_end)(out, n, stream); j < n; j = end, end = NAME(next_end)(end, n)) {
-        const vec e = v_exp(NAME(at)(x, j, end, -INFINITY), f);
-        NAME(put)(out, j, end, v_fnma(e, times, NAME(at)(g, j, end, 0)), stream);
+    for (ptrdiff_t j = 0, here = NAME(before_vectors)(out, n, stream); j < n; j += here, here = n - j < LANES ? n - j : LANES) {
+        if (!here) here = n < LANES ? n : LANES;
+        const vec e = v_exp(NAME(at)(x, j, j + here, -INFINITY), f);
+        NAME(put)(out + j, here, v_fnma(e, times, NAME(at)(g, j, j + here, 0)), stream);
     }
 }
 
 #define BLOCK_FUNCTIONS \
-    {LANES, NAME(max), NAME(sum), NAME(sum_and_max), NAME(total), NAME(spread), NAME(gradient), NAME(log_softmax), NAME(log_softmax_backward), \
-     NAME(columns_max), NAME(columns_sum), NAME(columns_gradient), NAME(columns_log_softmax)}
+    {LANES, NAME(max), NAME(sum), NAME(pass), NAME(total), NAME(spread), NAME(gradient), NAME(log_softmax), \
+     NAME(log_softmax_backward), NAME(tile_rows), NAME(tile_columns), NAME(untile_rows), NAME(untile_columns), \
+     PASTE(columns_max, REAL), PASTE(columns_sum, REAL), PASTE(columns_spread, REAL), PASTE(columns_gradient, REAL), \
+     PASTE(columns_log_softmax, REAL)}

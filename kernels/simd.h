@@ -4,13 +4,17 @@
  *   v_max(a, b)         b where either is NaN
  *   v_fma(a, b, c)      a b + c;  v_fnma: c - a b
  *   v_scale(p, n)       p 2^n where the ISA has that (SCALES_TO_ZERO), else n is an integer in the low bits (exp.h)
- *   v_zero_where(m, a)  0 where m holds
+ *   v_zero_where(m, a)  0 where m holds;  v_nan_where: NaN there
  *   v_sum(a)            of the lanes, in float64, in a fixed order; lane_total: such a sum of many vectors
  *   v_load_part(x, n, fill), v_store_part(x, n, a)   the first n < LANES elements
+ *   v_split(a, &e)      a = m 2^e with 1 <= m < 2 for normal a > 0: e, and 2^-e as the result
+ *   transpose(v)        the matrix of LANES vectors
+ *   v_widen(a, u)       float64 lanes of the u-th part of WIDE: 2 for float32, 1 for float64
  *   v_stream(x, a)      a store past the caches, x aligned to the vector; fence() before the thread leaves */
 #ifndef SIMD_H
 #define SIMD_H
 
+#include <math.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -26,6 +30,15 @@
 #else
 #include "simd_base.h"
 #endif
+
+#define WIDE_f32 2
+#define WIDE_f64 1
+SIMD vec_f64 v_widen_f32(vec_f32 a, int part) { return part ? v_widen_high_f32(a) : v_widen_low_f32(a); }
+SIMD vec_f64 v_widen_f64(vec_f64 a, int part) { (void)part; return a; }
+SIMD vec_f64 v_narrow_f64(vec_f64 low, vec_f64 high) { (void)high; return low; }
+
+static const f32 lane_numbers_f32[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+static const f64 lane_numbers_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 
 /* Sums that go on where lanes would round too much: float32 lanes in float64, float64 lanes with the error of each sum. */
 typedef struct { vec_f64 low, high; } lane_total_f32;
@@ -59,7 +72,10 @@ SIMD void lane_total_store_f32(lane_total_f32 t, double *to)
     store_f64(to, t.low);
     store_f64(to + LANES_f64, t.high);
 }
-SIMD void lane_total_store_f64(lane_total_f64 t, double *to) { store_f64(to, v_add_f64(t.sum, t.error)); }
+SIMD void lane_total_store_f64(lane_total_f64 t, double *to)    /* the error of an infinite sum is NaN */
+{
+    store_f64(to, v_add_f64(t.sum, v_zero_where_f64(v_nan_f64(t.error), t.error)));
+}
 
 #define LANES PASTE(LANES, REAL)
 #define vec PASTE(vec, REAL)
@@ -78,8 +94,14 @@ SIMD void lane_total_store_f64(lane_total_f64 t, double *to) { store_f64(to, v_a
 #define mask_or PASTE(mask_or, REAL)
 #define mask_count PASTE(mask_count, REAL)
 #define v_zero_where PASTE(v_zero_where, REAL)
+#define v_nan_where PASTE(v_nan_where, REAL)
 #define v_sum PASTE(v_sum, REAL)
 #define v_top PASTE(v_top, REAL)
+#define WIDE PASTE(WIDE, REAL)
+#define v_widen PASTE(v_widen, REAL)
+#define v_narrow PASTE(v_narrow, REAL)
+#define transpose PASTE(transpose, REAL)
+#define lane_numbers PASTE(lane_numbers, REAL)
 #define v_load_real PASTE(load, REAL)
 #define v_load_part_real PASTE(load_part, REAL)
 #define v_store_real PASTE(store, REAL)

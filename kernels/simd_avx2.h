@@ -26,6 +26,7 @@ SIMD int mask_count_f32(mask_f32 m) { return _mm_popcnt_u32((unsigned)_mm256_mov
 SIMD vec_f32 v_zero_where_f32(mask_f32 m, vec_f32 a) { return _mm256_andnot_ps(m, a); }
 SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }
 SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)); }
+SIMD vec_f32 v_nan_where_f32(mask_f32 m, vec_f32 a) { return _mm256_or_ps(a, m); }
 SIMD double v_sum_f32(vec_f32 a)
 {
     const __m256d s = _mm256_add_pd(v_widen_low_f32(a), v_widen_high_f32(a));
@@ -76,6 +77,7 @@ SIMD mask_f64 v_nan_f64(vec_f64 a) { return _mm256_cmp_pd(a, a, _CMP_UNORD_Q); }
 SIMD mask_f64 mask_or_f64(mask_f64 a, mask_f64 b) { return _mm256_or_pd(a, b); }
 SIMD int mask_count_f64(mask_f64 m) { return _mm_popcnt_u32((unsigned)_mm256_movemask_pd(m)); }
 SIMD vec_f64 v_zero_where_f64(mask_f64 m, vec_f64 a) { return _mm256_andnot_pd(m, a); }
+SIMD vec_f64 v_nan_where_f64(mask_f64 m, vec_f64 a) { return _mm256_or_pd(a, m); }
 SIMD double v_sum_f64(vec_f64 a)
 {
     const __m128d t = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
@@ -88,6 +90,52 @@ SIMD f64 v_top_f64(vec_f64 a)
 }
 SIMD vec_f64 load_f64(const f64 *x) { return _mm256_loadu_pd(x); }
 SIMD void store_f64(f64 *x, vec_f64 a) { _mm256_storeu_pd(x, a); }
+
+SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm256_div_pd(a, b); }
+SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
+{
+    const __m256i exponent = _mm256_srli_epi64(_mm256_castpd_si256(a), 52), magic = _mm256_set1_epi64x(0x4330000000000000);
+    *e = _mm256_sub_pd(_mm256_castsi256_pd(_mm256_or_si256(exponent, magic)), _mm256_set1_pd(0x1p52 + 1023));
+    return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_sub_epi64(_mm256_set1_epi64x(2046), exponent), 52));
+}
+SIMD vec_f32 v_narrow_f32(vec_f64 low, vec_f64 high)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(low)), _mm256_cvtpd_ps(high), 1);
+}
+
+SIMD void transpose_f32(vec_f32 v[8])
+{
+    vec_f32 t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int u = 0; u < 2; ++u) {
+            const __m256d a = _mm256_castps_pd(t[i + u]), b = _mm256_castps_pd(t[i + u + 2]);
+            v[i + 2 * u] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+            v[i + 2 * u + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+        }
+    for (int u = 0; u < 4; ++u) {
+        const vec_f32 a = v[u], b = v[u + 4];
+        v[u] = _mm256_permute2f128_ps(a, b, 0x20);
+        v[u + 4] = _mm256_permute2f128_ps(a, b, 0x31);
+    }
+}
+
+SIMD void transpose_f64(vec_f64 v[4])
+{
+    for (int i = 0; i < 4; i += 2) {
+        const vec_f64 a = v[i], b = v[i + 1];
+        v[i] = _mm256_unpacklo_pd(a, b);
+        v[i + 1] = _mm256_unpackhi_pd(a, b);
+    }
+    for (int u = 0; u < 2; ++u) {
+        const vec_f64 a = v[u], b = v[u + 2];
+        v[u] = _mm256_permute2f128_pd(a, b, 0x20);
+        v[u + 2] = _mm256_permute2f128_pd(a, b, 0x31);
+    }
+}
 
 SIMD void stream_f32(f32 *x, vec_f32 a) { _mm256_stream_ps(x, a); }
 SIMD void stream_f16(f16 *x, vec_f32 a) { _mm_stream_si128((__m128i *)x, to_f16(a)); }

@@ -25,6 +25,7 @@ SIMD int mask_count_f32(mask_f32 m) { return _mm_popcnt_u32(m); }
 SIMD vec_f32 v_zero_where_f32(mask_f32 m, vec_f32 a) { return _mm512_maskz_mov_ps((mask_f32)~m, a); }
 SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
 SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
+SIMD vec_f32 v_nan_where_f32(mask_f32 m, vec_f32 a) { return _mm512_mask_mov_ps(a, m, _mm512_set1_ps(NAN)); }
 SIMD double v_sum_f32(vec_f32 a)
 {
     return _mm512_reduce_add_pd(_mm512_add_pd(v_widen_low_f32(a), v_widen_high_f32(a)));
@@ -85,6 +86,7 @@ SIMD mask_f64 v_nan_f64(vec_f64 a) { return _mm512_cmp_pd_mask(a, a, _CMP_UNORD_
 SIMD mask_f64 mask_or_f64(mask_f64 a, mask_f64 b) { return (mask_f64)(a | b); }
 SIMD int mask_count_f64(mask_f64 m) { return _mm_popcnt_u32(m); }
 SIMD vec_f64 v_zero_where_f64(mask_f64 m, vec_f64 a) { return _mm512_maskz_mov_pd((mask_f64)~m, a); }
+SIMD vec_f64 v_nan_where_f64(mask_f64 m, vec_f64 a) { return _mm512_mask_mov_pd(a, m, _mm512_set1_pd(NAN)); }
 SIMD double v_sum_f64(vec_f64 a) { return _mm512_reduce_add_pd(a); }
 SIMD f64 v_top_f64(vec_f64 a) { return _mm512_reduce_max_pd(a); }
 
@@ -96,6 +98,56 @@ SIMD vec_f64 load_part_f64(const f64 *x, ptrdiff_t n, f64 fill)
 }
 SIMD void store_f64(f64 *x, vec_f64 a) { _mm512_storeu_pd(x, a); }
 SIMD void store_part_f64(f64 *x, ptrdiff_t n, vec_f64 a) { _mm512_mask_storeu_pd(x, first_f64(n), a); }
+
+SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm512_div_pd(a, b); }
+SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
+{
+    *e = _mm512_getexp_pd(a);
+    return _mm512_scalef_pd(_mm512_set1_pd(1), _mm512_sub_pd(_mm512_setzero_pd(), *e));
+}
+SIMD vec_f32 v_narrow_f32(vec_f64 low, vec_f64 high)
+{
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+}
+
+/* Of the four vectors from v, `apart` from each other: the matrix of their 128-bit lanes. */
+SIMD void transpose_lanes(__m512 *v, int apart)
+{
+    const __m512 ab02 = _mm512_shuffle_f32x4(v[0], v[apart], 0x88), ab13 = _mm512_shuffle_f32x4(v[0], v[apart], 0xdd);
+    const __m512 cd02 = _mm512_shuffle_f32x4(v[2 * apart], v[3 * apart], 0x88);
+    const __m512 cd13 = _mm512_shuffle_f32x4(v[2 * apart], v[3 * apart], 0xdd);
+    v[0] = _mm512_shuffle_f32x4(ab02, cd02, 0x88);
+    v[apart] = _mm512_shuffle_f32x4(ab13, cd13, 0x88);
+    v[2 * apart] = _mm512_shuffle_f32x4(ab02, cd02, 0xdd);
+    v[3 * apart] = _mm512_shuffle_f32x4(ab13, cd13, 0xdd);
+}
+
+SIMD void transpose_f32(vec_f32 v[16])
+{
+    vec_f32 t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int u = 0; u < 2; ++u) {
+            const __m512d a = _mm512_castps_pd(t[i + u]), b = _mm512_castps_pd(t[i + u + 2]);
+            v[i + 2 * u] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            v[i + 2 * u + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    for (int u = 0; u < 4; ++u) transpose_lanes(v + u, 4);
+}
+
+SIMD void transpose_f64(vec_f64 v[8])
+{
+    vec_f32 t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(v[i], v[i + 1]));
+        t[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(v[i], v[i + 1]));
+    }
+    for (int u = 0; u < 2; ++u) transpose_lanes(t + u, 2);
+    for (int i = 0; i < 8; ++i) v[i] = _mm512_castps_pd(t[i]);
+}
 
 SIMD void stream_f32(f32 *x, vec_f32 a) { _mm512_stream_ps(x, a); }
 SIMD void stream_f16(f16 *x, vec_f32 a) { _mm256_stream_si256((__m256i *)x, to_f16(a)); }

@@ -49,6 +49,7 @@ typedef uint64_t word_f64;
     SIMD mask_##REAL v_nan_##REAL(vec_##REAL a) { return AS_MASK(a != a); }                                 \
     SIMD mask_##REAL mask_or_##REAL(mask_##REAL a, mask_##REAL b) { return a | b; }                         \
     SIMD vec_##REAL v_zero_where_##REAL(mask_##REAL m, vec_##REAL a) { return value_##REAL(bits_##REAL(a) & ~m); } \
+    SIMD vec_##REAL v_nan_where_##REAL(mask_##REAL m, vec_##REAL a) { return value_##REAL(bits_##REAL(a) | m); } \
     SIMD vec_##REAL v_max_##REAL(vec_##REAL a, vec_##REAL b)                                                \
     {                                                                                                       \
         const mask_##REAL m = AS_MASK(a > b);                                                               \
@@ -62,6 +63,14 @@ typedef uint64_t word_f64;
         a += b << MANTISSA;                                                                                 \
         memcpy(&p, &a, sizeof p);                                                                           \
         return p;                                                                                           \
+    }                                                                                                       \
+    SIMD void transpose_##REAL(vec_##REAL v[LANES_##REAL])                                                  \
+    {                                                                                                       \
+        REAL from[LANES_##REAL * LANES_##REAL], to[LANES_##REAL * LANES_##REAL];                            \
+        for (int i = 0; i < LANES_##REAL; ++i) store_##REAL(from + i * LANES_##REAL, v[i]);                 \
+        for (int i = 0; i < LANES_##REAL; ++i)                                                              \
+            for (int j = 0; j < LANES_##REAL; ++j) to[i * LANES_##REAL + j] = from[j * LANES_##REAL + i];   \
+        for (int i = 0; i < LANES_##REAL; ++i) v[i] = load_##REAL(to + i * LANES_##REAL);                   \
     }                                                                                                       \
     SIMD int mask_count_##REAL(mask_##REAL m)                                                               \
     {                                                                                                       \
@@ -85,14 +94,34 @@ typedef uint64_t word_f64;
 BASE_OPERATIONS(f32, 23)
 BASE_OPERATIONS(f64, 52)
 
-SIMD vec_f64 v_widen_f32(vec_f32 a, int from)
+SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return a / b; }
+SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
+{
+    word_f64 bits;
+    f64 exponent[LANES_f64];
+    memcpy(&bits, &a, sizeof bits);
+    bits >>= 52;
+    for (int i = 0; i < LANES_f64; ++i) exponent[i] = (f64)(int64_t)LANE(bits, i) - 1023;
+    *e = load_f64(exponent);
+    bits = (2046 - bits) << 52;
+    memcpy(&a, &bits, sizeof bits);
+    return a;
+}
+SIMD vec_f32 v_narrow_f32(vec_f64 low, vec_f64 high)
+{
+    f32 lanes[2 * LANES_f64];
+    for (int i = 0; i < LANES_f64; ++i) lanes[i] = (f32)LANE(low, i), lanes[LANES_f64 + i] = (f32)LANE(high, i);
+    return load_f32(lanes);
+}
+
+SIMD vec_f64 widened_from(vec_f32 a, int from)
 {
     f64 lanes[LANES_f64];
     for (int i = 0; i < LANES_f64; ++i) lanes[i] = from + i < LANES_f32 ? (f64)LANE(a, from + i) : 0;
     return load_f64(lanes);
 }
-SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return v_widen_f32(a, 0); }
-SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return v_widen_f32(a, LANES_f64); }
+SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return widened_from(a, 0); }
+SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return widened_from(a, LANES_f64); }
 
 #define BASE_HALF(TYPE)                                                                                     \
     SIMD vec_f32 load_##TYPE(const TYPE *x)                                                               \

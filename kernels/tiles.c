@@ -1,218 +1,243 @@
-/* Rows side by side, as many as there are lanes (columns.h): for a class axis that is not last, read where it lies, and for
- * few classes in any layout, copied a tile at a time. A row's numbers are those of drivers.c. */
-#include <math.h>
+/* Rows side by side, as many as there are lanes, copied into a tile that stays in the caches (tile.h, columns.h): for few classes in
+ * any layout, and for a class axis that is not last, read where it lies. A row's numbers are those of batch.c. */
 #include <stdlib.h>
+#include <string.h>
 
-#include "drivers.h"
+#include "batch.h"
 #include "layout.h"
 
-#define MOST_LANES 16
-#define FEW_CLASSES 64    /* up to here a tile that is copied stays in L1 */
+#define FEW_CLASSES 64
+#define LARGEST_TILE (1 << 22)    /* bytes: past this a column is gathered for each row instead (drivers.c) */
 
 static int lies_side_by_side(const task *t, const array *a)
 {
     return !a->data || (t->dims && a->row_strides[t->dims - 1] == element_size(a->type) && is_aligned(t, a));
 }
 
-static int is_tiled_in_place(const task *t)
+static int is_in_place(const task *t)
 {
-    return t->dims && t->shape[t->dims - 1] >= MOST_LANES && lies_side_by_side(t, &t->x) && lies_side_by_side(t, &t->out);
+    return t->dims && t->shape[t->dims - 1] >= BATCH && lies_side_by_side(t, &t->x) && lies_side_by_side(t, &t->out) &&
+           t->classes <= LARGEST_TILE / (BATCH * 8);
 }
 
-/* Smoothing and probability targets, which need a second sum over the classes, go row by row. */
 int suits_tiles(const task *t)
 {
-    if (t->q.data || (t->targets.data && t->label_smoothing > 0)) return 0;
-    return t->classes <= FEW_CLASSES || is_tiled_in_place(t);
+    return t->work != LOG_SOFTMAX_BACKWARD && (t->classes <= FEW_CLASSES || is_in_place(t));
 }
+
+/* How an array is copied into a tile: by the tile functions of its type, from columns or from rows. */
+typedef struct {
+    const block_functions *k;    /* NULL: its type has other lanes than the logits */
+    int columns, direct;
+} way;
 
 typedef struct {
     const task *t;
     const block_functions *k;
     int is_f64, in_place;
-    ptrdiff_t size, row, rows;             /* of an element; the tile's first row, and how many */
-    const char *x;
-    char *out;
-    ptrdiff_t x_stride, out_stride;        /* in elements, from class to class */
-    char *x_buffer, *out_buffer;
-    statistics s[MOST_LANES];
+    way x_way, q_way;
+    ptrdiff_t real, lanes, row, rows;    /* bytes of a lane; the tile's first row, and how many */
+    char *x, *q;                         /* the tile, and that of probability targets */
+    char *copies;                        /* rows that can't be read or written where they lie */
+    batch b;
+    row_target r[BATCH];
+    double mass[BATCH], distance[BATCH];
 } tile;
 
-static void go_to(tile *w, ptrdiff_t row, ptrdiff_t last)
+static way way_of(const tile *w, const array *a)
+{
+    const int same_lanes = w->is_f64 == (a->type == ELEMENT_F64);
+    return (way){same_lanes ? &w->t->isa->of[a->type] : NULL, w->in_place && lies_side_by_side(w->t, a), is_direct(w->t, a)};
+}
+
+static char *copy_of(const tile *w, ptrdiff_t i) { return w->copies + i * w->t->classes * (ptrdiff_t)sizeof(f64); }
+
+static void load(tile *w, const array *a, way by, char *to)
 {
     const task *t = w->t;
-    w->row = row;
-    w->rows = last - row < w->k->lanes ? last - row : w->k->lanes;
-    if (w->in_place) {
-        const ptrdiff_t inner = t->shape[t->dims - 1], left = inner - row % inner;
-        if (w->rows > left) w->rows = left;
-        w->x = row_of(t, &t->x, row);
-        w->out = t->out.data ? row_of(t, &t->out, row) : NULL;
+    const ptrdiff_t size = element_size(a->type);
+    const void *rows[BATCH];
+    if (by.columns && by.k) {
+        by.k->tile_columns(row_of(t, a, w->row), a->class_stride / size, w->rows, t->classes, to);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < w->rows; ++i) {
+        rows[i] = row_of(t, a, w->row + i);
+        if (by.direct) continue;
+        gather(a, rows[i], t->classes, copy_of(w, i));
+        rows[i] = copy_of(w, i);
+    }
+    if (by.k) {
+        by.k->tile_rows(rows, w->rows, t->classes, to);
         return;
     }
     for (ptrdiff_t i = 0; i < w->rows; ++i)
-        gather_apart(&t->x, row_of(t, &t->x, row + i), t->classes, w->x_buffer + i * w->size, w->k->lanes * w->size);
-}
-
-static void leave(tile *w)
-{
-    const task *t = w->t;
-    if (w->in_place || !t->out.data) return;
-    for (ptrdiff_t i = 0; i < w->rows; ++i)
-        scatter_apart(&t->out, w->out_buffer + i * w->size, w->k->lanes * w->size, t->classes, row_of(t, &t->out, w->row + i));
+        for (ptrdiff_t c = 0; c < t->classes; ++c)
+            set_element(w->is_f64 ? ELEMENT_F64 : ELEMENT_F32, to + (c * w->lanes + i) * w->real,
+                        get_element(a->type, (const char *)rows[i] + c * size));
 }
 
 /* Streamed stores are of whole, aligned vectors. */
-static int streams(const tile *w)
+static int streams(const tile *w, const char *out)
 {
-    const ptrdiff_t vector = w->k->lanes * w->size;
-    return w->t->stream && w->in_place && w->rows == w->k->lanes && (uintptr_t)w->out % (uintptr_t)vector == 0 &&
-           w->out_stride * w->size % vector == 0;
+    const ptrdiff_t vector = w->lanes * element_size(w->t->out.type);
+    return w->t->stream && w->rows == w->lanes && (uintptr_t)out % (uintptr_t)vector == 0 && w->t->out.class_stride % vector == 0;
 }
 
-static double x_element(const tile *w, ptrdiff_t row, int64_t c)
-{
-    return get_element(w->t->x.type, w->x + (c * w->x_stride + row) * w->size);
-}
-
-static void set_out(tile *w, ptrdiff_t row, int64_t c, double value)
-{
-    set_element(w->t->out.type, w->out + (c * w->out_stride + row) * w->size, value);
-}
-
-static void fill_row(tile *w, ptrdiff_t row, double value)
-{
-    for (ptrdiff_t c = 0; c < w->t->classes; ++c) set_out(w, row, c, value);
-}
-
-/* All NaN where a row holds a NaN or +inf, or nothing but -inf. */
-static void find_statistics(tile *w)
-{
-    double max[MOST_LANES], sum[MOST_LANES], ties[MOST_LANES];
-    anchor at[MOST_LANES];
-    w->k->columns_max(w->x, w->x_stride, w->t->classes, w->rows, max);
-    for (ptrdiff_t i = 0; i < w->rows; ++i) {
-        if (isinf(max[i])) max[i] = NAN;
-        at[i] = anchor_at(isnan(max[i]) ? 0 : max[i], sum_headroom(w->is_f64), w->is_f64);
-    }
-    w->k->columns_sum(w->x, w->x_stride, w->t->classes, w->rows, at, max, sum, ties);
-    for (ptrdiff_t i = 0; i < w->rows; ++i) {
-        w->s[i].max = max[i];
-        w->s[i].rest = isnan(max[i]) ? NAN : ties[i] - 1 + sum[i] / exp_at(at[i], max[i]);
-        w->s[i].log_sum = log_of_1_plus(w->s[i].rest);
-    }
-}
-
-static void write_log_softmax(tile *w)
-{
-    double max[MOST_LANES], log_sum[MOST_LANES];
-    for (ptrdiff_t i = 0; i < w->rows; ++i) max[i] = w->s[i].max, log_sum[i] = w->s[i].log_sum;
-    w->k->columns_log_softmax(w->x, w->x_stride, w->t->classes, w->rows, max, log_sum, w->out, w->out_stride, streams(w));
-}
-
-/* factor e^(z - max) everywhere. */
-static void write_exponentials(tile *w, const double *factor)
-{
-    anchor at[MOST_LANES];
-    double scaled[MOST_LANES];
-    for (ptrdiff_t i = 0; i < w->rows; ++i) {
-        const anchored_factor f = anchor_factor(w->is_f64, factor[i], isnan(w->s[i].max) ? 0 : w->s[i].max);
-        at[i] = f.at, scaled[i] = f.factor;
-    }
-    w->k->columns_gradient(w->x, w->x_stride, w->t->classes, w->rows, at, scaled, w->out, w->out_stride, streams(w));
-}
-
-static void write_softmax(tile *w)
-{
-    double factor[MOST_LANES];
-    for (ptrdiff_t i = 0; i < w->rows; ++i) factor[i] = isnan(w->s[i].max) ? 0 : 1 / (1 + w->s[i].rest);
-    write_exponentials(w, factor);
-    for (ptrdiff_t i = 0; i < w->rows; ++i)
-        if (isnan(w->s[i].max)) fill_row(w, i, NAN);
-}
-
-static void find_losses(tile *w)
+static void store(const tile *w)
 {
     const task *t = w->t;
-    for (ptrdiff_t i = 0; i < w->rows; ++i) {
-        const row_target r = target_of(t, w->row + i);
-        statistics s = w->s[i];
-        if (r.bad) s.max = NAN;
-        if (r.skipped) s.max = s.rest = 0;
-        t->loss[w->row + i] = r.skipped ? 0 : isnan(s.max) ? NAN : loss_from(t, r, s, x_element(w, i, r.y), 0, 0);
-        if (t->saved) {
-            double *saved = t->saved + 3 * (w->row + i);
-            saved[0] = s.max, saved[1] = s.rest, saved[2] = 0;
-        }
+    void *rows[BATCH];
+    if (w->in_place) {
+        char *out = row_of(t, &t->out, w->row);
+        w->k->untile_columns(w->x, w->rows, t->classes, out, t->out.class_stride / element_size(t->out.type), streams(w, out));
+        return;
     }
+    const int direct = is_direct(t, &t->out);
+    for (ptrdiff_t i = 0; i < w->rows; ++i) rows[i] = direct ? row_of(t, &t->out, w->row + i) : copy_of(w, i);
+    w->k->untile_rows(w->x, w->rows, t->classes, rows);
+    for (ptrdiff_t i = 0; i < w->rows && !direct; ++i) scatter(&t->out, rows[i], t->classes, row_of(t, &t->out, w->row + i));
+}
+
+static double get(const tile *w, const char *of, ptrdiff_t i, ptrdiff_t c)
+{
+    const char *at = of + (c * w->lanes + i) * w->real;
+    return w->is_f64 ? *(const f64 *)at : (double)*(const f32 *)at;
+}
+
+static void set(tile *w, ptrdiff_t i, ptrdiff_t c, double value)
+{
+    char *at = w->x + (c * w->lanes + i) * w->real;
+    if (w->is_f64) *(f64 *)at = value;
+    else *(f32 *)at = (f32)value;
+}
+
+static void fill_row(tile *w, ptrdiff_t i, double value)
+{
+    for (ptrdiff_t c = 0; c < w->t->classes; ++c) set(w, i, c, value);
+}
+
+/* From the rows to everything up to their results; where these are products of e^z, the tile holds that then. */
+static void read_tile(tile *w)
+{
+    const task *t = w->t;
+    const int keeps = t->work == SOFTMAX || t->work == BACKWARD || t->work == FORWARD_BACKWARD;
+    load(w, &t->x, w->x_way, w->x);
+    if (t->q.data) load(w, &t->q, w->q_way, w->q);
+    find_targets(t, w->row, w->rows, w->r);
+    for (ptrdiff_t i = 0; i < w->rows && t->targets.data; ++i)
+        w->b.z[i] = w->r[i].bad ? -INFINITY : get(w, w->x, i, w->r[i].y);
+    w->k->columns_max(w->x, t->classes, &w->b);
+    if (has_spread(t)) {
+        const subtrahend s = subtrahend_of(t, 1);
+        w->k->columns_spread(w->x, w->q, t->classes, t->class_weight, s.keep, s.floor, &w->b, w->mass, w->distance);
+    }
+    w->k->columns_sum(w->x, t->classes, sum_headroom(w->is_f64), anchor_limit(w->is_f64), keeps, &w->b);
+    for (ptrdiff_t i = 0; i < w->rows; ++i) {
+        if (w->r[i].skipped) set_unread(&w->b, i, 0);
+        else if (w->r[i].bad) set_unread(&w->b, i, NAN);
+        else if (t->work == BACKWARD) restore(t, w->row + i, &w->b, i, &w->mass[i]);
+    }
+    t->isa->finish(&w->b, w->rows, t->targets.data && keeps);
+}
+
+/* factor e^(z - max) - scale t_c in float64: what the lanes have no room for. From the array, since the tile has e^z by now. */
+static void multiply_alone(tile *w, ptrdiff_t i, double factor, double scale, subtrahend s)
+{
+    const task *t = w->t;
+    const anchor at = {w->b.shift[i], w->b.k[i]};
+    const char *row = row_of(t, &t->x, w->row + i);
+    for (ptrdiff_t c = 0; c < t->classes; ++c) {
+        f64 one;
+        gather(&t->x, row + c * t->x.class_stride, 1, &one);
+        const double p = exp_at(at, get_element(t->x.type, &one)) / w->b.top[i];
+        const double q = w->q ? get(w, w->q, i, c) : 0, weight = t->class_weight ? t->class_weight[c] : 1;
+        set(w, i, c, times(p, factor) - times(weight * (s.keep * q + s.floor), scale));
+    }
+}
+
+static void multiply(tile *w, const double *factor, const double *scale)
+{
+    const task *t = w->t;
+    const subtrahend s = subtrahend_of(t, 1);
+    const double unit = t->class_weight_real ? t->class_weight_unit : 1;
+    double factors[BATCH] = {0}, scales[BATCH] = {0};
+    for (ptrdiff_t i = 0; i < w->rows; ++i) {
+        factors[i] = factor[i] / w->b.top[i];
+        scales[i] = scale[i] * unit;
+        if (suits_kept(w->is_f64, factor[i], w->b.top[i]) && !is_beyond(w->is_f64, w->b.max[i], factor[i], scales[i])) continue;
+        multiply_alone(w, i, factor[i], scale[i], s);
+        factors[i] = 1, scales[i] = 0;
+    }
+    w->k->columns_gradient(w->x, w->q, t->classes, factors, scales, t->class_weight_real, s.keep, s.floor);
 }
 
 static void write_gradient(tile *w)
 {
     const task *t = w->t;
-    row_target r[MOST_LANES];
-    row_gradient g[MOST_LANES];
-    double factor[MOST_LANES];
+    row_gradient g[BATCH];
+    double factor[BATCH], scale[BATCH];
     for (ptrdiff_t i = 0; i < w->rows; ++i) {
-        r[i] = target_of(t, w->row + i);
-        factor[i] = 0;
-        if (r[i].skipped || r[i].bad || isnan(w->s[i].max)) continue;
-        g[i] = gradient_from(t, w->row + i, r[i], w->s[i], x_element(w, i, r[i].y), 0);
-        factor[i] = g[i].factor;
+        if (w->r[i].skipped || isnan(w->b.max[i])) g[i] = (row_gradient){0, 0, 0};
+        else if (t->work == SOFTMAX) g[i] = (row_gradient){w->b.share[i], 0, 0};
+        else g[i] = gradient_from(t, w->row + i, &w->r[i], &w->b, i, w->mass[i]);
+        factor[i] = g[i].factor, scale[i] = subtrahend_of(t, g[i].scale).scale;
     }
-    int beyond = 0;
-    for (ptrdiff_t i = 0; i < w->rows; ++i) beyond |= is_beyond(w->is_f64, w->s[i].max, factor[i], 0);
-    if (beyond)
-        for (ptrdiff_t i = 0; i < w->rows; ++i)
-            for (ptrdiff_t c = 0; c < t->classes; ++c)
-                set_out(w, i, c, times(exp(x_element(w, i, c) - w->s[i].max), factor[i]));
-    else write_exponentials(w, factor);
+    multiply(w, factor, scale);
     for (ptrdiff_t i = 0; i < w->rows; ++i) {
-        if (r[i].skipped) fill_row(w, i, 0);
-        else if (r[i].bad || isnan(w->s[i].max)) fill_row(w, i, NAN);
-        else set_out(w, i, r[i].y, g[i].value);
+        if (w->r[i].skipped) fill_row(w, i, 0);
+        else if (isnan(w->b.max[i])) fill_row(w, i, NAN);
+        else if (w->r[i].y >= 0) set(w, i, w->r[i].y, g[i].value);
     }
 }
 
-static void restore_statistics(tile *w)
+/* As many rows as there are lanes; where they are read in place, up to the end of those side by side, and the first tile of a
+ * streamed run up to where the others are aligned. */
+static ptrdiff_t rows_of_tile(const tile *w, ptrdiff_t row, ptrdiff_t last)
 {
-    for (ptrdiff_t i = 0; i < w->rows; ++i) {
-        const double *saved = w->t->saved + 3 * (w->row + i);
-        const statistics s = {saved[0], saved[1], log_of_1_plus(saved[1])};
-        w->s[i] = s;
-    }
+    const task *t = w->t;
+    ptrdiff_t rows = last - row < w->lanes ? last - row : w->lanes;
+    if (!w->in_place) return rows;
+    const ptrdiff_t inner = t->shape[t->dims - 1], left = inner - row % inner;
+    if (rows > left) rows = left;
+    if (!t->stream) return rows;
+    const ptrdiff_t size = element_size(t->out.type);
+    const ptrdiff_t over = (ptrdiff_t)((uintptr_t)row_of(t, &t->out, row) % (uintptr_t)(w->lanes * size)) / size;
+    return over && rows > w->lanes - over ? w->lanes - over : rows;
 }
 
-void tiled_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+void by_tiles(const task *t, ptrdiff_t first, ptrdiff_t last)
 {
-    tile w = {.t = t, .k = &t->isa->of[t->x.type], .is_f64 = t->x.type == ELEMENT_F64, .in_place = is_tiled_in_place(t)};
-    w.size = element_size(t->x.type);
-    w.x_stride = t->x.class_stride / w.size;
-    w.out_stride = t->out.class_stride / w.size;
-    char *buffers = NULL;
-    if (!w.in_place) {
-        const ptrdiff_t one = t->classes * w.k->lanes * w.size;
-        buffers = malloc((size_t)(2 * one));
-        if (!buffers) {
-            *t->out_of_memory = 1;
-            return;
-        }
-        w.x = w.x_buffer = buffers;
-        w.out = w.out_buffer = buffers + one;
-        w.x_stride = w.out_stride = w.k->lanes;
+    tile *w = calloc(1, sizeof *w);
+    const ptrdiff_t lanes = t->isa->of[t->x.type].lanes, real = t->x.type == ELEMENT_F64 ? 8 : 4;
+    const ptrdiff_t tile_bytes = t->classes * lanes * real, vector = 64;
+    char *memory = w ? malloc((size_t)(2 * tile_bytes + vector + BATCH * t->classes * 8)) : NULL;
+    if (!memory) {
+        free(w);
+        *t->out_of_memory = 1;
+        return;
     }
-    for (ptrdiff_t row = first; row < last; row += w.rows) {
-        go_to(&w, row, last);
-        if (t->rows_of == backward_rows) restore_statistics(&w);
-        else find_statistics(&w);
-        if (t->rows_of == logsumexp_rows)
-            for (ptrdiff_t i = 0; i < w.rows; ++i) t->loss[row + i] = w.s[i].max + w.s[i].log_sum;
-        if (t->rows_of == log_softmax_rows) write_log_softmax(&w);
-        if (t->rows_of == softmax_rows) write_softmax(&w);
-        if (t->rows_of == forward_rows || t->rows_of == forward_backward_rows) find_losses(&w);
-        if (t->rows_of == backward_rows || t->rows_of == forward_backward_rows) write_gradient(&w);
-        leave(&w);
+    w->t = t;
+    w->k = &t->isa->of[t->x.type];
+    w->is_f64 = real == 8, w->real = real, w->lanes = lanes;
+    w->in_place = is_in_place(t);
+    w->x_way = way_of(w, &t->x);
+    w->q_way = way_of(w, &t->q);
+    w->x = memory + (vector - (ptrdiff_t)((uintptr_t)memory % (uintptr_t)vector)) % vector;
+    w->q = t->q.data ? w->x + tile_bytes : NULL;
+    w->copies = w->x + 2 * tile_bytes;
+    for (ptrdiff_t row = first; row < last; row += w->rows) {
+        w->row = row;
+        w->rows = rows_of_tile(w, row, last);
+        read_tile(w);
+        if (t->work == FORWARD || t->work == FORWARD_BACKWARD) find_losses(t, row, w->rows, w->r, &w->b, w->mass, w->distance);
+        if (t->work == LOGSUMEXP)
+            for (ptrdiff_t i = 0; i < w->rows; ++i) t->loss[row + i] = w->b.max[i] + w->b.log_sum[i];
+        else if (t->work == LOG_SOFTMAX) w->k->columns_log_softmax(w->x, t->classes, &w->b);
+        else if (t->work != FORWARD) write_gradient(w);
+        if (t->out.data) store(w);
     }
     t->isa->fence();
-    free(buffers);
+    free(memory);
+    free(w);
 }

@@ -5,34 +5,38 @@
 
 #include "anchor.h"
 #include "compensated.h"
+#include "log.h"
 #include "simd.h"
 
 #define REAL f32
 #include "exp.h"
+#include "columns.h"
 #define ELEMENT f16
 #include "rows.h"
-#include "columns.h"
+#include "tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 #define ELEMENT bf16
 #include "rows.h"
-#include "columns.h"
+#include "tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 #define ELEMENT f32
 #include "rows.h"
-#include "columns.h"
+#include "tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 #undef REAL
 
 #define REAL f64
 #include "exp.h"
+#include "columns.h"
+#include "finish.h"
 #define ELEMENT f64
 #include "rows.h"
-#include "columns.h"
+#include "tile.h"
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
-const isa_table PASTE(isa, ISA) = {TEXT(ISA), fence, {functions_f16, functions_bf16, functions_f32, functions_f64}};
+const isa_table PASTE(isa, ISA) = {TEXT(ISA), fence, finish, {functions_f16, functions_bf16, functions_f32, functions_f64}};

@@ -1,0 +1,67 @@
+/* What drivers.c (rows in blocks) and tiles.c (rows side by side) share: the numbers of a row, with every option in them.
+ * With lse = log sum e^z, p = e^(z - lse), a row weight v and a scale g:
+ *
+ *   index target y              loss = v [(1-eps) w_y (lse - z_y) + eps/C sum w_c (lse - z_c) + lambda lse^2]
+ *                               grad = g v [a p_c - b delta_cy - d w_c],  a = (1-eps) w_y + eps/C W + 2 lambda lse,
+ *                                                                         b = (1-eps) w_y,  d = eps/C,  W = sum w_c
+ *   probability target q        q' = (1-eps) q + eps/C
+ *                               loss = v [sum w_c q'_c (lse - z_c) + lambda lse^2]
+ *                               grad = g v [a p_c - w_c q'_c],            a = sum w_c q'_c + 2 lambda lse
+ *
+ * Everything is taken relative to the maximum m: lse = m + log_sum, and sum t_c (lse - z_c) = mass log_sum + distance
+ * with distance = sum t_c (m - z_c) >= 0, so that large logits cancel nowhere. */
+#ifndef BATCH_H
+#define BATCH_H
+
+#include "anchor.h"
+#include "kernels.h"
+
+static inline double times(double weight, double a) { return weight == 0 ? 0 : weight * a; }    /* 0 times inf is 0 */
+
+/* Headroom for the sum: e^max at 2^64 (float32) leaves normal numbers down to e^max 2^-190 and sums of 2^60 classes in
+ * range; 2^512 does so for float64. What lies below counts as 0: no float32 result shows it, unless it is then multiplied
+ * by a grad_output past 2^40. */
+static inline double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
+
+typedef struct {
+    double v;        /* row weight */
+    int64_t y;       /* index target */
+    int skipped;     /* ignored, or v = 0: never read */
+    int bad;         /* a target that is no class, let through by check=False or changed since the scan */
+} row_target;
+
+void find_targets(const task *t, ptrdiff_t row, ptrdiff_t rows, row_target *r);
+
+/* Smoothing and probability targets sum over the classes once more: mass and distance. */
+static inline int has_spread(const task *t)
+{
+    return (t->work == FORWARD || t->work == FORWARD_BACKWARD) && (!t->targets.data || t->label_smoothing > 0);
+}
+
+/* A row that is not read: nothing in it may be NaN but what it is told to be. */
+void set_unread(batch *b, ptrdiff_t i, double max);
+
+/* What backward starts from. */
+void restore(const task *t, ptrdiff_t row, batch *b, ptrdiff_t i, double *mass);
+
+/* The losses of rows that are read, and what backward needs of them; mass becomes that of the gradient. */
+void find_losses(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_target *r, const batch *b, double *mass,
+                 const double *distance);
+
+/* grad_c = factor e^(z_c - max) - scale t_c, but value at an index target. */
+typedef struct { double factor, scale, value; } row_gradient;
+
+row_gradient gradient_from(const task *t, ptrdiff_t row, const row_target *r, const batch *b, ptrdiff_t i, double mass);
+
+/* t_c = w_c (keep q_c + floor): probability targets as they come are smoothed here; for index targets this is eps/C alone. */
+subtrahend subtrahend_of(const task *t, double scale);
+
+/* The e^z of the sum can be multiplied by factor / e^max as they are: that is a normal number of the lanes, and what the sum counted
+ * as 0 shows in no result. */
+int suits_kept(int is_f64, double factor, double top);
+
+/* What a grad_output or a class weight takes out of the lanes' range, where they would find inf - inf or 0 inf instead of
+ * the sign of the infinity, or lose digits to subnormals. */
+int is_beyond(int is_f64, double max, double factor, double scale);
+
+#endif

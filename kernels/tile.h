@@ -1,0 +1,51 @@
+/* Tiles: rows as lanes. A tile holds up to LANES rows in the lanes' type, class c of row i at c LANES + i. These functions copy
+ * rows into one and out of it; columns.h works on it. Included once for each ELEMENT. Lanes past the rows hold anything finite. */
+
+#define AHEAD 512    /* bytes of each class that are on their way while a tile is read in place: 8 tiles of float32 */
+
+/* Contiguous rows, from anywhere. */
+static void NAME(tile_rows)(const void *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile)
+{
+    REAL *to = tile;
+    for (ptrdiff_t c = 0; c < classes; c += LANES) {
+        const ptrdiff_t n = classes - c < LANES ? classes - c : LANES;
+        vec v[LANES];
+        for (ptrdiff_t i = 0; i < LANES; ++i) {
+            const ELEMENT *x = (const ELEMENT *)from[i < rows ? i : 0] + c;
+            prefetch((const char *)x + PREFETCH);
+            v[i] = NAME(at)(x, 0, n, 0);
+        }
+        transpose(v);
+        for (ptrdiff_t i = 0; i < n; ++i) v_store_real(to + (c + i) * LANES, v[i]);
+    }
+}
+
+static void NAME(untile_rows)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *const *to)
+{
+    const REAL *from = tile;
+    for (ptrdiff_t c = 0; c < classes; c += LANES) {
+        const ptrdiff_t n = classes - c < LANES ? classes - c : LANES;
+        vec v[LANES];
+        for (ptrdiff_t i = 0; i < LANES; ++i) v[i] = v_load_real(from + (c + (i < n ? i : 0)) * LANES);
+        transpose(v);
+        for (ptrdiff_t i = 0; i < rows; ++i) NAME(put)((ELEMENT *)to[i] + c, n, v[i], 0);
+    }
+}
+
+/* Rows that lie side by side: class c of them at x + c stride. */
+static void NAME(tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile)
+{
+    const ELEMENT *x = from;
+    REAL *to = tile;
+    for (ptrdiff_t c = 0; c < classes; ++c, x += stride) {
+        prefetch((const char *)x + AHEAD);
+        v_store_real(to + c * LANES, NAME(at)(x, 0, rows, 0));
+    }
+}
+
+static void NAME(untile_columns)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *to, ptrdiff_t stride, int stream)
+{
+    const REAL *from = tile;
+    ELEMENT *out = to;
+    for (ptrdiff_t c = 0; c < classes; ++c, out += stride) NAME(put)(out, rows, v_load_real(from + c * LANES), stream);
+}
