@@ -5,8 +5,6 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDED, PyBUF_STRIDES, PyBUF_WR
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from time import perf_counter
-
 cdef extern from *:
     """
     static int pending_error(void) { return PyErr_Occurred() ? -1 : 0; }
@@ -40,6 +38,7 @@ cdef extern from "kernels.h" nogil:
         work work
         int tiled
         int (*poll)() noexcept nogil
+        int long_rows
         int dims
         Py_ssize_t *shape
         Py_ssize_t rows, classes
@@ -60,8 +59,7 @@ cdef extern from "kernels.h" nogil:
     const isa_table *isa_select(const char *)
     int has_openmp()
     void coalesce(task *)
-    void run_rows(const task *, Py_ssize_t, Py_ssize_t, int) noexcept
-    int is_plain(const task *)
+    int c_run "run"(const task *, int, Py_ssize_t) noexcept
     int suits_tiles(const task *)
     ctypedef struct compensated:
         double sum, error
@@ -72,18 +70,16 @@ cdef extern from "kernels.h" nogil:
                                        const double *, target_scan *) noexcept
     double compensated_value(compensated)
 
-# Rows are run in slices without the GIL, between which signals are looked at: the first slice has this many elements,
-# and a slice twice or half as many as the last, to take about 20 ms. It is bounded all the same, since cheap rows (of
-# ignored targets) may stand before dear ones: 2^23 elements take 82 ms in the base unit (float64 loss + gradient with
-# smoothing, one thread), and 2^22 took 120 ms byte-swapped with the class axis first. A longer row polls from within
-# (drivers.c).
+# A thread takes so many elements at a time: half a millisecond's work or less; at the slowest layout (byte-swapped with the class
+# axis first, in the base unit) 15 ms, and signals are looked at in between.
 cdef enum:
-    FIRST_SLICE = 1 << 20
-    LARGEST_SLICE = 1 << 23
-    LARGEST_COPIED_SLICE = 1 << 21
+    MOST_AT_ONCE = 1 << 19
+    LEAST_AT_ONCE = 1 << 14
+    LARGEST_SLICE = 1 << 23    # of targets
     LONG_ROW = 1 << 22
     STREAM_FROM = 1 << 24    # bytes
-    ROW_COST = 64    # a row of one class takes as long as so many classes do
+    ROW_COST = 16    # a row of one class takes as long as so many classes do
+    MULTIPLE = 64    # rows: of every tile
 
 OPENMP = bool(has_openmp())
 ISAS = ("avx512", "avx2", "base")    # best first
@@ -217,29 +213,21 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, target
     t.saved = <double *>buffers.data(saved, PyBUF_SIMPLE if t.work == BACKWARD else PyBUF_WRITABLE)
     coalesce(&t)
 
-    if t.classes > LONG_ROW:
-        t.poll = poll
+    t.poll = poll
+    t.long_rows = t.classes > LONG_ROW
+    if t.long_rows:
         threads = 1
-    else:
-        t.tiled = suits_tiles(&t)
+    t.tiled = suits_tiles(&t)
     cdef Py_ssize_t cost = t.classes + ROW_COST
-    cdef Py_ssize_t most_rows = max(threads, (LARGEST_SLICE if is_plain(&t) else LARGEST_COPIED_SLICE) // cost)
-    cdef Py_ssize_t first = 0, last, slice_rows = max(threads, FIRST_SLICE // cost)
-    cdef double began, took
+    cdef Py_ssize_t rows = min(MOST_AT_ONCE // cost, t.rows // (8 * threads))
+    rows = max(rows, LEAST_AT_ONCE // cost, 1)
+    if rows > MULTIPLE:
+        rows -= rows % MULTIPLE
     cdef int out_of_memory = 0
     t.out_of_memory = &out_of_memory
-    while first < t.rows:
-        last = min(t.rows, first + slice_rows)
-        began = perf_counter()
-        with nogil:
-            run_rows(&t, first, last, threads)
-        took = perf_counter() - began
-        if took < 0.01:
-            slice_rows = min(most_rows, slice_rows * 2)
-        elif took > 0.04:
-            slice_rows = max(threads, slice_rows // 2)
-        first = last
-        if out_of_memory:
-            raise MemoryError("no room for a block of each array in every thread")
-        pending_error()
-        raise_signals()
+    with nogil:
+        c_run(&t, threads, rows)
+    if out_of_memory:
+        raise MemoryError("no room for a block of each array in every thread")
+    pending_error()
+    raise_signals()

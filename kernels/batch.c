@@ -71,22 +71,32 @@ void find_losses(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_target 
     }
 }
 
-row_gradient gradient_from(const task *t, ptrdiff_t row, const row_target *r, const batch *b, ptrdiff_t i, double mass)
+static row_gradient gradient_of(const task *t, double scale, const row_target *r, const batch *b, ptrdiff_t i, double mass)
 {
-    row_gradient g = {0, t->row_scale[row * t->row_scale_step] * r->v, 0};
-    const double z_term = times(2 * t->z_loss, b->max[i] + b->log_sum[i]), share = b->share[i], p = b->p[i];
-    double a = mass + z_term;
+    const double z_term = times(2 * t->z_loss, b->max[i] + b->log_sum[i]);
+    row_gradient g = {scale * (mass + z_term), scale, 0};
     if (t->targets.data) {
         const double w = class_weight_of(t, r->y), d = t->label_smoothing / (double)t->classes;
         const double rest_of_w = t->class_weight ? t->class_weight_sum - w : (double)(t->classes - 1);
-        const double own = (1 - t->label_smoothing) * w;
-        a += own;
-        /* At y: a p - b - d w, and where p > 1/2 (y leads then, and 1 - p = rest / (1 + rest)) with a - b - d w taken
-         * together, which has no p to cancel against: there p - 1 would lose the digits of a small 1 - p. */
-        g.value = g.scale * (p > 0.5 ? times(d, rest_of_w) + z_term - a * (b->rest[i] * share) : a * p - own - d * w);
+        const double own = (1 - t->label_smoothing) * w, a = own + mass + z_term;
+        g.factor = scale * a;
+        /* At y: a p - b - d w, and where p > 1/2 with a - b - d w taken together, which has no p to cancel against. */
+        g.value = scale * (b->p[i] > 0.5 ? times(d, rest_of_w) + z_term + a * b->below_1[i] : a * b->p[i] - own - d * w);
     }
-    g.factor = g.scale * a * share;
     return g;
+}
+
+void find_gradients(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_target *r, const batch *b, const double *mass,
+                    row_gradient *g)
+{
+    const int plain = is_plain_loss(t);
+    for (ptrdiff_t i = 0; i < rows; ++i) {
+        const double scale = t->row_scale ? t->row_scale[(row + i) * t->row_scale_step] * r[i].v : 1;
+        if (r[i].skipped || isnan(b->max[i])) g[i].factor = g[i].scale = g[i].value = 0;
+        else if (t->work == SOFTMAX) g[i].factor = 1, g[i].scale = g[i].value = 0;
+        else if (plain) g[i].factor = scale, g[i].scale = 0, g[i].value = scale * b->below_1[i];
+        else g[i] = gradient_of(t, scale, &r[i], b, i, mass[i]);
+    }
 }
 
 subtrahend subtrahend_of(const task *t, double scale)
@@ -95,19 +105,4 @@ subtrahend subtrahend_of(const task *t, double scale)
     const subtrahend s = {NULL, NULL, t->targets.data ? 0 : 1 - t->label_smoothing, floor,
                           t->targets.data && floor == 0 ? 0 : scale};
     return s;
-}
-
-int suits_kept(int is_f64, double factor, double top)
-{
-    /* e^max is at 2^44 (float64: 2^79) or more, e^z below 2^-126 (2^-1022) is 0: a product with 2^20 is below all results. */
-    return factor == 0 || (fabs(factor) <= 0x1p20 && fabs(factor / top) >= (is_f64 ? 0x1p-1022 : 0x1p-126));
-}
-
-int is_beyond(int is_f64, double max, double factor, double scale)
-{
-    /* Up to here float32 results are right down to the subnormals: 88 + 32 bits stay below 2^120, and where m was
-     * subtracted, e^(m/2 - m) 2^35 stays below the smallest number. Loss scaling in half precision goes to 2^24. */
-    const double most = fabs(max) > anchor_limit(is_f64) ? 0x1p35 : 0x1p88;
-    if (is_f64) return isinf(factor);
-    return fabs(factor) > most || fabs(scale) > 0x1p100 || (scale != 0 && fabs(scale) < 0x1p-100);
 }

@@ -48,20 +48,31 @@ void restore(const task *t, ptrdiff_t row, batch *b, ptrdiff_t i, double *mass);
 void find_losses(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_target *r, const batch *b, double *mass,
                  const double *distance);
 
-/* grad_c = factor e^(z_c - max) - scale t_c, but value at an index target. */
+/* grad_c = factor p_c - scale t_c, but value at an index target. All 0 for a row that is not read, or NaN. */
 typedef struct { double factor, scale, value; } row_gradient;
 
-row_gradient gradient_from(const task *t, ptrdiff_t row, const row_target *r, const batch *b, ptrdiff_t i, double mass);
+void find_gradients(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_target *r, const batch *b, const double *mass,
+                    row_gradient *g);
 
 /* t_c = w_c (keep q_c + floor): probability targets as they come are smoothed here; for index targets this is eps/C alone. */
 subtrahend subtrahend_of(const task *t, double scale);
 
-/* The e^z of the sum can be multiplied by factor / e^max as they are: that is a normal number of the lanes, and what the sum counted
- * as 0 shows in no result. */
-int suits_kept(int is_f64, double factor, double top);
+/* The e^z of the sum can be multiplied by factor * unit as they are: that is a normal number of the lanes, and what the sum counted
+ * as 0 (below 2^-126 or 2^-1022, where e^max is at 2^44 or 2^79 or more) shows in no result. */
+static inline int suits_kept(int is_f64, double factor, double unit)
+{
+    return factor == 0 || (fabs(factor) <= 0x1p20 && fabs(factor * unit) >= (is_f64 ? 0x1p-1022 : 0x1p-126));
+}
 
 /* What a grad_output or a class weight takes out of the lanes' range, where they would find inf - inf or 0 inf instead of
- * the sign of the infinity, or lose digits to subnormals. */
-int is_beyond(int is_f64, double max, double factor, double scale);
+ * the sign of the infinity, or lose digits to subnormals. Up to here float32 results are right down to the subnormals: 88 + 32
+ * bits stay below 2^120, and where m was subtracted, e^(m/2 - m) 2^35 stays below the smallest number. Loss scaling in half
+ * precision goes to 2^24. */
+static inline int is_beyond(int is_f64, double max, double factor, double scale)
+{
+    if (is_f64) return isinf(factor);
+    return fabs(factor) > (fabs(max) > anchor_limit(is_f64) ? 0x1p35 : 0x1p88) || fabs(scale) > 0x1p100 ||
+           (scale != 0 && fabs(scale) < 0x1p-100);
+}
 
 #endif

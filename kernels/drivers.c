@@ -27,18 +27,22 @@ typedef struct {
     int stopped;
     f64 *x_buffer, *q_buffer, *out_buffer;    /* of BLOCK each, NULL where none is needed */
 
-    ptrdiff_t row, last, rows, most_rows;     /* the batch: its first row, the thread's end, how many, at most */
+    ptrdiff_t row, rows, most_rows;           /* the batch: its first row, how many, at most */
     batch b;
     row_target r[BATCH];
     double mass[BATCH], distance[BATCH];
-    char *kept;                /* the exponentials of a row, kept_stride bytes from those of the next; NULL: not kept */
+    char *memory;              /* for the exponentials of two batches; NULL: not kept */
+    char *kept;                /* those of this one, kept_stride bytes from row to row */
     ptrdiff_t kept_stride;
     int has_kept[BATCH];
+    gradient_job jobs[BATCH];  /* rows of the batch before this one */
+    gradient_queue queue;
 } cursor;
 
 static void start(cursor *c, const task *t)
 {
     memset(c, 0, sizeof *c);
+    c->queue.next = c->queue.end = c->jobs;
     c->t = t;
     c->k = &t->isa->of[t->x.type];
     c->is_f64 = t->x.type == ELEMENT_F64;
@@ -56,7 +60,7 @@ static void start(cursor *c, const task *t)
     const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX) && row_bytes <= KEPT_BYTES;
     /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
     if (buffers) c->x_buffer = malloc(3 * BLOCK * sizeof(f64));
-    if (keeps) c->kept = malloc((size_t)(c->most_rows * c->kept_stride));
+    if (keeps) c->kept = c->memory = malloc((size_t)(2 * c->most_rows * c->kept_stride));
     c->stopped = (buffers && !c->x_buffer) || (keeps && !c->kept);
     if (c->stopped) *t->out_of_memory = 1;
     if (c->x_buffer) c->q_buffer = c->x_buffer + BLOCK, c->out_buffer = c->q_buffer + BLOCK;
@@ -66,7 +70,7 @@ static void finish(cursor *c)
 {
     c->t->isa->fence();
     free(c->x_buffer);
-    free(c->kept);
+    free(c->memory);
 }
 
 static void go_to(cursor *c, ptrdiff_t row)
@@ -84,7 +88,7 @@ static int next_of(cursor *c, block *b, ptrdiff_t size)
 {
     const task *t = c->t;
     b->at += b->n;
-    if ((c->since_poll += b->n) >= POLL_EVERY && t->poll) {
+    if (t->long_rows && (c->since_poll += b->n) >= POLL_EVERY) {
         c->since_poll = 0;
         c->stopped = c->stopped || t->poll();
     }
@@ -255,14 +259,14 @@ static void read_row(cursor *c, ptrdiff_t i, int64_t y)
     while (c->spreads ? next(c, &b) : next_whole(c, &b)) {
         const void *x = x_block(c, b);
         double top;
-        compensated_add(&sum, c->k->pass(x, b.n, at, y - b.at, kept ? kept + b.at * real : NULL, &top));
+        compensated_add(&sum, c->k->pass(x, b.n, at, y - b.at, kept ? kept + b.at * real : NULL, &c->queue, &top));
         max = top > max ? top : max;
         if (c->spreads) add_spread(c, i, b, x, guess);
     }
     const double z = c->b.z[i], others = compensated_value(sum);
-    /* Before the sum is looked at: past the anchor's maximum an exponent may have wrapped, and the sum be anything. */
-    if (!(max <= most)) read_exactly(c, i);
-    else if (isnan(others) || isnan(z)) set_unread(&c->b, i, NAN);
+    /* Past the anchor's maximum an exponent may have wrapped, and the sum be anything. */
+    if (!(max <= most) || !isfinite(others)) read_exactly(c, i);
+    else if (isnan(z)) set_unread(&c->b, i, NAN);
     else {
         c->has_kept[i] = kept != NULL;
         set_read(&c->b, i, max, at, others, z == max ? 0 : -1, z == max ? 0 : 1);
@@ -311,7 +315,7 @@ static void read_batch(cursor *c)
 
 /* ------------------------------------------------------------------ writing a row */
 
-/* factor / e^max at the anchor, as the block functions take it where nothing was kept. Its exponent moves into the anchor, where it
+/* A factor of e^z at the anchor, as the block functions take it where nothing was kept. Its exponent moves into the anchor, where it
  * rounds nothing: a factor of 2^-140 (a small grad_output) would be subnormal in float32, and e^(z-max) below 2^-126 would be
  * lost before a large one. */
 typedef struct { anchor at; double factor; } anchored_factor;
@@ -319,7 +323,7 @@ typedef struct { anchor at; double factor; } anchored_factor;
 static anchored_factor anchor_factor(int is_f64, double factor, anchor at, double top)
 {
     const double most = is_f64 ? 1000 : 120, down = is_f64 ? 64 : 32;    /* 1021 + 64 > 1074, 125 + 32 > 149 */
-    anchored_factor f = {at, factor / top};
+    anchored_factor f = {at, factor};
     int exponent = 0, up = 0;
     if (!isfinite(f.factor) || f.factor == 0) return f;
     frexp(top, &up);
@@ -346,28 +350,38 @@ static void gradient_beyond(cursor *c, block b, const void *x, double factor, do
     }
 }
 
-/* factor e^(z_c - max) - scale w_c (keep q_c + floor) for row i; entry >= 0 is a class with a value of its own. */
+/* Rows that wait to be written. */
+static void flush(cursor *c)
+{
+    for (; c->queue.next < c->queue.end; ++c->queue.next) c->k->gradient(c->queue.next, c->t->classes);
+}
+
+/* factor p_c - scale w_c (keep q_c + floor) for row i; entry >= 0 is a class with a value of its own. Where e^z was kept and
+ * everything lies where it can be used, the row waits in the queue. */
 static void write_gradient(cursor *c, ptrdiff_t i, double factor, subtrahend s, ptrdiff_t entry, double value)
 {
     const task *t = c->t;
-    const ptrdiff_t real = c->is_f64 ? 8 : 4, ahead = c->row + c->rows + i;
+    const ptrdiff_t real = c->is_f64 ? 8 : 4;
     const double unit = t->class_weight_real ? t->class_weight_unit : 1, max = c->b.max[i];
-    const int beyond = is_beyond(c->is_f64, max, factor, s.scale * unit);
-    const char *kept = !beyond && c->has_kept[i] && suits_kept(c->is_f64, factor, c->b.top[i]) ? c->kept + i * c->kept_stride : NULL;
-    const char *next_x = ahead < c->last && c->x_direct ? row_of(t, &t->x, ahead) : c->x;
+    const double of_e = factor * c->b.unit[i], of_p = factor * c->b.share[i];
+    const int beyond = is_beyond(c->is_f64, max, of_p, s.scale * unit);
+    const int keeps = !beyond && c->has_kept[i] && suits_kept(c->is_f64, factor, c->b.unit[i]);
     const anchor at = {c->b.shift[i], c->b.k[i]};
-    const anchored_factor f = kept ? (anchored_factor){at, factor / c->b.top[i]} : anchor_factor(c->is_f64, factor, at, c->b.top[i]);
+    const anchored_factor f = keeps ? (anchored_factor){at, of_e} : anchor_factor(c->is_f64, of_e, at, c->b.top[i]);
     if (!beyond) s.scale *= unit;
     for (block b = {0, 0}; next_whole(c, &b);) {
-        const void *x = kept ? NULL : x_block(c, b);
-        void *out = out_block(c, b);
-        subtrahend here = s;
-        here.q = c->q ? q_block(c, b) : NULL;
-        here.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
-        if (beyond) gradient_beyond(c, b, x, factor, max, here, entry, value, out);
-        else c->k->gradient(x, kept ? kept + b.at * real : NULL, b.n, f.at, f.factor, here, entry < 0 ? -1 : entry - b.at, value,
-                            out, t->stream && c->out_direct, next_x + b.at * t->x.class_stride);
-        write_block(c, b, out);
+        gradient_job job = {NULL, keeps ? c->kept + i * c->kept_stride + b.at * real : NULL, f.at, f.factor, s,
+                            entry < 0 ? -1 : entry - b.at, value, out_block(c, b), t->stream && c->out_direct, b.n, 0};
+        job.s.q = c->q ? q_block(c, b) : NULL;
+        job.s.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
+        if (keeps && b.n == t->classes && c->out_direct && (!c->q || c->q_direct)) {
+            *c->queue.end++ = job;
+            continue;
+        }
+        if (!keeps) job.x = x_block(c, b);
+        if (beyond) gradient_beyond(c, b, job.x, of_p, max, job.s, entry, value, job.out);
+        else c->k->gradient(&job, b.n);
+        write_block(c, b, job.out);
     }
 }
 
@@ -380,19 +394,14 @@ static void write_log_softmax(cursor *c, ptrdiff_t i)
     }
 }
 
-static void write_row(cursor *c, ptrdiff_t i)
+static void write_row(cursor *c, ptrdiff_t i, const row_gradient *g)
 {
     const task *t = c->t;
-    const subtrahend nothing = {NULL, NULL, 0, 0, 0};
     go_to(c, c->row + i);
     if (c->r[i].skipped) fill_row(c, 0);
     else if (isnan(c->b.max[i])) fill_row(c, NAN);
     else if (t->work == LOG_SOFTMAX) write_log_softmax(c, i);
-    else if (t->work == SOFTMAX) write_gradient(c, i, c->b.share[i], nothing, -1, 0);
-    else {
-        const row_gradient g = gradient_from(t, c->row + i, &c->r[i], &c->b, i, c->mass[i]);
-        write_gradient(c, i, g.factor, subtrahend_of(t, g.scale), c->r[i].y, g.value);
-    }
+    else write_gradient(c, i, g->factor, subtrahend_of(t, g->scale), c->r[i].y, g->value);
 }
 
 /* grad = g - e^log_p sum(g): x is log_p, q is g. */
@@ -413,7 +422,7 @@ static void log_softmax_backward(cursor *c, ptrdiff_t first, ptrdiff_t last)
             continue;
         }
         const anchor at = anchor_at(max, 0, c->is_f64);
-        const anchored_factor f = anchor_factor(c->is_f64, compensated_value(total) * exp(max), at, exp_at(at, max));
+        const anchored_factor f = anchor_factor(c->is_f64, compensated_value(total) * exp(max) / exp_at(at, max), at, exp_at(at, max));
         for (block b = {0, 0}; next_whole(c, &b);) {
             void *out = out_block(c, b);
             const void *log_p = x_block(c, b);
@@ -423,21 +432,36 @@ static void log_softmax_backward(cursor *c, ptrdiff_t first, ptrdiff_t last)
     }
 }
 
-void by_rows(const task *t, ptrdiff_t first, ptrdiff_t last)
+/* The queue of a thread reaches over all the rows that it takes. */
+static void run_batches(cursor *c, ptrdiff_t first, ptrdiff_t last)
 {
+    const task *t = c->t;
+    for (c->row = first; c->row < last && !c->stopped; c->row += c->rows) {
+        c->rows = last - c->row < c->most_rows ? last - c->row : c->most_rows;
+        read_batch(c);
+        if (c->stopped) break;
+        if (t->work == FORWARD || t->work == FORWARD_BACKWARD)
+            find_losses(t, c->row, c->rows, c->r, &c->b, c->mass, c->distance);
+        if (t->work == LOGSUMEXP)
+            for (ptrdiff_t i = 0; i < c->rows; ++i) t->loss[c->row + i] = c->b.max[i] + c->b.log_sum[i];
+        flush(c);
+        c->queue.next = c->queue.end = c->jobs;
+        row_gradient g[BATCH];
+        if (t->out.data && t->work != LOG_SOFTMAX) find_gradients(t, c->row, c->rows, c->r, &c->b, c->mass, g);
+        for (ptrdiff_t i = 0; i < c->rows && t->out.data && !c->stopped; ++i) write_row(c, i, &g[i]);
+        if (c->memory) c->kept = c->kept == c->memory ? c->memory + c->most_rows * c->kept_stride : c->memory;
+    }
+}
+
+void by_rows(const task *t)
+{
+    ptrdiff_t first, last;
     cursor c;
     start(&c, t);
-    if (t->work == LOG_SOFTMAX_BACKWARD) log_softmax_backward(&c, first, last);
-    c.last = last;
-    for (c.row = first; c.row < last && !c.stopped && t->work != LOG_SOFTMAX_BACKWARD; c.row += c.rows) {
-        c.rows = last - c.row < c.most_rows ? last - c.row : c.most_rows;
-        read_batch(&c);
-        if (c.stopped) break;
-        if (t->work == FORWARD || t->work == FORWARD_BACKWARD)
-            find_losses(t, c.row, c.rows, c.r, &c.b, c.mass, c.distance);
-        if (t->work == LOGSUMEXP)
-            for (ptrdiff_t i = 0; i < c.rows; ++i) t->loss[c.row + i] = c.b.max[i] + c.b.log_sum[i];
-        for (ptrdiff_t i = 0; i < c.rows && t->out.data && !c.stopped; ++i) write_row(&c, i);
+    while (!c.stopped && take_rows(t, &first, &last)) {
+        if (t->work == LOG_SOFTMAX_BACKWARD) log_softmax_backward(&c, first, last);
+        else run_batches(&c, first, last);
     }
+    flush(&c);
     finish(&c);
 }

@@ -27,9 +27,9 @@ def literal(value: mp.mpf, single: bool) -> str:
     return as_float.hex() + ("f" if single else "")
 
 
-def fit_exp(name: str, terms: int, high_bits: int, bits: int) -> None:
+def fit_exp(name: str, terms: int, high_bits: int, bits: int, table: int = 1) -> None:
     single = bits == 24
-    half = mp.log(2) / 2 * mp.mpf("1.001")
+    half = mp.log(2) / (2 * table) * mp.mpf("1.001")
     q, q_error = mp.chebyfit(
         lambda r: mp.nsum(lambda k: r**k / mp.factorial(k + 2), [0, 40]), [-half, half], terms, error=True
     )
@@ -51,5 +51,7 @@ def fit_log(terms: int) -> None:
 
 
 fit_exp("float32", terms=5, high_bits=15, bits=24)
+fit_exp("float32 with a table of 16", terms=2, high_bits=15, bits=24, table=16)
+print("table", ", ".join(literal(mp.power(2, mp.mpf(j) / 16), single=True) for j in range(16)))
 fit_exp("float64", terms=10, high_bits=41, bits=53)
 fit_log(terms=7)

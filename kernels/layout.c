@@ -114,8 +114,3 @@ void coalesce(task *t)
     }
     t->dims = last + 1;
 }
-
-int is_plain(const task *t)
-{
-    return is_direct(t, &t->x) && (!t->q.data || is_direct(t, &t->q)) && (!t->out.data || is_direct(t, &t->out));
-}

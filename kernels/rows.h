@@ -8,7 +8,7 @@
 
 #define NAME(function) PASTE(function, ELEMENT)
 #define CHUNK (16 * LANES)
-#define PREFETCH 4096    /* bytes ahead: the hardware's prefetcher stops at the page */
+#define PREFETCH 16384    /* bytes ahead: the hardware's prefetcher stops at the page. QQ */
 
 /* The vector at x + j, where the elements end at n. */
 SIMD vec NAME(at)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t n, REAL fill)
@@ -68,57 +68,6 @@ static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrd
         lane_total_add(&total, v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
     }
     return lane_total_value(total);
-}
-
-/* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed and has no
- * shift; the caller checks that the maximum suits it. NaN where any is NaN. Where kept is not NULL the e^x go there, up to
- * LANES - 1 elements more than n. */
-typedef struct { vec max[4]; mask nan; } NAME(passing);
-
-SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, NAME(passing) *p, int u, REAL *kept, int keeps,
-                         ptrdiff_t y, int leaves_out)
-{
-    prefetch((const char *)(x + j) + PREFETCH);
-    if (!SCALES_TO_ZERO) p->nan = mask_or(p->nan, v_nan(z));
-    p->max[u] = v_max(z, p->max[u]);
-    const vec e = v_exp_unshifted(z, f);
-    if (keeps) v_store_real(kept + j, e);
-    return leaves_out ? v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(y - j))), e) : e;
-}
-
-SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, NAME(passing) *p, REAL *kept, int keeps,
-                          ptrdiff_t y, int leaves_out)
-{
-    const vec zero = v_set1(0);
-    vec s[4] = {zero, zero, zero, zero};
-    for (; end - j >= 4 * LANES; j += 4 * LANES)
-        for (int u = 0; u < 4; ++u) {
-            const ptrdiff_t at = j + u * LANES;
-            s[u] = v_add(s[u], NAME(pass_step)(x, at, v_load(x + at), f, p, u, kept, keeps, y, leaves_out));
-        }
-    for (; j < end; j += LANES)
-        s[0] = v_add(s[0], NAME(pass_step)(x, j, NAME(at)(x, j, end, -INFINITY), f, p, 0, kept, keeps, y, leaves_out));
-    return v_add(v_add(s[0], s[1]), v_add(s[2], s[3]));
-}
-
-SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y, REAL *kept, int keeps, double *max)
-{
-    const EXP_FRAME f = frame_at(at);
-    const vec lowest = v_set1(-INFINITY);
-    NAME(passing) p = {{lowest, lowest, lowest, lowest}, v_nan(v_set1(0))};
-    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
-    for (ptrdiff_t j = 0; j < n; j += CHUNK) {
-        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
-        if (y >= j && y < end) lane_total_add(&total, NAME(pass_chunk)(x, j, end, f, &p, kept, keeps, y, 1));
-        else lane_total_add(&total, NAME(pass_chunk)(x, j, end, f, &p, kept, keeps, y, 0));
-    }
-    *max = (double)v_top(v_max(v_max(p.max[0], p.max[1]), v_max(p.max[2], p.max[3])));
-    return mask_count(p.nan) ? NAN : lane_total_value(total);
-}
-
-static double NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, double *max)
-{
-    return kept ? NAME(pass_as)(x, n, at, y, kept, 1, max) : NAME(pass_as)(x, n, at, y, NULL, 0, max);
 }
 
 static double NAME(total)(const void *in, ptrdiff_t n)
@@ -218,32 +167,95 @@ SIMD void NAME(gradient_step)(const NAME(gradient_of) *g, ptrdiff_t j, ptrdiff_t
     NAME(put)(g->out + j, n, grad, stream);
 }
 
-/* The flags are constants where this is inlined. next is what will be read after this: while results are streamed, memory has
- * time for it. */
-SIMD void NAME(gradient_as)(const NAME(gradient_of) *g, ptrdiff_t n, const ELEMENT *next, int stream, int keeps, int subtracts,
-                            int has_q, int has_w)
+/* The flags are constants where this is inlined. */
+SIMD void NAME(gradient_as)(const NAME(gradient_of) *g, gradient_job *job, ptrdiff_t n, int keeps, int subtracts, int has_q,
+                            int has_w)
 {
-    ptrdiff_t j = NAME(before_vectors)(g->out, n, stream);
-    if (j) NAME(gradient_step)(g, 0, j, 0, keeps, subtracts, has_q, has_w);
+    const int stream = job->stream;
+    ptrdiff_t j = job->done;
+    const ptrdiff_t end = job->n - j < n ? job->n : j + n;
+    if (j == 0 && (j = NAME(before_vectors)(g->out, job->n, stream)) > 0)
+        NAME(gradient_step)(g, 0, j, 0, keeps, subtracts, has_q, has_w);
     if (stream)
-        for (; n - j >= LANES; j += LANES) {
-            if (keeps) prefetch(next + j);
-            NAME(gradient_step)(g, j, LANES, 1, keeps, subtracts, has_q, has_w);
-        }
+        for (; end - j >= LANES; j += LANES) NAME(gradient_step)(g, j, LANES, 1, keeps, subtracts, has_q, has_w);
     else
-        for (; n - j >= LANES; j += LANES) NAME(gradient_step)(g, j, LANES, 0, keeps, subtracts, has_q, has_w);
-    if (j < n) NAME(gradient_step)(g, j, n - j, 0, keeps, subtracts, has_q, has_w);
+        for (; end - j >= LANES; j += LANES) NAME(gradient_step)(g, j, LANES, 0, keeps, subtracts, has_q, has_w);
+    if (j < end && end == job->n) {
+        NAME(gradient_step)(g, j, end - j, 0, keeps, subtracts, has_q, has_w);
+        j = end;
+    }
+    job->done = j;
 }
 
-static void NAME(gradient)(const void *x, const void *kept, ptrdiff_t n, anchor at, double factor, subtrahend s, ptrdiff_t entry,
-                           double value, void *out, int stream, const void *next)
+static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
 {
-    const NAME(gradient_of) g = {frame_at(at), v_set1((REAL)factor), v_set1((REAL)(s.scale * s.keep)),
-                                 v_set1((REAL)(s.scale * s.floor)), x, kept, s.q, s.w, entry, value, out};
-    if (kept && s.scale == 0) NAME(gradient_as)(&g, n, next, stream, 1, 0, 0, 0);
-    else if (kept && s.q && !s.w) NAME(gradient_as)(&g, n, next, stream, 1, 1, 1, 0);
-    else if (s.scale == 0) NAME(gradient_as)(&g, n, next, stream, kept != NULL, 0, 0, 0);
-    else NAME(gradient_as)(&g, n, next, stream, kept != NULL, 1, s.q != NULL, s.w != NULL);
+    const subtrahend s = job->s;
+    const int keeps = job->kept != NULL;
+    const NAME(gradient_of) g = {frame_at(job->at), v_set1((REAL)job->factor), v_set1((REAL)(s.scale * s.keep)),
+                                 v_set1((REAL)(s.scale * s.floor)), job->x, job->kept, s.q, s.w, job->entry, job->value, job->out};
+    if (keeps && s.scale == 0) NAME(gradient_as)(&g, job, n, 1, 0, 0, 0);
+    else if (keeps && s.q && !s.w) NAME(gradient_as)(&g, job, n, 1, 1, 1, 0);
+    else if (s.scale == 0) NAME(gradient_as)(&g, job, n, 0, 0, 0, 0);
+    else NAME(gradient_as)(&g, job, n, keeps, 1, s.q != NULL, s.w != NULL);
+}
+
+/* ------------------------------------------------------------------ reading and writing at once */
+
+/* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed and has no
+ * shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL the e^x go there, up to
+ * LANES - 1 elements more than n. */
+typedef struct { vec max[4]; mask nan; } NAME(passing);
+
+SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, NAME(passing) *p, int u, REAL *kept, int keeps,
+                         ptrdiff_t y, int leaves_out)
+{
+    prefetch((const char *)(x + j) + PREFETCH);
+    if (!SCALES_TO_ZERO) p->nan = mask_or(p->nan, v_nan(z));
+    p->max[u] = v_max(z, p->max[u]);
+    /* Unclamped, finite logits below -1e13 leave no finite sum: the caller looks at that. */
+    const vec e = SCALES_TO_ZERO ? v_exp_unclamped(z, f) : v_exp_unshifted(z, f);
+    if (keeps) v_store_real(kept + j, e);
+    return leaves_out ? v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(y - j))), e) : e;
+}
+
+SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, NAME(passing) *p, REAL *kept, int keeps,
+                          ptrdiff_t y, int leaves_out)
+{
+    const vec zero = v_set1(0);
+    vec s[4] = {zero, zero, zero, zero};
+    for (; end - j >= 4 * LANES; j += 4 * LANES)
+        for (int u = 0; u < 4; ++u) {
+            const ptrdiff_t at = j + u * LANES;
+            s[u] = v_add(s[u], NAME(pass_step)(x, at, v_load(x + at), f, p, u, kept, keeps, y, leaves_out));
+        }
+    for (; j < end; j += LANES)
+        s[0] = v_add(s[0], NAME(pass_step)(x, j, NAME(at)(x, j, end, -INFINITY), f, p, 0, kept, keeps, y, leaves_out));
+    return v_add(v_add(s[0], s[1]), v_add(s[2], s[3]));
+}
+
+SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y, REAL *kept, int keeps, gradient_queue *queue,
+                          double *max)
+{
+    const EXP_FRAME f = frame_at(at);
+    const vec lowest = v_set1(-INFINITY);
+    NAME(passing) p = {{lowest, lowest, lowest, lowest}, v_nan(v_set1(0))};
+    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
+    for (ptrdiff_t j = 0; j < n; j += CHUNK) {
+        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
+        if (y >= j && y < end) lane_total_add(&total, NAME(pass_chunk)(x, j, end, f, &p, kept, keeps, y, 1));
+        else lane_total_add(&total, NAME(pass_chunk)(x, j, end, f, &p, kept, keeps, y, 0));
+        if (keeps && queue->next < queue->end) {
+            NAME(gradient)(queue->next, CHUNK);
+            queue->next += queue->next->done == queue->next->n;
+        }
+    }
+    *max = (double)v_top(v_max(v_max(p.max[0], p.max[1]), v_max(p.max[2], p.max[3])));
+    return mask_count(p.nan) ? NAN : lane_total_value(total);
+}
+
+static double NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue, double *max)
+{
+    return kept ? NAME(pass_as)(x, n, at, y, kept, 1, queue, max) : NAME(pass_as)(x, n, at, y, NULL, 0, NULL, max);
 }
 
 /* (z - max) - log_sum: both terms are <= 0, so neither rounding is magnified. */

@@ -2,6 +2,8 @@
 #include <immintrin.h>
 
 #define SCALES_TO_ZERO 0
+#define EXP_TABLE_f32 0
+#define EXP_TABLE_f64 0
 #define LANES_f32 8
 #define LANES_f64 4
 typedef __m256 vec_f32, mask_f32;

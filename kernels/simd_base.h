@@ -3,6 +3,8 @@
 #include "half.h"
 
 #define SCALES_TO_ZERO 0
+#define EXP_TABLE_f32 0
+#define EXP_TABLE_f64 0
 
 #if defined(__GNUC__)
 #define LANES_f32 4

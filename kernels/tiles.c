@@ -156,34 +156,24 @@ static void multiply_alone(tile *w, ptrdiff_t i, double factor, double scale, su
     }
 }
 
-static void multiply(tile *w, const double *factor, const double *scale)
+static void write_gradient(tile *w)
 {
     const task *t = w->t;
     const subtrahend s = subtrahend_of(t, 1);
     const double unit = t->class_weight_real ? t->class_weight_unit : 1;
+    row_gradient g[BATCH];
     double factors[BATCH] = {0}, scales[BATCH] = {0};
+    find_gradients(t, w->row, w->rows, w->r, &w->b, w->mass, g);
     for (ptrdiff_t i = 0; i < w->rows; ++i) {
-        factors[i] = factor[i] / w->b.top[i];
-        scales[i] = scale[i] * unit;
-        if (suits_kept(w->is_f64, factor[i], w->b.top[i]) && !is_beyond(w->is_f64, w->b.max[i], factor[i], scales[i])) continue;
-        multiply_alone(w, i, factor[i], scale[i], s);
+        const double factor = g[i].factor;
+        factors[i] = factor * w->b.unit[i];
+        scales[i] = s.scale * g[i].scale * unit;
+        if (suits_kept(w->is_f64, factor, w->b.unit[i]) && !is_beyond(w->is_f64, w->b.max[i], factor * w->b.share[i], scales[i]))
+            continue;
+        multiply_alone(w, i, factor * w->b.share[i], s.scale * g[i].scale, s);
         factors[i] = 1, scales[i] = 0;
     }
     w->k->columns_gradient(w->x, w->q, t->classes, factors, scales, t->class_weight_real, s.keep, s.floor);
-}
-
-static void write_gradient(tile *w)
-{
-    const task *t = w->t;
-    row_gradient g[BATCH];
-    double factor[BATCH], scale[BATCH];
-    for (ptrdiff_t i = 0; i < w->rows; ++i) {
-        if (w->r[i].skipped || isnan(w->b.max[i])) g[i] = (row_gradient){0, 0, 0};
-        else if (t->work == SOFTMAX) g[i] = (row_gradient){w->b.share[i], 0, 0};
-        else g[i] = gradient_from(t, w->row + i, &w->r[i], &w->b, i, w->mass[i]);
-        factor[i] = g[i].factor, scale[i] = subtrahend_of(t, g[i].scale).scale;
-    }
-    multiply(w, factor, scale);
     for (ptrdiff_t i = 0; i < w->rows; ++i) {
         if (w->r[i].skipped) fill_row(w, i, 0);
         else if (isnan(w->b.max[i])) fill_row(w, i, NAN);
@@ -206,7 +196,23 @@ static ptrdiff_t rows_of_tile(const tile *w, ptrdiff_t row, ptrdiff_t last)
     return over && rows > w->lanes - over ? w->lanes - over : rows;
 }
 
-void by_tiles(const task *t, ptrdiff_t first, ptrdiff_t last)
+static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
+{
+    const task *t = w->t;
+    for (ptrdiff_t row = first; row < last; row += w->rows) {
+        w->row = row;
+        w->rows = rows_of_tile(w, row, last);
+        read_tile(w);
+        if (t->work == FORWARD || t->work == FORWARD_BACKWARD) find_losses(t, row, w->rows, w->r, &w->b, w->mass, w->distance);
+        if (t->work == LOGSUMEXP)
+            for (ptrdiff_t i = 0; i < w->rows; ++i) t->loss[row + i] = w->b.max[i] + w->b.log_sum[i];
+        else if (t->work == LOG_SOFTMAX) w->k->columns_log_softmax(w->x, t->classes, &w->b);
+        else if (t->work != FORWARD) write_gradient(w);
+        if (t->out.data) store(w);
+    }
+}
+
+void by_tiles(const task *t)
 {
     tile *w = calloc(1, sizeof *w);
     const ptrdiff_t lanes = t->isa->of[t->x.type].lanes, real = t->x.type == ELEMENT_F64 ? 8 : 4;
@@ -226,17 +232,8 @@ void by_tiles(const task *t, ptrdiff_t first, ptrdiff_t last)
     w->x = memory + (vector - (ptrdiff_t)((uintptr_t)memory % (uintptr_t)vector)) % vector;
     w->q = t->q.data ? w->x + tile_bytes : NULL;
     w->copies = w->x + 2 * tile_bytes;
-    for (ptrdiff_t row = first; row < last; row += w->rows) {
-        w->row = row;
-        w->rows = rows_of_tile(w, row, last);
-        read_tile(w);
-        if (t->work == FORWARD || t->work == FORWARD_BACKWARD) find_losses(t, row, w->rows, w->r, &w->b, w->mass, w->distance);
-        if (t->work == LOGSUMEXP)
-            for (ptrdiff_t i = 0; i < w->rows; ++i) t->loss[row + i] = w->b.max[i] + w->b.log_sum[i];
-        else if (t->work == LOG_SOFTMAX) w->k->columns_log_softmax(w->x, t->classes, &w->b);
-        else if (t->work != FORWARD) write_gradient(w);
-        if (t->out.data) store(w);
-    }
+    ptrdiff_t first, last;
+    while (take_rows(t, &first, &last)) run_tiles(w, first, last);
     t->isa->fence();
     free(memory);
     free(w);

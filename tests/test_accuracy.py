@@ -107,7 +107,8 @@ def test_error_of_exp(kernels, name, least):
     grad_output[0] = 1
     saved = crossentropy.autograd.SavedLogSoftmax(log_p, 0)
     got = -crossentropy.autograd.log_softmax_backward(saved, grad_output)[1:]
-    assert largest_error(got, np.exp(log_p[1:].astype(LONG)), name) <= (1.24 if "base" in kernels else 0.95)
+    limit = 1.24 if "base" in kernels else 1.0 if "avx512" in kernels and name == "float32" else 0.95
+    assert largest_error(got, np.exp(log_p[1:].astype(LONG)), name) <= limit
 
 
 def test_truth_is_true():
