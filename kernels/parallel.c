@@ -17,7 +17,7 @@ int has_openmp(void)
 
 void run_rows(const task *t, ptrdiff_t first, ptrdiff_t last, int threads)
 {
-    row_function *const work = t->tiled ? by_tiles : by_rows;
+    row_function *const work = t->work >= STREAM_READ ? by_streams : t->tiled ? by_tiles : by_rows;
 #ifdef _OPENMP
     if (threads > 1) {
 #pragma omp parallel num_threads(threads)
