@@ -45,20 +45,23 @@ def _machine(stem, document):
     yield f"| logits | | ms | of the roof | {' | '.join(others)} |"
     yield "|---|---|--:|--:|" + "--:|" * len(others)
     for case in sorted(cases, key=_place):
-        ours = bench.best(cases[case], implementation=bench.OURS)
-        if ours is not None:
-            cells = [_logits(case), _what(case), _ms(ours), _share(ours)]
-            cells += [_ratio(bench.best(cases[case], implementation=name), ours) for name in others]
-            yield f"| {' | '.join(cells)} |"
+        for name, what in ((bench.OURS, _what(case)), (bench.ALLOCATING, f"{_what(case)}, new array")):
+            ours = bench.best(cases[case], implementation=name)
+            if ours is not None:
+                cells = [_logits(case), what, _ms(ours), _share(ours)]
+                cells += [_ratio(bench.best(cases[case], implementation=peer), ours) for peer in others]
+                yield f"| {' | '.join(cells)} |"
     yield from _isas(cases, machine)
-    compiles = [
-        (name, [r["compile_s"] for r in records if r["implementation"] == name and r["compile_s"]]) for name in others
-    ]
-    first = [f"{name} {min(took):.1f} to {max(took):.1f} s" for name, took in compiles if took]
-    if first:
-        yield f"\nThe first call, which compiles, is not in these times: {', '.join(first)}.\n"
+    yield f"\n{' '.join(_compiling(records, others))}\n"
     for op in DRAWN:
         yield f"![{op}: GB/s by classes]({picture(stem, op).relative_to(ROOT).as_posix()})"
+
+
+def _compiling(records, names):
+    for name in names:
+        took = [r["compile_s"] for r in records if r["implementation"] == name and r["compile_s"] is not None]
+        if took:
+            yield f"{name}'s first call, which compiles, takes {min(took):.1f} to {max(took):.1f} s more."
 
 
 def _place(case):
@@ -84,7 +87,7 @@ def _what(case):
 
 def _ms(record):
     ms = 1e3 * record["median_s"]
-    return f"{ms:.3f}" if ms < 0.1 else f"{ms:.3g}"
+    return f"{ms:.3f}" if ms < 0.1 else f"{ms:.3g}" if ms < 100 else f"{ms:.0f}"
 
 
 def _share(record):
@@ -131,10 +134,8 @@ def draw(found: dict[str, dict]) -> None:
 
     from crossentropy import _plots
 
-    matplotlib.rcParams |= {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "crossentropy",
-    }  # text as text; the same bytes again
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text as text, which is shorter than its outlines
+    matplotlib.rcParams["svg.hashsalt"] = "crossentropy"  # the same bytes from the same results
     FIGURES.mkdir(parents=True, exist_ok=True)
     for stem, document in found.items():
         for op in DRAWN:

@@ -225,7 +225,7 @@ def thread_counts() -> list[int]:
 def implementations(case: Case, peers: bool = True) -> tuple[list[Implementation], list[str]]:
     """Who computes the case here; and for everyone who does not, a line that says why."""
     found = [_ours(isa, threads) for isa in native.SUPPORTED_ISAS for threads in thread_counts()]
-    if case.op == "loss + gradient":  # the peers make a new array at each call, ours only where it is not given one
+    if case.op not in ("loss", "loss + gradient in place"):  # for the peers, which make a new array at each call
         found.append(_ours(native.SUPPORTED_ISAS[0], thread_counts()[-1], allocates=True))
     left_out = []
     for name, peer in _peers.PEERS.items() if peers else ():
