@@ -83,7 +83,7 @@ class BuildKernels(build_ext):
 native = Extension(
     "crossentropy._native",
     sources=["kernels/_native.pyx"]
-    + [f"kernels/{n}.c" for n in ("batch", "dispatch", "drivers", "layout", "parallel", "targets", "tiles")],
+    + [f"kernels/{n}.c" for n in ("batch", "dispatch", "drivers", "layout", "parallel", "streams", "targets", "tiles")],
     include_dirs=["kernels"],
     # Every header and unit: they go into the sdist and an edit rebuilds.
     depends=sorted(f"kernels/{name}" for name in os.listdir("kernels") if name.endswith((".h", ".c", ".pyx"))),

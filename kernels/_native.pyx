@@ -16,6 +16,7 @@ cdef extern from *:
 
 cdef extern from "kernels.h" nogil:
     enum: MAX_DIMS
+    enum: STREAM_ROW_ELEMENTS "STREAM_ROW"
     ctypedef enum element:
         pass
     ctypedef struct isa_table:
@@ -33,6 +34,7 @@ cdef extern from "kernels.h" nogil:
         int64_t ignored
     ctypedef enum work:
         LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
+        STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE
     ctypedef struct task:
         const isa_table *isa
         work work
@@ -83,6 +85,7 @@ cdef enum:
 
 OPENMP = bool(has_openmp())
 ISAS = ("avx512", "avx2", "base")    # best first
+STREAM_ROW = STREAM_ROW_ELEMENTS
 
 
 def supported_isas():
@@ -113,6 +116,14 @@ cdef work work_named(str name) except? LOGSUMEXP:
         return LOG_SOFTMAX
     if name == "log_softmax_backward":
         return LOG_SOFTMAX_BACKWARD
+    if name == "stream_read":
+        return STREAM_READ
+    if name == "stream_copy":
+        return STREAM_COPY
+    if name == "stream_combine":
+        return STREAM_COMBINE
+    if name == "stream_scale":
+        return STREAM_SCALE
     raise ValueError(name)
 
 

@@ -36,6 +36,7 @@ typedef enum { ELEMENT_F16, ELEMENT_BF16, ELEMENT_F32, ELEMENT_F64 } element;
 
 #define BLOCK 2048     /* classes; one such block of float32 and its result stay in L1 */
 #define MAX_DIMS 64    /* NumPy's own limit */
+#define STREAM_ROW 16384    /* elements: what streams are split between threads by */
 
 /* e^z is held as e^(z - shift) 2^(-k). */
 typedef struct {
@@ -118,11 +119,20 @@ typedef struct {
     void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
 } block_functions;
 
+/* What the machine's memory is measured with (streams.h), over n elements of float32, n a multiple of STREAM_ROW. */
+typedef struct {
+    double (*read)(const f32 *x, ptrdiff_t n);                                         /* the sum */
+    void (*copy)(const f32 *x, ptrdiff_t n, f32 *out, int stream);                     /* out = x */
+    void (*combine)(const f32 *x, const f32 *q, ptrdiff_t n, f32 *out, int stream);    /* out = x + q */
+    void (*scale)(f32 *x, ptrdiff_t n, double by);    /* x *= by, which a compiler must not know to be 1 */
+} stream_functions;
+
 typedef struct {
     const char *name;
     void (*fence)(void);      /* after a thread's last streamed store */
     void (*finish)(batch *b, ptrdiff_t rows, int targets);    /* targets: own and p count */
     block_functions of[4];    /* by element */
+    stream_functions streams;
 } isa_table;
 
 extern const isa_table isa_base, isa_avx2, isa_avx512;
@@ -147,7 +157,10 @@ typedef struct {
     int64_t ignored;     /* its 64 bits */
 } index_targets;
 
-typedef enum { LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD } work;
+typedef enum {
+    LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD,
+    STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE    /* streams.c */
+} work;
 
 typedef struct {
     const isa_table *isa;
@@ -183,6 +196,7 @@ typedef struct {
 
 void by_rows(const task *t);     /* drivers.c */
 void by_tiles(const task *t);    /* tiles.c: the same work for many rows at once */
+void by_streams(const task *t);  /* streams.c: the roofs that a kernel's time is held against; they compute nothing */
 int suits_tiles(const task *t);
 
 /* targets.c: looks at the targets of a range of rows; rows that are ignored or of sample weight 0 don't count. */

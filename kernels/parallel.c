@@ -73,7 +73,7 @@ int run(const task *given, int threads, ptrdiff_t rows_at_once)
 {
     task t = *given;
     struct schedule s = {0, rows_at_once, rows_at_once < t.rows ? now() : 0, 0};
-    void (*const work)(const task *) = t.tiled ? by_tiles : by_rows;
+    void (*const work)(const task *) = t.work >= STREAM_READ ? by_streams : t.tiled ? by_tiles : by_rows;
     t.schedule = &s;
 #ifdef _OPENMP
     if (threads > 1) {

@@ -25,6 +25,7 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #include "rows.h"
 #include "tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
+#include "streams.h"
 #undef ELEMENT
 #undef REAL
 
@@ -39,4 +40,4 @@ static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
-const isa_table PASTE(isa, ISA) = {TEXT(ISA), fence, finish, {functions_f16, functions_bf16, functions_f32, functions_f64}};
+const isa_table PASTE(isa, ISA) = {TEXT(ISA), fence, finish, {functions_f16, functions_bf16, functions_f32, functions_f64}, functions_streams};

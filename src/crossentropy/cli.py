@@ -1,4 +1,4 @@
-"""The command line: ``crossentropy train | plot | info``."""
+"""The command line: ``crossentropy train | plot | bench | info``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BadInput(click.ClickException):
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="crossentropy")
 def main():
-    """Cross-entropy: train a classifier with it, draw it, see what runs it."""
+    """Cross-entropy: train a classifier with it, draw it, time it, see what runs it."""
     try:
         logsumexp([0.0])  # the environment variables are read here, if not before
     except (ValueError, RuntimeError) as error:
@@ -177,16 +177,16 @@ def report(dataset, fitted, held_out, predicted, loss):
     )
 
 
-def check_directory(directory: Path):
+def check_directory(directory: Path, option="--out"):
     """Whether results can be written there, before any time is spent; nothing is made yet."""
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise BadInput(f"--out {directory}: {existing} is not a directory")
+        raise BadInput(f"{option} {directory}: {existing} is not a directory")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise BadInput(f"--out {directory}: {existing} is not writeable")
+        raise BadInput(f"{option} {directory}: {existing} is not writeable")
 
 
-def write_all(directory: Path, files):
+def write_all(directory: Path, files, option="--out"):
     """Write every file beside the directory's others first, then rename all: nothing is left half-written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,58 @@ def write_all(directory: Path, files):
             for name in files:
                 os.replace(Path(temporary) / name, directory / name)
     except OSError as error:
-        raise BadInput(f"--out {directory}: {error.strerror or error}") from None
+        raise BadInput(f"{option} {directory}: {error.strerror or error}") from None
+
+
+# ---------------------------------------------------------------------- bench
+
+
+@main.command()
+@click.option("--quick", is_flag=True, help="A few cases on small arrays, in place of all.")
+@click.option("--only", multiple=True, metavar="TEXT", help="Of 'op, shape, dtype, inputs, implementation, …'.")
+@click.option("--peers/--no-peers", default=True, help="Time the other libraries that are installed too.")
+@click.option("--seconds", default=3.0, type=Finite(0), help="For the rounds of a case; there are at least 5.")
+@click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Where the results go.")
+@click.option("--out", "directory", type=click.Path(path_type=Path), help="Where bench.json and plots go.")
+def bench(quick, only, peers, seconds, file, directory):
+    """Time the kernels beside the machine's own memory and other libraries.
+
+    --only may be given more than once: all of its texts must occur.
+    """
+    try:
+        from . import _bench_table
+        from . import bench as benchmarks
+    except ImportError as error:
+        raise BadInput(str(error)) from None
+    for path, option in ((file and file.parent, "--json"), (directory, "--out")):
+        if path:
+            check_directory(path, option)
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False)
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=None)
+        document = benchmarks.run(
+            benchmarks.cases(quick),
+            peers=peers,
+            seconds=seconds,
+            wanted=lambda text: all(each in text for each in only),
+            progress=lambda done, total, text: progress.update(task, completed=done, total=total, description=text),
+        )
+    if not document["records"]:
+        nothing = f"--only {' --only '.join(only)}: no case and implementation with that text"
+        raise BadInput("; ".join(document["left_out"]) or nothing)
+    console.print(*_bench_table.tables(document), sep="\n\n")
+    for line in document["left_out"]:
+        console.print(f"left out: {line}", soft_wrap=True, markup=False)
+    files = {"bench.json": lambda path: path.write_text(benchmarks.to_json(document), encoding="utf-8")}
+    if file:
+        write_all(file.parent, {file.name: files["bench.json"]}, "--json")
+    if directory:
+        for op in benchmarks.OPS:
+            figure = _plots.rates(document["records"], op)
+            if figure:
+                files[f"{_plots.file_name(op)}.png"] = figure.savefig
+        write_all(directory, files)
+        console.print(f"wrote {', '.join(files)} to {directory}", soft_wrap=True, markup=False)
 
 
 # ---------------------------------------------------------------------- plot, info

@@ -30,6 +30,7 @@ SERIAL_BELOW = 2**15
 ISAS = _native.ISAS
 OPENMP = _native.OPENMP
 SUPPORTED_ISAS = _native.supported_isas()
+STREAM_ROW = _native.STREAM_ROW
 
 # A child of fork has the parent's OpenMP state but none of its threads: entering a parallel region there hangs.
 _forked = False
@@ -179,3 +180,40 @@ def backward(x, targets, saved, options, row_scale, grad):
 def forward_backward(x, targets, options, row_scale, loss, grad):
     """The losses and the gradient in one go."""
     _loss("forward_backward", x, targets, options, out=grad, row_scale=row_scale, loss=loss)
+
+
+def stream(kind, x, q=None, out=None):
+    """What memory does at best, on the threads and by the ISA of this context: the roof that a kernel is held against.
+
+    Parameters
+    ----------
+    kind : str
+        ``'read'``: the sum of x. ``'copy'``: out = x. ``'combine'``: out = x + q. ``'scale'``: x *= 1, in place. Large
+        results are stored past the caches, as the kernels store theirs.
+    x, q, out : ndarray of float32
+        Contiguous, aligned to 64 bytes, of the same size, which is a multiple of ``STREAM_ROW``.
+
+    Returns
+    -------
+    float
+        The sum for ``'read'``, else 0; for a program to use, so that nothing is optimised away.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, or an array that is not as above.
+    """
+    needed = {"read": (x,), "copy": (x, out), "combine": (x, q, out), "scale": (x,)}
+    if kind not in needed:
+        raise ValueError(f"kind must be one of {', '.join(map(repr, needed))}, got {kind!r}")
+    for each in needed[kind]:
+        fits = isinstance(each, np.ndarray) and each.dtype == np.float32 and each.flags.c_contiguous
+        if not fits or each.ctypes.data % 64 or each.size % STREAM_ROW or each.size != x.size:
+            raise ValueError(
+                f"{kind} takes contiguous float32 arrays at multiples of 64 bytes, of n * {STREAM_ROW} elements"
+            )
+    rows = [each.reshape(-1, STREAM_ROW) for each in needed[kind]]
+    sums = np.zeros(len(rows[0]))  # one for each share of a thread, the others stay 0
+    q, out = rows[1] if kind == "combine" else None, rows[-1] if kind != "read" else None
+    _run(f"stream_{kind}", rows[0], q=q, out=out, loss=sums)
+    return float(sums.sum())

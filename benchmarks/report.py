@@ -1,0 +1,165 @@
+"""README's figures and the pictures beside them, from benchmarks/results/*.json: `python benchmarks/report.py`.
+
+A result is what `crossentropy bench --json benchmarks/results/MACHINE.json` writes. With --check nothing is written,
+and the exit code says whether README is up to date.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from crossentropy import bench
+
+ROOT = Path(__file__).parent.parent
+RESULTS, FIGURES, README = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures", ROOT / "README.md"
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+PEERS = ("torch", "torch.compile", "JAX")
+DRAWN = ("loss", "loss + gradient")
+
+
+def documents() -> dict[str, dict]:
+    """The results of each machine, by the stem of their file."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def picture(stem: str, op: str) -> Path:
+    """Where the plot of an operation on a machine is."""
+    from crossentropy import _plots
+
+    return FIGURES / f"{stem}-{_plots.file_name(op)}.svg"
+
+
+def section(found: dict[str, dict]) -> str:
+    """What stands between the two marks in README."""
+    return "\n".join([BEGIN, *(line for item in found.items() for line in _machine(*item)), END])
+
+
+def _machine(stem, document):
+    machine, versions, records = document["machine"], document["versions"], document["records"]
+    cases = bench.by_case(records)
+    others = [name for name in PEERS if any(r["implementation"] == name for r in records)]
+    cpu = f"{machine['threads']} threads of {machine['cpu']} ({machine['isas'][0]})"
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "jax") if name in versions)
+    yield f"**{cpu}**, crossentropy {versions['crossentropy']}, {libraries or 'no peers'}, {document['date']}:\n"
+    yield f"| logits | | ms | of the roof | {' | '.join(others)} |"
+    yield "|---|---|--:|--:|" + "--:|" * len(others)
+    for case in sorted(cases, key=_place):
+        for name, what in ((bench.OURS, _what(case)), (bench.ALLOCATING, f"{_what(case)}, new array")):
+            ours = bench.best(cases[case], implementation=name)
+            if ours is not None:
+                cells = [_logits(case), what, _ms(ours), _share(ours)]
+                cells += [_ratio(bench.best(cases[case], implementation=peer), ours) for peer in others]
+                yield f"| {' | '.join(cells)} |"
+    yield from _isas(cases, machine)
+    yield f"\n{' '.join(_compiling(records, others))}\n"
+    for op in DRAWN:
+        yield f"![{op}: GB/s by classes]({picture(stem, op).relative_to(ROOT).as_posix()})"
+
+
+def _compiling(records, names):
+    for name in names:
+        took = [r["compile_s"] for r in records if r["implementation"] == name and r["compile_s"] is not None]
+        if took:
+            yield f"{name}'s first call, which compiles, takes {min(took):.1f} to {max(took):.1f} s more."
+
+
+def _place(case):
+    """Float32 normals first, shape by shape; then the other dtypes, inputs and operations."""
+    every = bench.cases()
+    plain = (case.dtype, case.inputs) == ("float32", "normal") and case.op in DRAWN
+    shapes = list(bench.SHAPES)
+    known = every.index(case) if case in every else len(every)
+    return not plain, shapes.index(case.shape) if plain and case.shape in shapes else 0, known, case
+
+
+def _logits(case):
+    parts = [case.shape_text, case.dtype if case.dtype != "float32" else "", _INPUTS.get(case.inputs, "")]
+    return ", ".join(filter(None, parts))
+
+
+_INPUTS = {name: text for name, text in bench.INPUTS.items() if name != "normal"}
+
+
+def _what(case):
+    return "loss + gradient, probability targets" if case.op == "probability targets" else case.op
+
+
+def _ms(record):
+    ms = 1e3 * record["median_s"]
+    return f"{ms:.3f}" if ms < 0.1 else f"{ms:.3g}" if ms < 100 else f"{ms:.0f}"
+
+
+def _share(record):
+    return "–" if record["roof_fraction"] is None else f"{record['roof_fraction']:.0%}"
+
+
+def _ratio(other, ours):
+    if other is None:
+        return "–"
+    ratio = other["median_s"] / ours["median_s"]
+    return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
+
+
+def _isas(cases, machine):
+    """The share of the roof that each ISA reaches, on one thread and on all."""
+    chosen = {op: cases.get(bench.Case(op, bench.VOCABULARY)) for op in DRAWN}
+    if not all(chosen.values()):
+        return
+    counts = sorted({1, machine["threads"]})
+    yield f"\nOf the roof of as many threads, at {' x '.join(map(str, bench.VOCABULARY))}:\n"
+    yield "| | " + " | ".join(f"{op}, {_threads(n)}" for op in DRAWN for n in counts) + " |"
+    yield "|---|" + "--:|" * (len(DRAWN) * len(counts))
+    for isa in machine["isas"]:
+        those = [bench.best(chosen[op], implementation=bench.OURS, isa=isa, threads=n) for op in DRAWN for n in counts]
+        yield f"| {isa} | {' | '.join(_share(r) if r else '–' for r in those)} |"
+
+
+def _threads(n):
+    return "1 thread" if n == 1 else f"{n} threads"
+
+
+def updated(text: str, part: str) -> str:
+    """The README with this between the marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if not rest or BEGIN in rest or END in after or not after:
+        raise ValueError(f"README.md must have one {BEGIN} and, after it, one {END}")
+    return before + part + after
+
+
+def draw(found: dict[str, dict]) -> None:
+    """The plots that the section shows."""
+    import matplotlib
+
+    from crossentropy import _plots
+
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text as text, which is shorter than its outlines
+    matplotlib.rcParams["svg.hashsalt"] = "crossentropy"  # the same bytes from the same results
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for stem, document in found.items():
+        for op in DRAWN:
+            figure = _plots.rates(document["records"], op)
+            if figure is None:
+                raise ValueError(f"{stem}.json has no results to draw for {op!r}")
+            figure.savefig(picture(stem, op), metadata={"Date": None, "Creator": None})
+
+
+def main() -> int:
+    """Write, or with --check compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check, found, old = parser.parse_args().check, documents(), README.read_text(encoding="utf-8")
+    new = updated(old, section(found))
+    if check:
+        missing = [path for stem in found for op in DRAWN if not (path := picture(stem, op)).exists()]
+        if new != old or missing:
+            print("README.md is not what benchmarks/results say: run python benchmarks/report.py", file=sys.stderr)
+        return int(new != old or bool(missing))
+    draw(found)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

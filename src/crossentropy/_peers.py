@@ -1,0 +1,260 @@
+"""Other libraries on the benchmarks' cases, each by what its users would write; imports are not timed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+from unittest import mock
+
+import numpy as np
+
+
+def _nothing():
+    pass
+
+
+class Prepared(NamedTuple):
+    """A call that is ready to be timed; everything else here happens off the clock."""
+
+    call: Callable[[], object]
+    arrays: Callable[[object], tuple] | None  # its result as (loss or None, array or None), in NumPy
+    settings: AbstractContextManager = contextlib.nullcontext()  # around every call
+    restore: Callable[[], None] = _nothing  # before every timing
+    close: Callable[[], None] = _nothing
+    compile_s: float | None = None  # that its first call took, where it compiles then
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a call takes away its own inputs."""
+        return self.restore is not _nothing
+
+
+def loss_alone(result):
+    """Arrays of a result that is the loss."""
+    return result, None
+
+
+def array_alone(result):
+    """Arrays of a result that is an array."""
+    return None, result
+
+
+def result_of(prepared: Prepared) -> tuple:
+    """What one call computes."""
+    with prepared.settings:
+        prepared.restore()
+        return prepared.arrays(prepared.call())
+
+
+class Peer(NamedTuple):
+    """A library, or a way to use it."""
+
+    needs: tuple[str, ...]  # modules
+    prepare: Callable[..., Prepared]  # of a bench.Problem and a number of threads (None where it takes none)
+    lacks: Callable[..., str] = lambda case: ""  # why it does not serve a bench.Case
+    takes_threads: bool = False
+    compiles: bool = False  # at its first call
+
+
+def _compiled(prepared: Prepared) -> Prepared:
+    """The same after its first call."""
+    with prepared.settings:
+        start = time.perf_counter()
+        prepared.call()
+        return prepared._replace(compile_s=time.perf_counter() - start)
+
+
+def why_not(peer: Peer, case) -> str:
+    """Why a peer takes no part, in words; empty where it does."""
+    missing = [name for name in peer.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed"
+    return peer.lacks(case)
+
+
+def no_in_place(case) -> str:
+    """Most have no such thing."""
+    return "nothing in place" if case.op == "loss + gradient in place" else ""
+
+
+# ---------------------------------------------------------------------- PyTorch
+
+
+class _TorchThreads:
+    """A `with` block that may be entered again."""
+
+    def __init__(self, threads):
+        self.threads = threads
+
+    def __enter__(self):
+        import torch
+
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+
+    def __exit__(self, *exception):
+        import torch
+
+        torch.set_num_threads(self.before)
+
+
+def _tensor(a):
+    import torch
+
+    return (
+        torch.from_numpy(a.view(np.uint16)).view(torch.bfloat16) if a.dtype.name == "bfloat16" else torch.from_numpy(a)
+    )
+
+
+def _to_numpy(tensor):
+    return tensor.detach().float().numpy() if tensor.element_size() == 2 else tensor.detach().numpy()
+
+
+def _torch(p, threads, compiled=False):
+    import torch
+    import torch.nn.functional as F
+
+    z, t, last = _tensor(p.x), _tensor(p.targets), p.case.axis
+    if p.case.op == "log-softmax":
+        function = lambda z, t: F.log_softmax(z, last)  # noqa: E731
+    else:
+        function = lambda z, t: F.cross_entropy(z, t)  # noqa: E731 -- its class axis is 1, here of 2 or 4
+    if compiled:
+        # Shapes as they are: those that were compiled before must not make it general.
+        function = torch.compile(function, dynamic=False)
+    arrays = array_alone if p.case.op == "log-softmax" else loss_alone
+    settings, close = _TorchThreads(threads), torch.compiler.reset if compiled else _nothing
+    if p.case.op in ("loss", "log-softmax"):
+
+        def forward():
+            with torch.no_grad():
+                return function(z, t)
+
+        return Prepared(forward, lambda found: arrays(_to_numpy(found)), settings, close=close)
+    z.requires_grad_()
+
+    def both():
+        loss = function(z, t)
+        return loss, *torch.autograd.grad(loss, z)
+
+    return Prepared(both, lambda found: tuple(map(_to_numpy, found)), settings, close=close)
+
+
+@functools.cache
+def _start_compiler():
+    """What the very first compilation costs apart, some 15 s: it is not that of a case."""
+    import torch
+
+    torch.compile(lambda a: a + 1)(torch.zeros(1))
+
+
+def _torch_compile(p, threads):
+    _start_compiler()
+    # Without the results of earlier runs, which it keeps on disk.
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": cache}):
+        return _compiled(_torch(p, threads, compiled=True))
+
+
+# ---------------------------------------------------------------------- JAX
+
+
+def _jax(p, threads):
+    import jax
+    import optax
+
+    jax.config.update("jax_enable_x64", p.case.dtype == "float64")  # as its users have it
+    z, t, axis = jax.numpy.asarray(p.x), jax.numpy.asarray(p.targets), p.case.axis
+    if p.case.op == "probability targets":
+        loss = lambda z, t: optax.losses.softmax_cross_entropy(z, t, axis).mean()  # noqa: E731
+    else:
+        loss = lambda z, t: optax.losses.softmax_cross_entropy_with_integer_labels(z, t, axis).mean()  # noqa: E731
+    if p.case.op == "loss":
+        function, arrays = jax.jit(loss), loss_alone
+    elif p.case.op == "log-softmax":
+        function, arrays = jax.jit(lambda z, t: jax.nn.log_softmax(z, axis)), lambda found: (None, np.asarray(found))
+    else:
+        function, arrays = jax.jit(jax.value_and_grad(loss)), lambda found: (found[0], np.asarray(found[1]))
+    return _compiled(Prepared(lambda: jax.block_until_ready(function(z, t)), arrays, close=jax.clear_caches))
+
+
+# ---------------------------------------------------------------------- scipy, scikit-learn, the reference
+
+
+def _scipy(p, threads):
+    from scipy.special import log_softmax
+
+    x, axis = p.x, p.case.axis
+    if p.case.op == "log-softmax":
+        return Prepared(lambda: log_softmax(x, axis), array_alone)
+    y = np.expand_dims(p.targets, axis)
+    return Prepared(lambda: -np.take_along_axis(log_softmax(x, axis), y, axis).mean(), loss_alone)
+
+
+def _scipy_lacks(case) -> str:
+    if case.dtype not in ("float32", "float64"):
+        return "no 16-bit types"
+    return "" if case.op in ("loss", "log-softmax") else "no gradient"
+
+
+SKLEARN_CLASSES = 1000
+
+
+def _sklearn(p, threads):
+    from sklearn._loss.loss import HalfMultinomialLoss
+
+    loss, x = HalfMultinomialLoss(p.case.classes), p.x
+    y, weight = p.targets.astype(x.dtype), np.full(len(x), 1 / len(x), x.dtype)  # so that sums are means
+    rows = np.empty(len(x), x.dtype)
+    if p.case.op == "loss":
+        return Prepared(lambda: loss.loss(y, x, weight, rows, n_threads=threads).sum(), loss_alone)
+    out = p.out
+
+    def both():
+        found, grad = loss.loss_gradient(y, x, weight, rows, out, n_threads=threads)
+        return found.sum(), grad
+
+    return Prepared(both, tuple)
+
+
+def _sklearn_lacks(case) -> str:
+    if case.op not in ("loss", "loss + gradient") or case.dtype not in ("float32", "float64"):
+        return "loss and gradient on index targets alone, in float32 and float64"
+    if case.axis != -1:
+        return "the classes last"
+    return f"over {SKLEARN_CLASSES} classes" if case.classes > SKLEARN_CLASSES else ""
+
+
+REFERENCE_ELEMENTS = 10_000
+
+
+def _reference(p, threads):
+    from . import config, cross_entropy, cross_entropy_and_grad
+
+    settings = config(backend="reference")
+    if p.case.op == "loss":
+        return Prepared(lambda: cross_entropy(p.x, p.targets, axis=p.case.axis), loss_alone, settings)
+    return Prepared(lambda: cross_entropy_and_grad(p.x, p.targets, axis=p.case.axis), tuple, settings)
+
+
+def _reference_lacks(case) -> str:
+    if case.op not in ("loss", "loss + gradient"):
+        return "timed for the loss and its gradient"
+    return f"takes ages over {REFERENCE_ELEMENTS} elements" if np.prod(case.shape) > REFERENCE_ELEMENTS else ""
+
+
+PEERS = {
+    "torch": Peer(("torch",), _torch, no_in_place, takes_threads=True),
+    "torch.compile": Peer(("torch",), _torch_compile, no_in_place, takes_threads=True, compiles=True),
+    # Its threads are fixed when it starts: all of them.
+    "JAX": Peer(("jax", "optax"), _jax, no_in_place, compiles=True),
+    "scipy": Peer(("scipy",), _scipy, _scipy_lacks),
+    "scikit-learn": Peer(("sklearn",), _sklearn, _sklearn_lacks, takes_threads=True),
+    "reference": Peer((), _reference, _reference_lacks),
+}

@@ -1,0 +1,243 @@
+"""The benchmarks: what they run, what they write down, and that README shows what was measured."""
+
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from subprocesses import run
+
+import crossentropy
+
+if not crossentropy.backends()[0].available:
+    pytest.skip("the native backend is not built", allow_module_level=True)
+from crossentropy import _peers, bench, native
+
+ROOT = Path(__file__).parent.parent
+SMALL = (16, 4096)  # 256 KiB of float32: the least that has a roof
+FIELDS = {
+    *("op", "shape", "axis", "dtype", "inputs", "implementation", "isa", "threads", "median_s", "rounds", "bytes"),
+    *("gb_per_s", "roof", "roof_gb_per_s", "roof_fraction", "compile_s"),
+}
+
+
+@pytest.fixture(scope="module")
+def document():
+    """Every operation, ours alone: other libraries' threads would stay in this process."""
+    return bench.run([bench.Case(op, SMALL) for op in bench.OPS], peers=False, seconds=0.01)
+
+
+def test_records_are_complete(document):
+    records = document["records"]
+    settings = {(r["op"], r["isa"], r["threads"]) for r in records}
+    assert settings == {
+        (op, isa, n) for op in bench.OPS for isa in native.SUPPORTED_ISAS for n in bench.thread_counts()
+    }
+    for r in records:
+        assert set(r) == FIELDS
+        assert r["rounds"] >= bench.FEWEST
+        assert r["bytes"] == {"loss": 4, "probability targets": 12}.get(r["op"], 8) * 16 * 4096
+        assert r["roof"] == bench.OPS[r["op"]].roof
+        for name in ("median_s", "gb_per_s", "roof_gb_per_s", "roof_fraction"):
+            assert 0 < r[name] < np.inf, name
+        assert r["gb_per_s"] == pytest.approx(r["bytes"] / r["median_s"] / 1e9, rel=1e-4)
+        assert r["roof_fraction"] == pytest.approx(r["gb_per_s"] / r["roof_gb_per_s"], rel=1e-4)
+
+
+def test_the_document_says_on_what(document):
+    assert document["machine"]["cpu"]
+    assert document["machine"]["threads"] == native.current_threads()
+    assert document["versions"]["crossentropy"] == crossentropy.__version__
+    text = bench.to_json(document)
+    assert json.loads(text) == document
+    assert f'"{platform.node()}"' not in text
+    assert str(Path.home()) not in text
+
+
+def test_a_call_without_roof():
+    found, _ = bench.measure(bench.Case("loss", (32, 10)), peers=False, seconds=0)
+    assert {r["roof_fraction"] for r in found} == {None}
+
+
+def test_the_cases_are_those_of_the_plan():
+    cases = bench.cases()
+    assert len(set(cases)) == len(cases)
+    assert {case.shape for case in cases} == set(bench.SHAPES)
+    assert {case.dtype for case in cases} == {"float16", "bfloat16", "float32", "float64"}
+    assert {case.inputs for case in cases} == set(bench.INPUTS)
+    assert {case.op for case in cases} == {case.op for case in bench.cases(quick=True)} == set(bench.OPS)
+    segmentation = next(case for case in cases if len(case.shape) == 4)
+    assert (segmentation.classes, segmentation.elements) == (21, 8 * 21 * 512 * 512)
+    assert max(case.elements for case in bench.cases(quick=True)) < 2**24
+
+
+@pytest.mark.parametrize("inputs", bench.INPUTS)
+def test_inputs(inputs):
+    x, y = bench.problem(bench.Case("loss + gradient", (64, 101), inputs=inputs))[1:3]
+    own = np.take_along_axis(x, y[:, None], 1)[:, 0]
+    assert y.min() >= 0
+    assert np.isfinite(own).all()
+    low, high = {"far": (-120, -80), "wide": (-80, 80)}.get(inputs, (-6, 30))
+    finite = x[np.isfinite(x)]
+    assert low < finite.min() < finite.max() < high
+    assert (np.isinf(x).sum() > 0) == (inputs == "masked")
+    if inputs == "led":
+        np.put_along_axis(x, y[:, None], -np.inf, 1)
+        np.testing.assert_allclose(own - x.max(axis=1), 20, atol=4)  # over the maximum with the target's old logit
+
+
+def test_a_wrong_result_is_refused():
+    case = bench.Case("loss + gradient", (8, 10))
+    right = bench.expected_of(bench.problem(case))
+    loss, ends = right
+    bench.check(case, right, right)
+    for wrong in (
+        (1.01 * loss, ends),
+        (np.nan, ends),
+        (loss, [ends[0], 8 * ends[1]]),
+        (loss, [np.nan * ends[0], ends[1]]),
+    ):
+        with pytest.raises(bench.WrongResultError):
+            bench.check(case, wrong, right)
+
+
+def test_a_peer_that_is_missing_or_fails_gets_a_line(monkeypatch):
+    case = bench.Case("loss", (8, 10))
+    monkeypatch.setattr(_peers.importlib.util, "find_spec", lambda name: None)
+    here, lines = bench.implementations(case)
+    assert "torch: torch not installed" in lines
+    assert "JAX: jax and optax not installed" in lines
+    assert {each.name for each in here} == {bench.OURS, "reference"}
+
+    def fails(p, threads):
+        raise OSError("no compiler")
+
+    def wrong(p, threads):
+        return _peers.Prepared(lambda: 1.0, _peers.loss_alone)
+
+    peers = {"broken": _peers.Peer((), fails, takes_threads=True), "wrong": _peers.Peer((), wrong)}
+    monkeypatch.setattr(_peers, "PEERS", peers)
+    found, lines = bench.measure(case, seconds=0)
+    assert {r["implementation"] for r in found} == {bench.OURS}
+    assert lines[0] == f"broken: fails with OSError at {case}"
+    assert lines[1].startswith("wrong: its loss is 1.0, not ")
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("name", ["torch", "JAX", "scipy", "scikit-learn", "reference"])
+def test_peers_compute_the_same(name):
+    """In a process of their own, each operation and dtype that they have; torch.compile runs with the benchmarks."""
+    if _peers.why_not(_peers.PEERS[name]._replace(lacks=lambda case: ""), None):
+        pytest.skip(f"{name} is not installed")
+    out = run(
+        f"""
+        import warnings
+        warnings.simplefilter("default")  # theirs are not ours
+        from crossentropy import bench
+        cases = [bench.Case(op, (8, 12)) for op in bench.OPS]
+        cases += [bench.Case(op, (2, 3, 4, 4), axis=1) for op in bench.OPS]
+        cases += [bench.Case("loss + gradient", (8, 12), dtype=dtype) for dtype in ("bfloat16", "float16", "float64")]
+        found = bench.run(cases, seconds=0, wanted=lambda text: ", {name}" in text and "compile" not in text)
+        print(len(found["records"]), [line for line in found["left_out"] if " at " in line])
+        """,
+        timeout=120,
+    )
+    count, _, failures = out.strip().partition(" ")
+    assert failures == "[]"
+    assert int(count) >= 2
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def command(*arguments, cwd, code=0):
+    """What `crossentropy bench` prints."""
+    for needed in ("click", "rich", "matplotlib"):
+        pytest.importorskip(needed, reason=f"the command line needs {needed}")
+    done = subprocess.run(
+        [sys.executable, "-m", "crossentropy", "bench", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    return done.stdout, done.stderr
+
+
+def test_bench_writes_its_files(tmp_path):
+    isa = native.SUPPORTED_ISAS[0]
+    chosen = ("--quick", "--no-peers", "--only", "loss, 256 x 32000", "--only", isa, "--seconds", "0")
+    out, _ = command(*chosen, "--out", "results", "--json", "a.json", cwd=tmp_path)
+    assert "loss, 256 x 32000, float32, normal" in out
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["bench.json", "loss.png"]
+    assert (tmp_path / "results" / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    document = json.loads((tmp_path / "results" / "bench.json").read_text())
+    assert json.loads((tmp_path / "a.json").read_text()) == document
+    assert {r["isa"] for r in document["records"]} == {isa}
+
+
+def test_bad_options_get_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        (["--quick", "--only", "no such case"], "--only no such case: no case and implementation with that text"),
+        (["--out", "file"], "--out file: file is not a directory"),
+        (["--json", "file/a.json"], "--json file: file is not a directory"),
+    ):
+        _, err = command(*arguments, cwd=tmp_path, code=2)
+        assert message in err
+        assert len(err.splitlines()) == 1
+        assert os.listdir(tmp_path) == ["file"]
+    for arguments in (["--seconds", "nan"], ["--seconds", "-1"], ["--nonsense"]):
+        _, err = command(*arguments, cwd=tmp_path, code=2)
+        assert arguments[0] in err
+
+
+# ---------------------------------------------------------------------- README
+
+
+@pytest.fixture
+def report(monkeypatch):
+    """benchmarks/report.py as a module."""
+    path = ROOT / "benchmarks" / "report.py"
+    if not path.exists():
+        pytest.skip("the benchmarks are in the source tree")
+    pytest.importorskip("matplotlib", reason="the plots need matplotlib")
+    spec = importlib.util.spec_from_file_location("report", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_shows_the_committed_results(report):
+    found = report.documents()
+    if not found:
+        pytest.skip("benchmarks/results has no results yet")
+    text = report.README.read_text(encoding="utf-8")
+    assert report.updated(text, report.section(found)) == text
+    for stem in found:
+        for op in report.DRAWN:
+            assert report.picture(stem, op).exists()
+
+
+def test_the_report_of_a_document(report, document, monkeypatch, tmp_path):
+    lines = report.section({"here": document}).splitlines()
+    best = bench.best([r for r in document["records"] if r["op"] == "loss"])
+    row = next(line for line in lines if line.startswith("| 16 x 4096 | loss |"))
+    assert row.split("|")[4].strip() == f"{best['roof_fraction']:.0%}"
+    rows = [line.split("|")[2].strip() for line in lines if line.startswith("| 16 x 4096 |")]
+    assert len(rows) == len(set(rows)) == len(bench.OPS) + 3  # three with a new array
+    monkeypatch.setattr(report, "FIGURES", tmp_path)
+    report.draw({"here": document})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here-loss-gradient.svg", "here-loss.svg"]
+    text = f"before {report.BEGIN} old {report.END} after"
+    assert report.updated(text, "new") == "before new after"
+    with pytest.raises(ValueError, match=r"README\.md must have one"):
+        report.updated("no marks", "new")
