@@ -171,7 +171,7 @@ static int guess_anchor(int is_f64, double guess, anchor *at, double *most)
     at->shift = 0;
     if (fabs(guess) <= near) {
         at->k = -sum_headroom(is_f64);
-        *most = is_f64 ? 300 : 24;
+        *most = is_f64 ? 300 : 40;    /* e^40 at 2^122; were there many, the sum would not be finite */
         return 1;
     }
     at->k = rounded(guess * LOG2E) - sum_headroom(is_f64);
@@ -315,23 +315,29 @@ static void read_batch(cursor *c)
 
 /* ------------------------------------------------------------------ writing a row */
 
-/* A factor of e^z at the anchor, as the block functions take it where nothing was kept. Its exponent moves into the anchor, where it
- * rounds nothing: a factor of 2^-140 (a small grad_output) would be subnormal in float32, and e^(z-max) below 2^-126 would be
- * lost before a large one. */
-typedef struct { anchor at; double factor; } anchored_factor;
+/* A factor of e^z, as 2^power times one in [1/2, 1), and the anchor of e^z with it. */
+typedef struct { anchor at; double factor, power; } anchored_factor;
 
+static anchored_factor split_factor(double factor, anchor at)
+{
+    int power = 0;
+    anchored_factor f = {at, isfinite(factor) ? frexp(factor, &power) : factor, 0};
+    f.power = power;
+    return f;
+}
+
+/* Where nothing was kept, the power moves into the anchor, where it rounds nothing: a factor of 2^-140 (a small grad_output)
+ * would be subnormal in float32, and e^(z-max) below 2^-126 would be lost before a large one. top = e^max at the anchor. */
 static anchored_factor anchor_factor(int is_f64, double factor, anchor at, double top)
 {
     const double most = is_f64 ? 1000 : 120, down = is_f64 ? 64 : 32;    /* 1021 + 64 > 1074, 125 + 32 > 149 */
-    anchored_factor f = {at, factor};
-    int exponent = 0, up = 0;
-    if (!isfinite(f.factor) || f.factor == 0) return f;
+    anchored_factor f = split_factor(factor, at);
+    int up = 0;
+    if (!isfinite(factor) || factor == 0) return f;
     frexp(top, &up);
-    f.factor = frexp(f.factor, &exponent);
-    exponent += up;    /* about factor e^0: as if e^max were 1 */
-    const double headroom = exponent + down < most ? exponent + down : most;
+    const double of_p = f.power + up, headroom = of_p + down < most ? of_p + down : most;
     f.at.k += up - headroom;
-    f.factor = times_power_of_2(f.factor, exponent - headroom);
+    f.power = of_p - headroom;
     return f;
 }
 
@@ -367,10 +373,10 @@ static void write_gradient(cursor *c, ptrdiff_t i, double factor, subtrahend s, 
     const int beyond = is_beyond(c->is_f64, max, of_p, s.scale * unit);
     const int keeps = !beyond && c->has_kept[i] && suits_kept(c->is_f64, factor, c->b.unit[i]);
     const anchor at = {c->b.shift[i], c->b.k[i]};
-    const anchored_factor f = keeps ? (anchored_factor){at, of_e} : anchor_factor(c->is_f64, of_e, at, c->b.top[i]);
+    const anchored_factor f = keeps ? split_factor(of_e, at) : anchor_factor(c->is_f64, of_e, at, c->b.top[i]);
     if (!beyond) s.scale *= unit;
     for (block b = {0, 0}; next_whole(c, &b);) {
-        gradient_job job = {NULL, keeps ? c->kept + i * c->kept_stride + b.at * real : NULL, f.at, f.factor, s,
+        gradient_job job = {NULL, keeps ? c->kept + i * c->kept_stride + b.at * real : NULL, f.at, f.factor, f.power, s,
                             entry < 0 ? -1 : entry - b.at, value, out_block(c, b), t->stream && c->out_direct, b.n, 0};
         job.s.q = c->q ? q_block(c, b) : NULL;
         job.s.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
@@ -426,7 +432,7 @@ static void log_softmax_backward(cursor *c, ptrdiff_t first, ptrdiff_t last)
         for (block b = {0, 0}; next_whole(c, &b);) {
             void *out = out_block(c, b);
             const void *log_p = x_block(c, b);
-            c->k->log_softmax_backward(log_p, q_block(c, b), b.n, f.at, f.factor, out, c->t->stream && c->out_direct);
+            c->k->log_softmax_backward(log_p, q_block(c, b), b.n, f.at, times_power_of_2(f.factor, f.power), out, c->t->stream && c->out_direct);
             write_block(c, b, out);
         }
     }

@@ -18,6 +18,7 @@
 #define EXP_FRAME PASTE(exp_frame, REAL)
 #define v_exp PASTE(v_exp, REAL)
 #define v_exp_unshifted PASTE(v_exp_unshifted, REAL)
+#define v_exp_summed PASTE(v_exp_summed, REAL)
 #define v_exp_unclamped PASTE(v_exp_unclamped, REAL)
 #define EXP_TABLE PASTE(EXP_TABLE, REAL)
 #define frame_at PASTE(frame_at, REAL)
@@ -27,15 +28,15 @@
 #ifndef EXP_CONSTANTS_DEFINED
 #define EXP_CONSTANTS_DEFINED
 /* Fit error 0.19 ulp. */
-static const struct { f32 magic, least, log2e, ln2_hi, ln2_lo; int terms; f32 q[5]; } exp_constants_f32 = {
-    0x1.8p23f, -125, 0x1.715476p+0f, 0x1.62e4p-1f, 0x1.7f7d1cp-20f, 5,
+static const struct { f32 smallest, magic, least, log2e, ln2_hi, ln2_lo; int terms; f32 q[5]; } exp_constants_f32 = {
+    0x1p-126f, 0x1.8p23f, -125, 0x1.715476p+0f, 0x1.62e4p-1f, 0x1.7f7d1cp-20f, 5,
     {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
 static const f32 exp_table_magic = 0x1.8p19f, exp_table_q[2] = {0x1.55565cp-3f, 0x1.000148p-1f};    /* fit error 0.11 ulp */
 static const f32 exp_table_f32[16] = {0x1p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fep+0f, 0x1.3dea64p+0f, 0x1.4bfdaep+0f, 0x1.5ab07ep+0f, 0x1.6a09e6p+0f,
                                       0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f, 0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f, 0x1.ea4afap+0f};
 /* Fit error 0.17 ulp. */
-static const struct { f64 magic, least, log2e, ln2_hi, ln2_lo; int terms; f64 q[10]; } exp_constants_f64 = {
-    0x1.8p52, -1021, LOG2E, LN2_HI, LN2_LO, 10,
+static const struct { f64 smallest, magic, least, log2e, ln2_hi, ln2_lo; int terms; f64 q[10]; } exp_constants_f64 = {
+    0x1p-1022, 0x1.8p52, -1021, LOG2E, LN2_HI, LN2_LO, 10,
     {0x1.af390ba7e6f47p-26, 0x1.2891d4ffbb0f9p-22, 0x1.71de0d85293b8p-19, 0x1.a019b8ca26fcfp-16, 0x1.a01a01a7cebcdp-13,
      0x1.6c16c1789d1d7p-10, 0x1.11111111109a6p-7, 0x1.5555555553d37p-5, 0x1.5555555555556p-3, 0x1.0000000000001p-1}};
 #endif
@@ -55,7 +56,7 @@ SIMD EXP_FRAME frame_of(vec shift, vec k)
 SIMD EXP_FRAME frame_at(anchor a) { return frame_of(v_set1((REAL)a.shift), v_set1((REAL)a.k)); }
 
 /* Of y = z - shift. */
-SIMD vec v_exp_unclamped(vec y, EXP_FRAME f)
+SIMD vec v_exp_unclamped(vec y, EXP_FRAME f, vec *nan)
 {
     const vec t = v_fma(y, v_set1(EXP_CONSTANTS.log2e), f.magic), n = v_sub(t, f.magic);
     const vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), y));
@@ -68,13 +69,22 @@ SIMD vec v_exp_unclamped(vec y, EXP_FRAME f)
     for (int i = 1; i < EXP_CONSTANTS.terms; ++i) p = v_fma(p, r, v_set1(EXP_CONSTANTS.q[i]));
     p = v_fma(v_fma(p, r, v_set1(1)), r, v_set1(1));
 #endif
+    if (nan) *nan = v_add(*nan, p);
     return v_scale(p, SCALES_TO_ZERO ? v_sub(t, f.bias) : t);
+}
+
+/* For a sum: what underflows may be as little as the smallest normal number. NaN stays NaN in nan, to which finite numbers are
+ * added, but not always in the result. */
+SIMD vec v_exp_summed(vec y, EXP_FRAME f, vec *nan)
+{
+    if (SCALES_TO_ZERO) return v_exp_unclamped(y, f, NULL);
+    return v_exp_unclamped(v_max(f.lowest, y), f, nan);
 }
 
 SIMD vec v_exp_unshifted(vec y, EXP_FRAME f)
 {
-    if (SCALES_TO_ZERO) return v_exp_unclamped(v_max(f.lowest, y), f);    /* NaN stays NaN */
-    return v_zero_where(v_less(y, f.lowest), v_exp_unclamped(v_max(y, f.lowest), f));
+    if (SCALES_TO_ZERO) return v_exp_unclamped(v_max(f.lowest, y), f, NULL);    /* NaN stays NaN */
+    return v_zero_where(v_less(y, f.lowest), v_exp_unclamped(v_max(y, f.lowest), f, NULL));
 }
 
 SIMD vec v_exp(vec z, EXP_FRAME f) { return v_exp_unshifted(v_sub(z, f.shift), f); }

@@ -70,12 +70,14 @@ typedef struct {
     double below_1[BATCH];    /* and p - 1 */
 } batch;
 
-/* A row of the gradient that is being written: factor e^x - s, and one class with a value of its own. */
+/* A row of the gradient that is being written: factor 2^power e^x - s, and one class with a value of its own. The power is apart
+ * since AVX-512 has an instruction for it, and a product that is no normal number takes several times as long as another: with
+ * logits from U(-80, 80) loss + gradient took 18.6 ms where normals took 13.1, and 15.1 so. */
 typedef struct {
     const void *x;       /* IN (n,), or NULL where kept is not: */
     const void *kept;    /* IN (n,) the e^x at the anchor */
     anchor at;
-    double factor;
+    double factor, power;
     subtrahend s;
     ptrdiff_t entry;     /* that class, or -1 */
     double value;

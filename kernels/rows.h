@@ -78,32 +78,49 @@ static double NAME(total)(const void *in, ptrdiff_t n)
     return lane_total_value(total);
 }
 
-/* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0.
- * In float64: from - z_c rounded to float32 would cost up to half an ulp of each term. */
+/* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0 if that is
+ * looked for (has_zeros). In float64: from - z_c rounded to float32 would cost up to half an ulp of each term. */
+typedef struct { vec_f64 mass[WIDE], distance[WIDE]; } NAME(spreading);
+
+SIMD void NAME(spread_step)(NAME(spreading) *p, vec z, vec q, vec w, vec_f64 from, vec_f64 keep, vec_f64 floor, int has_q, int has_w,
+                            int has_zeros)
+{
+    for (int u = 0; u < WIDE; ++u) {
+        const vec_f64 below = v_sub_f64(from, v_widen(z, u));
+        vec_f64 t = has_q ? v_fma_f64(v_widen(q, u), keep, floor) : floor;
+        if (has_w) t = v_mul_f64(v_widen(w, u), t);
+        p->mass[u] = v_add_f64(p->mass[u], t);
+        if (!has_zeros) p->distance[u] = v_fma_f64(t, below, p->distance[u]);
+        else p->distance[u] = v_add_f64(p->distance[u], v_zero_where_f64(v_equal_f64(t, v_set1_f64(0)), v_mul_f64(t, below)));
+    }
+}
+
 SIMD void NAME(spread_as)(const ELEMENT *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance, int has_q,
-                          int has_w)
+                          int has_w, int has_zeros)
 {
     const REAL *q = s.q, *w = s.w;
     const vec_f64 zero = v_set1_f64(0), top = v_set1_f64(from), keep = v_set1_f64(s.keep), floor = v_set1_f64(s.floor);
-    const vec lane = v_load_real(lane_numbers), one = v_set1(1);
+    const vec one = v_set1(1);
     lane_total_f64 masses = {zero, zero}, distances = {zero, zero};
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
-        vec_f64 m[WIDE], d[WIDE];
-        for (int u = 0; u < WIDE; ++u) m[u] = d[u] = zero;
-        for (; j < end; j += LANES) {
-            const vec z = NAME(at)(x, j, n, 0), ql = has_q ? NAME(real_at)(q, j, n) : one;
-            vec wl = has_w ? NAME(real_at)(w, j, n) : one;
-            if (n - j < LANES) wl = v_sub(wl, v_zero_where(v_less(lane, v_set1((REAL)(n - j))), wl));
-            for (int u = 0; u < WIDE; ++u) {
-                vec_f64 t = has_q ? v_fma_f64(v_widen(ql, u), keep, floor) : floor;
-                if (has_w || n - j < LANES) t = v_mul_f64(v_widen(wl, u), t);
-                const vec_f64 term = v_mul_f64(t, v_sub_f64(top, v_widen(z, u)));
-                m[u] = v_add_f64(m[u], t);
-                d[u] = v_add_f64(d[u], v_zero_where_f64(v_equal_f64(t, zero), term));
-            }
+        NAME(spreading) p;
+        for (int u = 0; u < WIDE; ++u) p.mass[u] = p.distance[u] = zero;
+        for (; end - j >= LANES; j += LANES) {
+            if (has_q) prefetch((const char *)(q + j) + PREFETCH);
+            NAME(spread_step)(&p, v_load(x + j), has_q ? v_load_real(q + j) : one, has_w ? v_load_real(w + j) : one, top, keep, floor,
+                              has_q, has_w, has_zeros);
         }
-        for (int u = 0; u < WIDE; ++u) lane_total_add_f64(&masses, m[u]), lane_total_add_f64(&distances, d[u]);
+        if (j < end) {    /* w is 0 past the end */
+            const vec inside = v_sub(one, v_zero_where(v_less(v_load_real(lane_numbers), v_set1((REAL)(end - j))), one));
+            NAME(spread_step)(&p, NAME(at)(x, j, end, 0), has_q ? NAME(real_at)(q, j, end) : one, has_w ? NAME(real_at)(w, j, end) : inside,
+                              top, keep, floor, has_q, 1, has_zeros);
+            j = end;
+        }
+        for (int u = 0; u < WIDE; ++u) {
+            lane_total_add_f64(&masses, p.mass[u]);
+            lane_total_add_f64(&distances, p.distance[u]);
+        }
     }
     *mass = lane_total_value_f64(masses);
     *distance = lane_total_value_f64(distances);
@@ -111,10 +128,12 @@ SIMD void NAME(spread_as)(const ELEMENT *x, ptrdiff_t n, double from, subtrahend
 
 static void NAME(spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance)
 {
-    if (!s.q && !s.w) NAME(spread_as)(x, n, from, s, mass, distance, 0, 0);
-    else if (!s.q) NAME(spread_as)(x, n, from, s, mass, distance, 0, 1);
-    else if (!s.w) NAME(spread_as)(x, n, from, s, mass, distance, 1, 0);
-    else NAME(spread_as)(x, n, from, s, mass, distance, 1, 1);
+    if (!s.q && !s.w) NAME(spread_as)(x, n, from, s, mass, distance, 0, 0, 0);
+    else if (!s.q) NAME(spread_as)(x, n, from, s, mass, distance, 0, 1, 0);
+    else if (!s.w) NAME(spread_as)(x, n, from, s, mass, distance, 1, 0, 0);
+    else NAME(spread_as)(x, n, from, s, mass, distance, 1, 1, 0);
+    /* Rarely: a logit of -inf where the target is 0 (or a NaN, which stays one). */
+    if (isnan(*distance)) NAME(spread_as)(x, n, from, s, mass, distance, s.q != NULL, s.w != NULL, 1);
 }
 
 /* ------------------------------------------------------------------ results */
@@ -144,7 +163,7 @@ SIMD vec NAME(with_lane)(vec a, ptrdiff_t lane, double value)
 
 typedef struct {
     EXP_FRAME f;
-    vec factor, keep, floor;
+    vec factor, power, keep, floor;
     const ELEMENT *x;
     const REAL *kept, *q, *w;
     ptrdiff_t entry;
@@ -158,6 +177,7 @@ SIMD void NAME(gradient_step)(const NAME(gradient_of) *g, ptrdiff_t j, ptrdiff_t
 {
     const vec e = keeps ? NAME(real_at)(g->kept, j, j + n) : v_exp(NAME(at)(g->x, j, j + n, -INFINITY), g->f);
     vec grad = v_mul(e, g->factor);
+    if (SCALES_TO_ZERO) grad = v_scale(v_zero_where(v_less(e, v_set1(EXP_CONSTANTS.smallest)), grad), g->power);
     if (subtracts) {
         vec t = has_q ? v_fma(NAME(real_at)(g->q, j, j + n), g->keep, g->floor) : g->floor;
         if (has_w) t = v_mul(t, NAME(real_at)(g->w, j, j + n));
@@ -191,7 +211,8 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
 {
     const subtrahend s = job->s;
     const int keeps = job->kept != NULL;
-    const NAME(gradient_of) g = {frame_at(job->at), v_set1((REAL)job->factor), v_set1((REAL)(s.scale * s.keep)),
+    const double factor = SCALES_TO_ZERO ? job->factor : times_power_of_2(job->factor, job->power);
+    const NAME(gradient_of) g = {frame_at(job->at), v_set1((REAL)factor), v_set1((REAL)job->power), v_set1((REAL)(s.scale * s.keep)),
                                  v_set1((REAL)(s.scale * s.floor)), job->x, job->kept, s.q, s.w, job->entry, job->value, job->out};
     if (keeps && s.scale == 0) NAME(gradient_as)(&g, job, n, 1, 0, 0, 0);
     else if (keeps && s.q && !s.w) NAME(gradient_as)(&g, job, n, 1, 1, 1, 0);
@@ -204,16 +225,15 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
 /* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed and has no
  * shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL the e^x go there, up to
  * LANES - 1 elements more than n. */
-typedef struct { vec max[4]; mask nan; } NAME(passing);
+typedef struct { vec max[4], nan[4]; } NAME(passing);
 
 SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, NAME(passing) *p, int u, REAL *kept, int keeps,
                          ptrdiff_t y, int leaves_out)
 {
     prefetch((const char *)(x + j) + PREFETCH);
-    if (!SCALES_TO_ZERO) p->nan = mask_or(p->nan, v_nan(z));
     p->max[u] = v_max(z, p->max[u]);
-    /* Unclamped, finite logits below -1e13 leave no finite sum: the caller looks at that. */
-    const vec e = SCALES_TO_ZERO ? v_exp_unclamped(z, f) : v_exp_unshifted(z, f);
+    /* Finite logits below -1e13 may leave no finite sum on AVX-512: the caller looks at that. */
+    const vec e = v_exp_summed(z, f, &p->nan[u]);
     if (keeps) v_store_real(kept + j, e);
     return leaves_out ? v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(y - j))), e) : e;
 }
@@ -237,8 +257,8 @@ SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y,
                           double *max)
 {
     const EXP_FRAME f = frame_at(at);
-    const vec lowest = v_set1(-INFINITY);
-    NAME(passing) p = {{lowest, lowest, lowest, lowest}, v_nan(v_set1(0))};
+    const vec lowest = v_set1(-INFINITY), zero = v_set1(0);
+    NAME(passing) p = {{lowest, lowest, lowest, lowest}, {zero, zero, zero, zero}};
     lane_total total = {v_set1_f64(0), v_set1_f64(0)};
     for (ptrdiff_t j = 0; j < n; j += CHUNK) {
         const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
@@ -250,7 +270,8 @@ SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y,
         }
     }
     *max = (double)v_top(v_max(v_max(p.max[0], p.max[1]), v_max(p.max[2], p.max[3])));
-    return mask_count(p.nan) ? NAN : lane_total_value(total);
+    const int is_nan = !SCALES_TO_ZERO && mask_count(v_nan(v_add(v_add(p.nan[0], p.nan[1]), v_add(p.nan[2], p.nan[3]))));
+    return is_nan ? NAN : lane_total_value(total);
 }
 
 static double NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue, double *max)

@@ -67,10 +67,10 @@ SIMD vec_f32 load_part_bf16(const bf16 *x, ptrdiff_t n, f32 fill)
 /* To nearest even in integers: VCVTNEPS2BF16 would flush subnormals. */
 SIMD __m256i to_bf16(vec_f32 a)
 {
-    const __m512i bits = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __m512i r = _mm512_mask_mov_epi32(up, v_nan_f32(a), _mm512_set1_epi32(0x7fc00000));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+    const __m512i bits = _mm512_castps_si512(a), one = _mm512_set1_epi32(1), up = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000)), number = _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q);
+    const __m512i even = _mm512_mask_add_epi32(up, odd, up, one);
+    return _mm512_cvtepi32_epi16(_mm512_mask_srli_epi32(_mm512_set1_epi32(0x7fc0), number, even, 16));
 }
 SIMD void store_bf16(bf16 *x, vec_f32 a) { _mm256_storeu_si256((__m256i *)x, to_bf16(a)); }
 SIMD void store_part_bf16(bf16 *x, ptrdiff_t n, vec_f32 a) { _mm256_mask_storeu_epi16(x, first_f32(n), to_bf16(a)); }
