@@ -51,7 +51,8 @@ def fit_log(terms: int) -> None:
 
 
 fit_exp("float32", terms=5, high_bits=15, bits=24)
-fit_exp("float32 with a table of 16", terms=2, high_bits=15, bits=24, table=16)
-print("table", ", ".join(literal(mp.power(2, mp.mpf(j) / 16), single=True) for j in range(16)))
+for table, terms in (16, 2), (8, 3):
+    fit_exp(f"float32 with a table of {table}", terms, high_bits=15, bits=24, table=table)
+    print("table", ", ".join(literal(mp.power(2, mp.mpf(j) / table), single=True) for j in range(table)))
 fit_exp("float64", terms=10, high_bits=41, bits=53)
 fit_log(terms=7)

@@ -225,14 +225,13 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
 /* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed and has no
  * shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL the e^x go there, up to
  * LANES - 1 elements more than n. */
-typedef struct { vec max[4], nan[4]; } NAME(passing);
+typedef struct { vec max[UNROLL], nan[UNROLL]; } NAME(passing);
 
 SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, NAME(passing) *p, int u, REAL *kept, int keeps,
                          ptrdiff_t y, int leaves_out)
 {
     prefetch((const char *)(x + j) + PREFETCH);
     p->max[u] = v_max(z, p->max[u]);
-    /* Finite logits below -1e13 may leave no finite sum on AVX-512: the caller looks at that. */
     const vec e = v_exp_summed(z, f, &p->nan[u]);
     if (keeps) v_store_real(kept + j, e);
     return leaves_out ? v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(y - j))), e) : e;
@@ -242,15 +241,17 @@ SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAM
                           ptrdiff_t y, int leaves_out)
 {
     const vec zero = v_set1(0);
-    vec s[4] = {zero, zero, zero, zero};
-    for (; end - j >= 4 * LANES; j += 4 * LANES)
-        for (int u = 0; u < 4; ++u) {
+    vec s[UNROLL];
+    for (int u = 0; u < UNROLL; ++u) s[u] = zero;
+    for (; end - j >= UNROLL * LANES; j += UNROLL * LANES)
+        for (int u = 0; u < UNROLL; ++u) {
             const ptrdiff_t at = j + u * LANES;
             s[u] = v_add(s[u], NAME(pass_step)(x, at, v_load(x + at), f, p, u, kept, keeps, y, leaves_out));
         }
     for (; j < end; j += LANES)
         s[0] = v_add(s[0], NAME(pass_step)(x, j, NAME(at)(x, j, end, -INFINITY), f, p, 0, kept, keeps, y, leaves_out));
-    return v_add(v_add(s[0], s[1]), v_add(s[2], s[3]));
+    for (int u = 1; u < UNROLL; ++u) s[0] = v_add(s[0], s[u]);
+    return s[0];
 }
 
 SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y, REAL *kept, int keeps, gradient_queue *queue,
@@ -258,7 +259,8 @@ SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y,
 {
     const EXP_FRAME f = frame_at(at);
     const vec lowest = v_set1(-INFINITY), zero = v_set1(0);
-    NAME(passing) p = {{lowest, lowest, lowest, lowest}, {zero, zero, zero, zero}};
+    NAME(passing) p;
+    for (int u = 0; u < UNROLL; ++u) p.max[u] = lowest, p.nan[u] = zero;
     lane_total total = {v_set1_f64(0), v_set1_f64(0)};
     for (ptrdiff_t j = 0; j < n; j += CHUNK) {
         const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
@@ -269,8 +271,9 @@ SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y,
             queue->next += queue->next->done == queue->next->n;
         }
     }
-    *max = (double)v_top(v_max(v_max(p.max[0], p.max[1]), v_max(p.max[2], p.max[3])));
-    const int is_nan = !SCALES_TO_ZERO && mask_count(v_nan(v_add(v_add(p.nan[0], p.nan[1]), v_add(p.nan[2], p.nan[3]))));
+    for (int u = 1; u < UNROLL; ++u) p.max[0] = v_max(p.max[0], p.max[u]), p.nan[0] = v_add(p.nan[0], p.nan[u]);
+    *max = (double)v_top(p.max[0]);
+    const int is_nan = !SCALES_TO_ZERO && mask_count(v_nan(p.nan[0]));
     return is_nan ? NAN : lane_total_value(total);
 }
 

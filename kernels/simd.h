@@ -4,7 +4,8 @@
  *   v_max(a, b)         b where either is NaN
  *   v_fma(a, b, c)      a b + c;  v_fnma: c - a b
  *   v_scale(p, n)       p 2^n where the ISA has that (SCALES_TO_ZERO), else n is an integer in the low bits (exp.h)
- *   v_lookup(table, t)  the lane of the table that the low bits of t name, where EXP_TABLE is the number of lanes
+ *   v_lookup(table, t)  the lane of the table that the low bits of t name, where EXP_TABLE is the number of lanes;
+ *                       v_scale_whole(p, t): p 2^n, where n are the bits above those
  *   v_zero_where(m, a)  0 where m holds;  v_nan_where: NaN there
  *   v_sum(a)            of the lanes, in float64, in a fixed order; lane_total: such a sum of many vectors
  *   v_load_part(x, n, fill), v_store_part(x, n, a)   the first n < LANES elements
@@ -90,6 +91,7 @@ SIMD void lane_total_store_f64(lane_total_f64 t, double *to)    /* the error of 
 #define v_max PASTE(v_max, REAL)
 #define v_scale PASTE(v_scale, REAL)
 #define v_lookup PASTE(v_lookup, REAL)
+#define v_scale_whole PASTE(v_scale_whole, REAL)
 #define v_less PASTE(v_less, REAL)
 #define v_equal PASTE(v_equal, REAL)
 #define v_nan PASTE(v_nan, REAL)

@@ -2,7 +2,8 @@
 #include <immintrin.h>
 
 #define SCALES_TO_ZERO 0
-#define EXP_TABLE_f32 0
+#define UNROLL 2    /* vectors of a loop's step: there are registers for the sums of no more */
+#define EXP_TABLE_f32 8     /* a permutation looks up 2^(j/8) */
 #define EXP_TABLE_f64 0
 #define LANES_f32 8
 #define LANES_f64 4
@@ -19,6 +20,12 @@ SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm256_max_ps(a, b); }
 SIMD vec_f32 v_scale_f32(vec_f32 p, vec_f32 t)
 {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+}
+SIMD vec_f32 v_lookup_f32(vec_f32 table, vec_f32 t) { return _mm256_permutevar8x32_ps(table, _mm256_castps_si256(t)); }
+SIMD vec_f32 v_scale_whole_f32(vec_f32 p, vec_f32 t)
+{
+    const __m256i n = _mm256_and_si256(_mm256_slli_epi32(_mm256_castps_si256(t), 20), _mm256_set1_epi32((int)0xff800000));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n));
 }
 SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }

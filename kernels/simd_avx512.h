@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #define SCALES_TO_ZERO 1
+#define UNROLL 4    /* vectors of a loop's step */
 #define EXP_TABLE_f32 16    /* a permutation looks up 2^(j/16); of 8 float64 the polynomial would be hardly shorter */
 #define EXP_TABLE_f64 0
 #define LANES_f32 16
@@ -20,6 +21,7 @@ SIMD vec_f32 v_fnma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fnmadd_
 SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm512_max_ps(a, b); }
 SIMD vec_f32 v_scale_f32(vec_f32 p, vec_f32 n) { return _mm512_scalef_ps(p, n); }
 SIMD vec_f32 v_lookup_f32(vec_f32 table, vec_f32 t) { return _mm512_permutexvar_ps(_mm512_castps_si512(t), table); }
+SIMD vec_f32 v_scale_whole_f32(vec_f32 p, vec_f32 t) { (void)t; return p; }    /* v_scale does it */
 SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
