@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """Buffers to pointers, slices of rows without the GIL; no mathematics. The caller (native.py) has checked everything."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDED, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDED, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -71,6 +71,7 @@ cdef extern from "kernels.h" nogil:
     void c_scan_targets "scan_targets"(const index_targets *, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *,
                                        const double *, target_scan *) noexcept
     double compensated_value(compensated)
+    double total_of(const double *, Py_ssize_t)
 
 # A thread takes so many elements at a time: half a millisecond's work or less; at the slowest layout (byte-swapped with the class
 # axis first, in the base unit) 15 ms, and signals are looked at in between.
@@ -242,3 +243,97 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, target
         raise MemoryError("no room for a block of each array in every thread")
     pending_error()
     raise_signals()
+
+
+cdef int element_named(const char *format) noexcept:
+    """The element of a buffer in native byte order; -1 for any but float32 and float64."""
+    if format == NULL or format[0] == 0 or format[1] != 0:
+        return -1
+    return 2 if format[0] == b"f" else 3 if format[0] == b"d" else -1
+
+
+cdef bint are_int64(const char *format, Py_ssize_t size) noexcept:
+    return format != NULL and (format[0] == b"l" or format[0] == b"q") and format[1] == 0 and size == 8
+
+
+cdef bint overlap(Py_buffer *a, Py_buffer *b) noexcept:
+    return <char *>a.buf < <char *>b.buf + b.len and <char *>b.buf < <char *>a.buf + a.len
+
+
+def total(values):
+    """The sum of float64 values."""
+    cdef Buffers buffers = Buffers()
+    cdef const double *data = <const double *>buffers.data(values, PyBUF_SIMPLE)
+    return total_of(data, buffers.held[0].len // 8)
+
+
+cdef enum:
+    LIGHT = 1 << 15    # elements: the rows' losses are kept on the stack, and there is one thread
+    LIGHT_ROWS = 1 << 10
+
+
+def light(str isa, x, targets, grad):
+    """The mean loss, and its gradient in grad, of arrays that are small and as simple as can be.
+
+    None, with nothing written, for anything else: run() takes all of it, at 5 us more.
+    """
+    cdef Buffers buffers = Buffers()
+    cdef task t
+    cdef target_scan scan
+    cdef double row_scale
+    cdef double[LIGHT_ROWS] loss
+    cdef int out_of_memory = 0
+    try:
+        buffers.data(x, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        buffers.data(targets, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        if grad is not None:
+            buffers.data(grad, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+    except (BufferError, TypeError, ValueError):
+        return None
+    cdef Py_buffer *logits = &buffers.held[0]
+    cdef Py_buffer *y = &buffers.held[1]
+    cdef Py_buffer *out = &buffers.held[2]
+    cdef int code = element_named(logits.format)
+    if code < 0 or logits.ndim != 2 or y.ndim != 1 or not are_int64(y.format, y.itemsize):
+        return None
+    if y.shape[0] != logits.shape[0] or logits.len == 0 or y.shape[0] > LIGHT_ROWS or logits.len >= LIGHT * logits.itemsize:
+        return None
+    if <size_t>logits.buf % <size_t>logits.itemsize or <size_t>y.buf % 8:
+        return None
+    if grad is not None:
+        if out.ndim != 2 or element_named(out.format) != code or <size_t>out.buf % <size_t>out.itemsize:
+            return None
+        if out.shape[0] != logits.shape[0] or out.shape[1] != logits.shape[1]:
+            return None
+        if overlap(out, y) or (overlap(out, logits) and out.buf != logits.buf):
+            return None
+    memset(&t, 0, sizeof(task))
+    t.isa = isa_select(isa.encode())
+    t.work = FORWARD if grad is None else FORWARD_BACKWARD
+    t.poll = poll
+    t.dims = 1
+    t.rows = t.shape[0] = logits.shape[0]
+    t.classes = logits.shape[1]
+    t.x.data = <char *>logits.buf
+    t.x.type = <element>code
+    t.x.class_stride = logits.itemsize
+    t.x.row_strides[0] = logits.strides[0] if logits.strides != NULL else logits.itemsize * t.classes
+    if grad is not None:
+        t.out = t.x
+        t.out.data = <char *>out.buf
+    t.targets.data = y.buf
+    t.targets.size = -8
+    t.class_weight_unit = 1
+    t.class_weight_sum = <double>t.classes
+    row_scale = 1.0 / t.rows
+    t.row_scale = &row_scale
+    t.loss = loss
+    t.out_of_memory = &out_of_memory
+    scan.first_bad = -1
+    scan.weights.sum = scan.weights.error = 0
+    c_scan_targets(&t.targets, 0, t.rows, t.classes, NULL, NULL, &scan)
+    if scan.first_bad >= 0:
+        return None
+    t.tiled = suits_tiles(&t)
+    c_run(&t, 1, t.rows)
+    return None if out_of_memory else total_of(loss, t.rows) / t.rows

@@ -213,6 +213,9 @@ void scan_targets(const index_targets *t, ptrdiff_t first, ptrdiff_t last, ptrdi
 /* layout.c: merges the row dimensions that every array lets merge. */
 void coalesce(task *t);
 
+/* batch.c: the sum of n numbers. */
+double total_of(const double *a, ptrdiff_t n);
+
 /* parallel.c: all the work, on so many threads; nonzero where poll stopped it. The row functions take their rows from it until
  * there are none. */
 int has_openmp(void);

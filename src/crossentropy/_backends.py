@@ -136,6 +136,11 @@ def current() -> ModuleType:
     return _named(name) if name else _automatic()
 
 
+def light():
+    """The backend's short way for small plain arrays without options, or None where it has none."""
+    return getattr(current(), "light", None)
+
+
 def checks_targets() -> bool:
     """Whether a bad target raises (the default on the CPU) or gives NaN in its row."""
     return _settings.get()[-1].check is not False

@@ -4,6 +4,7 @@ The contract that this and every backend module implements, over arrays that are
 axis last and any strides, shape (..., C); the rows before it count as N in C order. Backends write into what they get.
 
     scan_targets(targets, classes, ignore_index, class_weight, sample_weight) -> (first_bad, weight_sum)
+    total(values) -> float                               of float64 (N,), always in the same order
     logsumexp(x, out)                                    out float64 (N,)
     softmax(x, out)   log_softmax(x, out)                out like x
     log_softmax_backward(grad_output, log_p, grad)       all like x
@@ -47,6 +48,11 @@ def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
     good = [n for n in read if 0 <= labels[n] < classes]
     first_bad = next((n for n in read if not 0 <= labels[n] < classes), -1)
     return first_bad, reference.divisor([labels[n] for n in good], [weights[n] for n in good], _list(class_weight))
+
+
+def total(values):
+    """The sum, exactly rounded (where nothing is infinite)."""
+    return reference.total(values.tolist())
 
 
 def logsumexp(x, out):

@@ -9,6 +9,9 @@ import numpy as np
 
 from . import _backends, _check
 
+# The defaults, by which a call without options is known at once: it is the same object.
+LAST, ZERO, ONE, MEAN = -1, 0.0, 1.0, "mean"
+
 _OPTIONS = """axis : int, default -1
         The class axis of ``logits``. Its other axes are the rows; no transposed copy is made.
     class_weight : array_like, shape (C,), optional
@@ -157,13 +160,13 @@ def cross_entropy(
     logits,
     targets,
     *,
-    axis=-1,
+    axis=LAST,
     class_weight=None,
     sample_weight=None,
     ignore_index=None,
-    label_smoothing=0.0,
-    z_loss=0.0,
-    reduction="mean",
+    label_smoothing=ZERO,
+    z_loss=ZERO,
+    reduction=MEAN,
     normalizer=None,
     empty=nan,
 ):
@@ -198,6 +201,10 @@ def cross_entropy(
     >>> crossentropy.cross_entropy([[50.0, 0.0]], [0])
     np.float64(1.928749847963918e-22)
     """
+    if class_weight is sample_weight is ignore_index is normalizer is None and label_smoothing is z_loss is ZERO:
+        short = axis is LAST and reduction is MEAN and empty is nan and _backends.light()
+        if short and (loss := short(logits, targets)):
+            return _mean(loss[0], _loss_dtype(logits))
     call = _check.loss(
         logits,
         targets,
@@ -216,7 +223,7 @@ def cross_entropy(
     rows = np.empty(_row_count(call.x), np.float64)
     if rows.size:
         backend.forward(call.x, call.targets, call.options, rows, None)
-    return _reduced(rows, call, by)
+    return _reduced(backend, rows, call, by)
 
 
 @_documented
@@ -224,16 +231,16 @@ def cross_entropy_and_grad(
     logits,
     targets,
     *,
-    axis=-1,
+    axis=LAST,
     class_weight=None,
     sample_weight=None,
     ignore_index=None,
-    label_smoothing=0.0,
-    z_loss=0.0,
-    reduction="mean",
+    label_smoothing=ZERO,
+    z_loss=ZERO,
+    reduction=MEAN,
     normalizer=None,
     empty=nan,
-    grad_output=1.0,
+    grad_output=ONE,
     out=None,
 ):
     """The loss, and the gradient of the loss on the logits, at once.
@@ -264,6 +271,10 @@ def cross_entropy_and_grad(
     The gradient of a row is p - y for the plain loss (``docs/derivation.md``, section 3); it is within 4 ulp of float32
     (8 of float64), the entry of the target included.
     """
+    if class_weight is sample_weight is ignore_index is normalizer is None and label_smoothing is z_loss is ZERO:
+        short = axis is LAST and reduction is MEAN and empty is nan and grad_output is ONE and _backends.light()
+        if short and (found := short(logits, targets, True, out)):
+            return LossAndGrad(_mean(found[0], _loss_dtype(logits)), found[1])
     call = _check.loss(
         logits,
         targets,
@@ -285,13 +296,13 @@ def cross_entropy_grad(
     logits,
     targets,
     *,
-    axis=-1,
+    axis=LAST,
     class_weight=None,
     sample_weight=None,
     ignore_index=None,
-    label_smoothing=0.0,
-    z_loss=0.0,
-    reduction="mean",
+    label_smoothing=ZERO,
+    z_loss=ZERO,
+    reduction=MEAN,
     normalizer=None,
     empty=nan,
     grad_output=1.0,
@@ -343,7 +354,7 @@ def _loss_and_grad(call, grad_output, out):
     elif rows.size:
         grad = _check.classes_last(to, call.axis)
         backend.forward_backward(call.x, call.targets, call.options, scaled(g, by), rows, grad)
-    return LossAndGrad(_reduced(rows, call, by), to if out is None else out)
+    return LossAndGrad(_reduced(backend, rows, call, by), to if out is None else out)
 
 
 # ---------------------------------------------------------------------- steps that the functions share
@@ -397,15 +408,18 @@ def _rounded(values, dtype):
         return values.astype(dtype)
 
 
-def _reduced(rows, call, by):
+def _reduced(backend, rows, call, by):
     """The rows' losses, float64, reduced in a fixed order."""
     dtype = _loss_dtype(call.x)
     if call.reduction == "none":
         return _rounded(rows.reshape(call.rows_shape), dtype)
     if by == 0:
         return dtype(call.empty)
-    total = float(rows.sum())
-    value = total if by is None else total / by
-    if dtype is np.float32 and not 2e-38 < abs(value) < 3e38:
+    total = backend.total(rows)
+    return _mean(total if by is None else total / by, dtype)
+
+
+def _mean(value, dtype):
+    if dtype is np.float32 and not 2e-38 < abs(value) < 3e38:  # where NumPy would warn
         return _rounded(np.array(value), dtype)[()]
     return dtype(value)

@@ -66,7 +66,7 @@ def forward(logits, targets, **options):
     rows, statistics = np.empty(n, np.float64), np.empty((n, 3), np.float64)
     if n:
         backend.forward(call.x, call.targets, call.options, rows, statistics)
-    return _reduced(rows, call, by), Saved(backend, call, by, statistics)
+    return _reduced(backend, rows, call, by), Saved(backend, call, by, statistics)
 
 
 def backward(saved, grad_output=1.0, *, out=None):

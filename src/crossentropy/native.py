@@ -105,6 +105,23 @@ def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
     return _native.scan_targets(targets, _size(targets), ignored, targets.size, classes, class_weight, sample_weight)
 
 
+def light(x, targets, wants_grad=False, out=None):
+    """The mean loss of small plain arrays without any option, and its gradient: a call of 32 x 10 takes 3 us so, and 8 otherwise.
+
+    Returns (loss, gradient or None); None for anything that is not as simple as that, with nothing written.
+    """
+    if type(x) is not np.ndarray or type(targets) is not np.ndarray or not 0 < x.size < SERIAL_BELOW:
+        return None
+    grad = (np.empty_like(x) if out is None else out) if wants_grad else None
+    loss = _native.light(current_isa(), x, targets, grad)
+    return None if loss is None else (loss, grad)
+
+
+def total(values):
+    """The sum, in blocks whose own sums are added with their rounding errors."""
+    return _native.total(values)
+
+
 def logsumexp(x, out):
     """The logsumexp of each row."""
     _run("logsumexp", x, loss=out)
