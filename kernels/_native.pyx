@@ -193,7 +193,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, target
         class_weight=None, class_weight_real=None, double class_weight_unit=1,
         double class_weight_sum=0, sample_weight=None, row_scale=None,
         bint row_scale_is_scalar=False, double label_smoothing=0, double z_loss=0, loss=None, saved=None):
-    """Run one of drivers.c's functions over all rows of x."""
+    """Do the work of that name over all rows of x."""
     cdef Buffers buffers = Buffers()
     cdef task t
     memset(&t, 0, sizeof(task))
@@ -268,12 +268,11 @@ def total(values):
 
 
 cdef enum:
-    LIGHT = 1 << 15    # elements: the rows' losses are kept on the stack, and there is one thread
-    LIGHT_ROWS = 1 << 10
+    LIGHT_ROWS = 1 << 10    # whose losses are kept on the stack
 
 
-def light(str isa, x, targets, grad):
-    """The mean loss, and its gradient in grad, of arrays that are small and as simple as can be.
+def light(str isa, x, targets, grad, Py_ssize_t below):
+    """The mean loss, and its gradient in grad, of arrays of fewer elements than `below` and as simple as can be.
 
     None, with nothing written, for anything else: run() takes all of it, at 5 us more.
     """
@@ -296,7 +295,7 @@ def light(str isa, x, targets, grad):
     cdef int code = element_named(logits.format)
     if code < 0 or logits.ndim != 2 or y.ndim != 1 or not are_int64(y.format, y.itemsize):
         return None
-    if y.shape[0] != logits.shape[0] or logits.len == 0 or y.shape[0] > LIGHT_ROWS or logits.len >= LIGHT * logits.itemsize:
+    if y.shape[0] != logits.shape[0] or logits.len == 0 or y.shape[0] > LIGHT_ROWS or logits.len >= below * logits.itemsize:
         return None
     if <size_t>logits.buf % <size_t>logits.itemsize or <size_t>y.buf % 8:
         return None

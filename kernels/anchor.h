@@ -29,9 +29,6 @@ static inline double times_power_of_2(double a, double j)
 /* To the nearest integer, for |a| < 2^51: nearbyint is a call too, below SSE4.1. */
 static inline double rounded(double a) { return (a + 0x1.8p52) - 0x1.8p52; }
 
-/* log1p takes 7.8 ns, log 4.9, and past 1 it is no better. */
-static inline double log_of_1_plus(double a) { return a < 1 ? log1p(a) : log(1 + a); }
-
 /* The anchor at which e^max becomes about 2^headroom. */
 static inline anchor anchor_at(double max, double headroom, int is_f64)
 {

@@ -18,19 +18,21 @@
 
 static inline double times(double weight, double a) { return weight == 0 ? 0 : weight * a; }    /* 0 times inf is 0 */
 
-/* Headroom for the sum: e^max at 2^64 (float32) leaves normal numbers down to e^max 2^-190 and sums of 2^60 classes in
- * range; 2^512 does so for float64. What lies below counts as 0: no float32 result shows it, unless it is then multiplied
- * by a grad_output past 2^40. */
+/* Headroom for the sum: e^max at 2^64 (float32; guessed anchors put it at 2^43 to 2^122) leaves normal numbers down to e^max 2^-190
+ * (2^-169) and sums of 2^60 classes in range; 2^512 (2^367 to 2^945) does so for float64. What lies below counts as 0: no float32
+ * result shows it, unless it is then multiplied by more than 2^20. */
 static inline double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
 
+/* The targets of a batch. In arrays by field: structures of a row each, copied as a whole, wait for the stores of their parts. */
 typedef struct {
-    double v;        /* row weight */
-    int64_t y;       /* index target */
-    int skipped;     /* ignored, or v = 0: never read */
-    int bad;         /* a target that is no class, let through by check=False or changed since the scan */
-} row_target;
+    double v[BATCH];        /* row weight */
+    int64_t y[BATCH];       /* index target, or -1 */
+    int skipped[BATCH];     /* ignored, or v = 0: never read */
+    int bad[BATCH];         /* a target that is no class, let through by check=False or changed since the scan */
+    int any_unread;         /* one is skipped or bad */
+} row_targets;
 
-void find_targets(const task *t, ptrdiff_t row, ptrdiff_t rows, row_target *r);
+void find_targets(const task *t, ptrdiff_t row, ptrdiff_t rows, row_targets *r);
 
 /* Smoothing and probability targets sum over the classes once more: mass and distance. */
 static inline int has_spread(const task *t)
@@ -41,27 +43,28 @@ static inline int has_spread(const task *t)
 /* A row that is not read: nothing in it may be NaN but what it is told to be. */
 void set_unread(batch *b, ptrdiff_t i, double max);
 
-/* What backward starts from. */
+/* What backward starts from; not the anchor. */
 void restore(const task *t, ptrdiff_t row, batch *b, ptrdiff_t i, double *mass);
 
 /* The losses of rows that are read, and what backward needs of them; mass becomes that of the gradient. */
-void find_losses(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_target *r, const batch *b, double *mass,
+void find_losses(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_targets *r, const batch *b, double *mass,
                  const double *distance);
 
-/* grad_c = factor p_c - scale t_c, but value at an index target. All 0 for a row that is not read, or NaN. */
-typedef struct { double factor, scale, value; } row_gradient;
+/* grad_c = factor p_c - scale t_c, but value at an index target. All 0 for a row that is not read, or NaN; returns whether
+ * there is such a row. */
+typedef struct { double factor[BATCH], scale[BATCH], value[BATCH]; } row_gradients;
 
-void find_gradients(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_target *r, const batch *b, const double *mass,
-                    row_gradient *g);
+int find_gradients(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_targets *r, const batch *b, const double *mass,
+                   row_gradients *g);
 
 /* t_c = w_c (keep q_c + floor): probability targets as they come are smoothed here; for index targets this is eps/C alone. */
 subtrahend subtrahend_of(const task *t, double scale);
 
 /* The e^z of the sum can be multiplied by factor * unit as they are: that is a normal number of the lanes, and what the sum counted
- * as 0 (below 2^-126 or 2^-1022, where e^max is at 2^44 or 2^79 or more) shows in no result. */
+ * as 0 (below 2^-126 or 2^-1022, where e^max is at 2^43 or 2^367 or more) shows in no result. */
 static inline int suits_kept(int is_f64, double factor, double unit)
 {
-    return factor == 0 || (fabs(factor) <= 0x1p20 && fabs(factor * unit) >= (is_f64 ? 0x1p-1022 : 0x1p-126));
+    return (factor == 0) | ((fabs(factor) <= 0x1p20) & (fabs(factor * unit) >= (is_f64 ? 0x1p-1022 : 0x1p-126)));
 }
 
 /* What a grad_output or a class weight takes out of the lanes' range, where they would find inf - inf or 0 inf instead of

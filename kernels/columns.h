@@ -24,7 +24,7 @@ static void NAME_R(columns_max)(const void *tile, ptrdiff_t classes, batch *b)
         m = v_max(z, m);
     }
     undefined = mask_or(undefined, v_equal(v_max(m, v_sub(v_set1(0), m)), v_set1(INFINITY)));
-    NAME_R(store_lanes)(b->max, v_nan_where(undefined, m));
+    NAME_R(store_lanes)(b->max, v_where(undefined, v_set1(NAN), m));
 }
 
 /* The anchor of each row, from its maximum; the sum of e^x over the classes below that, and how many are at it. Four classes at
@@ -35,7 +35,7 @@ static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, 
     const vec one = v_set1(1), zero = v_set1(0), magic = v_set1(EXP_CONSTANTS.magic);
     vec top = NAME_R(lanes_of)(b->max);
     top = v_zero_where(v_nan(top), top);
-    const vec shift = v_zero_where(v_less(v_max(top, v_sub(zero, top)), v_set1((REAL)limit)), top);
+    const vec shift = v_where(v_less(v_set1((REAL)limit), v_max(top, v_sub(zero, top))), top, zero);    /* as anchor_at */
     const vec exponent = v_sub(v_fma(v_sub(top, shift), v_set1(EXP_CONSTANTS.log2e), magic), magic);
     const vec k = v_sub(exponent, v_set1((REAL)headroom));
     const EXP_FRAME f = frame_of(shift, k);
@@ -82,10 +82,11 @@ static void NAME_R(columns_spread)(const void *tile, const void *q_tile, ptrdiff
     }
 }
 
-/* factor e - scale w (keep q + floor), in place of the e that columns_sum kept. */
+/* factor e - scale w (keep q + floor), in place of the e that columns_sum kept; but value in class y. */
 static void NAME_R(columns_gradient)(void *tile, const void *q_tile, ptrdiff_t classes, const double *factor, const double *scale,
-                                     const void *weights, double keep, double floor)
+                                     const double *y, const double *value, const void *weights, double keep, double floor)
 {
+    const vec ys = NAME_R(lanes_of)(y), values = NAME_R(lanes_of)(value);
     REAL *x = tile;
     const REAL *q = q_tile, *w = weights;
     const vec times = NAME_R(lanes_of)(factor), scales = NAME_R(lanes_of)(scale);
@@ -98,7 +99,7 @@ static void NAME_R(columns_gradient)(void *tile, const void *q_tile, ptrdiff_t c
             if (w) t = v_mul(t, v_set1(w[c]));
             grad = v_sub(grad, t);
         }
-        v_store_real(x + c * LANES, grad);
+        v_store_real(x + c * LANES, v_where(v_equal(ys, v_set1((REAL)c)), values, grad));
     }
 }
 

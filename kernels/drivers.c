@@ -9,8 +9,8 @@
 
 #define POLL_EVERY (1 << 20)    /* classes between polls: a millisecond, 30 at the slowest layout */
 
-/* Rows of a batch together stay below this, in bytes of the lanes' type; so that they are still in the L2 cache when they are
- * written, and beside them the exponentials of a single row up to the other limit. */
+/* Rows of a batch together stay below this, in bytes of the lanes' type, and so in the L2 cache until they are written; single rows
+ * are kept up to the other limit. */
 #define BATCH_BYTES (1 << 17)
 #define KEPT_BYTES (5 << 17)
 
@@ -29,13 +29,13 @@ typedef struct {
 
     ptrdiff_t row, rows, most_rows;           /* the batch: its first row, how many, at most */
     batch b;
-    row_target r[BATCH];
+    row_targets r;
     double mass[BATCH], distance[BATCH];
-    char *memory;              /* for the exponentials of two batches; NULL: not kept */
+    char *memory, *halves[2];  /* for the exponentials of two batches; NULL: not kept */
     char *kept;                /* those of this one, kept_stride bytes from row to row */
     ptrdiff_t kept_stride;
     int has_kept[BATCH];
-    gradient_job jobs[BATCH];  /* rows of the batch before this one */
+    gradient_job jobs[BATCH + 1];    /* rows of the batch before this one, and a place for the next */
     gradient_queue queue;
 } cursor;
 
@@ -44,7 +44,7 @@ static void start(cursor *c, const task *t)
     memset(c, 0, sizeof *c);
     c->queue.next = c->queue.end = c->jobs;
     c->t = t;
-    c->k = &t->isa->of[t->x.type];
+    c->k = t->isa->of[t->x.type];
     c->is_f64 = t->x.type == ELEMENT_F64;
     c->spreads = has_spread(t);
     c->x_direct = is_direct(t, &t->x);
@@ -60,9 +60,12 @@ static void start(cursor *c, const task *t)
     const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX) && row_bytes <= KEPT_BYTES;
     /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
     if (buffers) c->x_buffer = malloc(3 * BLOCK * sizeof(f64));
-    if (keeps) c->kept = c->memory = malloc((size_t)(2 * c->most_rows * c->kept_stride));
-    c->stopped = (buffers && !c->x_buffer) || (keeps && !c->kept);
-    if (c->stopped) *t->out_of_memory = 1;
+    if (keeps) c->memory = malloc((size_t)(2 * c->most_rows * c->kept_stride + vector));
+    c->stopped = (buffers && !c->x_buffer) || (keeps && !c->memory);
+    /* malloc's addresses are multiples of 16, and every store across two lines would cost twice. */
+    if (c->memory) c->kept = c->halves[0] = c->memory + (vector - (ptrdiff_t)((uintptr_t)c->memory % (uintptr_t)vector)) % vector;
+    if (c->memory) c->halves[1] = c->halves[0] + c->most_rows * c->kept_stride;
+    if (c->stopped) ran_out_of_memory(t);
     if (c->x_buffer) c->q_buffer = c->x_buffer + BLOCK, c->out_buffer = c->q_buffer + BLOCK;
 }
 
@@ -193,11 +196,21 @@ static void add_spread(cursor *c, ptrdiff_t i, block b, const void *x, double fr
     c->distance[i] += distance;
 }
 
-/* From sums about `from` to those about the maximum, and of the weights themselves. */
-static void end_spread(cursor *c, ptrdiff_t i, double from)
+static void spread_from(cursor *c, ptrdiff_t i, double from)
 {
-    const double unit = c->t->class_weight_real ? c->t->class_weight_unit : 1;
-    c->distance[i] = times(unit, c->distance[i] + times(c->mass[i], c->b.max[i] - from));
+    c->mass[i] = c->distance[i] = 0;
+    for (block b = {0, 0}; next(c, &b);) add_spread(c, i, b, x_block(c, b), from);
+}
+
+/* From sums about a guess to those about the maximum, and of the weights themselves. Where most of the mass lies at a maximum above
+ * the guess, that would be a difference of large terms: summed again then. */
+static void end_spread(cursor *c, ptrdiff_t i, double guess)
+{
+    const double unit = c->t->class_weight_real ? c->t->class_weight_unit : 1, max = c->b.max[i];
+    const double further = times(c->mass[i], max - guess), distance = c->distance[i] + further;
+    c->distance[i] = distance;
+    if (distance < further) spread_from(c, i, max);
+    c->distance[i] = times(unit, c->distance[i]);
     c->mass[i] *= unit;
 }
 
@@ -232,8 +245,7 @@ static void read_exactly(cursor *c, ptrdiff_t i)
     }
     sum_below(c, i, max, anchor_at(max, sum_headroom(c->is_f64), c->is_f64));
     if (!c->spreads) return;
-    c->mass[i] = c->distance[i] = 0;
-    for (block b = {0, 0}; next(c, &b);) add_spread(c, i, b, x_block(c, b), max);
+    spread_from(c, i, max);
     end_spread(c, i, max);
 }
 
@@ -256,7 +268,7 @@ static void read_row(cursor *c, ptrdiff_t i, int64_t y)
     compensated sum = {0, 0};
     c->mass[i] = c->distance[i] = 0;
     b.at = b.n = 0;
-    while (c->spreads ? next(c, &b) : next_whole(c, &b)) {
+    while (next_of(c, &b, c->x_direct && !c->spreads ? POLL_EVERY : BLOCK)) {    /* by x alone: see is_in_place */
         const void *x = x_block(c, b);
         double top;
         compensated_add(&sum, c->k->pass(x, b.n, at, y - b.at, kept ? kept + b.at * real : NULL, &c->queue, &top));
@@ -286,19 +298,22 @@ static int lost_digits(const cursor *c, ptrdiff_t i)
 static void read_batch(cursor *c)
 {
     const task *t = c->t;
-    find_targets(t, c->row, c->rows, c->r);
+    find_targets(t, c->row, c->rows, &c->r);
     for (ptrdiff_t i = 0; i < c->rows && !c->stopped; ++i) {
         c->has_kept[i] = 0;
         c->b.z[i] = -INFINITY;
-        if (c->r[i].skipped || c->r[i].bad) {
-            set_unread(&c->b, i, c->r[i].skipped ? 0 : NAN);
+        if (c->r.skipped[i] || c->r.bad[i]) {
+            set_unread(&c->b, i, c->r.skipped[i] ? 0 : NAN);
             continue;
         }
         go_to(c, c->row + i);
-        if (t->work != BACKWARD) read_row(c, i, t->targets.data ? c->r[i].y : -1);
+        if (t->work != BACKWARD) read_row(c, i, t->targets.data ? c->r.y[i] : -1);
         else {
             restore(t, c->row + i, &c->b, i, &c->mass[i]);
-            if (t->targets.data) c->b.z[i] = x_element(c, c->r[i].y);
+            const double max = isnan(c->b.max[i]) ? 0 : c->b.max[i];
+            const anchor at = anchor_at(max, sum_headroom(c->is_f64), c->is_f64);
+            c->b.shift[i] = at.shift, c->b.k[i] = at.k;
+            if (t->targets.data) c->b.z[i] = x_element(c, c->r.y[i]);
         }
     }
     t->isa->finish(&c->b, c->rows, 1);
@@ -362,32 +377,51 @@ static void flush(cursor *c)
     for (; c->queue.next < c->queue.end; ++c->queue.next) c->k->gradient(c->queue.next, c->t->classes);
 }
 
-/* factor p_c - scale w_c (keep q_c + floor) for row i; entry >= 0 is a class with a value of its own. Where e^z was kept and
- * everything lies where it can be used, the row waits in the queue. */
-static void write_gradient(cursor *c, ptrdiff_t i, double factor, subtrahend s, ptrdiff_t entry, double value)
+/* The lines that a streamed row shares with its neighbours are stored to as others are, and a store that waits for its line holds
+ * up all that follow: 65536 x 1000 took 20 ms on one thread, and 00 with the lines on their way. */
+static void prefetch_edges(const cursor *c, const char *out)
+{
+#if defined(__GNUC__)
+    __builtin_prefetch(out, 1);
+    __builtin_prefetch(out + c->t->classes * element_size(c->t->out.type) - 1, 1);
+#endif
+}
+
+/* Row i. Where e^z was kept and everything lies where it can be used, it waits in the queue. */
+static void write_gradient(cursor *c, ptrdiff_t i, const row_gradients *g)
 {
     const task *t = c->t;
-    const ptrdiff_t real = c->is_f64 ? 8 : 4;
+    const ptrdiff_t real = c->is_f64 ? 8 : 4, entry = c->r.y[i];
+    subtrahend s = subtrahend_of(t, g->scale[i]);
     const double unit = t->class_weight_real ? t->class_weight_unit : 1, max = c->b.max[i];
-    const double of_e = factor * c->b.unit[i], of_p = factor * c->b.share[i];
+    const double of_e = g->factor[i] * c->b.unit[i], of_p = g->factor[i] * c->b.share[i];
     const int beyond = is_beyond(c->is_f64, max, of_p, s.scale * unit);
-    const int keeps = !beyond && c->has_kept[i] && suits_kept(c->is_f64, factor, c->b.unit[i]);
+    const int keeps = !beyond && c->has_kept[i] && suits_kept(c->is_f64, g->factor[i], c->b.unit[i]);
     const anchor at = {c->b.shift[i], c->b.k[i]};
     const anchored_factor f = keeps ? split_factor(of_e, at) : anchor_factor(c->is_f64, of_e, at, c->b.top[i]);
     if (!beyond) s.scale *= unit;
     for (block b = {0, 0}; next_whole(c, &b);) {
-        gradient_job job = {NULL, keeps ? c->kept + i * c->kept_stride + b.at * real : NULL, f.at, f.factor, f.power, s,
-                            entry < 0 ? -1 : entry - b.at, value, out_block(c, b), t->stream && c->out_direct, b.n, 0};
-        job.s.q = c->q ? q_block(c, b) : NULL;
-        job.s.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
+        gradient_job *job = c->queue.end;    /* in its place: see row_targets */
+        job->kept = keeps ? c->kept + i * c->kept_stride + b.at * real : NULL;
+        job->x = keeps ? NULL : x_block(c, b);
+        job->at = f.at;
+        job->factor = f.factor, job->power = f.power;
+        job->s.keep = s.keep, job->s.floor = s.floor, job->s.scale = s.scale;
+        job->s.q = c->q ? q_block(c, b) : NULL;
+        job->s.w = t->class_weight_real ? (const char *)t->class_weight_real + b.at * real : NULL;
+        job->entry = entry < 0 ? -1 : entry - b.at;
+        job->value = g->value[i];
+        job->out = out_block(c, b);
+        job->stream = t->stream && c->out_direct;
+        job->n = b.n, job->done = 0;
         if (keeps && b.n == t->classes && c->out_direct && (!c->q || c->q_direct)) {
-            *c->queue.end++ = job;
+            if (job->stream) prefetch_edges(c, job->out);
+            ++c->queue.end;
             continue;
         }
-        if (!keeps) job.x = x_block(c, b);
-        if (beyond) gradient_beyond(c, b, job.x, of_p, max, job.s, entry, value, job.out);
-        else c->k->gradient(&job, b.n);
-        write_block(c, b, job.out);
+        if (beyond) gradient_beyond(c, b, job->x, of_p, max, job->s, entry, job->value, job->out);
+        else c->k->gradient(job, b.n);
+        write_block(c, b, job->out);
     }
 }
 
@@ -400,14 +434,14 @@ static void write_log_softmax(cursor *c, ptrdiff_t i)
     }
 }
 
-static void write_row(cursor *c, ptrdiff_t i, const row_gradient *g)
+static void write_row(cursor *c, ptrdiff_t i, const row_gradients *g)
 {
     const task *t = c->t;
     go_to(c, c->row + i);
-    if (c->r[i].skipped) fill_row(c, 0);
+    if (c->r.skipped[i]) fill_row(c, 0);
     else if (isnan(c->b.max[i])) fill_row(c, NAN);
     else if (t->work == LOG_SOFTMAX) write_log_softmax(c, i);
-    else write_gradient(c, i, g->factor, subtrahend_of(t, g->scale), c->r[i].y, g->value);
+    else write_gradient(c, i, g);
 }
 
 /* grad = g - e^log_p sum(g): x is log_p, q is g. */
@@ -447,15 +481,15 @@ static void run_batches(cursor *c, ptrdiff_t first, ptrdiff_t last)
         read_batch(c);
         if (c->stopped) break;
         if (t->work == FORWARD || t->work == FORWARD_BACKWARD)
-            find_losses(t, c->row, c->rows, c->r, &c->b, c->mass, c->distance);
+            find_losses(t, c->row, c->rows, &c->r, &c->b, c->mass, c->distance);
         if (t->work == LOGSUMEXP)
             for (ptrdiff_t i = 0; i < c->rows; ++i) t->loss[c->row + i] = c->b.max[i] + c->b.log_sum[i];
         flush(c);
         c->queue.next = c->queue.end = c->jobs;
-        row_gradient g[BATCH];
-        if (t->out.data && t->work != LOG_SOFTMAX) find_gradients(t, c->row, c->rows, c->r, &c->b, c->mass, g);
-        for (ptrdiff_t i = 0; i < c->rows && t->out.data && !c->stopped; ++i) write_row(c, i, &g[i]);
-        if (c->memory) c->kept = c->kept == c->memory ? c->memory + c->most_rows * c->kept_stride : c->memory;
+        row_gradients g;
+        if (t->out.data && t->work != LOG_SOFTMAX) find_gradients(t, c->row, c->rows, &c->r, &c->b, c->mass, &g);
+        for (ptrdiff_t i = 0; i < c->rows && t->out.data && !c->stopped; ++i) write_row(c, i, &g);
+        c->kept = c->halves[c->kept == c->halves[0]];
     }
 }
 

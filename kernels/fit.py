@@ -2,8 +2,10 @@
 
     python kernels/fit.py            # needs mpmath
 
-exp.h: ln 2 in two parts, and Q with e^r = 1 + r + r^2 Q(r) on |r| <= ln2/2; 1 and r stay exact, so small r lose nothing.
-log.h: L with log((1 + s) / (1 - s)) = 2 s + s^3 L(s^2) on |s| <= 3 - 2 sqrt 2, where the quotient is in [sqrt(1/2), sqrt 2].
+exp.h: ln 2 in two parts, and Q with e^r = 1 + r + r^2 Q(r) on |r| <= ln2/2; 1 and r stay exact, so small r
+lose nothing.
+log.h: L with log((1 + s) / (1 - s)) = 2 s + s^3 L(s^2) on |s| <= 3 - 2 sqrt 2, where the quotient is in
+[sqrt(1/2), sqrt 2].
 Both are Chebyshev fits, within a few per cent of the minimax polynomials.
 """
 

@@ -2,8 +2,8 @@
  *
  * Decisions, with what was tried
  *
- * A. A row is worked on in blocks of at most BLOCK classes. A block function (rows.h) sees one contiguous block in
- *    native byte order; whatever else an array may be (strided, byte-swapped, misaligned, class axis not last) is a
+ * A. A block function (rows.h) sees one contiguous block of a row in native byte order: the row itself where it lies so, else
+ *    blocks of BLOCK classes that are copied; whatever else an array may be (strided, byte-swapped, misaligned, class axis not last) is a
  *    matter of copying one block (layout.c). So no layout ever costs a copy of an array.
  * B. The maximum m of a row and its sum of exponentials come from one pass: the anchor (C) need only be near m, and is
  *    guessed from the row's first classes. Where m turns out to be far above the guess, or one class holds most of the
@@ -15,7 +15,8 @@
  * D. The classes at the maximum are left out of the sum and counted: with rest = (count - 1) + sum/e^m, the loss is
  *    (m - z_y) + log1p(rest), a sum of terms >= 0, in which no digit of a small loss can cancel. In the one pass the
  *    target is left out instead, which serves as well: only where it leads is rest small in a loss that is small.
- * E. Everything that is one number per row is float64 and lives in drivers.c, once for all ISAs and dtypes.
+ * E. Everything that is one number per row is float64: e^z, logarithms and divisions for a batch of rows in lanes (finish.h), the
+ *    options in batch.c, once for all ISAs and dtypes.
  * F. With few classes, or rows that lie side by side, the lanes are rows (columns.h, tiles.c): a vector of 10 classes
  *    would be two thirds full and end in a horizontal sum. The loss at 1048576 x 10 took twice as long row by row, and
  *    so did that of (8, 21, 512, 512) with class axis 1, where every row was copied. */
@@ -40,7 +41,7 @@ typedef enum { ELEMENT_F16, ELEMENT_BF16, ELEMENT_F32, ELEMENT_F64 } element;
 
 /* e^z is held as e^(z - shift) 2^(-k). */
 typedef struct {
-    double shift;    /* 0, or the row's maximum where that passes ANCHOR_LIMIT */
+    double shift;    /* 0, or the row's maximum where that passes anchor_limit */
     double k;        /* an integer */
 } anchor;
 
@@ -52,7 +53,7 @@ typedef struct {
 } subtrahend;
 
 /* Rows whose few numbers are worked on together, in float64 lanes: a row alone would spend 100 ns in exp, log and divisions,
- * and 1000 classes are read in 170. Past the rows in use the entries are finite. */
+ * and 1000 classes are read in 170. */
 #define BATCH 16
 
 typedef struct {
@@ -87,7 +88,7 @@ typedef struct {
 } gradient_job;
 
 /* Rows whose gradient is written while others are read: a core that does both at once loses the time of neither. Loss + gradient
- * took 38 ms at 4096 x 32000 on one thread row after row, and 00 so; the non-temporal copy of as much takes 20. */
+ * took 32 ms at 4096 x 32000 on one thread row after row, and 23 so; the non-temporal copy of as much takes 20. */
 typedef struct { gradient_job *next, *end; } gradient_queue;
 
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are of the lanes'
@@ -107,9 +108,9 @@ typedef struct {
     void (*log_softmax_backward)(const void *log_p, const void *grad_output, ptrdiff_t n, anchor at, double factor,
                                  void *out, int stream);
     /* tile.h */
-    void (*tile_rows)(const void *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
+    void (*tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
     void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);
-    void (*untile_rows)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *const *to);
+    void (*untile_rows)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, char *const *to);
     void (*untile_columns)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *to, ptrdiff_t stride, int stream);
     /* columns.h */
     void (*columns_max)(const void *tile, ptrdiff_t classes, batch *b);
@@ -117,7 +118,7 @@ typedef struct {
     void (*columns_spread)(const void *tile, const void *q_tile, ptrdiff_t classes, const double *w, double keep, double floor,
                            const batch *b, double *mass, double *distance);
     void (*columns_gradient)(void *tile, const void *q_tile, ptrdiff_t classes, const double *factor, const double *scale,
-                             const void *weights, double keep, double floor);
+                             const double *y, const double *value, const void *weights, double keep, double floor);
     void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
 } block_functions;
 
@@ -133,8 +134,8 @@ typedef struct {
     const char *name;
     void (*fence)(void);      /* after a thread's last streamed store */
     void (*finish)(batch *b, ptrdiff_t rows, int targets);    /* targets: own and p count */
-    block_functions of[4];    /* by element */
-    stream_functions streams;
+    const block_functions *of[4];    /* by element */
+    const stream_functions *streams;
 } isa_table;
 
 extern const isa_table isa_base, isa_avx2, isa_avx512;
@@ -221,5 +222,6 @@ double total_of(const double *a, ptrdiff_t n);
 int has_openmp(void);
 int run(const task *t, int threads, ptrdiff_t rows_at_once);
 int take_rows(const task *t, ptrdiff_t *first, ptrdiff_t *last);
+void ran_out_of_memory(const task *t);
 
 #endif

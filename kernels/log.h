@@ -1,5 +1,5 @@
-/* log(1 + x) of a vector of float64, for x >= 0 (and what rounding leaves just below). Max error, measured: 0.00 ulp
- * (tests/test_accuracy.py).
+/* log(1 + x) of a vector of float64, for x >= 0 (and what rounding leaves just below). Max error, on 2^22
+ * points from 2^-60 to 2^40 against log1pl: 1.81 ulp.
  *
  * 1 + x = y + lost exactly (TwoSum) and y = m 2^e with m in [sqrt(1/2), sqrt 2); then log m is 2 atanh(s) with s = f / (2 + f),
  * f = m - 1, into which what was lost goes: where e = 0, f is x again. fit.py prints the constants. */

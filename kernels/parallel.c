@@ -1,5 +1,8 @@
 /* The only file that knows OpenMP. Threads take a few rows at a time, so that one that is kept waiting (by another process, say)
  * holds up no other; each row's result depends on that row alone, so that any number of threads gives the same bits. */
+#if !defined(_WIN32)
+#define _POSIX_C_SOURCE 200809L    /* clock_gettime */
+#endif
 #include <time.h>
 
 #include "kernels.h"
@@ -30,43 +33,47 @@ int has_openmp(void)
 static double now(void)
 {
     struct timespec t;
+#if defined(_WIN32)
     timespec_get(&t, TIME_UTC);
+#else
+    clock_gettime(CLOCK_MONOTONIC, &t);
+#endif
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* The thread that called holds Python's thread state: it alone may look for signals. */
-static void poll_if_due(const task *t)
+static int is_told_to_stop(const task *t)
 {
     struct schedule *s = t->schedule;
-    if (omp_get_thread_num() != 0) return;
+    if (omp_get_thread_num() != 0 || s->at_once >= t->rows) return 0;
     const double time = now();
-    if (time - s->last_poll < POLL_SECONDS && time >= s->last_poll) return;
-    if (t->poll()) {
-#pragma omp atomic write
-        s->stopped = 1;
-    }
+    if (time - s->last_poll < POLL_SECONDS && time >= s->last_poll) return 0;
+    const int stop = t->poll();
     s->last_poll = now();
+    return stop;
 }
 
+/* Sections, and no atomic captures, which MSVC's OpenMP 2.0 has not: one is entered a few thousand times a second. */
 int take_rows(const task *t, ptrdiff_t *first, ptrdiff_t *last)
 {
     struct schedule *s = t->schedule;
-    ptrdiff_t begin;
-    int stopped;
-#pragma omp atomic read
-    stopped = s->stopped;
-    if (!stopped && s->at_once < t->rows) {
-        poll_if_due(t);
-#pragma omp atomic read
-        stopped = s->stopped;
+    const int stop = is_told_to_stop(t);
+    int any;
+#pragma omp critical(schedule)
+    {
+        s->stopped |= stop;
+        any = !s->stopped && s->next < t->rows;
+        *first = s->next;
+        if (any) s->next = t->rows - s->next < s->at_once ? t->rows : s->next + s->at_once;
+        *last = s->next;
     }
-    if (stopped) return 0;
-#pragma omp atomic capture
-    { begin = s->next; s->next += s->at_once; }
-    if (begin >= t->rows) return 0;
-    *first = begin;
-    *last = t->rows - begin < s->at_once ? t->rows : begin + s->at_once;
-    return 1;
+    return any;
+}
+
+void ran_out_of_memory(const task *t)
+{
+#pragma omp critical(schedule)
+    *t->out_of_memory = 1;
 }
 
 int run(const task *given, int threads, ptrdiff_t rows_at_once)

@@ -6,7 +6,7 @@
  *   v_scale(p, n)       p 2^n where the ISA has that (SCALES_TO_ZERO), else n is an integer in the low bits (exp.h)
  *   v_lookup(table, t)  the lane of the table that the low bits of t name, where EXP_TABLE is the number of lanes;
  *                       v_scale_whole(p, t): p 2^n, where n are the bits above those
- *   v_zero_where(m, a)  0 where m holds;  v_nan_where: NaN there
+ *   v_zero_where(m, a)  0 where m holds, else a;  v_where(m, a, b): a where m holds, else b
  *   v_sum(a)            of the lanes, in float64, in a fixed order; lane_total: such a sum of many vectors
  *   v_load_part(x, n, fill), v_store_part(x, n, a)   the first n < LANES elements
  *   v_split(a, &e)      a = m 2^e with 1 <= m < 2 for normal a > 0: e, and 2^-e as the result
@@ -23,7 +23,13 @@
 
 #define PASTE_(a, b) a##_##b
 #define PASTE(a, b) PASTE_(a, b)
+#if defined(__GNUC__)    /* left to itself GCC passes the flags that are constants where a function is inlined as arguments */
+#define SIMD static inline __attribute__((always_inline))
+#elif defined(_MSC_VER)
+#define SIMD static __forceinline
+#else
 #define SIMD static inline
+#endif
 
 #if defined(USE_AVX512)
 #include "simd_avx512.h"
@@ -98,7 +104,7 @@ SIMD void lane_total_store_f64(lane_total_f64 t, double *to)    /* the error of 
 #define mask_or PASTE(mask_or, REAL)
 #define mask_count PASTE(mask_count, REAL)
 #define v_zero_where PASTE(v_zero_where, REAL)
-#define v_nan_where PASTE(v_nan_where, REAL)
+#define v_where PASTE(v_where, REAL)
 #define v_sum PASTE(v_sum, REAL)
 #define v_top PASTE(v_top, REAL)
 #define WIDE PASTE(WIDE, REAL)

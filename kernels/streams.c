@@ -4,7 +4,7 @@
 
 static void run_share(const task *t, ptrdiff_t first, ptrdiff_t last)
 {
-    const stream_functions *f = &t->isa->streams;
+    const stream_functions *f = t->isa->streams;
     const ptrdiff_t at = first * STREAM_ROW, n = (last - first) * STREAM_ROW;
     const f32 *x = (const f32 *)t->x.data, *q = (const f32 *)t->q.data;
     f32 *out = (f32 *)t->out.data;

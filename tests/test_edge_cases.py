@@ -360,3 +360,60 @@ def test_a_large_grad_output_meets_a_small_probability(kernels, row, g):
     grad = crossentropy.cross_entropy_grad(x, [0], reduction="sum", grad_output=g)
     expected = np.exp(float(x[0, 1]) - float(x[0, 0])) * g
     np.testing.assert_allclose(grad[0, 1], expected, rtol=5e-7, atol=3e-45)
+
+
+# ---------------------------------------------------------------------- anchors, sums and the short way
+
+
+# At the anchor's limits, and half-way between two.
+@pytest.mark.parametrize("top", [256.0, -256.0, 2048.0, -2048.0, 251.26585])
+@pytest.mark.parametrize("classes", [3, 65])  # as a tile, and row by row
+def test_backward_finds_the_anchor_of_forward(kernels, dtype, top, classes):
+    x = np.full((2, classes), top - 2).astype(dtype)
+    x[:, 1], x[:, 0] = top - 1, top
+    _, grad = both(x, np.array([1, 0]), reduction="none")
+    with crossentropy.config(backend="reference"):
+        expected = crossentropy.cross_entropy_grad(x, np.array([1, 0]), reduction="none")
+    np.testing.assert_allclose(grad.astype(float), expected.astype(float), rtol=4 * float(np.finfo(np.float16).eps))
+
+
+@pytest.mark.parametrize("where", [5, 100])  # among the classes that the anchor is guessed from, and past them
+def test_probability_targets_that_are_the_softmax_itself(kernels, where):
+    """The loss is the entropy, of which nothing may be lost to the distance between the guess and the maximum."""
+    x = np.random.default_rng(5).standard_normal((1, 1000))
+    x[0, where] = 30
+    q = crossentropy.softmax(x)
+    with crossentropy.config(backend="reference"):
+        expected = crossentropy.cross_entropy(x, q)
+    assert crossentropy.cross_entropy(x, q) == pytest.approx(expected, rel=2e-15)
+
+
+def test_classes_at_minus_infinity_count_for_nothing_however_weighted(kernels):
+    x = np.full((1, 32000), -INF, np.float32)
+    x[0, 0] = -14
+    for weight in (1.0, 16.0, 1e20):
+        assert crossentropy.cross_entropy(x, [0], reduction="sum", sample_weight=[weight]) == 0
+    assert not crossentropy.cross_entropy_grad(x, [0], reduction="sum", grad_output=2.0**20).any()
+
+
+def test_small_plain_arrays_give_the_same_bits_as_others(kernels, rng):
+    """The short way of native.light beside the long one, which an option at its default in another object takes."""
+    for dtype in (np.float32, np.float64):
+        x, t = rng.standard_normal((37, 11)).astype(dtype), rng.integers(0, 11, 37)
+        loss, grad = crossentropy.cross_entropy_and_grad(x, t)
+        assert crossentropy.cross_entropy(x, t) == loss
+        long = crossentropy.cross_entropy_and_grad(x, t, sample_weight=np.ones(37))
+        same(loss, long.loss)
+        same(grad, long.grad)
+        again = x.copy()
+        assert crossentropy.cross_entropy_and_grad(again, t, out=again).grad is again
+        same(again, grad)
+
+
+def test_the_short_way_takes_no_other_kind_of_out():
+    x, t = np.zeros((4, 3), np.float32), np.zeros(4, np.int64)
+    for out in (np.zeros((4, 3), np.float32).view(np.matrix), np.ma.zeros((4, 3), np.float32), memoryview(x.copy())):
+        with pytest.raises(TypeError, match="out must be a plain array"):
+            crossentropy.cross_entropy_and_grad(x, t, out=out)
+    with pytest.raises(ValueError, match="out must not share memory"):
+        crossentropy.cross_entropy_and_grad(x[1:], t[1:], out=x[:-1])

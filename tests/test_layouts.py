@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 import pytest
 from conftest import DTYPES
+from ulps import same, within
 
 import crossentropy
 from crossentropy import autograd
@@ -225,7 +226,6 @@ def test_32_dimensions(kernels, rng):
 @pytest.mark.parametrize("classes", [65, 300])
 def test_rows_side_by_side_with_many_classes(kernels, dtype, classes, rng):
     """Past 64 classes in place, whole vectors of rows and a partial one; the result streamed past the caches or not."""
-    from ulps import within
 
     from crossentropy import reference
 
@@ -253,3 +253,16 @@ def test_streamed_results_are_those_of_small_calls(kernels, shape, rng):
         np.testing.assert_array_equal(loss[part], small.loss)
         np.testing.assert_array_equal(grad[part], small.grad)
         np.testing.assert_array_equal(log_p[part], crossentropy.log_softmax(x[part].copy(), 1))
+
+
+@pytest.mark.parametrize("classes", [5, 70, 2100])
+def test_the_layout_of_out_changes_no_bit(kernels, dtype, classes, rng):
+    x = rng.standard_normal((classes, 24)).astype(dtype)
+    t = rng.integers(0, classes, 24)
+    rows_out, columns_out = np.empty((classes, 24), dtype).T, np.empty((24, classes), dtype).T
+    for logits, axis, other in ((x, 0, columns_out), (x.T.copy(), 1, rows_out)):
+        loss, grad = crossentropy.cross_entropy_and_grad(logits, t, axis=axis, reduction="none")
+        same(crossentropy.cross_entropy(logits, t, axis=axis, reduction="none"), loss)
+        again = crossentropy.cross_entropy_and_grad(logits, t, axis=axis, reduction="none", out=other)
+        same(again.loss, loss)
+        same(again.grad, grad)

@@ -305,7 +305,7 @@ def cross_entropy_grad(
     reduction=MEAN,
     normalizer=None,
     empty=nan,
-    grad_output=1.0,
+    grad_output=ONE,
     out=None,
 ):
     """The gradient of the loss on the logits.
@@ -327,20 +327,21 @@ def cross_entropy_grad(
     ------
     {raises}
     """
-    call = _check.loss(
+    return cross_entropy_and_grad(
         logits,
         targets,
-        axis,
-        class_weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        reduction,
-        normalizer,
-        empty,
-    )
-    return _loss_and_grad(call, grad_output, out).grad
+        axis=axis,
+        class_weight=class_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        reduction=reduction,
+        normalizer=normalizer,
+        empty=empty,
+        grad_output=grad_output,
+        out=out,
+    ).grad
 
 
 def _loss_and_grad(call, grad_output, out):

@@ -21,7 +21,8 @@ except ImportError as error:
     ) from error
 
 _CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}  # `element` in kernels.h
-_PLAIN = {np.dtype(np.float32): 2, np.dtype(np.float64): 3}
+_FLOAT32, _FLOAT64, _INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
+_PLAIN = {_FLOAT32: 2, _FLOAT64: 3}
 
 # From here on two threads are faster than one by more than the noise: a float32 loss took 15.5 and 15.7 us with 1 and 2
 # threads at 2**13 elements, 16.5 and 15.2 at 2**14, 20.8 and 16.3 at 2**15.
@@ -106,14 +107,18 @@ def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
 
 
 def light(x, targets, wants_grad=False, out=None):
-    """The mean loss of small plain arrays without any option, and its gradient: a call of 32 x 10 takes 3 us so, and 8 otherwise.
+    """The mean loss of small plain arrays without any option, and its gradient: 32 x 10 takes a third as long so.
 
     Returns (loss, gradient or None); None for anything that is not as simple as that, with nothing written.
     """
     if type(x) is not np.ndarray or type(targets) is not np.ndarray or not 0 < x.size < SERIAL_BELOW:
         return None
+    if (x.dtype is not _FLOAT32 and x.dtype is not _FLOAT64) or targets.dtype is not _INT64:
+        return None  # as it may be for equal dtypes that are other objects
+    if out is not None and type(out) is not np.ndarray:
+        return None
     grad = (np.empty_like(x) if out is None else out) if wants_grad else None
-    loss = _native.light(current_isa(), x, targets, grad)
+    loss = _native.light(current_isa(), x, targets, grad, SERIAL_BELOW)
     return None if loss is None else (loss, grad)
 
 
