@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""Buffers to pointers, slices of rows without the GIL; no mathematics. The caller (native.py) has checked everything."""
+"""Buffers to pointers, slices of rows without the GIL; no mathematics. native.py has checked everything."""
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDED, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDED, PyBUF_STRIDES, PyBUF_WRITABLE
+from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -73,8 +74,8 @@ cdef extern from "kernels.h" nogil:
     double compensated_value(compensated)
     double total_of(const double *, Py_ssize_t)
 
-# A thread takes so many elements at a time: half a millisecond's work or less; at the slowest layout (byte-swapped with the class
-# axis first, in the base unit) 15 ms, and signals are looked at in between.
+# A thread takes so many elements at a time: half a millisecond's work or less; at the slowest layout (byte-swapped with
+# the class axis first, in the base unit) 15 ms, and signals are looked at in between.
 cdef enum:
     MOST_AT_ONCE = 1 << 19
     LEAST_AT_ONCE = 1 << 14
@@ -209,7 +210,8 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, target
         t.rows *= b.shape[d]
     buffers.rows_of(&t.q, q, PyBUF_STRIDES)
     buffers.rows_of(&t.out, out, PyBUF_STRIDED)
-    # Streaming spares the read of each line before its write, and takes the result from the caches: past half of a large one.
+    # Streaming spares the read of each line before its write, and takes the result from the caches: past half of a
+    # large one.
     t.stream = t.out.data != NULL and t.out.data != t.x.data and t.rows * t.classes * out[0].itemsize >= STREAM_FROM
     targets_of(&t.targets, buffers, targets, size, ignored)
     t.class_weight = <const double *>buffers.data(class_weight, PyBUF_SIMPLE)
@@ -295,7 +297,9 @@ def light(str isa, x, targets, grad, Py_ssize_t below):
     cdef int code = element_named(logits.format)
     if code < 0 or logits.ndim != 2 or y.ndim != 1 or not are_int64(y.format, y.itemsize):
         return None
-    if y.shape[0] != logits.shape[0] or logits.len == 0 or y.shape[0] > LIGHT_ROWS or logits.len >= below * logits.itemsize:
+    if y.shape[0] != logits.shape[0] or y.shape[0] > LIGHT_ROWS:
+        return None
+    if logits.len == 0 or logits.len >= below * logits.itemsize:
         return None
     if <size_t>logits.buf % <size_t>logits.itemsize or <size_t>y.buf % 8:
         return None

@@ -44,7 +44,8 @@ static double loss_of(const task *t, const row_targets *r, const batch *b, ptrdi
 {
     const double log_sum = b->log_sum[i], lse = b->max[i] + log_sum;
     double loss = times(mass, log_sum) + distance;
-    if (t->targets.data) loss += times((1 - t->label_smoothing) * class_weight_of(t, r->y[i]), (b->max[i] - b->z[i]) + log_sum);
+    const double own = (1 - t->label_smoothing) * (t->targets.data ? class_weight_of(t, r->y[i]) : 0);
+    loss += times(own, (b->max[i] - b->z[i]) + log_sum);
     return r->v[i] * (loss + times(t->z_loss, lse * lse));
 }
 
@@ -68,7 +69,8 @@ void find_losses(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_targets
     }
 }
 
-static void find_gradient(const task *t, double scale, const row_targets *r, const batch *b, ptrdiff_t i, double mass, row_gradients *g)
+static void find_gradient(const task *t, double scale, const row_targets *r, const batch *b, ptrdiff_t i, double mass,
+                          row_gradients *g)
 {
     const double z_term = times(2 * t->z_loss, b->max[i] + b->log_sum[i]);
     double a = mass + z_term;
@@ -78,14 +80,15 @@ static void find_gradient(const task *t, double scale, const row_targets *r, con
         const double own = (1 - t->label_smoothing) * w;
         a += own;
         /* At y: a p - b - d w, and where p > 1/2 with a - b - d w taken together, which has no p to cancel against. */
-        g->value[i] = scale * (b->p[i] > 0.5 ? times(d, rest_of_w) + z_term + a * b->below_1[i] : a * b->p[i] - own - d * w);
+        const double others = times(d, rest_of_w) + z_term;
+        g->value[i] = scale * (b->p[i] > 0.5 ? others + a * b->below_1[i] : a * b->p[i] - own - d * w);
     }
     g->factor[i] = scale * a;
     g->scale[i] = scale;
 }
 
-int find_gradients(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_targets *r, const batch *b, const double *mass,
-                   row_gradients *g)
+int find_gradients(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_targets *r, const batch *b,
+                   const double *mass, row_gradients *g)
 {
     const int plain = is_plain_loss(t), any_weight = t->row_scale && (t->row_scale_step || t->sample_weight);
     const double one = t->row_scale ? t->row_scale[0] : 1;

@@ -1,5 +1,5 @@
-/* What drivers.c (rows in blocks) and tiles.c (rows side by side) share: the numbers of a row, with every option in them.
- * With lse = log sum e^z, p = e^(z - lse), a row weight v and a scale g:
+/* What drivers.c (rows in blocks) and tiles.c (rows side by side) share: the numbers of a row, with every option in
+ * them. With lse = log sum e^z, p = e^(z - lse), a row weight v and a scale g:
  *
  *   index target y              loss = v [(1-eps) w_y (lse - z_y) + eps/C sum w_c (lse - z_c) + lambda lse^2]
  *                               grad = g v [a p_c - b delta_cy - d w_c],  a = (1-eps) w_y + eps/C W + 2 lambda lse,
@@ -8,8 +8,8 @@
  *                               loss = v [sum w_c q'_c (lse - z_c) + lambda lse^2]
  *                               grad = g v [a p_c - w_c q'_c],            a = sum w_c q'_c + 2 lambda lse
  *
- * Everything is taken relative to the maximum m: lse = m + log_sum, and sum t_c (lse - z_c) = mass log_sum + distance
- * with distance = sum t_c (m - z_c) >= 0, so that large logits cancel nowhere. */
+ * Everything is taken relative to the maximum m: lse = m + log_sum, and sum t_c (lse - z_c) = mass log_sum +
+ * distance with distance = sum t_c (m - z_c) >= 0, so that large logits cancel nowhere. */
 #ifndef BATCH_H
 #define BATCH_H
 
@@ -18,12 +18,13 @@
 
 static inline double times(double weight, double a) { return weight == 0 ? 0 : weight * a; }    /* 0 times inf is 0 */
 
-/* Headroom for the sum: e^max at 2^64 (float32; guessed anchors put it at 2^43 to 2^122) leaves normal numbers down to e^max 2^-190
- * (2^-169) and sums of 2^60 classes in range; 2^512 (2^367 to 2^945) does so for float64. What lies below counts as 0: no float32
- * result shows it, unless it is then multiplied by more than 2^20. */
+/* Headroom for the sum: e^max at 2^64 (float32; guessed anchors put it at 2^43 to 2^122) leaves normal numbers down
+ * to e^max 2^-190 (2^-169) and sums of 2^60 classes in range; 2^512 (2^367 to 2^945) does so for float64. What lies
+ * below counts as 0: no float32 result shows it, unless it is then multiplied by more than 2^20. */
 static inline double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
 
-/* The targets of a batch. In arrays by field: structures of a row each, copied as a whole, wait for the stores of their parts. */
+/* The targets of a batch. In arrays by field: structures of a row each, copied as a whole, wait for the stores of
+ * their parts. */
 typedef struct {
     double v[BATCH];        /* row weight */
     int64_t y[BATCH];       /* index target, or -1 */
@@ -50,27 +51,28 @@ void restore(const task *t, ptrdiff_t row, batch *b, ptrdiff_t i, double *mass);
 void find_losses(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_targets *r, const batch *b, double *mass,
                  const double *distance);
 
-/* grad_c = factor p_c - scale t_c, but value at an index target. All 0 for a row that is not read, or NaN; returns whether
- * there is such a row. */
+/* grad_c = factor p_c - scale t_c, but value at an index target. All 0 for a row that is not read, or NaN; returns
+ * whether there is such a row. */
 typedef struct { double factor[BATCH], scale[BATCH], value[BATCH]; } row_gradients;
 
-int find_gradients(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_targets *r, const batch *b, const double *mass,
-                   row_gradients *g);
+int find_gradients(const task *t, ptrdiff_t row, ptrdiff_t rows, const row_targets *r, const batch *b,
+                   const double *mass, row_gradients *g);
 
-/* t_c = w_c (keep q_c + floor): probability targets as they come are smoothed here; for index targets this is eps/C alone. */
+/* t_c = w_c (keep q_c + floor): probability targets as they come are smoothed here; for index targets this is eps/C
+ * alone. */
 subtrahend subtrahend_of(const task *t, double scale);
 
-/* The e^z of the sum can be multiplied by factor * unit as they are: that is a normal number of the lanes, and what the sum counted
- * as 0 (below 2^-126 or 2^-1022, where e^max is at 2^43 or 2^367 or more) shows in no result. */
+/* The e^z of the sum can be multiplied by factor * unit as they are: that is a normal number of the lanes, and what
+ * the sum counted as 0 (below 2^-126 or 2^-1022, where e^max is at 2^43 or 2^367 or more) shows in no result. */
 static inline int suits_kept(int is_f64, double factor, double unit)
 {
     return (factor == 0) | ((fabs(factor) <= 0x1p20) & (fabs(factor * unit) >= (is_f64 ? 0x1p-1022 : 0x1p-126)));
 }
 
-/* What a grad_output or a class weight takes out of the lanes' range, where they would find inf - inf or 0 inf instead of
- * the sign of the infinity, or lose digits to subnormals. Up to here float32 results are right down to the subnormals: 88 + 32
- * bits stay below 2^120, and where m was subtracted, e^(m/2 - m) 2^35 stays below the smallest number. Loss scaling in half
- * precision goes to 2^24. */
+/* What a grad_output or a class weight takes out of the lanes' range, where they would find inf - inf or 0 inf
+ * instead of the sign of the infinity, or lose digits to subnormals. Up to here float32 results are right down to
+ * the subnormals: 88 + 32 bits stay below 2^120, and where m was subtracted, e^(m/2 - m) 2^35 stays below the
+ * smallest number. Loss scaling in half precision goes to 2^24. */
 static inline int is_beyond(int is_f64, double max, double factor, double scale)
 {
     if (is_f64) return isinf(factor);

@@ -27,15 +27,17 @@ static void NAME_R(columns_max)(const void *tile, ptrdiff_t classes, batch *b)
     NAME_R(store_lanes)(b->max, v_where(undefined, v_set1(NAN), m));
 }
 
-/* The anchor of each row, from its maximum; the sum of e^x over the classes below that, and how many are at it. Four classes at
- * a time go into the totals, so that no lane rounds more than three times in float32. With keeps the tile holds e^x then. */
+/* The anchor of each row, from its maximum; the sum of e^x over the classes below that, and how many are at it. Four
+ * classes at a time go into the totals, so that no lane rounds more than three times in float32. With keeps the tile
+ * holds e^x then. */
 static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b)
 {
     REAL *x = tile;
     const vec one = v_set1(1), zero = v_set1(0), magic = v_set1(EXP_CONSTANTS.magic);
     vec top = NAME_R(lanes_of)(b->max);
     top = v_zero_where(v_nan(top), top);
-    const vec shift = v_where(v_less(v_set1((REAL)limit), v_max(top, v_sub(zero, top))), top, zero);    /* as anchor_at */
+    /* as anchor_at */
+    const vec shift = v_where(v_less(v_set1((REAL)limit), v_max(top, v_sub(zero, top))), top, zero);
     const vec exponent = v_sub(v_fma(v_sub(top, shift), v_set1(EXP_CONSTANTS.log2e), magic), magic);
     const vec k = v_sub(exponent, v_set1((REAL)headroom));
     const EXP_FRAME f = frame_of(shift, k);
@@ -59,8 +61,8 @@ static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, 
 }
 
 /* As spread in rows.h, from the maximum; q is a tile too. */
-static void NAME_R(columns_spread)(const void *tile, const void *q_tile, ptrdiff_t classes, const double *w, double keep,
-                                   double floor, const batch *b, double *mass, double *distance)
+static void NAME_R(columns_spread)(const void *tile, const void *q_tile, ptrdiff_t classes, const double *w,
+                                   double keep, double floor, const batch *b, double *mass, double *distance)
 {
     const REAL *x = tile, *q = q_tile;
     const vec_f64 zero = v_set1_f64(0);
@@ -83,8 +85,9 @@ static void NAME_R(columns_spread)(const void *tile, const void *q_tile, ptrdiff
 }
 
 /* factor e - scale w (keep q + floor), in place of the e that columns_sum kept; but value in class y. */
-static void NAME_R(columns_gradient)(void *tile, const void *q_tile, ptrdiff_t classes, const double *factor, const double *scale,
-                                     const double *y, const double *value, const void *weights, double keep, double floor)
+static void NAME_R(columns_gradient)(void *tile, const void *q_tile, ptrdiff_t classes, const double *factor,
+                                     const double *scale, const double *y, const double *value, const void *weights,
+                                     double keep, double floor)
 {
     const vec ys = NAME_R(lanes_of)(y), values = NAME_R(lanes_of)(value);
     REAL *x = tile;

@@ -36,7 +36,8 @@ static int level(void)
     if (leaf[0] < 7) return BASE;
     cpuid(1, leaf);
     const unsigned int fma = 1u << 12, popcnt = 1u << 23, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
-    if (!all((unsigned int)leaf[2], fma | popcnt | osxsave | avx | f16c) || !all((unsigned int)xcr0(), 0x6)) return BASE;
+    if (!all((unsigned int)leaf[2], fma | popcnt | osxsave | avx | f16c)) return BASE;
+    if (!all((unsigned int)xcr0(), 0x6)) return BASE;
     cpuid(7, leaf);
     const unsigned int avx2 = 1u << 5, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
     if (!all((unsigned int)leaf[1], avx2)) return BASE;

@@ -19,7 +19,8 @@ SIMD void finish_as(batch *b, ptrdiff_t rows, int targets)
         store_f64(b->share + i, share);
         store_f64(b->unit + i, unit);
         if (!targets) continue;
-        /* Where p > 1/2 the target leads, and 1 - p = rest / (1 + rest): there p - 1 would lose the digits of a small 1 - p. */
+        /* Where p > 1/2 the target leads, and 1 - p = rest / (1 + rest): there p - 1 would lose the digits of a
+         * small 1 - p. */
         const vec_f64 p = v_mul_f64(target, unit);
         const mask_f64 leads = v_less_f64(v_set1_f64(0.5), p);
         const vec_f64 below_1 = v_where_f64(leads, v_sub_f64(v_set1_f64(0), v_mul_f64(rest, share)), v_sub_f64(p, one));

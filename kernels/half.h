@@ -34,7 +34,8 @@ static inline f16 f32_to_f16(f32 a)    /* to nearest even */
     f16 h;
     if (magnitude > 0x7f800000) h.bits = (uint16_t)(sign | 0x7e00);
     else if (magnitude >= 0x477ff000) h.bits = (uint16_t)(sign | 0x7c00);    /* 65520 and above round to inf */
-    else if (magnitude < 0x38800000) {    /* below 2^-14: adding 1/2 leaves the subnormal's bits, rounded, at the bottom */
+    /* below 2^-14: adding 1/2 leaves the subnormal's bits, rounded, at the bottom */
+    else if (magnitude < 0x38800000) {
         const uint32_t sum = f32_to_bits(bits_to_f32(magnitude) + 0.5f);
         h.bits = (uint16_t)(sign | (sum - 0x3f000000));
     } else h.bits = (uint16_t)(sign | (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13);

@@ -2,24 +2,25 @@
  *
  * Decisions, with what was tried
  *
- * A. A block function (rows.h) sees one contiguous block of a row in native byte order: the row itself where it lies so, else
- *    blocks of BLOCK classes that are copied; whatever else an array may be (strided, byte-swapped, misaligned, class axis not last) is a
- *    matter of copying one block (layout.c). So no layout ever costs a copy of an array.
- * B. The maximum m of a row and its sum of exponentials come from one pass: the anchor (C) need only be near m, and is
- *    guessed from the row's first classes. Where m turns out to be far above the guess, or one class holds most of the
- *    sum (D), the row is done again in two passes, maximum first, while it lies in the L2 cache. Two passes for every
- *    row took twice as long: at 4096 x 32000 19 ms and not 11, on two threads.
+ * A. A block function (rows.h) sees one contiguous block of a row in native byte order: the row itself where it lies
+ *    so, else blocks of BLOCK classes that are copied; whatever else an array may be (strided, byte-swapped,
+ *    misaligned, class axis not last) is a matter of copying one block (layout.c). So no layout ever costs a copy of
+ *    an array.
+ * B. The maximum m of a row and its sum of exponentials come from one pass: the anchor (C) need only be near m, and
+ *    is guessed from the row's first classes. Where m turns out to be far above the guess, or one class holds most
+ *    of the sum (D), the row is done again in two passes, maximum first, while it lies in the L2 cache. Two passes
+ *    for every row took twice as long: at 4096 x 32000 19 ms and not 11, on two threads.
  * C. Nothing is rounded by subtracting m: e^z is computed as 2^(n-k) e^r with z = n ln2 + r and an integer k chosen
  *    from m (the anchor), so that z-m is never formed. z-m in float32 costs 16 ulp of p at z-m = -20. Only rows
  *    whose |m| passes anchor_limit subtract m, and there the subtraction is exact for every class that counts.
  * D. The classes at the maximum are left out of the sum and counted: with rest = (count - 1) + sum/e^m, the loss is
  *    (m - z_y) + log1p(rest), a sum of terms >= 0, in which no digit of a small loss can cancel. In the one pass the
  *    target is left out instead, which serves as well: only where it leads is rest small in a loss that is small.
- * E. Everything that is one number per row is float64: e^z, logarithms and divisions for a batch of rows in lanes (finish.h), the
- *    options in batch.c, once for all ISAs and dtypes.
- * F. With few classes, or rows that lie side by side, the lanes are rows (columns.h, tiles.c): a vector of 10 classes
- *    would be two thirds full and end in a horizontal sum. The loss at 1048576 x 10 took twice as long row by row, and
- *    so did that of (8, 21, 512, 512) with class axis 1, where every row was copied. */
+ * E. Everything that is one number per row is float64: e^z, logarithms and divisions for a batch of rows in lanes
+ *    (finish.h), the options in batch.c, once for all ISAs and dtypes.
+ * F. With few classes, or rows that lie side by side, the lanes are rows (columns.h, tiles.c): a vector of 10
+ *    classes would be two thirds full and end in a horizontal sum. The loss at 1048576 x 10 took twice as long row
+ *    by row, and so did that of (8, 21, 512, 512) with class axis 1, where every row was copied. */
 #ifndef KERNELS_H
 #define KERNELS_H
 
@@ -52,8 +53,8 @@ typedef struct {
     double keep, floor, scale;
 } subtrahend;
 
-/* Rows whose few numbers are worked on together, in float64 lanes: a row alone would spend 100 ns in exp, log and divisions,
- * and 1000 classes are read in 170. */
+/* Rows whose few numbers are worked on together, in float64 lanes: a row alone would spend 100 ns in exp, log and
+ * divisions, and 1000 classes are read in 170. */
 #define BATCH 16
 
 typedef struct {
@@ -71,9 +72,9 @@ typedef struct {
     double below_1[BATCH];    /* and p - 1 */
 } batch;
 
-/* A row of the gradient that is being written: factor 2^power e^x - s, and one class with a value of its own. The power is apart
- * since AVX-512 has an instruction for it, and a product that is no normal number takes several times as long as another: with
- * logits from U(-80, 80) loss + gradient took 18.6 ms where normals took 13.1, and 15.1 so. */
+/* A row of the gradient that is being written: factor 2^power e^x - s, and one class with a value of its own. The
+ * power is apart since AVX-512 has an instruction for it, and a product that is no normal number takes several times
+ * as long as another: with logits from U(-80, 80) loss + gradient took 18.6 ms where normals took 13.1, and 15.1 so. */
 typedef struct {
     const void *x;       /* IN (n,), or NULL where kept is not: */
     const void *kept;    /* IN (n,) the e^x at the anchor */
@@ -87,12 +88,13 @@ typedef struct {
     ptrdiff_t n, done;
 } gradient_job;
 
-/* Rows whose gradient is written while others are read: a core that does both at once loses the time of neither. Loss + gradient
- * took 32 ms at 4096 x 32000 on one thread row after row, and 23 so; the non-temporal copy of as much takes 20. */
+/* Rows whose gradient is written while others are read: a core that does both at once loses the time of neither.
+ * Loss + gradient took 32 ms at 4096 x 32000 on one thread row after row, and 23 so; the non-temporal copy of as
+ * much takes 20. */
 typedef struct { gradient_job *next, *end; } gradient_queue;
 
-/* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are of the lanes'
- * type (float32 for 16-bit elements). */
+/* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
+ * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
     int lanes;
     /* rows.h */
@@ -115,10 +117,11 @@ typedef struct {
     /* columns.h */
     void (*columns_max)(const void *tile, ptrdiff_t classes, batch *b);
     void (*columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b);
-    void (*columns_spread)(const void *tile, const void *q_tile, ptrdiff_t classes, const double *w, double keep, double floor,
-                           const batch *b, double *mass, double *distance);
-    void (*columns_gradient)(void *tile, const void *q_tile, ptrdiff_t classes, const double *factor, const double *scale,
-                             const double *y, const double *value, const void *weights, double keep, double floor);
+    void (*columns_spread)(const void *tile, const void *q_tile, ptrdiff_t classes, const double *w, double keep,
+                           double floor, const batch *b, double *mass, double *distance);
+    void (*columns_gradient)(void *tile, const void *q_tile, ptrdiff_t classes, const double *factor,
+                             const double *scale, const double *y, const double *value, const void *weights,
+                             double keep, double floor);
     void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
 } block_functions;
 
@@ -208,8 +211,8 @@ typedef struct {
     compensated weights;      /* the sum of sample weight times class weight over the others */
 } target_scan;
 
-void scan_targets(const index_targets *t, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes, const double *class_weight,
-                  const double *sample_weight, target_scan *scan);
+void scan_targets(const index_targets *t, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes,
+                  const double *class_weight, const double *sample_weight, target_scan *scan);
 
 /* layout.c: merges the row dimensions that every array lets merge. */
 void coalesce(task *t);
@@ -217,8 +220,8 @@ void coalesce(task *t);
 /* batch.c: the sum of n numbers. */
 double total_of(const double *a, ptrdiff_t n);
 
-/* parallel.c: all the work, on so many threads; nonzero where poll stopped it. The row functions take their rows from it until
- * there are none. */
+/* parallel.c: all the work, on so many threads; nonzero where poll stopped it. The row functions take their rows
+ * from it until there are none. */
 int has_openmp(void);
 int run(const task *t, int threads, ptrdiff_t rows_at_once);
 int take_rows(const task *t, ptrdiff_t *first, ptrdiff_t *last);

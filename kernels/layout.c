@@ -50,28 +50,18 @@ static void copy(char *to, ptrdiff_t to_stride, const char *from, ptrdiff_t from
     }
 }
 
-void gather_apart(const array *a, const char *from, ptrdiff_t n, char *to, ptrdiff_t apart)
-{
-    const ptrdiff_t size = element_size(a->type);
-    copy(to, apart, from, a->class_stride, n, size);
-    for (ptrdiff_t i = 0; a->swapped && i < n; ++i) swap_bytes((unsigned char *)to + i * apart, size);
-}
-
-void scatter_apart(const array *a, const char *from, ptrdiff_t apart, ptrdiff_t n, char *to)
-{
-    const ptrdiff_t size = element_size(a->type);
-    copy(to, a->class_stride, from, apart, n, size);
-    for (ptrdiff_t i = 0; a->swapped && i < n; ++i) swap_bytes((unsigned char *)to + i * a->class_stride, size);
-}
-
 void gather(const array *a, const char *from, ptrdiff_t n, void *buffer)
 {
-    gather_apart(a, from, n, buffer, element_size(a->type));
+    const ptrdiff_t size = element_size(a->type);
+    copy(buffer, size, from, a->class_stride, n, size);
+    for (ptrdiff_t i = 0; a->swapped && i < n; ++i) swap_bytes((unsigned char *)buffer + i * size, size);
 }
 
 void scatter(const array *a, const void *buffer, ptrdiff_t n, char *to)
 {
-    scatter_apart(a, buffer, element_size(a->type), n, to);
+    const ptrdiff_t size = element_size(a->type);
+    copy(to, a->class_stride, buffer, size, n, size);
+    for (ptrdiff_t i = 0; a->swapped && i < n; ++i) swap_bytes((unsigned char *)to + i * a->class_stride, size);
 }
 
 double get_element(element type, const void *at)

@@ -14,10 +14,7 @@ int is_aligned(const task *t, const array *a);
 
 char *row_of(const task *t, const array *a, ptrdiff_t row);
 
-/* n elements at `from`, in the array's stride and byte order, to and from native ones that lie `apart` bytes from each
- * other; gather and scatter are these with a contiguous buffer. */
-void gather_apart(const array *a, const char *from, ptrdiff_t n, char *to, ptrdiff_t apart);
-void scatter_apart(const array *a, const char *from, ptrdiff_t apart, ptrdiff_t n, char *to);
+/* n elements at `from` or `to`, in the array's stride and byte order, to and from a contiguous native buffer. */
 void gather(const array *a, const char *from, ptrdiff_t n, void *buffer);
 void scatter(const array *a, const void *buffer, ptrdiff_t n, char *to);
 

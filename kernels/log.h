@@ -1,16 +1,17 @@
-/* log(1 + x) of a vector of float64, for x >= 0 (and what rounding leaves just below). Max error, on 2^22
- * points from 2^-60 to 2^40 against log1pl: 1.81 ulp.
+/* log(1 + x) of a vector of float64, for x >= 0 (and what rounding leaves just below). Max error, on 2^22 points
+ * from 2^-60 to 2^40 against log1pl: 1.81 ulp.
  *
- * 1 + x = y + lost exactly (TwoSum) and y = m 2^e with m in [sqrt(1/2), sqrt 2); then log m is 2 atanh(s) with s = f / (2 + f),
- * f = m - 1, into which what was lost goes: where e = 0, f is x again. fit.py prints the constants. */
+ * 1 + x = y + lost exactly (TwoSum) and y = m 2^e with m in [sqrt(1/2), sqrt 2); then log m is 2 atanh(s) with s = f
+ * / (2 + f), f = m - 1, into which what was lost goes: where e = 0, f is x again. fit.py prints the constants. */
 #ifndef LOG_H
 #define LOG_H
 
 #include "anchor.h"
 #include "simd.h"
 
-static const f64 log_constants[7] = {0x1.2b5f68a50d903p-3, 0x1.39fdcceb4bb45p-3, 0x1.7462b91b8df65p-3, 0x1.c71c62d5e53e0p-3,
-                                     0x1.2492492dfd86cp-2, 0x1.9999999995273p-2, 0x1.5555555555558p-1};
+static const f64 log_constants[7] = {
+    0x1.2b5f68a50d903p-3, 0x1.39fdcceb4bb45p-3, 0x1.7462b91b8df65p-3, 0x1.c71c62d5e53e0p-3,
+    0x1.2492492dfd86cp-2, 0x1.9999999995273p-2, 0x1.5555555555558p-1};
 
 SIMD vec_f64 v_log1p_f64(vec_f64 x)
 {

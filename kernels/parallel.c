@@ -1,5 +1,6 @@
-/* The only file that knows OpenMP. Threads take a few rows at a time, so that one that is kept waiting (by another process, say)
- * holds up no other; each row's result depends on that row alone, so that any number of threads gives the same bits. */
+/* The only file that knows OpenMP. Threads take a few rows at a time, so that one that is kept waiting (by another
+ * process, say) holds up no other; each row's result depends on that row alone, so that any number of threads gives
+ * the same bits. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L    /* clock_gettime */
 #endif

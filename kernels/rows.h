@@ -79,12 +79,13 @@ static double NAME(total)(const void *in, ptrdiff_t n)
     return lane_total_value(total);
 }
 
-/* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0 if that is
- * looked for (has_zeros). In float64: from - z_c rounded to float32 would cost up to half an ulp of each term. */
+/* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0
+ * if that is looked for (has_zeros). In float64: from - z_c rounded to float32 would cost up to half an ulp of each
+ * term. */
 typedef struct { vec_f64 mass[WIDE], distance[WIDE]; } NAME(spreading);
 
-SIMD void NAME(spread_step)(NAME(spreading) *p, vec z, vec q, vec w, vec_f64 from, vec_f64 keep, vec_f64 floor, int has_q, int has_w,
-                            int has_zeros)
+SIMD void NAME(spread_step)(NAME(spreading) *p, vec z, vec q, vec w, vec_f64 from, vec_f64 keep, vec_f64 floor,
+                            int has_q, int has_w, int has_zeros)
 {
     for (int u = 0; u < WIDE; ++u) {
         const vec_f64 below = v_sub_f64(from, v_widen(z, u));
@@ -92,12 +93,15 @@ SIMD void NAME(spread_step)(NAME(spreading) *p, vec z, vec q, vec w, vec_f64 fro
         if (has_w) t = v_mul_f64(v_widen(w, u), t);
         p->mass[u] = v_add_f64(p->mass[u], t);
         if (!has_zeros) p->distance[u] = v_fma_f64(t, below, p->distance[u]);
-        else p->distance[u] = v_add_f64(p->distance[u], v_zero_where_f64(v_equal_f64(t, v_set1_f64(0)), v_mul_f64(t, below)));
+        else {
+            const vec_f64 term = v_zero_where_f64(v_equal_f64(t, v_set1_f64(0)), v_mul_f64(t, below));
+            p->distance[u] = v_add_f64(p->distance[u], term);
+        }
     }
 }
 
-SIMD void NAME(spread_as)(const ELEMENT *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance, int has_q,
-                          int has_w, int has_zeros)
+SIMD void NAME(spread_as)(const ELEMENT *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance,
+                          int has_q, int has_w, int has_zeros)
 {
     const REAL *q = s.q, *w = s.w;
     const vec_f64 zero = v_set1_f64(0), top = v_set1_f64(from), keep = v_set1_f64(s.keep), floor = v_set1_f64(s.floor);
@@ -109,13 +113,14 @@ SIMD void NAME(spread_as)(const ELEMENT *x, ptrdiff_t n, double from, subtrahend
         for (int u = 0; u < WIDE; ++u) p.mass[u] = p.distance[u] = zero;
         for (; end - j >= LANES; j += LANES) {
             if (has_q) prefetch((const char *)(q + j) + PREFETCH);
-            NAME(spread_step)(&p, v_load(x + j), has_q ? v_load_real(q + j) : one, has_w ? v_load_real(w + j) : one, top, keep, floor,
-                              has_q, has_w, has_zeros);
+            const vec t = has_q ? v_load_real(q + j) : one, weights = has_w ? v_load_real(w + j) : one;
+            NAME(spread_step)(&p, v_load(x + j), t, weights, top, keep, floor, has_q, has_w, has_zeros);
         }
         if (j < end) {    /* w is 0 past the end */
-            const vec inside = v_sub(one, v_zero_where(v_less(v_load_real(lane_numbers), v_set1((REAL)(end - j))), one));
-            NAME(spread_step)(&p, NAME(at)(x, j, end, 0), has_q ? NAME(real_at)(q, j, end) : one, has_w ? NAME(real_at)(w, j, end) : inside,
-                              top, keep, floor, has_q, 1, has_zeros);
+            const mask inside = v_less(v_load_real(lane_numbers), v_set1((REAL)(end - j)));
+            const vec t = has_q ? NAME(real_at)(q, j, end) : one;
+            const vec weights = has_w ? NAME(real_at)(w, j, end) : v_where(inside, one, v_set1(0));
+            NAME(spread_step)(&p, NAME(at)(x, j, end, 0), t, weights, top, keep, floor, has_q, 1, has_zeros);
             j = end;
         }
         for (int u = 0; u < WIDE; ++u) {
@@ -165,8 +170,8 @@ typedef struct {
 } NAME(gradient_of);
 
 /* The n <= LANES elements from j. */
-SIMD void NAME(gradient_step)(const NAME(gradient_of) *g, ptrdiff_t j, ptrdiff_t n, int stream, int keeps, int subtracts, int has_q,
-                              int has_w)
+SIMD void NAME(gradient_step)(const NAME(gradient_of) *g, ptrdiff_t j, ptrdiff_t n, int stream, int keeps,
+                              int subtracts, int has_q, int has_w)
 {
     const vec e = keeps ? NAME(real_at)(g->kept, j, j + n) : v_exp(NAME(at)(g->x, j, j + n, -INFINITY), g->f);
     vec grad = v_mul(e, g->factor);
@@ -188,9 +193,10 @@ SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int stream, int keep
     const anchor none = {0, 0};
     const subtrahend s = job->s;
     const double factor = SCALES_TO_ZERO ? job->factor : times_power_of_2(job->factor, job->power);
-    const NAME(gradient_of) g = {keeps ? frame_at(none) : frame_at(job->at), v_set1((REAL)factor), v_set1((REAL)job->power),
-                                 v_set1((REAL)(s.scale * s.keep)), v_set1((REAL)(s.scale * s.floor)), job->x, job->kept, s.q, s.w,
-                                 job->entry, job->value, job->out};
+    const NAME(gradient_of) g = {
+        keeps ? frame_at(none) : frame_at(job->at), v_set1((REAL)factor), v_set1((REAL)job->power),
+        v_set1((REAL)(s.scale * s.keep)), v_set1((REAL)(s.scale * s.floor)), job->x, job->kept, s.q, s.w,
+        job->entry, job->value, job->out};
     ptrdiff_t j = job->done;
     const ptrdiff_t end = job->n - j < n ? job->n : j + n;
     if (j == 0 && (j = NAME(before_vectors)(g.out, job->n, stream)) > 0)
@@ -216,13 +222,13 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
 
 /* ------------------------------------------------------------------ reading and writing at once */
 
-/* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed and has no
- * shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL the e^x go there, up to
- * LANES - 1 elements more than n. */
+/* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed
+ * and has no shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL
+ * the e^x go there, up to LANES - 1 elements more than n. */
 typedef struct { vec max[UNROLL], nan[UNROLL]; } NAME(passing);
 
-SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, NAME(passing) *p, int u, REAL *kept, int keeps,
-                         ptrdiff_t y, int leaves_out)
+SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, NAME(passing) *p, int u, REAL *kept,
+                         int keeps, ptrdiff_t y, int leaves_out)
 {
     prefetch((const char *)(x + j) + PREFETCH);
     p->max[u] = v_max(z, p->max[u]);
@@ -231,8 +237,8 @@ SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, NAME
     return leaves_out ? v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(y - j))), e) : e;
 }
 
-SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, NAME(passing) *p, REAL *kept, int keeps,
-                          ptrdiff_t y, int leaves_out)
+SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, NAME(passing) *p, REAL *kept,
+                          int keeps, ptrdiff_t y, int leaves_out)
 {
     const vec zero = v_set1(0);
     vec s[UNROLL];
@@ -248,8 +254,8 @@ SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAM
     return s[0];
 }
 
-SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y, REAL *kept, int keeps, gradient_queue *queue,
-                          double *max)
+SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y, REAL *kept, int keeps,
+                          gradient_queue *queue, double *max)
 {
     const EXP_FRAME f = frame_at(at);
     const vec lowest = v_set1(-INFINITY), zero = v_set1(0);
@@ -271,7 +277,8 @@ SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y,
     return is_nan ? NAN : lane_total_value(total);
 }
 
-static double NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue, double *max)
+static double NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
+                         double *max)
 {
     return kept ? NAME(pass_as)(x, n, at, y, kept, 1, queue, max) : NAME(pass_as)(x, n, at, y, NULL, 0, NULL, max);
 }
@@ -296,8 +303,9 @@ static void NAME(log_softmax_backward)(const void *in, const void *grad_output, 
     ELEMENT *out = to;
     const EXP_FRAME f = frame_at(at);
     const vec times = v_set1((REAL)factor);
-    for (ptrdiff_t j = 0, here = NAME(before_vectors)(out, n, stream); j < n; j += here, here = n - j < LANES ? n - j : LANES) {
-        if (!here) here = n < LANES ? n : LANES;
+    for (ptrdiff_t j = 0, here; j < n; j += here) {
+        const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, stream);
+        here = before ? before : n - j < LANES ? n - j : LANES;
         const vec e = v_exp(NAME(at)(x, j, j + here, -INFINITY), f);
         NAME(put)(out + j, here, v_fnma(e, times, NAME(at)(g, j, j + here, 0)), stream);
     }

@@ -23,7 +23,8 @@
 
 #define PASTE_(a, b) a##_##b
 #define PASTE(a, b) PASTE_(a, b)
-#if defined(__GNUC__)    /* left to itself GCC passes the flags that are constants where a function is inlined as arguments */
+/* Left to itself GCC passes as arguments the flags that are constants where a function is inlined. */
+#if defined(__GNUC__)
 #define SIMD static inline __attribute__((always_inline))
 #elif defined(_MSC_VER)
 #define SIMD static __forceinline
@@ -48,7 +49,8 @@ SIMD vec_f64 v_narrow_f64(vec_f64 low, vec_f64 high) { (void)high; return low; }
 static const f32 lane_numbers_f32[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 static const f64 lane_numbers_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 
-/* Sums that go on where lanes would round too much: float32 lanes in float64, float64 lanes with the error of each sum. */
+/* Sums that go on where lanes would round too much: float32 lanes in float64, float64 lanes with the error of each
+ * sum. */
 typedef struct { vec_f64 low, high; } lane_total_f32;
 typedef struct { vec_f64 sum, error; } lane_total_f64;
 

@@ -24,7 +24,8 @@ SIMD vec_f32 v_scale_f32(vec_f32 p, vec_f32 t)
 SIMD vec_f32 v_lookup_f32(vec_f32 table, vec_f32 t) { return _mm256_permutevar8x32_ps(table, _mm256_castps_si256(t)); }
 SIMD vec_f32 v_scale_whole_f32(vec_f32 p, vec_f32 t)
 {
-    const __m256i n = _mm256_and_si256(_mm256_slli_epi32(_mm256_castps_si256(t), 20), _mm256_set1_epi32((int)0xff800000));
+    const __m256i n = _mm256_and_si256(_mm256_slli_epi32(_mm256_castps_si256(t), 20),
+                                       _mm256_set1_epi32((int)0xff800000));
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n));
 }
 SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
@@ -60,9 +61,11 @@ SIMD vec_f32 load_bf16(const bf16 *x)
 }
 SIMD __m128i to_bf16(vec_f32 a)    /* to nearest even, in integers */
 {
-    const __m256i bits = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-    const __m256 r = _mm256_blendv_ps(_mm256_castsi256_ps(up), _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)), v_nan_f32(a));
+    const __m256 r = _mm256_blendv_ps(_mm256_castsi256_ps(up), _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)),
+                                      v_nan_f32(a));
     const __m256i half = _mm256_srli_epi32(_mm256_castps_si256(r), 16);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0x08);
     return _mm256_castsi256_si128(packed);
@@ -103,7 +106,8 @@ SIMD void store_f64(f64 *x, vec_f64 a) { _mm256_storeu_pd(x, a); }
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm256_div_pd(a, b); }
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
 {
-    const __m256i exponent = _mm256_srli_epi64(_mm256_castpd_si256(a), 52), magic = _mm256_set1_epi64x(0x4330000000000000);
+    const __m256i exponent = _mm256_srli_epi64(_mm256_castpd_si256(a), 52);
+    const __m256i magic = _mm256_set1_epi64x(0x4330000000000000);
     *e = _mm256_sub_pd(_mm256_castsi256_pd(_mm256_or_si256(exponent, magic)), _mm256_set1_pd(0x1p52 + 1023));
     return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_sub_epi64(_mm256_set1_epi64x(2046), exponent), 52));
 }

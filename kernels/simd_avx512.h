@@ -1,4 +1,5 @@
-/* AVX-512 (F, DQ, BW, VL) and F16C: 16 lanes of float32, 8 of float64. Partial vectors are loaded by masks and stored in pieces. */
+/* AVX-512 (F, DQ, BW, VL) and F16C: 16 lanes of float32, 8 of float64. Partial vectors are loaded by masks and
+ * stored in pieces. */
 #include <immintrin.h>
 
 #define SCALES_TO_ZERO 1
@@ -21,7 +22,6 @@ SIMD vec_f32 v_fnma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fnmadd_
 SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm512_max_ps(a, b); }
 SIMD vec_f32 v_scale_f32(vec_f32 p, vec_f32 n) { return _mm512_scalef_ps(p, n); }
 SIMD vec_f32 v_lookup_f32(vec_f32 table, vec_f32 t) { return _mm512_permutexvar_ps(_mm512_castps_si512(t), table); }
-SIMD vec_f32 v_scale_whole_f32(vec_f32 p, vec_f32 t) { (void)t; return p; }    /* not needed: SCALES_TO_ZERO */
 SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
@@ -37,8 +37,8 @@ SIMD double v_sum_f32(vec_f32 a)
 }
 SIMD f32 v_top_f32(vec_f32 a) { return _mm512_reduce_max_ps(a); }
 
-/* The first bytes of a vector, in pieces: with masked stores at the two ends of a row loss + gradient took 17.8 ms at 65536 x 1000 on one
- * thread, and 14.2 so. */
+/* The first bytes of a vector, in pieces: with masked stores at the two ends of a row loss + gradient took 17.8 ms
+ * at 65536 x 1000 on one thread, and 14.2 so. */
 SIMD void store_bytes(void *to, ptrdiff_t n, __m512i a)
 {
     char *x = to;
@@ -84,13 +84,18 @@ SIMD vec_f32 load_part_bf16(const bf16 *x, ptrdiff_t n, f32 fill)
 /* To nearest even in integers: VCVTNEPS2BF16 would flush subnormals. */
 SIMD __m256i to_bf16(vec_f32 a)
 {
-    const __m512i bits = _mm512_castps_si512(a), one = _mm512_set1_epi32(1), up = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
-    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000)), number = _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q);
+    const __m512i bits = _mm512_castps_si512(a), one = _mm512_set1_epi32(1);
+    const __m512i up = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    const __mmask16 number = _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q);
     const __m512i even = _mm512_mask_add_epi32(up, odd, up, one);
     return _mm512_cvtepi32_epi16(_mm512_mask_srli_epi32(_mm512_set1_epi32(0x7fc0), number, even, 16));
 }
 SIMD void store_bf16(bf16 *x, vec_f32 a) { _mm256_storeu_si256((__m256i *)x, to_bf16(a)); }
-SIMD void store_part_bf16(bf16 *x, ptrdiff_t n, vec_f32 a) { store_bytes(x, 2 * n, _mm512_castsi256_si512(to_bf16(a))); }
+SIMD void store_part_bf16(bf16 *x, ptrdiff_t n, vec_f32 a)
+{
+    store_bytes(x, 2 * n, _mm512_castsi256_si512(to_bf16(a)));
+}
 
 SIMD vec_f64 v_set1_f64(f64 a) { return _mm512_set1_pd(a); }
 SIMD vec_f64 v_add_f64(vec_f64 a, vec_f64 b) { return _mm512_add_pd(a, b); }

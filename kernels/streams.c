@@ -1,5 +1,6 @@
-/* The machine's memory at its fastest, by the kernels' own threads and shares, in float32 whatever the elements were. The rows
- * of STREAM_ROW elements lie end to end (native.stream sees to that), so that a thread's share is one block. */
+/* The machine's memory at its fastest, by the kernels' own threads and shares, in float32 whatever the elements
+ * were. The rows of STREAM_ROW elements lie end to end (native.stream sees to that), so that a thread's share is one
+ * block. */
 #include "kernels.h"
 
 static void run_share(const task *t, ptrdiff_t first, ptrdiff_t last)

@@ -1,13 +1,15 @@
-/* What a machine's memory does at best, beside which a kernel's time is read: reading, copying, combining two, scaling in
- * place, with stores past the caches where the kernels have them (stream). Each as it was fastest on one thread of a Zen 4:
- * reading in eight sums, so that the additions' latency is not what is measured; copying vector by vector (49 to 52 GB/s; with
- * the prefetches of rows.h and eight loads before eight stores 47 to 50); scaling so (57, and 55 vector by vector). */
+/* What a machine's memory does at best, beside which a kernel's time is read: reading, copying, combining two,
+ * scaling in place, with stores past the caches where the kernels have them (stream). Each as it was fastest on one
+ * thread of a Zen 4: reading in eight sums, so that the additions' latency is not what is measured; copying vector
+ * by vector (49 to 52 GB/s; with the prefetches of rows.h and eight loads before eight stores 47 to 50); scaling so
+ * (57, and 55 vector by vector). */
 
 #define STREAM_STEP (8 * LANES)
 
 SIMD void prefetch_step(const f32 *x)
 {
-    for (ptrdiff_t i = 0; i < STREAM_STEP; i += (ptrdiff_t)(64 / sizeof(f32))) prefetch((const char *)(x + i) + PREFETCH);
+    const ptrdiff_t line = (ptrdiff_t)(64 / sizeof(f32));
+    for (ptrdiff_t i = 0; i < STREAM_STEP; i += line) prefetch((const char *)(x + i) + PREFETCH);
 }
 
 static double stream_read(const f32 *x, ptrdiff_t n)

@@ -1,6 +1,7 @@
 #include "targets.h"
 
-/* Rows that are no class and not ignored, and how many are ignored; without branches, which the compiler makes vectors of. */
+/* Rows that are no class and not ignored, and how many are ignored; without branches, which the compiler makes
+ * vectors of. */
 #define COUNT(TYPE)                                                          \
     for (ptrdiff_t row = first; row < last; ++row) {                         \
         const int64_t y = (int64_t)((const TYPE *)t->data)[row];             \
@@ -29,8 +30,8 @@ static int scan_plain(const index_targets *t, ptrdiff_t first, ptrdiff_t last, p
     return !bad;
 }
 
-void scan_targets(const index_targets *t, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes, const double *class_weight,
-                  const double *sample_weight, target_scan *scan)
+void scan_targets(const index_targets *t, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes,
+                  const double *class_weight, const double *sample_weight, target_scan *scan)
 {
     if (!class_weight && !sample_weight && scan_plain(t, first, last, classes, scan)) return;
     for (ptrdiff_t row = first; row < last; ++row) {

@@ -1,11 +1,13 @@
-/* Tiles: rows as lanes. A tile holds up to LANES rows in the lanes' type, class c of row i at c LANES + i. These functions copy
- * rows into one and out of it; columns.h works on it. Included once for each ELEMENT. Lanes past the rows hold anything finite. */
+/* Tiles: rows as lanes. A tile holds up to LANES rows in the lanes' type, class c of row i at c LANES + i. These
+ * functions copy rows into one and out of it; columns.h works on it. Included once for each ELEMENT. Lanes past the
+ * rows hold anything finite. */
 
 #define AHEAD 512    /* bytes of each class that are on their way while a tile is read in place: 8 tiles of float32 */
-#define OUT_PREFETCH 4096    /* bytes ahead of rows that are written in pieces: stores that wait for their lines hold up all others */
+/* Bytes ahead of rows that are written in pieces: stores that wait for their lines hold up all others. */
+#define OUT_PREFETCH 4096
 
-/* Contiguous rows, from anywhere, in squares of LANES classes: the last one fills the tile past its classes. (Storing only those
- * made GCC copy the square through memory: 60 % of the function.) */
+/* Contiguous rows, from anywhere, in squares of LANES classes: the last one fills the tile past its classes.
+ * (Storing only those made GCC copy the square through memory: 60 % of the function.) */
 static void NAME(tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile)
 {
     REAL *to = tile;
@@ -48,7 +50,8 @@ static void NAME(tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t row
     }
 }
 
-static void NAME(untile_columns)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *to, ptrdiff_t stride, int stream)
+static void NAME(untile_columns)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *to, ptrdiff_t stride,
+                                 int stream)
 {
     const REAL *from = tile;
     ELEMENT *out = to;

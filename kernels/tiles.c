@@ -1,5 +1,6 @@
-/* Rows side by side, as many as there are lanes, copied into a tile that stays in the caches (tile.h, columns.h): for few classes in
- * any layout, and for a class axis that is not last, read where it lies. A row's numbers are those of batch.c. */
+/* Rows side by side, as many as there are lanes, copied into a tile that stays in the caches (tile.h, columns.h):
+ * for few classes in any layout, and for a class axis that is not last, read where it lies. A row's numbers are
+ * those of batch.c. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,10 +15,12 @@ static int lies_side_by_side(const task *t, const array *a)
     return !a->data || (t->dims && a->row_strides[t->dims - 1] == element_size(a->type) && is_aligned(t, a));
 }
 
-/* By the logits alone, so that loss, gradient and backward of the same logits have the same sums, wherever results go. */
+/* By the logits alone, so that loss, gradient and backward of the same logits have the same sums, wherever results
+ * go. */
 static int is_in_place(const task *t)
 {
-    return t->dims && t->shape[t->dims - 1] >= BATCH && lies_side_by_side(t, &t->x) && t->classes <= LARGEST_TILE / (BATCH * 8);
+    return t->dims && t->shape[t->dims - 1] >= BATCH && lies_side_by_side(t, &t->x)
+        && t->classes <= LARGEST_TILE / (BATCH * 8);
 }
 
 int suits_tiles(const task *t)
@@ -47,7 +50,8 @@ typedef struct {
 static way way_of(const tile *w, const array *a)
 {
     const int same_lanes = w->is_f64 == (a->type == ELEMENT_F64);
-    return (way){same_lanes ? w->t->isa->of[a->type] : NULL, w->in_place && lies_side_by_side(w->t, a), is_direct(w->t, a)};
+    return (way){same_lanes ? w->t->isa->of[a->type] : NULL, w->in_place && lies_side_by_side(w->t, a),
+                 is_direct(w->t, a)};
 }
 
 static char *copy_of(const tile *w, ptrdiff_t i) { return w->copies + i * w->t->classes * (ptrdiff_t)sizeof(f64); }
@@ -56,7 +60,8 @@ static void find_rows(const tile *w, const array *a, char **rows)
 {
     const task *t = w->t;
     rows[0] = row_of(t, a, w->row);
-    for (ptrdiff_t i = 1; i < w->rows; ++i) rows[i] = t->dims == 1 ? rows[i - 1] + a->row_strides[0] : row_of(t, a, w->row + i);
+    for (ptrdiff_t i = 1; i < w->rows; ++i)
+        rows[i] = t->dims == 1 ? rows[i - 1] + a->row_strides[0] : row_of(t, a, w->row + i);
 }
 
 static void load(tile *w, const array *a, way by, char *to)
@@ -87,7 +92,8 @@ static void load(tile *w, const array *a, way by, char *to)
 static int streams(const tile *w, const char *out)
 {
     const ptrdiff_t vector = w->lanes * element_size(w->t->out.type);
-    return w->t->stream && w->rows == w->lanes && (uintptr_t)out % (uintptr_t)vector == 0 && w->t->out.class_stride % vector == 0;
+    return w->t->stream && w->rows == w->lanes && (uintptr_t)out % (uintptr_t)vector == 0
+        && w->t->out.class_stride % vector == 0;
 }
 
 static void store(const tile *w)
@@ -96,13 +102,15 @@ static void store(const tile *w)
     char *rows[BATCH];
     if (w->in_place && w->out_beside) {
         char *out = row_of(t, &t->out, w->row);
-        w->k->untile_columns(w->x, w->rows, t->classes, out, t->out.class_stride / element_size(t->out.type), streams(w, out));
+        w->k->untile_columns(w->x, w->rows, t->classes, out, t->out.class_stride / element_size(t->out.type),
+                             streams(w, out));
         return;
     }
     if (w->out_direct) find_rows(w, &t->out, rows);
     for (ptrdiff_t i = 0; i < w->rows && !w->out_direct; ++i) rows[i] = copy_of(w, i);
     w->k->untile_rows(w->x, w->rows, t->classes, rows);
-    for (ptrdiff_t i = 0; i < w->rows && !w->out_direct; ++i) scatter(&t->out, rows[i], t->classes, row_of(t, &t->out, w->row + i));
+    for (ptrdiff_t i = 0; i < w->rows && !w->out_direct; ++i)
+        scatter(&t->out, rows[i], t->classes, row_of(t, &t->out, w->row + i));
 }
 
 static double get(const tile *w, const char *of, ptrdiff_t i, ptrdiff_t c)
@@ -153,7 +161,8 @@ static void read_tile(tile *w)
     t->isa->finish(&w->b, w->rows, t->targets.data && keeps);
 }
 
-/* factor e^(z - max) - scale t_c in float64: what the lanes have no room for. From the array, since the tile has e^z by now. */
+/* factor e^(z - max) - scale t_c in float64: what the lanes have no room for. From the array, since the tile has e^z
+ * by now. */
 static void multiply_alone(tile *w, ptrdiff_t i, double factor, double scale, subtrahend s)
 {
     const task *t = w->t;
@@ -198,8 +207,8 @@ static void write_gradient(tile *w)
         if (w->r.skipped[i] || isnan(w->b.max[i])) fill_row(w, i, w->r.skipped[i] ? 0 : NAN);
 }
 
-/* As many rows as there are lanes; where they are read in place, up to the end of those side by side, and the first tile of a
- * streamed run up to where the others are aligned. */
+/* As many rows as there are lanes; where they are read in place, up to the end of those side by side, and the first
+ * tile of a streamed run up to where the others are aligned. */
 static ptrdiff_t rows_of_tile(const tile *w, ptrdiff_t row, ptrdiff_t last)
 {
     const task *t = w->t;
@@ -220,7 +229,8 @@ static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
         w->row = row;
         w->rows = rows_of_tile(w, row, last);
         read_tile(w);
-        if (t->work == FORWARD || t->work == FORWARD_BACKWARD) find_losses(t, row, w->rows, &w->r, &w->b, w->mass, w->distance);
+        if (t->work == FORWARD || t->work == FORWARD_BACKWARD)
+            find_losses(t, row, w->rows, &w->r, &w->b, w->mass, w->distance);
         if (t->work == LOGSUMEXP)
             for (ptrdiff_t i = 0; i < w->rows; ++i) t->loss[row + i] = w->b.max[i] + w->b.log_sum[i];
         else if (t->work == LOG_SOFTMAX) w->k->columns_log_softmax(w->x, t->classes, &w->b);
@@ -233,7 +243,8 @@ void by_tiles(const task *t)
 {
     tile *w = calloc(1, sizeof *w);
     const ptrdiff_t lanes = t->isa->of[t->x.type]->lanes, real = t->x.type == ELEMENT_F64 ? 8 : 4;
-    const ptrdiff_t tile_bytes = (t->classes + lanes) * lanes * real, vector = 64;    /* tile_rows fills whole squares */
+    /* tile_rows fills whole squares */
+    const ptrdiff_t tile_bytes = (t->classes + lanes) * lanes * real, vector = 64;
     char *memory = w ? malloc((size_t)(2 * tile_bytes + vector + BATCH * t->classes * 8)) : NULL;
     if (!memory) {
         free(w);

@@ -121,12 +121,16 @@ def test_a_peer_that_is_missing_or_fails_gets_a_line(monkeypatch):
         return _peers.Prepared(lambda: 1.0, _peers.loss_alone)
 
     peers = {"broken": _peers.Peer((), fails, takes_threads=True), "wrong": _peers.Peer((), wrong)}
-    monkeypatch.setattr(_peers, "PEERS", peers)
+    monkeypatch.setattr(_peers, "PEERS", peers | {"reference": _peers.PEERS["reference"]})
     found, lines = bench.measure(case, seconds=0)
-    assert {r["implementation"] for r in found} == {bench.OURS}
+    assert {r["implementation"] for r in found} == {bench.OURS, "reference"}
     assert lines[0] == f"broken: fails with OSError at {case}"
     assert lines[1].startswith("wrong: its loss is 1.0, not ")
     assert len(lines) == 2
+
+    monkeypatch.setattr(_peers, "PEERS", peers)
+    with pytest.raises(bench.WrongResultError, match="no peer agrees"):  # who is wrong then?
+        bench.measure(case, seconds=0)
 
 
 @pytest.mark.parametrize("name", ["torch", "JAX", "scipy", "scikit-learn", "reference"])

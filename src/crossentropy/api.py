@@ -17,9 +17,9 @@ _OPTIONS = """axis : int, default -1
     class_weight : array_like, shape (C,), optional
         w_c >= 0, finite.
     sample_weight : array_like of the rows' shape, optional
-        v_n >= 0, finite. A row of weight 0 is not read: its loss and gradient are 0.
+        v_n >= 0, finite. A row of weight 0 does not count, whatever it holds: its loss and gradient are 0.
     ignore_index : int, optional
-        Rows with this target are not read: loss and gradient 0. Index targets only.
+        Rows with this target do not count, whatever they hold: loss and gradient 0. Index targets only.
     label_smoothing : float in [0, 1], default 0
         epsilon: targets become (1 - epsilon) of themselves plus epsilon / C.
     z_loss : float >= 0, default 0

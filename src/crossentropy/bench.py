@@ -359,6 +359,11 @@ def measure(
         One for each implementation, as in the JSON document.
     left_out : list of str
         A line for each peer that is not there, does not serve, or failed.
+
+    Raises
+    ------
+    WrongResultError
+        Where some peer's result is another than this package's and none agrees: whose is wrong is not known then.
     """
     chosen, left_out = implementations(case, peers)
     chosen = [each for each in chosen if wanted(f"{case}, {each}")]
@@ -373,7 +378,7 @@ def measure(
     roofs = {n: _Runner(roof(p, n)) for n in thread_counts()} if case.has_roof else {}
     for each in roofs.values():
         each.warm_up()
-    runners = {}
+    runners, wrong = {}, set()
     for each in chosen:
         note(f"{each}, first call")
         if p.out is not None:
@@ -385,9 +390,14 @@ def measure(
         except Exception as error:  # whatever a compiler driver or a library raises: the others are timed
             if each.name in (OURS, ALLOCATING):
                 raise
-            what = str(error) if isinstance(error, WrongResultError) else f"fails with {type(error).__name__}"
+            is_wrong = isinstance(error, WrongResultError)
+            what = str(error) if is_wrong else f"fails with {type(error).__name__}"
+            if is_wrong:
+                wrong.add(f"{each.name}: {what}")
             left_out.append(f"{each.name}: {what} at {case}")
     left_out = list(dict.fromkeys(left_out))  # once, not for each number of threads
+    if wrong and all(each.name in (OURS, ALLOCATING) for each in runners):
+        raise WrongResultError(f"no peer agrees with {OURS} at {case}: {'; '.join(sorted(wrong))}")
 
     start = time.perf_counter()
     for turn in range(MOST):

@@ -24,8 +24,8 @@ _CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}  # `element` 
 _FLOAT32, _FLOAT64, _INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 _PLAIN = {_FLOAT32: 2, _FLOAT64: 3}
 
-# From here on two threads are faster than one by more than the noise: a float32 loss took 15.5 and 15.7 us with 1 and 2
-# threads at 2**13 elements, 16.5 and 15.2 at 2**14, 20.8 and 16.3 at 2**15.
+# From here on two threads are faster than one: a float32 loss took 10.6 and 17.8 us with 1 and 2 threads at 2**13
+# elements, 11.7 and 17.6 at 2**14, 13.9 and 12.6 at 2**15, 18.2 and 14.7 at 2**16.
 SERIAL_BELOW = 2**15
 
 ISAS = _native.ISAS
