@@ -2,11 +2,6 @@
 
 #include "half.h"
 
-ptrdiff_t element_size(element type)
-{
-    return type == ELEMENT_F64 ? 8 : type == ELEMENT_F32 ? 4 : 2;
-}
-
 int is_aligned(const task *t, const array *a)
 {
     const ptrdiff_t size = element_size(a->type);
@@ -19,16 +14,6 @@ int is_aligned(const task *t, const array *a)
 int is_direct(const task *t, const array *a)
 {
     return is_aligned(t, a) && (a->class_stride == element_size(a->type) || t->classes == 1);
-}
-
-char *row_of(const task *t, const array *a, ptrdiff_t row)
-{
-    char *p = a->data;
-    for (int d = t->dims - 1; d > 0; --d) {
-        p += row % t->shape[d] * a->row_strides[d];
-        row /= t->shape[d];
-    }
-    return t->dims ? p + row * a->row_strides[0] : p;
 }
 
 static void swap_bytes(unsigned char *p, ptrdiff_t size)

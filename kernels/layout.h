@@ -4,7 +4,7 @@
 
 #include "kernels.h"
 
-ptrdiff_t element_size(element type);
+static inline ptrdiff_t element_size(element type) { return type == ELEMENT_F64 ? 8 : type == ELEMENT_F32 ? 4 : 2; }
 
 /* A block of the array is contiguous, aligned and in native order as it lies. */
 int is_direct(const task *t, const array *a);
@@ -12,7 +12,15 @@ int is_direct(const task *t, const array *a);
 /* Native, and every element at a multiple of its size. */
 int is_aligned(const task *t, const array *a);
 
-char *row_of(const task *t, const array *a, ptrdiff_t row);
+static inline char *row_of(const task *t, const array *a, ptrdiff_t row)
+{
+    char *p = a->data;
+    for (int d = t->dims - 1; d > 0; --d) {
+        p += row % t->shape[d] * a->row_strides[d];
+        row /= t->shape[d];
+    }
+    return t->dims ? p + row * a->row_strides[0] : p;
+}
 
 /* n elements at `from` or `to`, in the array's stride and byte order, to and from a contiguous native buffer. */
 void gather(const array *a, const char *from, ptrdiff_t n, void *buffer);

@@ -417,3 +417,36 @@ def test_the_short_way_takes_no_other_kind_of_out():
             crossentropy.cross_entropy_and_grad(x, t, out=out)
     with pytest.raises(ValueError, match="out must not share memory"):
         crossentropy.cross_entropy_and_grad(x[1:], t[1:], out=x[:-1])
+
+
+def test_no_row_shows_what_came_before_it(kernels, dtype, rng):
+    """Rows whose first classes say little of their maximum, after a batch of rows near 0 and by themselves."""
+    classes = 200
+    calm = rng.standard_normal((40, classes))
+    odd = rng.standard_normal((11, classes))
+    odd[0, :100] -= 30  # a maximum near 0 that the first 64 classes don't tell of
+    odd[1, :100] -= 30
+    odd[1, 100:] += 10
+    odd[2] += 30
+    odd[2, 150] = 45  # past what an anchor at 0 serves
+    odd[3] += 38  # whose sum at that anchor may be infinite
+    odd[4] -= 20
+    odd[5, :100] -= 200
+    odd[6] += 300
+    odd[7] = -np.inf
+    odd[7, 180] = -3
+    odd[8, 7] = np.nan
+    odd[9, 7] = 39.9
+    odd[10, :64] = 14.5
+    x = np.concatenate([calm, odd, calm, odd[::-1]]).astype(dtype)
+    t = rng.integers(0, classes, len(x))
+    together = crossentropy.cross_entropy_and_grad(x, t, reduction="none")
+    same(crossentropy.cross_entropy(x, t, reduction="none"), together.loss)
+    same(crossentropy.cross_entropy_grad(x, t, reduction="none"), together.grad)
+    log_p, lse = crossentropy.log_softmax(x), crossentropy.logsumexp(x)
+    for i in range(len(x)):
+        alone = crossentropy.cross_entropy_and_grad(x[i : i + 1], t[i : i + 1], reduction="none")
+        same(together.loss[i : i + 1], alone.loss)
+        same(together.grad[i : i + 1], alone.grad)
+        same(log_p[i], crossentropy.log_softmax(x[i]))
+        same(lse[i], crossentropy.logsumexp(x[i]))
