@@ -262,7 +262,7 @@ def roof_bytes(case: Case) -> int:
 
 # ---------------------------------------------------------------------- the runner
 
-FEWEST, FEWEST_SLOW, MOST = 5, 3, 51  # rounds
+FEWEST, FEWEST_SLOW, MOST = 7, 3, 51  # rounds
 SLOW = 1.0  # seconds a call
 SHORTEST = 2e-3  # seconds a timing: shorter calls are repeated
 WARM_BELOW = 2e-2  # seconds: what comes after the pause finds sleeping threads and a slow clock; 0.1 ms took 1
@@ -315,8 +315,9 @@ def check(case: Case, found: tuple, expected: tuple) -> None:
 class _Runner:
     """One implementation or roof in the rounds of a case."""
 
-    def __init__(self, prepared):
+    def __init__(self, prepared, roof=None):
         self.prepared, self.times, self.number = prepared, [], 1
+        self.roof, self.roof_times = roof, []  # taken just before each: memory may run at half its speed for minutes
 
     def warm_up(self):
         """Calls that say how many of them make a timing; the result of the first."""
@@ -332,6 +333,9 @@ class _Runner:
 
     def take_turn(self):
         if not self.slow or len(self.times) < FEWEST_SLOW:
+            if self.roof:
+                self.roof.take_turn()
+                self.roof_times.append(self.roof.times[-1])
             self.times.append(timed(self.prepared, self.number, warm=self.warm)[0])
 
 
@@ -347,7 +351,7 @@ def measure(
     peers : bool, default True
         Other libraries too.
     seconds : float, default 3.0
-        After which no further round begins, once there are enough (5; 3 of calls that take over a second).
+        After which no further round begins, once there are enough (7; 3 of calls that take over a second).
     wanted : callable, optional
         Of ``f"{case}, {implementation}"``; False leaves it out.
     note : callable, optional
@@ -384,7 +388,7 @@ def measure(
         if p.out is not None:
             p.out.fill(np.nan)  # what the last one wrote there must not pass for the next one's
         try:
-            runner = _Runner(each.prepare(p))
+            runner = _Runner(each.prepare(p), roofs.get(each.threads or thread_counts()[-1]))
             check(case, sampled(case, *runner.prepared.arrays(runner.warm_up())), expected)
             runners[each] = runner
         except Exception as error:  # whatever a compiler driver or a library raises: the others are timed
@@ -404,14 +408,14 @@ def measure(
         if turn >= FEWEST and time.perf_counter() - start > seconds:
             break
         note(f"round {turn + 1}")
-        for runner in [*roofs.values(), *runners.values()]:
+        for runner in runners.values():
             runner.take_turn()
     for runner in runners.values():
         runner.prepared.close()
-    return [_record(case, each, runner, roofs) for each, runner in runners.items()], left_out
+    return [_record(case, each, runner) for each, runner in runners.items()], left_out
 
 
-def _record(case, implementation, runner, roofs):
+def _record(case, implementation, runner):
     seconds, rounds = median(runner.times), len(runner.times)
     rate = case.bytes / seconds / 1e9
     record = {
@@ -432,10 +436,11 @@ def _record(case, implementation, runner, roofs):
         "roof_fraction": None,
         "compile_s": runner.prepared.compile_s,
     }
-    if roofs:
-        in_the_same_rounds = roofs[implementation.threads or max(roofs)].times[:rounds]
-        limit = roof_bytes(case) / median(in_the_same_rounds) / 1e9
-        record |= {"roof": OPS[case.op].roof, "roof_gb_per_s": limit, "roof_fraction": rate / limit}
+    if runner.roof:
+        limit = roof_bytes(case) / median(runner.roof_times) / 1e9
+        quotients = [roof / own for roof, own in zip(runner.roof_times, runner.times, strict=True)]
+        fraction = median(quotients) * case.bytes / roof_bytes(case)
+        record |= {"roof": OPS[case.op].roof, "roof_gb_per_s": limit, "roof_fraction": fraction}
     return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in record.items()}
 
 

@@ -206,7 +206,7 @@ def write_all(directory: Path, files, option="--out"):
 @click.option("--quick", is_flag=True, help="A few cases on small arrays, in place of all.")
 @click.option("--only", multiple=True, metavar="TEXT", help="Of 'op, shape, dtype, inputs, implementation, …'.")
 @click.option("--peers/--no-peers", default=True, help="Time the other libraries that are installed too.")
-@click.option("--seconds", default=3.0, type=Finite(0), help="For the rounds of a case; there are at least 5.")
+@click.option("--seconds", default=3.0, type=Finite(0), help="For the rounds of a case; there are at least 7.")
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Where the results go.")
 @click.option("--out", "directory", type=click.Path(path_type=Path), help="Where bench.json and plots go.")
 def bench(quick, only, peers, seconds, file, directory):
