@@ -71,6 +71,8 @@ SIMD __m256i to_f16(vec_f32 a) { return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST
 SIMD void store_f16(f16 *x, vec_f32 a) { _mm256_storeu_si256((__m256i *)x, to_f16(a)); }
 SIMD void store_part_f16(f16 *x, ptrdiff_t n, vec_f32 a) { store_bytes(x, 2 * n, _mm512_castsi256_si512(to_f16(a))); }
 
+static const uint16_t high_halves[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+
 SIMD vec_f32 from_bf16(__m256i bits)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
@@ -81,15 +83,17 @@ SIMD vec_f32 load_part_bf16(const bf16 *x, ptrdiff_t n, f32 fill)
     const mask_f32 m = first_f32(n);
     return _mm512_mask_mov_ps(_mm512_set1_ps(fill), m, from_bf16(_mm256_maskz_loadu_epi16(m, x)));
 }
-/* To nearest even in integers: VCVTNEPS2BF16 would flush subnormals. */
+/* To nearest even in integers: VCVTNEPS2BF16 would flush subnormals. Every NaN becomes the default one first, which
+ * rounding up leaves a NaN; the high halves are picked by a permutation. 4096 x 32000 takes 13.0 ms so, and took 14.6
+ * with a comparison for the NaNs, a shift and VPMOVDW. */
 SIMD __m256i to_bf16(vec_f32 a)
 {
-    const __m512i bits = _mm512_castps_si512(a), one = _mm512_set1_epi32(1);
+    const __m512i to_default = _mm512_set1_epi32(0x33);    /* what becomes of quiet and of signalling NaNs */
+    const __m512i bits = _mm512_castps_si512(_mm512_fixupimm_ps(a, a, to_default, 0));
     const __m512i up = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
     const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-    const __mmask16 number = _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q);
-    const __m512i even = _mm512_mask_add_epi32(up, odd, up, one);
-    return _mm512_cvtepi32_epi16(_mm512_mask_srli_epi32(_mm512_set1_epi32(0x7fc0), number, even, 16));
+    const __m512i even = _mm512_mask_add_epi32(up, odd, up, _mm512_set1_epi32(1));
+    return _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_loadu_si512(high_halves), even));
 }
 SIMD void store_bf16(bf16 *x, vec_f32 a) { _mm256_storeu_si256((__m256i *)x, to_bf16(a)); }
 SIMD void store_part_bf16(bf16 *x, ptrdiff_t n, vec_f32 a)
