@@ -129,7 +129,7 @@ def rates(records: list[dict], op: str) -> Figure | None:
         label = f"crossentropy, {name}" if name in ("avx512", "avx2", "base") else name
         axes.plot(*zip(*sorted(lines[name].items()), strict=True), color=_LINES[name], lw=2, marker=".", label=label)
     axes.set_xscale("log")
-    axes.set_xticks(ticks, list(map(str, ticks)), rotation=30, ha="right")
+    axes.set_xticks(ticks, list(map(str, ticks)), rotation=60, ha="right")
     axes.minorticks_off()
     axes.set(xlabel="classes", ylabel="GB/s of the bytes that must move", title=f"{op}, float32")
     axes.set_ylim(bottom=0)

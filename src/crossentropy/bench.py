@@ -265,7 +265,9 @@ def roof_bytes(case: Case) -> int:
 FEWEST, FEWEST_SLOW, MOST = 7, 3, 51  # rounds
 SLOW = 1.0  # seconds a call
 SHORTEST = 2e-3  # seconds a timing: shorter calls are repeated
-WARM_BELOW = 2e-2  # seconds: what comes after the pause finds sleeping threads and a slow clock; 0.1 ms took 1
+# Seconds: what comes after the pause finds sleeping threads and a slow clock (0.1 ms took 1), and what makes a new
+# array may find pages that a virtual machine gave back meanwhile (a gradient of 524 MB took 60 ms, and up to 660).
+WARM_BELOW = 0.5
 PAUSE = 5e-3  # OpenMP's threads spin for some milliseconds after a call, on a core that is the next one's
 
 
