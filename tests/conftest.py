@@ -7,9 +7,11 @@ import pytest
 
 import crossentropy
 
+AVAILABLE = {found.name: found.available for found in crossentropy.backends()}
+
 
 def _native_isas():
-    if not crossentropy.backends()[0].available:
+    if not AVAILABLE["native"]:
         return []
     from crossentropy import native
 
@@ -17,23 +19,38 @@ def _native_isas():
     return [asked] if asked else list(native.SUPPORTED_ISAS)
 
 
-KERNELS = [f"native-{isa}" for isa in _native_isas()]
+NATIVE = [f"native-{isa}" for isa in _native_isas()]
+# With CROSSENTROPY_ISA the suite is run for that unit: the other backends have had their turn.
+NUMBA = ["numba"] if AVAILABLE["numba"] and "CROSSENTROPY_ISA" not in os.environ else []
 
 
-@pytest.fixture(
-    params=KERNELS or [pytest.param("none", marks=pytest.mark.skip(reason="the native backend is not built"))]
-)
+def _or_skipped(names, reason):
+    return names or [pytest.param("none", marks=pytest.mark.skip(reason=reason))]
+
+
+def _configured(name):
+    name, _, isa = name.partition("-")
+    return crossentropy.config(backend=name, isa=isa or None)
+
+
+@pytest.fixture(params=_or_skipped([*NATIVE, *NUMBA], "neither the native nor the Numba backend is here"))
 def kernels(request):
-    """Each ISA unit of the native backend in turn."""
-    with crossentropy.config(backend="native", isa=request.param.split("-")[1]):
+    """Each compiled backend in turn, the native one with each ISA unit."""
+    with _configured(request.param):
         yield request.param
 
 
-@pytest.fixture(params=[*KERNELS, "reference"])
+@pytest.fixture(params=_or_skipped(NATIVE, "the native backend is not built"))
+def isa_unit(request):
+    """Each ISA unit of the native backend in turn."""
+    with _configured(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=[*NATIVE, *NUMBA, "reference"])
 def backend(request):
     """Every backend, the native one with each ISA unit."""
-    name, _, isa = request.param.partition("-")
-    with crossentropy.config(backend=name, isa=isa or None):
+    with _configured(request.param):
         yield request.param
 
 

@@ -75,7 +75,12 @@ def cases():
         x, t = normal(64, 100, 0.5)
         x[np.arange(64), (t + 1) % 100] = ahead
         yield f"another class ahead by {ahead}", x, t
-    yield "U(-3e38, 3e38)", rng.uniform(-3e38, 3e38, (16, 20)), rng.integers(0, 20, 16)
+    for classes in (20, 1000):
+        yield (
+            f"U(-3e38, 3e38), {classes} classes",
+            rng.uniform(-3e38, 3e38, (16, classes)),
+            rng.integers(0, classes, 16),
+        )
 
 
 CASES = {name: (x, t) for name, x, t in cases()}

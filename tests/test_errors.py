@@ -206,7 +206,7 @@ def test_wrong_shape_of_grad_output_for_log_softmax():
 
 
 def test_config_refuses_what_it_does_not_know():
-    with refuses(ValueError, "backend must be one of 'native', 'reference', got 'fortran'"):
+    with refuses(ValueError, "backend must be one of 'native', 'numba', 'reference', got 'fortran'"):
         crossentropy.config(backend="fortran")
     with refuses(ValueError, "threads must be a positive integer, got 0"):
         crossentropy.config(threads=0)

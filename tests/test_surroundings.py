@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import AVAILABLE
 from subprocesses import run
 
 import crossentropy
@@ -226,9 +227,14 @@ WITHOUT_NATIVE = """
 """
 
 
-def test_without_the_native_module_a_warning_says_why_and_the_reference_serves():
+@pytest.mark.parametrize("without", ["native", "native and numba"])
+def test_without_the_native_module_a_warning_says_why_and_another_serves(without):
+    if "numba" not in without and not AVAILABLE["numba"]:
+        pytest.skip("Numba is not installed")
+    serves = "reference" if "numba" in without else "numba"
     out = run(
         WITHOUT_NATIVE
+        + ("    sys.modules['numba'] = None" if "numba" in without else "")
         + """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -240,7 +246,7 @@ def test_without_the_native_module_a_warning_says_why_and_the_reference_serves()
         CROSSENTROPY_ISA=None,
     )
     assert "1.3132616875182228" in out
-    assert "1 RuntimeWarning" in out
+    assert f"1 RuntimeWarning crossentropy falls back from its 'native' backend to '{serves}'" in out
     assert "C compiler" in out
 
 
@@ -272,7 +278,8 @@ def test_without_the_native_module_asking_for_it_raises_and_lists_what_there_is(
     print(crossentropy.backends()[0])
     """
     )
-    assert out.count("available: 'reference'") == 2
+    rest = "'numba', 'reference'" if AVAILABLE["numba"] else "'reference'"
+    assert out.count(f"available: {rest}") == 2
     assert "available=False" in out
 
 

@@ -24,7 +24,7 @@ class Backend(NamedTuple):
 
 
 # name -> module, best first: the order of the automatic choice.
-_MODULES = {"native": "native", "reference": "_reference_backend"}
+_MODULES = {"native": "native", "numba": "numba_cpu", "reference": "_reference_backend"}
 
 
 class Settings(NamedTuple):
@@ -88,14 +88,16 @@ def _levels_to_the_caller() -> int:
 
 def _automatic() -> ModuleType:
     global _warned
+    best = next(iter(_MODULES))
     for name in _MODULES:
         got = _load(name)
-        if isinstance(got, ModuleType):
-            return got
-        if not _warned:
+        if not isinstance(got, ModuleType):
+            continue
+        if name != best and not _warned:
             _warned = True
-            message = f"crossentropy falls back from its {name!r} backend to a much slower one: {got}"
+            message = f"crossentropy falls back from its {best!r} backend to {name!r}, which is slower: {_load(best)}"
             warnings.warn(message, RuntimeWarning, stacklevel=_levels_to_the_caller())
+        return got
     raise RuntimeError("no backend can be imported")  # pragma: no cover: the reference needs nothing
 
 

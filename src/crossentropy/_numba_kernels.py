@@ -1,0 +1,362 @@
+"""The kernels of the Numba backend: what is done to rows first to last of a task, with all options of a loss."""
+
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+
+from . import _numba_layout, _numba_math, _numba_rows
+from . import _numba_math as lanes
+from ._numba_layout import (
+    BLOCK,
+    ODD_ROWS,
+    ROWS,
+    block,
+    doubles,
+    fill,
+    inner,
+    kernel,
+    merged,
+    number_at,
+    put,
+    row_of,
+    stopped,
+)
+from ._numba_math import added, exp_at, larger
+from ._numba_rows import (
+    CHUNK,
+    gradient_frame,
+    parts,
+    plus,
+    read_row,
+    sum_of,
+    target_gradient,
+    times,
+    write_exp,
+    write_log_softmax,
+)
+
+SKIPPED, BAD, READ = range(3)  # what becomes of a row
+
+# Numba keeps a kernel on disk for as long as its own file stays as it is. A field that is named for what the other
+# files hold makes another type of a task, and so another kernel, when they change.
+_SOURCES = hashlib.sha256(b"".join(Path(m.__file__).read_bytes() for m in (_numba_layout, _numba_math, _numba_rows)))
+
+
+def _task(rows):
+    """What a kernel works on: one record, since the code that unpacks arguments takes a second to compile."""
+    return np.dtype(
+        [
+            ("x", rows),
+            ("q", rows),  # probability targets, or the grad_output of log_softmax_backward
+            ("out", rows),
+            ("dims", np.int64),
+            ("shape", np.int64),  # the address of int64: the rows, by dimension
+            ("rows", np.int64),
+            ("classes", np.int64),
+            ("targets", np.int64),  # address
+            ("target_size", np.int64),  # bytes, negative where signed
+            ("has_ignored", np.int64),
+            ("ignored", np.int64),
+            ("class_weight", np.int64),  # address of float64 (classes,)
+            ("sample_weight", np.int64),  # address of float64 (rows,)
+            ("row_scale", np.int64),  # address of float64 (rows,), or of one number:
+            ("row_scale_step", np.int64),
+            ("loss", np.int64),  # address of float64 (rows,)
+            ("saved", np.int64),  # address of float64 (rows, 3): max, rest, mass
+            ("streams", np.int64),  # whether results go past the caches
+            ("stop", np.int64),  # address of int64: not 0 once the call is to end
+            ("label_smoothing", np.float64),
+            ("z_loss", np.float64),
+            (f"sources_{_SOURCES.hexdigest()[:16]}", np.int64),
+        ]
+    )
+
+
+TASK, ODD_TASK = _task(ROWS), _task(ODD_ROWS)
+
+
+# ---------------------------------------------------------------------- targets and options
+
+
+@inner
+def target_of(t, n):
+    """Target n, widened; the bits of an int64 where it is uint64."""
+    at, size = t.targets + n * abs(t.target_size), t.target_size
+    if size == -8 or size == 8:
+        return lanes.load(at, np.int64)
+    if size == -4:
+        return np.int64(lanes.load(at, np.int32))
+    if size == 4:
+        return np.int64(lanes.load(at, np.uint32))
+    if size == -2:
+        return np.int64(lanes.load(at, np.int16))
+    if size == 2:
+        return np.int64(lanes.load(at, np.uint16))
+    if size == -1:
+        return np.int64(lanes.load(at, np.int8))
+    return np.int64(lanes.load(at, np.uint8))
+
+
+@inner
+def kind_of(t, n, y):
+    """Whether row n is read; it is skipped by its target or by a sample weight of 0."""
+    if t.sample_weight and doubles(t.sample_weight, t.rows)[n] == 0:
+        return SKIPPED
+    if not t.targets:
+        return READ
+    if t.has_ignored and y == t.ignored:
+        return SKIPPED
+    return READ if 0 <= y < t.classes else BAD
+
+
+@inner
+def weight_of(t, y):
+    """(1 - epsilon) w_y, the target's own weight, and w_y; 0 for probability targets."""
+    if not t.targets:
+        return 0.0, 0.0
+    w = doubles(t.class_weight, t.classes)[y] if t.class_weight else 1.0
+    return (1 - t.label_smoothing) * w, w
+
+
+@inner
+def spread(t, x_row, q_row, m, buffer, q_buffer):
+    """(mass, distance): the sums of t_c and t_c (m - z_c), t_c = w_c (keep q_c + floor), where 0 times inf is 0."""
+    floor, keep = t.label_smoothing / t.classes, 1 - t.label_smoothing
+    has_w, has_q = t.class_weight != 0, t.q.address != 0
+    mass, mass_error, distance, distance_error = 0.0, 0.0, 0.0, 0.0
+    for at in range(0, t.classes, CHUNK):
+        if stopped(t.stop):
+            break
+        n = min(CHUNK, t.classes - at)
+        z = block(t.x, x_row, at, n, buffer)
+        q = block(t.q, q_row, at, n, q_buffer) if has_q else z
+        w = doubles(t.class_weight + 8 * at, n)
+        masses, distances = 0.0, 0.0
+        for i in range(n):
+            part = keep * np.float64(q[i]) + floor if has_q else floor
+            part = part * w[i] if has_w else part
+            masses = added(masses, part)
+            distances = added(distances, 0.0 if part == 0 else part * (m - np.float64(z[i])))
+        mass, mass_error = plus(mass, mass_error, masses)
+        distance, distance_error = plus(distance, distance_error, distances)
+    return sum_of(mass, mass_error), sum_of(distance, distance_error)
+
+
+@inner
+def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch):
+    """factor e^(z - m) - scale t_c of row n, but ``value`` at class y: in float64, where neither overflows."""
+    real = scratch.dtype.type
+    x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
+    floor, keep = t.label_smoothing / t.classes, 1 - t.label_smoothing
+    has_w, has_q = t.class_weight != 0, t.q.address != 0
+    q_row = row_of(t.q, t, n) if has_q else 0
+    (shift, magic, lowest), of_e = gradient_frame(m, factor, scratch)
+    for at in range(0, t.classes, BLOCK):
+        if stopped(t.stop):
+            break
+        size = min(BLOCK, t.classes - at)
+        z = block(t.x, x_row, at, size, x_buffer)
+        q = block(t.q, q_row, at, size, q_buffer) if has_q else z
+        w = doubles(t.class_weight + 8 * at, size)
+        for i in range(size):
+            part = keep * np.float64(q[i]) + floor if has_q else floor
+            part = part * w[i] if has_w else part
+            scratch[i] = real(np.float64(exp_at(z[i] - shift, magic, lowest)) * of_e - scale * part)
+        if at <= y < at + size:
+            scratch[y - at] = real(value)
+        put(t.out, out_row, at, size, scratch, t.streams)
+
+
+@inner
+def loss_of(t, m, rest, z, own, mass, distance):
+    """The loss of a row of weight 1 (reference.py)."""
+    log_sum = math.log1p(rest)
+    lse = m + log_sum
+    return times(own, (m - z) + log_sum) + distance + times(mass, log_sum) + times(t.z_loss, lse * lse)
+
+
+@merged
+def write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scratch, pad):
+    """The gradient of a row that was read."""
+    scale = doubles(t.row_scale, t.rows)[n * t.row_scale_step]
+    if t.sample_weight:
+        scale *= doubles(t.sample_weight, t.rows)[n]
+    own, w = weight_of(t, y)
+    z_term = times(2 * t.z_loss, m + math.log1p(rest))
+    a = own + mass + z_term
+    factor, value = scale * a / (1 + rest), 0.0
+    if t.targets:
+        floor = times(t.label_smoothing / t.classes, w)
+        value = scale * target_gradient(m, rest, z, a, (mass - floor) + z_term, own + floor, scratch)
+    if spreads is not None:
+        write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch)
+    else:
+        x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
+        streams, stop = t.streams, t.stop
+        write_exp(t.x, x_row, t.out, out_row, t.classes, m, factor, y, value, streams, stop, x_buffer, scratch, pad)
+
+
+@merged
+def losses(t, first, last, memory, spreads, gradients):
+    """The losses of rows, what backward needs of them, and their gradients."""
+    x_buffer, q_buffer, scratch, pad = parts(memory)
+    loss, saved = doubles(t.loss, t.rows), doubles(t.saved, 3 * t.rows)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        y = target_of(t, n) if t.targets else -1
+        kind = kind_of(t, n, y)
+        m, rest, z, mass, distance = np.nan, np.nan, 0.0, 0.0, 0.0
+        if kind == READ:
+            x_row = row_of(t.x, t, n)
+            hides = t.targets != 0 and t.class_weight == 0
+            m, rest, z = read_row(t.x, x_row, t.classes, y, hides, x_buffer, pad, t.stop)
+            if spreads is not None and not math.isnan(m):
+                q_row = row_of(t.q, t, n) if t.q.address else 0
+                mass, distance = spread(t, x_row, q_row, m, x_buffer, q_buffer)
+        if kind == SKIPPED:
+            loss[n] = 0.0
+        elif math.isnan(m):
+            loss[n] = np.nan
+        else:
+            weight = doubles(t.sample_weight, t.rows)[n] if t.sample_weight else 1.0
+            own, _ = weight_of(t, y)
+            loss[n] = weight * loss_of(t, m, rest, z, own, mass, distance)
+        if t.saved:
+            saved[3 * n], saved[3 * n + 1], saved[3 * n + 2] = m, rest, mass
+        if gradients is not None:
+            if kind == READ and not math.isnan(m):
+                write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scratch, pad)
+            else:
+                value = memory.dtype.type(0.0 if kind == SKIPPED else np.nan)
+                fill(t.out, row_of(t.out, t, n), t.classes, value, scratch)
+    lanes.fence()
+
+
+# ---------------------------------------------------------------------- kernels: None for an option that is absent
+
+
+@kernel
+def forward(tasks, first, last, memory, spreads):
+    """loss, and saved where it is wanted."""
+    losses(tasks[0], first, last, memory, spreads, None)
+
+
+@kernel
+def forward_backward(tasks, first, last, memory, spreads):
+    """loss and out, the gradient."""
+    losses(tasks[0], first, last, memory, spreads, True)
+
+
+@kernel
+def backward(tasks, first, last, memory, spreads):
+    """out, the gradient, from saved."""
+    t = tasks[0]
+    x_buffer, q_buffer, scratch, pad = parts(memory)
+    saved = doubles(t.saved, 3 * t.rows)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        y = target_of(t, n) if t.targets else -1
+        kind = kind_of(t, n, y)
+        m, rest, mass = saved[3 * n], saved[3 * n + 1], saved[3 * n + 2]
+        if kind == READ and not math.isnan(m):
+            z = number_at(t.x, row_of(t.x, t, n) + y * t.x.stride, memory) if y >= 0 else 0.0
+            write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scratch, pad)
+        else:
+            value = memory.dtype.type(0.0 if kind == SKIPPED else np.nan)
+            fill(t.out, row_of(t.out, t, n), t.classes, value, scratch)
+    lanes.fence()
+
+
+@kernel
+def logsumexp(tasks, first, last, memory):
+    """loss, the logsumexp."""
+    t = tasks[0]
+    x_buffer, _, _, pad = parts(memory)
+    result = doubles(t.loss, t.rows)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        m, rest, _ = read_row(t.x, row_of(t.x, t, n), t.classes, -1, False, x_buffer, pad, t.stop)
+        result[n] = m + math.log1p(rest)
+
+
+@kernel
+def softmax(tasks, first, last, memory):
+    """out, the softmax: a gradient of factor 1 without a target."""
+    t = tasks[0]
+    x_buffer, _, scratch, pad = parts(memory)
+    streams, stop = t.streams, t.stop
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
+        m, rest, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+        if math.isnan(m):
+            fill(t.out, out_row, t.classes, memory.dtype.type(np.nan), scratch)
+            continue
+        factor = 1 / (1 + rest)
+        write_exp(t.x, x_row, t.out, out_row, t.classes, m, factor, -1, 0.0, streams, stop, x_buffer, scratch, pad)
+    lanes.fence()
+
+
+@kernel
+def log_softmax(tasks, first, last, memory):
+    """out, the log-softmax."""
+    t = tasks[0]
+    x_buffer, _, scratch, pad = parts(memory)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
+        m, rest, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+        log_sum = math.log1p(rest)
+        write_log_softmax(t.x, x_row, t.out, out_row, t.classes, m, log_sum, t.streams, t.stop, x_buffer, scratch)
+    lanes.fence()
+
+
+@kernel
+def log_softmax_backward(tasks, first, last, memory):
+    """out = g - e^log_p sum(g), where x is log_p and q is g."""
+    t = tasks[0]
+    x_buffer, q_buffer, scratch, _ = parts(memory)
+    real = memory.dtype.type
+    for n in range(first, last):
+        x_row, q_row, out_row = row_of(t.x, t, n), row_of(t.q, t, n), row_of(t.out, t, n)
+        m, total, error, undefined = real(-np.inf), 0.0, 0.0, 0
+        for at in range(0, t.classes, CHUNK):
+            if stopped(t.stop):
+                break
+            size = min(CHUNK, t.classes - at)
+            z, g = block(t.x, x_row, at, size, x_buffer), block(t.q, q_row, at, size, q_buffer)
+            sums = 0.0
+            for i in range(size):
+                m = larger(z[i], m)
+                undefined += z[i] != z[i]
+                sums = added(sums, np.float64(g[i]))
+            total, error = plus(total, error, sums)
+        if undefined or not math.isfinite(m):
+            fill(t.out, out_row, t.classes, real(np.nan), scratch)
+            continue
+        (shift, magic, lowest), of_e = gradient_frame(np.float64(m), sum_of(total, error) * math.exp(m), memory)
+        for at in range(0, t.classes, BLOCK):
+            if stopped(t.stop):
+                break
+            size = min(BLOCK, t.classes - at)
+            z, g = block(t.x, x_row, at, size, x_buffer), block(t.q, q_row, at, size, q_buffer)
+            for i in range(size):
+                scratch[i] = real(np.float64(g[i]) - np.float64(exp_at(z[i] - shift, magic, lowest)) * of_e)
+            put(t.out, out_row, at, size, scratch, t.streams)
+    lanes.fence()
+
+
+@kernel
+def total(values):
+    """The sum of float64."""
+    s, error = 0.0, 0.0
+    for value in values:
+        s, error = plus(s, error, value)
+    return sum_of(s, error)

@@ -1,0 +1,270 @@
+"""Arrays of rows of any layout as Numba's kernels see them: read and written a block of classes at a time.
+
+Rows that can be read and written in place are of another type than the others (ROWS, ODD_ROWS), and what depends on
+it is chosen by type: a kernel for plain arrays compiles in half the time without the code for all the rest.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import carray, njit
+from numba.extending import overload
+
+from . import _numba_math as lanes
+from ._numba_math import pointer_to
+
+BLOCK = 2048  # classes that are copied at a time, of rows that can't be read or written in place
+PIECE = 2**16  # classes of those that can, between two looks at the stop flag
+
+F16, BF16, F32, F64 = range(4)  # `element` in kernels/kernels.h
+
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+INNER = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+def inner(function):
+    """A function that kernels call."""
+    return njit(**INNER)(function)
+
+
+def merged(function):
+    """A function that becomes part of its caller before that is compiled, so that LLVM works on it once less."""
+    return njit(inline="always")(function)
+
+
+def kernel(function):
+    """A function that Python calls: kept on disk, where there is a place for it."""
+    try:
+        return njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # no directory can be written
+        return njit(**OPTIONS)(function)
+
+
+_ROWS = [
+    ("address", np.int64),  # 0: there is none
+    ("row_strides", np.int64),  # the address of int64, by dimension, in bytes as all strides
+    ("stride", np.int64),  # from class to class
+]
+# Of the lanes' type (float32 for 16-bit logits, else the logits'), aligned and contiguous; and any others, of which
+# ``direct`` says whether they are so after all. What one has more comes first: to Numba a record that begins as another
+# does is one of those.
+ROWS = np.dtype(_ROWS)
+ODD_ROWS = np.dtype([("direct", np.int64), ("element", np.int64), ("swapped", np.int64), *_ROWS])
+
+
+class Row(NamedTuple):
+    """A single row, to the functions below as one of ROWS."""
+
+    stride: int
+
+
+class OddRow(NamedTuple):
+    """A single row, as one of ODD_ROWS."""
+
+    stride: int
+    element: int
+    swapped: bool
+    direct: bool
+
+
+@inner
+def address(a):
+    """Of an array's memory; as it comes, it is unsigned, and with an int64 makes a float64."""
+    return np.int64(a.ctypes.data)
+
+
+@inner
+def row_of(a, t, n):
+    """The address of row n of an array of a task."""
+    at = a.address
+    for d in range(8 * t.dims - 8, 0, -8):
+        size = lanes.load(t.shape + d, np.int64)
+        at += n % size * lanes.load(a.row_strides + d, np.int64)
+        n //= size
+    return at + n * lanes.load(a.row_strides, np.int64)
+
+
+@inner
+def doubles(at, n):
+    """The n float64 at an address."""
+    return carray(pointer_to(at, np.float64), (n,))
+
+
+@inner
+def stopped(flag):
+    """Whether the int64 at an address is not 0: the call is to end. There is none at 0."""
+    return flag != 0 and lanes.flag_at(flag) != 0
+
+
+# ---------------------------------------------------------------------- numbers in any of the four types
+
+
+@inner
+def from_half(bits):
+    """float16 to float32: the bits as those of a float32, times 2^112."""
+    wide = np.uint32((bits & 0x7FFF) << 13)
+    value = lanes.of_bits(wide) * np.float32(2.0**112)
+    if (bits & 0x7C00) == 0x7C00:
+        value = lanes.of_bits(np.uint32(wide | 0x7F800000))
+    return -value if bits & 0x8000 else value
+
+
+@inner
+def to_half(value):
+    """float32 to float16, to nearest even."""
+    bits = np.int64(lanes.bits_of(value))
+    size, sign = bits & 0x7FFFFFFF, (bits >> 16) & 0x8000
+    if size > 0x7F800000:
+        half = np.int64(0x7E00)
+    elif size >= 0x47800000:  # 2^16
+        half = np.int64(0x7C00)
+    elif size < 0x38800000:  # 2^-14: one ulp of 1/2 is the subnormal spacing
+        half = np.int64(lanes.bits_of(lanes.of_bits(np.uint32(size)) + np.float32(0.5))) - 0x3F000000
+    else:
+        half = (size - 0x38000000 + 0xFFF + ((size >> 13) & 1)) >> 13
+    return np.uint16(half | sign)
+
+
+@inner
+def to_bfloat16(value):
+    """float32 to bfloat16, to nearest even."""
+    bits = np.int64(lanes.bits_of(value))
+    if bits & 0x7FFFFFFF > 0x7F800000:
+        return np.uint16((bits >> 16) | 0x40)
+    return np.uint16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
+
+
+@inner
+def odd_number(a, at):
+    """The number at an address, as float64."""
+    if a.element == F64:
+        wide = lanes.load(at, np.float64)
+        return lanes.swapped(wide) if a.swapped else wide
+    if a.element == F32:
+        value = lanes.load(at, np.float32)
+        return np.float64(lanes.swapped(value) if a.swapped else value)
+    bits = lanes.load(at, np.uint16)
+    bits = lanes.swapped(bits) if a.swapped else bits
+    return np.float64(from_half(bits) if a.element == F16 else lanes.of_bits(np.uint32(np.uint32(bits) << 16)))
+
+
+@inner
+def gather(a, at, n, buffer):
+    """Copy n classes from an address."""
+    for i in range(n):
+        buffer[i] = odd_number(a, at + i * a.stride)
+
+
+@inner
+def scatter(a, at, n, buffer):
+    """Copy n classes to an address."""
+    for i in range(n):
+        here = at + i * a.stride
+        if a.element == F64:
+            wide = np.float64(buffer[i])
+            lanes.store(here, lanes.swapped(wide) if a.swapped else wide)
+        elif a.element == F32:
+            value = np.float32(buffer[i])
+            lanes.store(here, lanes.swapped(value) if a.swapped else value)
+        else:
+            value = np.float32(buffer[i])
+            bits = to_half(value) if a.element == F16 else to_bfloat16(value)
+            lanes.store(here, lanes.swapped(bits) if a.swapped else bits)
+
+
+# ---------------------------------------------------------------------- blocks of a row
+
+
+@inner
+def view(at, n, like):
+    """n numbers of an array's type at an address, as an array that owns nothing: references took 300 ns a row."""
+    return carray(pointer_to(at, like.dtype), (n,))
+
+
+@inner
+def copy(at, buffer, n, streams):
+    """n numbers to an address: past the caches in whole lines, and what is left at both ends as usual."""
+    size = buffer.itemsize
+    to, source = view(at, n, buffer), address(buffer)
+    head = min(n, (-at % 64) // size) if streams else n
+    tail = n - (n - head) % (64 // size)
+    for i in range(head):
+        to[i] = buffer[i]
+    for i in range(head, tail, 64 // size):
+        lanes.stream_line(at + i * size, source + i * size)
+    for i in range(tail, n):
+        to[i] = buffer[i]
+
+
+def in_place(a):
+    """Whether rows are read and written where they lie."""
+
+
+def number_at(a, at, like):
+    """The number at an address, as float64; ``like`` is an array of the lanes' type."""
+
+
+def block(a, row, j, n, buffer):
+    """n classes from class j on, as an array: the row itself, or the buffer, which holds BLOCK."""
+
+
+def put(a, row, j, n, buffer, streams):
+    """Write n classes from class j on, ``streams``: past the caches."""
+
+
+def _is_odd(a):
+    return "element" in a.fields
+
+
+@overload(in_place, jit_options=INNER)
+def _in_place(a):
+    return (lambda a: a.direct != 0) if _is_odd(a) else (lambda a: True)
+
+
+@overload(number_at, jit_options=INNER)
+def _number_at(a, at, like):
+    if _is_odd(a):
+        return lambda a, at, like: odd_number(a, at)
+    return lambda a, at, like: np.float64(lanes.load(at, like.dtype))
+
+
+@overload(block, jit_options=INNER)
+def _block(a, row, j, n, buffer):
+    def of_odd_rows(a, row, j, n, buffer):
+        at = row + j * a.stride
+        if a.direct:
+            return view(at, n, buffer)
+        gather(a, at, n, buffer)
+        return view(address(buffer), n, buffer)
+
+    return of_odd_rows if _is_odd(a) else (lambda a, row, j, n, buffer: view(row + j * a.stride, n, buffer))
+
+
+@overload(put, jit_options=INNER)
+def _put(a, row, j, n, buffer, streams):
+    def of_odd_rows(a, row, j, n, buffer, streams):
+        at = row + j * a.stride
+        if a.direct:
+            copy(at, buffer, n, streams)
+        else:
+            scatter(a, at, n, buffer)
+
+    def of_rows(a, row, j, n, buffer, streams):
+        copy(row + j * a.stride, buffer, n, streams)
+
+    return of_odd_rows if _is_odd(a) else of_rows
+
+
+@inner
+def block_size(a):
+    """Classes at a time."""
+    return PIECE if in_place(a) else BLOCK
+
+
+@inner
+def fill(out, row, classes, value, scratch):
+    """Write one value to a row."""
+    for i in range(BLOCK):
+        scratch[i] = value
+    for j in range(0, classes, BLOCK):
+        put(out, row, j, min(BLOCK, classes - j), scratch, False)

@@ -1,0 +1,145 @@
+"""Row functions for a program's own Numba code: logsumexp, log-softmax, cross-entropy and its gradient of one row.
+
+They may be called from any ``@njit`` function, parallel or not, and from Python; rows are one-dimensional arrays of
+float32 or float64 with any stride, and any other type is a TypingError. They are as accurate as the rest of the
+package, and read a row once from memory.
+
+    >>> from crossentropy.numba_rows import cross_entropy_grad_row
+    >>> @numba.njit(parallel=True)
+    ... def loss_and_gradient(logits, targets, grad):
+    ...     loss, scale = 0.0, 1 / len(logits)
+    ...     for n in numba.prange(len(logits)):
+    ...         loss += scale * cross_entropy_grad_row(logits[n], targets[n], scale, grad[n])
+    ...     return loss
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from ._numba_layout import OPTIONS, address
+from ._numba_rows import (
+    SCRATCH,
+    as_row,
+    parts,
+    read_array,
+    read_row,
+    require,
+    target_gradient,
+    write_exp,
+    write_log_softmax,
+)
+
+__all__ = ["cross_entropy_grad_row", "cross_entropy_row", "log_softmax_row", "logsumexp_row"]
+
+
+@njit(**OPTIONS)
+def logsumexp_row(z):
+    """Log of the sum of exponentials of one row.
+
+    Parameters
+    ----------
+    z : 1-d array of float32 or float64
+        Logits, C >= 1 of them; any stride.
+
+    Returns
+    -------
+    float64
+        In nats; NaN where the row has a NaN or +inf, or nothing but -inf.
+
+    Notes
+    -----
+    This and the functions below may be called from any ``@njit`` function, parallel or not, and from Python. Other
+    types of ``z`` are a TypingError.
+    """
+    m, rest, _ = read_array(z, -1)
+    return m + math.log1p(rest)
+
+
+@njit(**OPTIONS)
+def cross_entropy_row(z, y):
+    """Loss of one row: -log p_y (eq. 6).
+
+    Parameters
+    ----------
+    z : 1-d array of float32 or float64
+        Logits, as for `logsumexp_row`.
+    y : int
+        The target.
+
+    Returns
+    -------
+    float64
+        In nats, with full relative accuracy where it is small. NaN where the row is undefined, or y no class.
+    """
+    if not 0 <= y < z.size:
+        return np.nan
+    m, rest, target = read_array(z, y)
+    return (m - target) + math.log1p(rest)
+
+
+@njit(**OPTIONS)
+def cross_entropy_grad_row(z, y, scale, grad):
+    """Loss of one row, and its gradient p - onehot(y) times a factor.
+
+    Parameters
+    ----------
+    z : 1-d array of float32 or float64
+        Logits, as for `logsumexp_row`.
+    y : int
+        The target.
+    scale : float
+        What the gradient is multiplied by: 1/N for a mean.
+    grad : 1-d array of z's size and dtype
+        Where the gradient goes; may be z itself.
+
+    Returns
+    -------
+    float64
+        As `cross_entropy_row`, which ``scale`` does not change. Where that is NaN the gradient is.
+
+    Raises
+    ------
+    ValueError
+        If ``grad`` has another size.
+    """
+    require(z, grad)
+    if not 0 <= y < z.size:
+        grad[:] = np.nan
+        return np.nan
+    x_buffer, _, scratch, pad = parts(np.empty(SCRATCH, z.dtype))
+    row, at, out, to = as_row(z), address(z), as_row(grad), address(grad)
+    m, rest, target = read_row(row, at, z.size, y, True, x_buffer, pad, 0)
+    if math.isnan(m):
+        grad[:] = np.nan
+        return np.nan
+    factor, value = scale / (1 + rest), scale * target_gradient(m, rest, target, 1.0, 0.0, 1.0, z)
+    write_exp(row, at, out, to, z.size, m, factor, y, value, False, 0, x_buffer, scratch, pad)
+    return (m - target) + math.log1p(rest)
+
+
+@njit(**OPTIONS)
+def log_softmax_row(z, out):
+    """Log of the softmax of one row.
+
+    Parameters
+    ----------
+    z : 1-d array of float32 or float64
+        Logits, as for `logsumexp_row`.
+    out : 1-d array of z's size and dtype
+        Where the result goes, in nats; may be z itself. NaN throughout where the row is undefined.
+
+    Raises
+    ------
+    ValueError
+        If ``out`` has another size.
+    """
+    require(z, out)
+    if z.size == 0:
+        return
+    x_buffer, _, scratch, pad = parts(np.empty(SCRATCH, z.dtype))
+    row, at = as_row(z), address(z)
+    m, rest, _ = read_row(row, at, z.size, -1, False, x_buffer, pad, 0)
+    log_sum = math.log1p(rest)
+    write_log_softmax(row, at, as_row(out), address(out), z.size, m, log_sum, False, 0, x_buffer, scratch)
