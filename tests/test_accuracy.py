@@ -6,9 +6,9 @@ Truth is computed in long double from the exact inputs, by forms in which nothin
 
 import numpy as np
 import pytest
-from ulps import LIMITS, largest_error, result_dtype
 
 import crossentropy
+from crossentropy.testing import LIMITS, largest_error, result_dtype
 
 LONG = np.longdouble
 pytestmark = pytest.mark.skipif(np.finfo(LONG).nmant < 63, reason="long double has no more digits than double here")

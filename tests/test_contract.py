@@ -1,16 +1,19 @@
-"""Every ISA unit against the reference: all options crossed, on row lengths chosen by code path."""
+"""Every backend against the reference: the conformance suite, and row lengths chosen by code path."""
 
-import itertools
+import contextlib
+import importlib
+import types
 
 import numpy as np
 import pytest
-from ulps import same, within
+from conftest import DTYPES
 
 import crossentropy
-from crossentropy import autograd, reference
+from crossentropy import _reference_backend, autograd, reference, testing
+from crossentropy.testing import same, within
 
 # LANES: 16 and 8 (AVX-512), 8 and 4 (AVX2), 4 and 2 (base), for float32 and float64; four vectors are unrolled, a sum's
-# chunk is 16 vectors, a block 2048 classes.
+# chunk is 16 vectors, a block 2048 classes. In Numba a group is 64 classes, a chunk 512, a block 2048.
 SIZES = [
     1,  # one class: everything is 0
     2,
@@ -25,10 +28,12 @@ SIZES = [
     17,  # each lane count and its neighbours
     63,
     64,
-    65,  # the unrolled four vectors of AVX-512
+    65,  # the unrolled four vectors of AVX-512, Numba's group
     255,
     256,
-    257,  # its chunk
+    257,  # AVX-512's chunk
+    511,
+    513,  # Numba's
     1000,  # ImageNet, no multiple of anything
     2047,
     2048,
@@ -43,40 +48,17 @@ def rows_like(rng, n, classes, dtype, scale=2.0):
     return x, x.astype(np.float64)
 
 
-def exact_losses(z, targets, options):
-    return np.array(
-        [reference.cross_entropy(row, t, o) for row, t, o in zip(z.tolist(), targets, options, strict=True)]
-    )
-
-
-def exact_grads(z, targets, options):
-    return np.array(
-        [reference.cross_entropy_grad(row, t, o) for row, t, o in zip(z.tolist(), targets, options, strict=True)]
-    )
-
-
-def term_sizes(z, targets, options):
-    """The largest term of each gradient entry, the unit of its ulp where options make terms cancel."""
-    sizes = []
-    for row, target, o in zip(z.tolist(), targets, options, strict=True):
-        t = np.array(reference.target_weights(target, len(row), o))
-        lse = reference.partial(row).lse
-        a = t.sum() + 2 * o.z_loss * abs(lse)
-        sizes.append(o.weight * np.maximum(a * np.array(reference.softmax(row)), np.abs(t)))
-    return np.array(sizes)
-
-
 @pytest.mark.parametrize("classes", SIZES)
 def test_plain_rows_of_every_length(kernels, dtype, classes, rng):
     x, z = rows_like(rng, 4, classes, dtype)
     y = [0, classes - 1, classes // 2, int(z[3].argmax())]
     targets = np.array(y)
-    options = [reference.Row()] * 4
+    options = [reference.PLAIN] * 4
     loss, grad = crossentropy.cross_entropy_and_grad(x, targets, reduction="none")
-    expected = exact_losses(z, y, options)
+    expected, grads, _ = testing.exact(z, y, options)
     within(loss, expected, dtype, "loss")
     within(crossentropy.cross_entropy(x, targets, reduction="none"), expected, dtype, "loss")
-    within(grad, exact_grads(z, y, options), dtype, "grad")
+    within(grad, grads, dtype, "grad")
     within(crossentropy.log_softmax(x), [reference.log_softmax(row) for row in z.tolist()], dtype, "log_softmax")
     within(crossentropy.softmax(x), [reference.softmax(row) for row in z.tolist()], dtype, "grad")
     within(crossentropy.logsumexp(x), [reference.logsumexp(row) for row in z.tolist()], dtype, "loss")
@@ -84,66 +66,66 @@ def test_plain_rows_of_every_length(kernels, dtype, classes, rng):
     assert loss.dtype == (np.float64 if dtype == np.float64 else np.float32)
 
 
-OPTIONS = list(
-    itertools.product(
-        ("index", "probability"),
-        (False, True),  # class_weight
-        (False, True),  # sample_weight, with a 0
-        (0.0, 0.1, 1.0),  # label_smoothing
-        (0.0, 0.01),  # z_loss
-        ("none", "sum", "mean", "normalizer"),
-    )
-)
+@pytest.fixture(params=[1, 3], ids="threads {}".format)
+def threads(request, monkeypatch):
+    """So many, also for small arrays."""
+    for name in ("native", "numba_cpu"):
+        with contextlib.suppress(ImportError):
+            monkeypatch.setattr(importlib.import_module(f"crossentropy.{name}"), "SERIAL_BELOW", 0)
+    with crossentropy.config(threads=request.param):
+        yield request.param
 
 
-@pytest.mark.parametrize(("kind", "weighted", "sampled", "smoothing", "z_loss", "reduction"), OPTIONS)
-def test_options_crossed(kernels, dtype, kind, weighted, sampled, smoothing, z_loss, reduction, rng):
-    n, classes = 5, 37
-    x, z = rows_like(rng, n, classes, dtype)
-    w = rng.uniform(0, 2, classes) * (rng.random(classes) > 0.2) if weighted else None  # some are 0
-    v = np.array([1.0, 0.0, 2.5, 0.3, 1.0]) if sampled else None
-    if kind == "index":
-        targets = rng.integers(0, classes, n)
-        if weighted:
-            w[targets[0]] = 1.5  # the mean over no row is an edge case of its own
-        each = targets.tolist()
-    else:
-        q = rng.dirichlet(np.ones(classes), n) * (rng.random((n, classes)) > 0.3)
-        targets = q.astype(np.float32)
-        each = targets.astype(np.float64).tolist()
-    options = [
-        reference.Row(1.0 if v is None else v[i], None if w is None else w.tolist(), smoothing, z_loss)
-        for i in range(n)
-    ]
-    losses, grads, sizes = exact_losses(z, each, options), exact_grads(z, each, options), term_sizes(z, each, options)
-    by, g = 1.0, 1.0
-    if reduction == "none":
-        g = rng.uniform(0.5, 2, n)
-    elif reduction == "mean":
-        by = reference.divisor(each, [o.weight for o in options], options[0].class_weight)
-    elif reduction == "normalizer":
-        by = 7.25
-    keywords = {"class_weight": w, "sample_weight": v, "label_smoothing": smoothing, "z_loss": z_loss}
-    keywords |= {"reduction": "mean", "normalizer": by} if reduction == "normalizer" else {"reduction": reduction}
-    got = crossentropy.cross_entropy_and_grad(x, targets, grad_output=g, **keywords)
-    within(got.loss, losses if reduction == "none" else losses.sum() / by, dtype, "loss")
-    factor = (g[:, None] if reduction == "none" else g) / by
-    within(got.grad, grads * factor, dtype, "grad", unit_at=sizes * factor)
+@pytest.mark.parametrize("options", testing.OPTION_SETS, ids=str)
+def test_options_crossed_in_every_layout(kernels, dtype, threads, options):
+    testing.check_options(options, dtype)
 
-    np.testing.assert_array_equal(crossentropy.cross_entropy(x, targets, **keywords), got.loss)
-    loss, saved = autograd.forward(x, targets, **keywords)
-    np.testing.assert_array_equal(loss, got.loss)
-    np.testing.assert_array_equal(autograd.backward(saved, g), got.grad)
-    np.testing.assert_array_equal(crossentropy.cross_entropy_grad(x, targets, grad_output=g, **keywords), got.grad)
-    in_place = x.copy()
-    crossentropy.cross_entropy_and_grad(in_place, targets, grad_output=g, out=in_place, **keywords)
-    np.testing.assert_array_equal(in_place, got.grad)
+
+@pytest.mark.parametrize("name", testing.EDGE_CASES)
+def test_edge_case(backend, dtype, name):
+    testing.EDGE_CASES[name](dtype)
+
+
+def failures(backend, kind):
+    """The checks of the conformance suite, of those with float64 and a kind of name, that a backend does not pass."""
+    found = []
+    with crossentropy.config(backend=backend):
+        for name, check in testing.conformance():
+            if name.endswith("float64") and kind in name:
+                try:
+                    check()
+                except AssertionError:
+                    found.append(name)
+    return found
+
+
+def test_a_backend_of_ones_own_is_held_to_it():
+    """The reference as a module conforms; with one wrong sign, or a row that shows in the next, it does not."""
+    mine = types.ModuleType("mine")
+    public = {name: value for name, value in vars(_reference_backend).items() if not name.startswith("_")}
+    vars(mine).update(public)
+    for kind in ("index-0-0-", "batch, 5 classes", "rows"):
+        assert failures(mine, kind) == []
+
+    def backward(*arguments):
+        public["backward"](*arguments)
+        np.negative(arguments[-1], out=arguments[-1])
+
+    mine.backward = backward
+    assert len(failures(mine, "index-0-0-")) == 4
+    mine.backward = public["backward"]
+
+    def log_softmax(x, out):
+        public["log_softmax"](x, out)
+        if out.ndim > 1:
+            out[-1] = out[0]
+
+    mine.log_softmax = log_softmax
+    assert len(failures(mine, "batch, 5 classes")) == 1
 
 
 @pytest.mark.parametrize("q_dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_probability_targets_of_every_dtype(kernels, dtype, q_dtype, rng):
-    from conftest import DTYPES
-
     if DTYPES[q_dtype] is None:
         pytest.skip("bfloat16 arrays need ml_dtypes")
     x, z = rows_like(rng, 3, 2050, dtype)  # past a block: converted a block at a time
@@ -151,8 +133,9 @@ def test_probability_targets_of_every_dtype(kernels, dtype, q_dtype, rng):
     each = q.astype(np.float64).tolist()
     options = [reference.Row()] * 3
     loss, grad = crossentropy.cross_entropy_and_grad(x, q, reduction="none")
-    within(loss, exact_losses(z, each, options), dtype, "loss")
-    within(grad, exact_grads(z, each, options), dtype, "grad", unit_at=term_sizes(z, each, options))
+    losses, grads, units = testing.exact(z, each, options)
+    within(loss, losses, dtype, "loss")
+    within(grad, grads, dtype, "grad", unit_at=units)
     assert grad.dtype == dtype
 
 
@@ -164,7 +147,7 @@ def test_scales_that_float32_could_lose(kernels, scale, rng):
     y = [3, 0, 39]
     options = [reference.Row()] * 3
     grad = crossentropy.cross_entropy_grad(x, np.array(y), reduction="sum", grad_output=scale)
-    within(grad, exact_grads(z, y, options) * scale, dtype, "grad")
+    within(grad, testing.exact(z, y, options)[1] * scale, dtype, "grad")
     weights = {"label_smoothing": 0.1, "reduction": "mean"}
     even = crossentropy.cross_entropy_and_grad(x, np.array(y), class_weight=np.ones(40), **weights)
     scaled = crossentropy.cross_entropy_and_grad(x, np.array(y), class_weight=np.full(40, scale**2), **weights)
@@ -185,18 +168,6 @@ def test_log_softmax_backward(kernels, dtype, rng):
     within(got, expected, dtype, "grad", unit_at=np.maximum(np.abs(g64), np.abs(p * g64.sum(1, keepdims=True))))
 
 
-@pytest.mark.parametrize(
-    "target_dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
-)
-def test_index_targets_of_every_dtype(backend, target_dtype, rng):
-    x = rng.standard_normal((6, 100))
-    y = rng.integers(0, 100, 6)
-    expected = crossentropy.cross_entropy(x, y, reduction="none", ignore_index=int(y[2]))
-    got = crossentropy.cross_entropy(x, y.astype(target_dtype), reduction="none", ignore_index=int(y[2]))
-    np.testing.assert_array_equal(got, expected)
-    assert got[2] == 0
-
-
 def test_backends_agree_on_real_logits(kernels, dtype):
     """Logits of a classifier trained on the bundled digits, and its real labels."""
     datasets = pytest.importorskip("sklearn.datasets", reason="the real data is scikit-learn's")
@@ -206,8 +177,9 @@ def test_backends_agree_on_real_logits(kernels, dtype):
     z, y = x.astype(np.float64), labels[:200]
     options = [reference.Row()] * len(y)
     loss, grad = crossentropy.cross_entropy_and_grad(x, y, reduction="none")
-    within(loss, exact_losses(z, y.tolist(), options), dtype, "loss")
-    within(grad, exact_grads(z, y.tolist(), options), dtype, "grad")
+    losses, grads, _ = testing.exact(z, y.tolist(), options)
+    within(loss, losses, dtype, "loss")
+    within(grad, grads, dtype, "grad")
 
 
 @pytest.mark.parametrize("g_dtype", ["float16", "float32", "float64", "int64"])

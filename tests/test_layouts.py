@@ -9,55 +9,18 @@ import itertools
 import numpy as np
 import pytest
 from conftest import DTYPES
-from ulps import same, within
 
 import crossentropy
 from crossentropy import autograd
+from crossentropy.testing import LAYOUTS, has_layout, same, within
 
+misaligned = LAYOUTS["misaligned"]
 SHAPE, AXES = (3, 7, 4, 5), (0, 1, 2, 3)
 
 
-def reversed_strides(x):
-    return x[::-1, :, ::-1].copy()[::-1, :, ::-1]
-
-
-def every_other(x):
-    wide = np.repeat(x, 2, axis=-1)
-    wide[..., 1::2] = np.array(np.nan).astype(x.dtype)
-    return wide[..., ::2]
-
-
-def misaligned(x):
-    memory = np.empty(x.nbytes + 1, np.uint8)[1:]
-    view = np.ndarray(x.shape, x.dtype, buffer=memory.data)
-    view[...] = x
-    return view
-
-
-def byte_swapped(x):
-    return x.astype(x.dtype.newbyteorder(">"))
-
-
-def read_only(x):
-    x = x.copy()
-    x.flags.writeable = False
-    return x
-
-
-LAYOUTS = {
-    "contiguous": np.copy,
-    "Fortran order": np.asfortranarray,
-    "transposed": lambda x: np.ascontiguousarray(x.transpose(2, 0, 3, 1)).transpose(1, 3, 0, 2),
-    "negative strides": reversed_strides,
-    "every other element": every_other,
-    "misaligned": misaligned,
-    "byte-swapped": byte_swapped,
-    "read-only": read_only,
-}
-
-
-# ml_dtypes has no byte-swapped bfloat16.
-PAIRS = [(name, layout) for name in DTYPES for layout in LAYOUTS if (name, layout) != ("bfloat16", "byte-swapped")]
+PAIRS = [
+    (name, layout) for name, dtype in DTYPES.items() for layout in LAYOUTS if dtype is None or has_layout(dtype, layout)
+]
 
 
 @pytest.fixture(params=PAIRS, ids=" ".join)

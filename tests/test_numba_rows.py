@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import AVAILABLE
 from subprocesses import run
-from ulps import within
 
 import crossentropy
 from crossentropy import reference
+from crossentropy.testing import within
 
 if not AVAILABLE["numba"]:
     pytest.skip("Numba is not installed", allow_module_level=True)

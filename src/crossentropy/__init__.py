@@ -22,7 +22,7 @@ _HOME = {
     "backends": "_backends",
     "config": "_backends",
 }
-_MODULES = ("autograd", "distributions", "reference", "training")
+_MODULES = ("autograd", "distributions", "reference", "testing", "training")
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 

@@ -30,7 +30,7 @@ _MODULES = {"native": "native", "numba": "numba_cpu", "reference": "_reference_b
 class Settings(NamedTuple):
     """What ``config`` sets; None leaves the choice to the environment and then to the machine."""
 
-    backend: str | None = None
+    backend: str | ModuleType | None = None
     threads: int | None = None
     isa: str | None = None
     check: bool | None = None
@@ -67,8 +67,10 @@ def backends() -> tuple[Backend, ...]:
     )
 
 
-def _named(name: str) -> ModuleType:
-    """The backend that was asked for by name."""
+def _named(name: str | ModuleType) -> ModuleType:
+    """The backend that was asked for by name, or as a module of its own."""
+    if isinstance(name, ModuleType):
+        return name
     if name not in _MODULES:
         raise ValueError(f"backend must be one of {', '.join(map(repr, _MODULES))}, got {name!r}")
     got = _load(name)
@@ -163,8 +165,9 @@ class config:
 
     Parameters
     ----------
-    backend : str, optional
-        A name from ``backends()``; environment variable CROSSENTROPY_BACKEND.
+    backend : str or module, optional
+        A name from ``backends()``; environment variable CROSSENTROPY_BACKEND. Or a module with the functions that
+        ``crossentropy/_reference_backend.py`` lists: a backend of one's own (see `crossentropy.testing`).
     threads : int, optional
         At most so many threads in a call, and never more than the process has CPUs; CROSSENTROPY_NUM_THREADS, then
         OMP_NUM_THREADS. Any number gives the same bits.
