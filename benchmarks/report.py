@@ -14,7 +14,7 @@ from crossentropy import bench
 ROOT = Path(__file__).parent.parent
 RESULTS, FIGURES, README = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures", ROOT / "README.md"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
-PEERS = ("torch", "torch.compile", "JAX")
+OTHERS = (bench.NUMBA, "torch", "torch.compile", "JAX")
 DRAWN = ("loss", "loss + gradient")
 
 
@@ -38,7 +38,7 @@ def section(found: dict[str, dict]) -> str:
 def _machine(stem, document):
     machine, versions, records = document["machine"], document["versions"], document["records"]
     cases = bench.by_case(records)
-    others = [name for name in PEERS if any(r["implementation"] == name for r in records)]
+    others = [name for name in OTHERS if any(r["implementation"] == name for r in records)]
     cpu = f"{machine['threads']} threads of {machine['cpu']} ({machine['isas'][0]})"
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "jax") if name in versions)
     yield f"**{cpu}**, crossentropy {versions['crossentropy']}, {libraries or 'no peers'}, {document['date']}:\n"
@@ -111,8 +111,14 @@ def _isas(cases, machine):
     yield "| | " + " | ".join(f"{op}, {_threads(n)}" for op in DRAWN for n in counts) + " |"
     yield "|---|" + "--:|" * (len(DRAWN) * len(counts))
     for isa in machine["isas"]:
-        those = [bench.best(chosen[op], implementation=bench.OURS, isa=isa, threads=n) for op in DRAWN for n in counts]
-        yield f"| {isa} | {' | '.join(_share(r) if r else '–' for r in those)} |"
+        yield _shares(chosen, counts, isa, implementation=bench.OURS, isa=isa)
+    if any(r["implementation"] == bench.NUMBA for r in chosen[DRAWN[0]]):
+        yield _shares(chosen, counts, "Numba", implementation=bench.NUMBA)
+
+
+def _shares(chosen, counts, heading, **fields):
+    those = [bench.best(chosen[op], threads=n, **fields) for op in DRAWN for n in counts]
+    return f"| {heading} | {' | '.join(_share(r) if r else '–' for r in those)} |"
 
 
 def _threads(n):

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import __version__, _peers, config, cross_entropy, cross_entropy_and_grad, log_softmax, native
+from . import __version__, _peers, backends, config, cross_entropy, cross_entropy_and_grad, log_softmax, native
 
 
 class Op(NamedTuple):
@@ -199,12 +199,13 @@ class Implementation(NamedTuple):
 
 OURS = "crossentropy"
 ALLOCATING = "crossentropy, no out"
+NUMBA = "crossentropy, Numba"
 
 
-def _ours(isa, threads, allocates=False):
+def _ours(isa, threads, name=OURS):
     def prepare(p):
-        x, y, out = p.x, p.targets, None if allocates else p.out
-        settings = config(backend="native", isa=isa, threads=threads)
+        x, y, out = p.x, p.targets, None if name == ALLOCATING else p.out
+        settings = config(backend="numba" if name == NUMBA else "native", isa=isa, threads=threads)
         if p.case.op == "loss":
             return _peers.Prepared(lambda: cross_entropy(x, y, axis=p.case.axis), _peers.loss_alone, settings)
         if p.case.op == "log-softmax":
@@ -214,7 +215,7 @@ def _ours(isa, threads, allocates=False):
             return _peers.Prepared(call, tuple, settings, restore=lambda: np.copyto(out, x))
         return _peers.Prepared(lambda: cross_entropy_and_grad(x, y, axis=p.case.axis, out=out), tuple, settings)
 
-    return Implementation(ALLOCATING if allocates else OURS, prepare, threads, isa)
+    return Implementation(name, prepare, threads, isa)
 
 
 def thread_counts() -> list[int]:
@@ -226,8 +227,13 @@ def implementations(case: Case, peers: bool = True) -> tuple[list[Implementation
     """Who computes the case here; and for everyone who does not, a line that says why."""
     found = [_ours(isa, threads) for isa in native.SUPPORTED_ISAS for threads in thread_counts()]
     if case.op not in ("loss", "loss + gradient in place"):  # for the peers, which make a new array at each call
-        found.append(_ours(native.SUPPORTED_ISAS[0], thread_counts()[-1], allocates=True))
+        found.append(_ours(native.SUPPORTED_ISAS[0], thread_counts()[-1], ALLOCATING))
     left_out = []
+    numba = next(each for each in backends() if each.name == "numba")
+    if numba.available:
+        found += [_ours(None, threads, NUMBA) for threads in thread_counts()]
+    else:
+        left_out.append(f"{NUMBA}: {numba.reason}")
     for name, peer in _peers.PEERS.items() if peers else ():
         reason = _peers.why_not(peer, case)
         if reason:
@@ -394,7 +400,7 @@ def measure(
             check(case, sampled(case, *runner.prepared.arrays(runner.warm_up())), expected)
             runners[each] = runner
         except Exception as error:  # whatever a compiler driver or a library raises: the others are timed
-            if each.name in (OURS, ALLOCATING):
+            if each.name in (OURS, ALLOCATING, NUMBA):
                 raise
             is_wrong = isinstance(error, WrongResultError)
             what = str(error) if is_wrong else f"fails with {type(error).__name__}"
@@ -402,7 +408,7 @@ def measure(
                 wrong.add(f"{each.name}: {what}")
             left_out.append(f"{each.name}: {what} at {case}")
     left_out = list(dict.fromkeys(left_out))  # once, not for each number of threads
-    if wrong and all(each.name in (OURS, ALLOCATING) for each in runners):
+    if wrong and all(each.name in (OURS, ALLOCATING, NUMBA) for each in runners):
         raise WrongResultError(f"no peer agrees with {OURS} at {case}: {'; '.join(sorted(wrong))}")
 
     start = time.perf_counter()
@@ -533,7 +539,7 @@ def machine() -> dict:
 def versions() -> dict:
     """Of Python, of this package, and of the libraries it is measured with, where they are installed."""
     found = {"crossentropy": __version__, "Python": platform.python_version()}
-    for name in ("numpy", "torch", "jax", "optax", "scipy", "scikit-learn"):
+    for name in ("numpy", "numba", "torch", "jax", "optax", "scipy", "scikit-learn"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
