@@ -23,7 +23,7 @@ from ._numba_layout import (
     row_of,
     stopped,
 )
-from ._numba_math import added, exp_at, larger
+from ._numba_math import added, exp_at, larger, ordered
 from ._numba_rows import (
     CHUNK,
     gradient_frame,
@@ -326,7 +326,7 @@ def log_softmax_backward(tasks, first, last, memory):
     real = memory.dtype.type
     for n in range(first, last):
         x_row, q_row, out_row = row_of(t.x, t, n), row_of(t.q, t, n), row_of(t.out, t, n)
-        m, total, error, undefined = real(-np.inf), 0.0, 0.0, 0
+        top, total, error, undefined = ordered(real(-np.inf)), 0.0, 0.0, 0
         for at in range(0, t.classes, CHUNK):
             if stopped(t.stop):
                 break
@@ -334,14 +334,15 @@ def log_softmax_backward(tasks, first, last, memory):
             z, g = block(t.x, x_row, at, size, x_buffer), block(t.q, q_row, at, size, q_buffer)
             sums = 0.0
             for i in range(size):
-                m = larger(z[i], m)
+                top = larger(ordered(z[i]), top)
                 undefined += z[i] != z[i]
                 sums = added(sums, np.float64(g[i]))
             total, error = plus(total, error, sums)
+        m = lanes.number(top)
         if undefined or not math.isfinite(m):
             fill(t.out, out_row, t.classes, real(np.nan), scratch)
             continue
-        (shift, magic, lowest), of_e = gradient_frame(np.float64(m), sum_of(total, error) * math.exp(m), memory)
+        (shift, magic, lowest), of_e = gradient_frame(m, sum_of(total, error) * math.exp(m), memory)
         for at in range(0, t.classes, BLOCK):
             if stopped(t.stop):
                 break

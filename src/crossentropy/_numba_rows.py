@@ -33,7 +33,7 @@ from ._numba_layout import (
     stopped,
     view,
 )
-from ._numba_math import added, exp_at, larger
+from ._numba_math import added, exp_at, larger, ordered
 
 CHUNK = 512  # classes that a sum runs over in the lanes' type
 PAD = 64  # what is no multiple of this is filled up to it: the rest of a loop in vectors is one number at a time
@@ -125,7 +125,7 @@ def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
     """
     real = pad.dtype.type
     shift, magic, lowest = frame_at(anchor[0], anchor[1], pad)
-    m, found, total, error = -np.inf, 0, 0.0, 0.0
+    m, found, total, error = ordered(real(-np.inf)), 0, 0.0, 0.0
     size = block_size(a)
     for at in range(0, classes, size):
         if stopped(stop):
@@ -142,15 +142,15 @@ def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
             else:
                 part = z[j : j + n]
                 fetch(address(z) + j * z.itemsize + AHEAD, n * z.itemsize)
-            top, s = real(-np.inf), real(0)
+            top, s = ordered(real(-np.inf)), real(0)
             for i in range(part.size):
-                top = larger(part[i], top)
+                top = larger(ordered(part[i]), top)
                 s = added(s, exp_at(part[i] - shift, magic, lowest))
             if top > m:
-                m, found = np.float64(top), at + j
+                m, found = top, at + j
             total, error = plus(total, error, np.float64(s))
             j += n
-    return m, found, sum_of(total, error)
+    return lanes.number(m), found, sum_of(total, error)
 
 
 @inner
