@@ -22,6 +22,9 @@ COMMON = {
     "unix": ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"],
     "msvc": ["/O2", "/std:c11", "/fp:precise"],
 }
+# CROSSENTROPY_SANITIZE=1 builds what .ci/run looks for stray accesses and undefined behaviour with (GCC, Clang).
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1", "-g"]
+SANITIZE = SANITIZE if os.environ.get("CROSSENTROPY_SANITIZE") == "1" else []
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 REQUIRE_NATIVE = os.environ.get("CROSSENTROPY_REQUIRE_NATIVE") == "1"
 MACOS = platform.system() == "Darwin"
@@ -44,7 +47,7 @@ class BuildKernels(build_ext):
 
     def build_units(self, ext):
         kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
-        common = COMMON[kind]
+        common = COMMON[kind] + SANITIZE
         for unit, (unix, msvc) in (BASE_UNIT | (X86_UNITS if X86 else {})).items():
             ext.extra_objects += self.compiler.compile(
                 [unit],
@@ -58,7 +61,7 @@ class BuildKernels(build_ext):
             ext.extra_compile_args.append("/openmp" if kind == "msvc" else "-fopenmp")
             ext.extra_link_args += [] if kind == "msvc" else ["-fopenmp"]
         if kind == "unix" and platform.system() == "Linux":
-            ext.extra_link_args.append("-s")
+            ext.extra_link_args += SANITIZE or ["-s"]
         super().build_extension(ext)
 
     def openmp(self, kind):

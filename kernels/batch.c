@@ -20,7 +20,11 @@ void find_targets(const task *t, ptrdiff_t row, ptrdiff_t rows, row_targets *r)
     r->any_unread = any;
 }
 
-static double class_weight_of(const task *t, ptrdiff_t c) { return t->class_weight ? t->class_weight[c] : 1; }
+/* 1 for what is no class: rows that are skipped or bad come here too, and what becomes of them is seen to later. */
+static double class_weight_of(const task *t, ptrdiff_t c)
+{
+    return t->class_weight && (size_t)c < (size_t)t->classes ? t->class_weight[c] : 1;
+}
 
 void set_unread(batch *b, ptrdiff_t i, double max)
 {

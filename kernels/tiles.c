@@ -16,11 +16,14 @@ static int lies_side_by_side(const task *t, const array *a)
 }
 
 /* By the logits alone, so that loss, gradient and backward of the same logits have the same sums, wherever results
- * go. */
+ * go: dimensions of theirs that another array keeps apart (coalesce) count as one. */
 static int is_in_place(const task *t)
 {
-    return t->dims && t->shape[t->dims - 1] >= BATCH && lies_side_by_side(t, &t->x)
-        && t->classes <= LARGEST_TILE / (BATCH * 8);
+    if (!t->dims || !lies_side_by_side(t, &t->x) || t->classes > LARGEST_TILE / (BATCH * 8)) return 0;
+    ptrdiff_t beside = t->shape[t->dims - 1];
+    for (int d = t->dims - 2; d >= 0 && t->x.row_strides[d] == beside * element_size(t->x.type); --d)
+        beside *= t->shape[d];
+    return beside >= BATCH;
 }
 
 int suits_tiles(const task *t)

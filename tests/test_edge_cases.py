@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from conftest import AVAILABLE
+from subprocesses import run
 
 import crossentropy
 from crossentropy.testing import both, same
@@ -104,6 +106,27 @@ def test_class_weights_whose_sum_overflows(backend):
     with np.errstate(all="raise"):
         grad = crossentropy.cross_entropy_grad(np.array([[0, 1.0, -1]]), [0], class_weight=[1e308] * 3)
     np.testing.assert_allclose(grad, crossentropy.cross_entropy_grad(np.array([[0, 1.0, -1]]), [0]), rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["native", "numba"])
+def test_class_weights_are_not_read_at_a_target_that_is_no_class(name):
+    """In a process of its own: the weight of class 2^60 is nowhere."""
+    if not AVAILABLE[name]:
+        pytest.skip(f"the {name} backend is not here")
+    out = run(
+        """
+        import numpy as np, crossentropy
+        for classes in (3, 300):
+            x, w = np.zeros((2, classes)), np.ones(classes)
+            grad = crossentropy.cross_entropy_grad(x, np.array([0, 2**60]), class_weight=w, ignore_index=2**60)
+            print(grad[1].any())
+            with crossentropy.config(check=False):
+                grad = crossentropy.cross_entropy_grad(x, np.array([0, -(2**60)]), class_weight=w, reduction="sum")
+            print(np.isnan(grad[1]).all())
+        """,
+        CROSSENTROPY_BACKEND=name,
+    )
+    assert out.split() == ["False", "True"] * 2
 
 
 # ---------------------------------------------------------------------- the guessed anchor

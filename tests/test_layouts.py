@@ -229,3 +229,14 @@ def test_the_layout_of_out_changes_no_bit(kernels, dtype, classes, rng):
         again = crossentropy.cross_entropy_and_grad(logits, t, axis=axis, reduction="none", out=other)
         same(again.loss, loss)
         same(again.grad, grad)
+
+
+@pytest.mark.parametrize("classes", [70, 300])
+def test_an_out_whose_rows_lie_apart_changes_no_bit(kernels, dtype, classes, rng):
+    """Rows of 24 side by side, which the result's gaps keep apart."""
+    x, y = rng.standard_normal((classes, 8, 3)).astype(dtype), rng.integers(0, classes, (8, 3))
+    loss, grad = crossentropy.cross_entropy_and_grad(x, y, axis=0, reduction="none")
+    out = np.empty((classes, 8, 4), dtype)[..., :3]
+    got = crossentropy.cross_entropy_and_grad(x, y, axis=0, reduction="none", out=out)
+    same(got.loss, loss)
+    same(out, grad)

@@ -2,21 +2,24 @@
 
 import hashlib
 import math
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit, types
+from numba.extending import overload
 
 from . import _numba_layout, _numba_math, _numba_rows
 from . import _numba_math as lanes
 from ._numba_layout import (
     BLOCK,
-    ODD_ROWS,
-    ROWS,
+    INNER,
+    OPTIONS,
+    OddRows,
+    Rows,
     block,
     doubles,
     fill,
     inner,
-    kernel,
     merged,
     number_at,
     put,
@@ -26,6 +29,7 @@ from ._numba_layout import (
 from ._numba_math import added, exp_at, larger, ordered
 from ._numba_rows import (
     CHUNK,
+    PAD,
     gradient_frame,
     parts,
     plus,
@@ -39,42 +43,90 @@ from ._numba_rows import (
 
 SKIPPED, BAD, READ = range(3)  # what becomes of a row
 
-# Numba keeps a kernel on disk for as long as its own file stays as it is. A field that is named for what the other
-# files hold makes another type of a task, and so another kernel, when they change.
-_SOURCES = hashlib.sha256(b"".join(Path(m.__file__).read_bytes() for m in (_numba_layout, _numba_math, _numba_rows)))
+
+class Task(NamedTuple):
+    """What a kernel works on; what is absent has the address 0."""
+
+    x: Rows | OddRows
+    q: Rows | OddRows  # probability targets, or the grad_output of log_softmax_backward
+    out: Rows | OddRows
+    dims: int
+    shape: int  # the address of int64: the rows, by dimension
+    rows: int
+    classes: int
+    targets: int  # address
+    target_size: int  # bytes, negative where signed
+    has_ignored: int
+    ignored: int
+    class_weight: int  # address of float64 (classes,)
+    sample_weight: int  # address of float64 (rows,)
+    row_scale: int  # address of float64 (rows,), or of one number:
+    row_scale_step: int
+    loss: int  # address of float64 (rows,)
+    saved: int  # address of float64 (rows, 3): max, rest, mass
+    streams: int  # whether results go past the caches
+    stop: int  # address of int64: not 0 once the call is to end
+    label_smoothing: float
+    z_loss: float
 
 
-def _task(rows):
-    """What a kernel works on: one record, since the code that unpacks arguments takes a second to compile."""
-    return np.dtype(
-        [
-            ("x", rows),
-            ("q", rows),  # probability targets, or the grad_output of log_softmax_backward
-            ("out", rows),
-            ("dims", np.int64),
-            ("shape", np.int64),  # the address of int64: the rows, by dimension
-            ("rows", np.int64),
-            ("classes", np.int64),
-            ("targets", np.int64),  # address
-            ("target_size", np.int64),  # bytes, negative where signed
-            ("has_ignored", np.int64),
-            ("ignored", np.int64),
-            ("class_weight", np.int64),  # address of float64 (classes,)
-            ("sample_weight", np.int64),  # address of float64 (rows,)
-            ("row_scale", np.int64),  # address of float64 (rows,), or of one number:
-            ("row_scale_step", np.int64),
-            ("loss", np.int64),  # address of float64 (rows,)
-            ("saved", np.int64),  # address of float64 (rows, 3): max, rest, mass
-            ("streams", np.int64),  # whether results go past the caches
-            ("stop", np.int64),  # address of int64: not 0 once the call is to end
-            ("label_smoothing", np.float64),
-            ("z_loss", np.float64),
-            (f"sources_{_SOURCES.hexdigest()[:16]}", np.int64),
-        ]
-    )
+FIELDS = Task._fields[3:-2]  # a kernel's ints: those of three OddRows, and these
 
 
-TASK, ODD_TASK = _task(ROWS), _task(ODD_ROWS)
+def _source(module):
+    """Its bytes, from a file or a zip."""
+    return module.__loader__.get_data(module.__file__)
+
+
+# Numba keeps a kernel on disk for as long as its own file stays as it is; by this name it does not outlive the others.
+_SOURCES = hashlib.sha256(b"".join(map(_source, (_numba_layout, _numba_math, _numba_rows)))).hexdigest()
+
+
+def kernel(function):
+    """A function that Python calls: kept on disk, where there is a place for it."""
+    function.__qualname__ += f"-{_SOURCES[:16]}"
+    try:
+        return njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # no directory can be written
+        return njit(**OPTIONS)(function)
+
+
+@inner
+def rows_at(ints, i):
+    """Rows that are described from an int on."""
+    return Rows(ints[i], ints[i + 1], ints[i + 2])
+
+
+@inner
+def odd_rows_at(ints, i):
+    """The same of OddRows."""
+    return OddRows(ints[i], ints[i + 1], ints[i + 2], ints[i + 3], ints[i + 4], ints[i + 5])
+
+
+@merged
+def task_of(x, q, out, ints, reals):
+    """The task of these arrays. (As an argument it would take a second to compile: the unpacking.)"""
+    n = 18
+    return Task(
+        x, q, out, ints[n], ints[n + 1], ints[n + 2], ints[n + 3], ints[n + 4], ints[n + 5], ints[n + 6], ints[n + 7],
+        ints[n + 8], ints[n + 9], ints[n + 10], ints[n + 11], ints[n + 12], ints[n + 13], ints[n + 14], ints[n + 15],
+        reals[0], reals[1],
+    )  # fmt: skip
+
+
+def make_task(ints, reals, odd):
+    """The task of arrays that are all Rows; or, where ``odd`` is not None, of OddRows."""
+
+
+@overload(make_task, jit_options=INNER)
+def _make_task(ints, reals, odd):
+    def of_rows(ints, reals, odd):
+        return task_of(rows_at(ints, 0), rows_at(ints, 6), rows_at(ints, 12), ints, reals)
+
+    def of_odd_rows(ints, reals, odd):
+        return task_of(odd_rows_at(ints, 0), odd_rows_at(ints, 6), odd_rows_at(ints, 12), ints, reals)
+
+    return of_rows if isinstance(odd, types.NoneType) else of_odd_rows
 
 
 # ---------------------------------------------------------------------- targets and options
@@ -134,13 +186,18 @@ def spread(t, x_row, q_row, m, buffer, q_buffer):
         q = block(t.q, q_row, at, n, q_buffer) if has_q else z
         w = doubles(t.class_weight + 8 * at, n)
         masses, distances = 0.0, 0.0
-        for i in range(n):
+        for i in range(n & -PAD):
             part = keep * np.float64(q[i]) + floor if has_q else floor
             part = part * w[i] if has_w else part
             masses = added(masses, part)
             distances = added(distances, 0.0 if part == 0 else part * (m - np.float64(z[i])))
         mass, mass_error = plus(mass, mass_error, masses)
         distance, distance_error = plus(distance, distance_error, distances)
+        for i in range(n & -PAD, n):  # one by one: up to 63 roundings
+            part = keep * np.float64(q[i]) + floor if has_q else floor
+            part = part * w[i] if has_w else part
+            mass, mass_error = plus(mass, mass_error, part)
+            distance, distance_error = plus(distance, distance_error, times(part, m - np.float64(z[i])))
     return sum_of(mass, mass_error), sum_of(distance, distance_error)
 
 
@@ -239,21 +296,23 @@ def losses(t, first, last, memory, spreads, gradients):
 
 
 @kernel
-def forward(tasks, first, last, memory, spreads):
+def forward(ints, reals, odd, first, last, memory, spreads):
     """loss, and saved where it is wanted."""
-    losses(tasks[0], first, last, memory, spreads, None)
+    t = make_task(ints, reals, odd)
+    losses(t, first, last, memory, spreads, None)
 
 
 @kernel
-def forward_backward(tasks, first, last, memory, spreads):
+def forward_backward(ints, reals, odd, first, last, memory, spreads):
     """loss and out, the gradient."""
-    losses(tasks[0], first, last, memory, spreads, True)
+    t = make_task(ints, reals, odd)
+    losses(t, first, last, memory, spreads, True)
 
 
 @kernel
-def backward(tasks, first, last, memory, spreads):
+def backward(ints, reals, odd, first, last, memory, spreads):
     """out, the gradient, from saved."""
-    t = tasks[0]
+    t = make_task(ints, reals, odd)
     x_buffer, q_buffer, scratch, pad = parts(memory)
     saved = doubles(t.saved, 3 * t.rows)
     for n in range(first, last):
@@ -272,9 +331,9 @@ def backward(tasks, first, last, memory, spreads):
 
 
 @kernel
-def logsumexp(tasks, first, last, memory):
+def logsumexp(ints, reals, odd, first, last, memory):
     """loss, the logsumexp."""
-    t = tasks[0]
+    t = make_task(ints, reals, odd)
     x_buffer, _, _, pad = parts(memory)
     result = doubles(t.loss, t.rows)
     for n in range(first, last):
@@ -285,9 +344,9 @@ def logsumexp(tasks, first, last, memory):
 
 
 @kernel
-def softmax(tasks, first, last, memory):
+def softmax(ints, reals, odd, first, last, memory):
     """out, the softmax: a gradient of factor 1 without a target."""
-    t = tasks[0]
+    t = make_task(ints, reals, odd)
     x_buffer, _, scratch, pad = parts(memory)
     streams, stop = t.streams, t.stop
     for n in range(first, last):
@@ -304,9 +363,9 @@ def softmax(tasks, first, last, memory):
 
 
 @kernel
-def log_softmax(tasks, first, last, memory):
+def log_softmax(ints, reals, odd, first, last, memory):
     """out, the log-softmax."""
-    t = tasks[0]
+    t = make_task(ints, reals, odd)
     x_buffer, _, scratch, pad = parts(memory)
     for n in range(first, last):
         if stopped(t.stop):
@@ -319,9 +378,9 @@ def log_softmax(tasks, first, last, memory):
 
 
 @kernel
-def log_softmax_backward(tasks, first, last, memory):
+def log_softmax_backward(ints, reals, odd, first, last, memory):
     """out = g - e^log_p sum(g), where x is log_p and q is g."""
-    t = tasks[0]
+    t = make_task(ints, reals, odd)
     x_buffer, q_buffer, scratch, _ = parts(memory)
     real = memory.dtype.type
     for n in range(first, last):
@@ -336,8 +395,11 @@ def log_softmax_backward(tasks, first, last, memory):
             for i in range(size):
                 top = larger(ordered(z[i]), top)
                 undefined += z[i] != z[i]
+            for i in range(size & -PAD):
                 sums = added(sums, np.float64(g[i]))
             total, error = plus(total, error, sums)
+            for i in range(size & -PAD, size):  # one by one: up to 63 roundings
+                total, error = plus(total, error, np.float64(g[i]))
         m = lanes.number(top)
         if undefined or not math.isfinite(m):
             fill(t.out, out_row, t.classes, real(np.nan), scratch)

@@ -1,6 +1,6 @@
 """Arrays of rows of any layout as Numba's kernels see them: read and written a block of classes at a time.
 
-Rows that can be read and written in place are of another type than the others (ROWS, ODD_ROWS), and what depends on
+Rows that can be read and written in place are of another type than the others (Rows, OddRows), and what depends on
 it is chosen by type: a kernel for plain arrays compiles in half the time without the code for all the rest.
 """
 
@@ -32,39 +32,38 @@ def merged(function):
     return njit(inline="always")(function)
 
 
-def kernel(function):
-    """A function that Python calls: kept on disk, where there is a place for it."""
-    try:
-        return njit(cache=True, **OPTIONS)(function)
-    except RuntimeError:  # no directory can be written
-        return njit(**OPTIONS)(function)
+class Rows(NamedTuple):
+    """An array of rows of the lanes' type (float32 for 16-bit logits, else the logits'), aligned and contiguous."""
+
+    address: int  # 0: there is none
+    row_strides: int  # the address of int64, by dimension, in bytes as all strides
+    stride: int  # from class to class
 
 
-_ROWS = [
-    ("address", np.int64),  # 0: there is none
-    ("row_strides", np.int64),  # the address of int64, by dimension, in bytes as all strides
-    ("stride", np.int64),  # from class to class
-]
-# Of the lanes' type (float32 for 16-bit logits, else the logits'), aligned and contiguous; and any others, of which
-# ``direct`` says whether they are so after all. What one has more comes first: to Numba a record that begins as another
-# does is one of those.
-ROWS = np.dtype(_ROWS)
-ODD_ROWS = np.dtype([("direct", np.int64), ("element", np.int64), ("swapped", np.int64), *_ROWS])
+class OddRows(NamedTuple):
+    """Any other array of rows."""
+
+    address: int
+    row_strides: int
+    stride: int
+    element: int
+    swapped: int  # whether bytes are in the other order
+    direct: int  # whether these are as Rows after all
 
 
 class Row(NamedTuple):
-    """A single row, to the functions below as one of ROWS."""
+    """A single row, to the functions below as one of Rows."""
 
     stride: int
 
 
 class OddRow(NamedTuple):
-    """A single row, as one of ODD_ROWS."""
+    """A single row, as one of OddRows."""
 
     stride: int
     element: int
-    swapped: bool
-    direct: bool
+    swapped: int
+    direct: int
 
 
 @inner

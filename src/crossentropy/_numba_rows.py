@@ -297,7 +297,7 @@ def _as_row(z):
 
     def of_odd_array(z):
         direct = z.strides[0] == z.itemsize and address(z) % z.itemsize == 0
-        return OddRow(z.strides[0], F32 if z.itemsize == 4 else F64, False, direct)
+        return OddRow(z.strides[0], F32 if z.itemsize == 4 else F64, 0, int(direct))
 
     return of_odd_array
 

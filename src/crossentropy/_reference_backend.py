@@ -22,6 +22,8 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
+
 from . import reference
 
 
@@ -115,7 +117,8 @@ def backward(x, targets, saved, options, row_scale, grad):
         elif target is None:
             grad[index] = math.nan
         else:
-            grad[index] = [scale * value for value in reference.cross_entropy_grad(_row(x, index), target, row)]
+            with np.errstate(over="ignore", under="ignore"):  # where the logits' dtype ends
+                grad[index] = [scale * value for value in reference.cross_entropy_grad(_row(x, index), target, row)]
 
 
 def forward_backward(x, targets, options, row_scale, loss, grad):

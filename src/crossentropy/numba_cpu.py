@@ -17,6 +17,8 @@ import numpy as np
 from . import _backends
 
 try:
+    from numba import config
+
     from . import _numba_kernels as kernels
     from . import _numba_layout as layout
     from ._numba_rows import SCRATCH
@@ -24,8 +26,11 @@ try:
 except ImportError as error:
     raise ImportError(f"numba is missing ({error}): pip install 'crossentropy[numba]'") from error
 
+if config.DISABLE_JIT:  # as programs are debugged: the kernels are LLVM code in part, and can't run as Python
+    raise ImportError("numba does not compile where NUMBA_DISABLE_JIT is set")
+
 _ELEMENTS = {"float16": layout.F16, "bfloat16": layout.BF16, "float32": layout.F32, "float64": layout.F64}
-_NONE = (0,) * len(layout.ODD_ROWS.names)
+_NONE = layout.OddRows(0, 0, 0, 0, 0, 0)
 
 # A hand-off to the pool takes 60 us: from here on two threads are faster than one.
 SERIAL_BELOW = 2**17
@@ -56,6 +61,13 @@ def _workers() -> concurrent.futures.ThreadPoolExecutor:
         return _pool
 
 
+def _forget_workers() -> None:
+    """Leave a pool to the calls that use it: in one without threads, what was submitted would lie for ever."""
+    global _pool
+    with _lock:
+        _pool = None
+
+
 def _in_parallel(work, rows: int, elements: int, stop: np.ndarray) -> None:
     """Call work(first, last) for all rows, on the threads of this context.
 
@@ -78,16 +90,19 @@ def _in_parallel(work, rows: int, elements: int, stop: np.ndarray) -> None:
 
     futures = []
     try:
-        for _ in range(threads):
-            futures.append(_workers().submit(take))
-    except RuntimeError:  # no thread can be started, as when the interpreter is shutting down
-        take()
-    try:
+        try:
+            for _ in range(threads):
+                futures.append(_workers().submit(take))
+        except RuntimeError:  # no thread can be started, as when the interpreter is shutting down
+            if not futures:
+                _forget_workers()
+            take()
         for future in futures:
             future.result()
-    except BaseException:
+    except BaseException:  # from anywhere above: nobody else stops what is at work by now
         stop[0] = 1
-        concurrent.futures.wait(futures)
+        # What the pool has not begun, being busy with other calls, is not waited for.
+        concurrent.futures.wait([future for future in futures if not future.cancel()])
         raise
 
 
@@ -122,7 +137,8 @@ def _rows(a, row_strides, real):
     strides = (*a.strides[:-1], *([a.strides[-1]] if a.shape[-1] > 1 else []))
     native = a.dtype == real and not swapped and (a.strides[-1] == size or a.shape[-1] == 1)
     direct = native and _address(a) % size == 0 and not any(stride % size for stride in strides)
-    return direct, _ELEMENTS[a.dtype.name], swapped, _address(a), _address(row_strides), a.strides[-1]
+    element = _ELEMENTS[a.dtype.name]
+    return layout.OddRows(_address(a), _address(row_strides), a.strides[-1], element, swapped, direct)
 
 
 def _where(a) -> int:
@@ -144,7 +160,7 @@ def _task(
     label_smoothing=0.0,
     z_loss=0.0,
 ):
-    """The kernels' task, and the arrays whose addresses it has; the first of them is the stop flag."""
+    """What kernels make a Task of (ints, reals, odd); and the arrays whose addresses it has, the stop flag first."""
     real = np.dtype(np.float64 if x.itemsize == 8 else np.float32)
     arrays = [x, q, out]
     shape, strides = _merged(x.shape[:-1], [a for a in arrays if a is not None])
@@ -154,9 +170,6 @@ def _task(
     scale, stop = np.array([row_scale]) if scalar else row_scale, np.zeros(1, np.int64)
     in_place = out is not None and _address(out) == _address(x)
     fields = {
-        "x": described[0],
-        "q": described[1],
-        "out": described[2],
         "dims": len(shape),
         "shape": _address(shape),
         "rows": x.size // x.shape[-1],
@@ -173,16 +186,19 @@ def _task(
         "saved": _where(saved),
         "streams": out is not None and not in_place and out.nbytes >= STREAM_FROM,
         "stop": _address(stop),
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
     }
-    fields[kernels.TASK.names[-1]] = 0
-    plain = all(a is None or rows[0] for a, rows in zip(arrays, described, strict=True))
-    if plain:
-        fields |= {name: fields[name][-len(layout.ROWS.names) :] for name in ("x", "q", "out")}
-    kind = kernels.TASK if plain else kernels.ODD_TASK
-    task = np.array([tuple(fields[name] for name in kind.names)], kind)
+    numbers = [number for rows in described for number in rows] + [fields[name] for name in kernels.FIELDS]
+    plain = all(a is None or rows.direct for a, rows in zip(arrays, described, strict=True))
+    task = np.array(numbers, np.int64), np.array([label_smoothing, z_loss]), None if plain else True
     return task, (stop, shape, strides, x, q, out, targets, loss, saved, scale, class_weight, sample_weight)
+
+
+def _call(kernel, *arguments):
+    """Call a kernel; the first call compiles it."""
+    try:
+        return kernel(*arguments)
+    except OSError:  # what was compiled could not be kept, as on a full disk: Numba has it all the same
+        return kernel(*arguments)
 
 
 def _run(kernel, x, *rest, **arguments):
@@ -191,7 +207,7 @@ def _run(kernel, x, *rest, **arguments):
     real = np.float64 if x.itemsize == 8 else np.float32
 
     def work(first, last, held=held):  # the arrays live as long as a thread may work on them
-        kernel(task, first, last, np.empty(SCRATCH, real), *rest)
+        _call(kernel, *task, first, last, np.empty(SCRATCH, real), *rest)
 
     _in_parallel(work, x.size // x.shape[-1], x.size, held[0])
 
@@ -224,7 +240,7 @@ def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
 
 def total(values):
     """The sum, with its rounding errors added up."""
-    return kernels.total(values)
+    return _call(kernels.total, values)
 
 
 def logsumexp(x, out):

@@ -1,0 +1,518 @@
+"""Calls drawn at random, each from one integer: shapes, dtypes, layouts of memory, values, options, bad arguments.
+
+    python tests/fuzz.py --seconds 60              # every backend that is here, the native one with each ISA unit
+    python tests/fuzz.py --case 123456 --backend native-avx2
+
+Each case is held against the reference within the limits of the accuracy contract. The same call must give the same
+bits by every way there is, change none of its inputs, and write nothing but the elements of its result: every array
+lies inside a larger buffer whose other bytes are watched. Bad arguments must raise and write nothing.
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import math
+import random
+import sys
+import time
+import traceback
+import types
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+import crossentropy
+from crossentropy import autograd
+from crossentropy.testing import dtypes, within
+
+# About the lanes, the unrolled vectors, the chunk, the few classes of a tile, the block; see test_contract.py.
+SIZES = (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1000)
+LARGE = (2047, 2048, 2049, 4100)
+ROWS = (1, 1, 2, 3, 5, 7, 8, 15, 16, 17, 33, 65, 257)
+MOST = 20000  # elements, for the reference's sake
+FLOATS = tuple(dtypes().values())
+INTEGERS = tuple(np.dtype(f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8))
+GUARD = 128  # bytes on either side of an array
+
+# ---------------------------------------------------------------------- memory
+
+
+class Layout(NamedTuple):
+    """Where an array's elements lie; ``order`` has the axes from the slowest, ``steps`` are in elements."""
+
+    order: tuple
+    steps: tuple
+    padding: int = 0  # bytes after each row of the fastest axis
+    shift: int = 0  # bytes from a multiple of 64
+    repeated: tuple = ()  # axes of stride 0
+    swapped: bool = False
+    read_only: bool = False
+
+
+def draw_layout(r, ndim, is_input=True):
+    """Half of them contiguous, the others anything."""
+    axes = tuple(range(ndim))
+    if r.random() < 0.5:
+        return Layout(axes, (1,) * ndim)
+    order = r.choice([axes, axes[::-1], tuple(r.sample(axes, ndim))])
+    steps = tuple(r.choice([1, 1, 1, 1, 2, -1, -2, 3]) for _ in axes) if r.random() < 0.5 else (1,) * ndim
+    repeated = tuple(a for a in axes if is_input and r.random() < 0.15)
+    padding, shift = r.choice([0, 0, 8, 24, r.randrange(16)]), r.choice([0, 0, 8, 16, r.randrange(64)])
+    return Layout(order, steps, padding, shift, repeated, is_input and r.random() < 0.15, is_input and r.random() < 0.2)
+
+
+class Placed:
+    """An array of these values in that layout, within a buffer of its own."""
+
+    def __init__(self, values, layout, fill=0xFF):
+        dtype = values.dtype.newbyteorder(">") if layout.swapped and values.dtype.kind != "V" else values.dtype
+        size, strides, first, unit = dtype.itemsize, [0] * values.ndim, 0, dtype.itemsize
+        for axis in reversed(layout.order):
+            if axis in layout.repeated:
+                continue
+            strides[axis] = unit * layout.steps[axis]
+            first += max(0, -strides[axis]) * max(0, values.shape[axis] - 1)
+            unit = abs(strides[axis]) * max(1, values.shape[axis]) + (layout.padding if axis == layout.order[-1] else 0)
+        memory = np.full(GUARD + 64 + layout.shift + unit + size + GUARD, fill, np.uint8)
+        self.offset = GUARD - (memory.ctypes.data + GUARD) % 64 + 64 + layout.shift + first
+        self.array = np.ndarray(values.shape, dtype, memory.data, self.offset, strides)
+        for axis in layout.repeated:
+            values = values.take([0] * values.shape[axis], axis)
+        self.array[...] = values
+        self.memory, self.layout, self.before = memory, layout, memory.copy()
+        self.first = self.array.copy()
+        self.array.flags.writeable = not layout.read_only
+
+    def assert_as_before(self):
+        """No byte of the buffer has changed."""
+        assert np.array_equal(self.memory, self.before), "an argument was written to"
+
+    def assert_only_elements_written(self):
+        """No byte of the buffer has changed but those of the array."""
+        now = self.array.copy()
+        self.array[...] = self.first
+        assert np.array_equal(self.memory, self.before), "bytes beside out were written to"
+        self.array[...] = now
+
+
+# ---------------------------------------------------------------------- drawing a case
+
+
+def draw_shape(r, least=0):
+    """The rows' shape and the number of classes."""
+    classes = r.choice(SIZES) if r.random() < 0.6 else min(r.choice(LARGE), r.randrange(1, 5000) * r.randrange(1, 3))
+    rows, left = [], MOST // classes if r.random() < 0.1 else max(1, MOST // 16 // classes)
+    for _ in range(r.choice([0, 1, 1, 1, 2, 2, 3, 4])):
+        rows.append(min(left, r.choice(ROWS)))
+        left //= rows[-1]
+    if rows and not least and r.random() < 0.03:
+        rows[r.randrange(len(rows))] = 0
+    return tuple(rows), max(least, classes * (r.random() < 0.5) if 0 in rows else classes)
+
+
+def draw_values(r, rng, shape, dtype):
+    """Logits with the class axis last."""
+    if dtype.kind in "iu":
+        return rng.integers(0, r.choice([2, 30, 120]), shape).astype(dtype)
+    scale = r.choice([1, 1, 2, 3, 10, 100, 1e-3, 1e-40, 1e4])
+    z = rng.standard_normal(shape) * scale
+    if r.random() < 0.2:
+        z = np.round(z)  # ties
+    if r.random() < 0.2:
+        z[..., r.randrange(shape[-1]) :][..., :1] += r.uniform(0, 200)
+    if r.random() < 0.3:
+        most = 4 if dtype == np.float16 else 37.5
+        z = z * r.choice([1, 1, 1e30]) + r.choice([-1, 1]) * 10 ** r.choice([1, 1.5, 2, 2.5, 3, r.uniform(0, most)])
+    if r.random() < 0.25:
+        z[rng.random(shape) < r.choice([0.1, 0.5, 0.99])] = -np.inf
+    if r.random() < 0.1:
+        z[..., : r.choice([16, 64, 128, 2048])] = -np.inf
+    if r.random() < 0.15:
+        z[rng.random(shape) < r.choice([0.3, 3]) / shape[-1]] = r.choice([np.nan, np.inf])
+    with np.errstate(over="ignore", under="ignore"):
+        return z.astype(dtype)
+
+
+def draw_weights(r, rng, shape):
+    """Weights >= 0 of any floating or integer type, some of them 0."""
+    dtype = r.choice([np.dtype(np.float64)] * 3 + list(FLOATS) + [np.dtype(np.int32)])
+    v = rng.uniform(0, 2, shape) * r.choice([1, 1, 1e-3, 1e3]) * (rng.random(shape) < r.choice([1, 0.7, 0.1]))
+    if r.random() < 0.2 and dtype.itemsize >= 4:
+        v = v * 10.0 ** rng.integers(-6, 6, shape)
+    return np.ceil(v).astype(dtype) if dtype.kind == "i" else v.astype(dtype)
+
+
+def draw_index(r, rng, rows, classes):
+    """Targets that are classes, of any integer type that has them; and what is ignored of them, or None."""
+    dtype = r.choice([d for d in INTEGERS if np.iinfo(d).max >= classes - 1] + [np.dtype(np.int64)] * 3)
+    limits, y = np.iinfo(dtype), rng.integers(0, max(1, classes), rows)
+    ignored = r.choice([None] * 6 + [0, classes - 1, classes, -1, -100, 255, limits.min, limits.max])
+    y = y.astype(dtype)
+    if ignored is not None and limits.min <= ignored <= limits.max:
+        y = np.where(rng.random(rows) < r.choice([0.1, 0.5, 1]), np.array(ignored, dtype), y)
+    return y, ignored
+
+
+def draw_probabilities(r, rng, shape, dtype):
+    """Targets that are probabilities, or at least not negative."""
+    q_dtype = r.choice(FLOATS)
+    q = rng.random(shape) ** r.choice([1, 4]) * (rng.random(shape) < r.choice([1, 0.7, 0.1]))
+    with np.errstate(invalid="ignore"):
+        q = np.nan_to_num(q / q.sum(-1, keepdims=True)) if r.random() < 0.7 else q * r.choice([1, 10])
+    if dtype.itemsize < 8 and dtype.kind != "i":
+        q = q.astype(np.float32)  # to which float64 is narrowed
+    with np.errstate(under="ignore"):
+        return q.astype(q_dtype)
+
+
+class Case:
+    """A call of each function with the same arguments."""
+
+    def __init__(self, seed):
+        r, rng = self.r, self.rng = random.Random(seed), np.random.default_rng(seed)
+        self.kind = r.choices(["loss", "rows", "refused"], [60, 25, 15])[0]
+        plain = r.random() < 0.15  # what has a short way of its own
+        self.rows, self.classes = draw_shape(r, 2 if self.kind == "refused" else 0)
+        self.dtype = r.choice([*FLOATS, *FLOATS, r.choice(INTEGERS)])
+        if plain:
+            self.rows, self.dtype = (math.prod(self.rows),), np.dtype(r.choice(["f4", "f8"]))
+        self.result = self.dtype if self.dtype in FLOATS else np.dtype(np.float64)
+        last, ndim = (*self.rows, self.classes), len(self.rows) + 1
+        self.axis = ndim - 1 if plain else r.randrange(ndim)
+        self.threads, self.split, self.check, self.inputs = r.choice([1, 2, 3]), r.random() < 0.3, True, []
+        contiguous = Layout(tuple(range(ndim)), (1,) * ndim)
+        self.layout, self.out_layout = (contiguous if plain else draw_layout(r, ndim, i) for i in (True, False))
+        values = draw_values(r, rng, last, self.dtype) if math.prod(last) else np.zeros(last, self.dtype)
+        self.x = self.place(np.moveaxis(values, -1, self.axis), self.layout)
+        self.probabilities, self.g, self.options = not plain and r.random() < 0.35, 1.0, {"axis": self.axis}
+        if self.probabilities:
+            self.t = self.place(np.moveaxis(draw_probabilities(r, rng, last, self.result), -1, self.axis))
+        elif plain:
+            self.t = rng.integers(0, max(1, self.classes), self.rows)
+        else:
+            y, ignored = draw_index(r, rng, self.rows, self.classes)
+            self.t = self.place(y)
+            self.options |= {} if ignored is None else {"ignore_index": ignored}
+        if not plain:
+            self.draw_options(r, rng)
+
+    def place(self, values, layout=None):
+        """The values as an input, in some layout."""
+        self.inputs.append(Placed(values, layout or draw_layout(self.r, values.ndim)))
+        return self.inputs[-1].array
+
+    def draw_options(self, r, rng):
+        """Each option now and then."""
+        o = self.options
+        if r.random() < 0.25:
+            o["class_weight"] = self.place(draw_weights(r, rng, (self.classes,)))
+        if r.random() < 0.3:
+            o["sample_weight"] = self.place(draw_weights(r, rng, self.rows))
+        if r.random() < 0.3:
+            o["label_smoothing"] = r.choice([0.1, 1.0, r.random(), 1e-9])
+        if r.random() < 0.2:
+            o["z_loss"] = r.choice([1e-4, 0.01, 1.0])
+        o["reduction"] = r.choice(["none", "sum", "mean"])
+        if o["reduction"] == "mean" and r.random() < 0.3:
+            o["normalizer"] = r.choice([1, 7.25, 1e-3, 4096])
+        if r.random() < 0.2:
+            o["empty"] = r.choice([0.0, 1.5])
+        if r.random() < 0.4:
+            self.g = r.choice([0.0, -1.0, 1e-30, 3.7, 65536, np.float32(0.3)])
+            if o["reduction"] == "none" and r.random() < 0.6:
+                self.g = self.place(rng.uniform(-2, 2, self.rows).astype(r.choice(FLOATS)))
+        if self.kind == "loss" and r.random() < 0.1:
+            self.check = not self.spoil_target()
+
+    def spoil_target(self):
+        """Make one of the targets no class; False where none can be."""
+        if self.probabilities or not self.t.flags.writeable:
+            return False
+        limits, ignored = np.iinfo(self.t.dtype), self.options.get("ignore_index")
+        bad = [y for y in (-1, self.classes, limits.min, limits.max) if limits.min <= y <= limits.max]
+        bad = [y for y in bad if not 0 <= y < self.classes and y != ignored]
+        seen = np.argwhere(np.broadcast_to(self.options.get("sample_weight", np.ones(())), self.rows) != 0)
+        if not bad or not len(seen):
+            return False
+        self.t[tuple(self.r.choice(seen))] = self.r.choice(bad)
+        for placed in self.inputs:
+            placed.before = placed.memory.copy()
+        return True
+
+    def out(self, values=None, layout=None):
+        """An array for a result, or one that holds the logits."""
+        values = np.zeros(self.x.shape, self.result) if values is None else values
+        return Placed(values, layout or self.out_layout, 0x5A)
+
+    def __str__(self):
+        o = {k: v if np.ndim(v) == 0 else f"{v.dtype}{v.shape}" for k, v in (self.options | {"g": self.g}).items()}
+        x, t = (f"{a.dtype}{a.shape} strides {a.strides}" for a in (self.x, self.t))
+        how = f"threads {self.threads}, split {self.split}, check {self.check}"
+        return f"{self.kind}: logits {x}, targets {t}, {how}\n  {o}\n  {self.layout}\n  out {self.out_layout}"
+
+
+# ---------------------------------------------------------------------- what is right
+
+
+def same_bits(got, expected, way):
+    """Equal, NaN for NaN; 0 for -0."""
+    a, b = (np.asarray(values, np.float64) for values in (got, expected))
+    assert np.array_equal(a, b, equal_nan=True), f"{way}: other bits"
+
+
+def loss_units(case, x):
+    """The size of the largest terms of the loss (only lambda lse^2 has any that cancel) and of the gradient."""
+    o, z = case.options, np.moveaxis(x, case.axis, -1)
+    c, eps, lam = case.classes, o.get("label_smoothing", 0.0), o.get("z_loss", 0.0)
+    w, v = np.asarray(o.get("class_weight", np.ones(c)), float), np.asarray(o.get("sample_weight", np.ones(case.rows)))
+    v, q = v.astype(float), np.moveaxis(case.t, case.axis, -1).astype(float) if case.probabilities else 0
+    by = v.sum()
+    if not case.probabilities:
+        y = case.t.astype(object)
+        q = (np.arange(c) == y[..., None]).astype(float)
+        v = v * (y != o.get("ignore_index")).astype(bool)
+        by = (v * (q * w).sum(-1)).sum()
+    by = o.get("normalizer", by) if o.get("reduction", "mean") == "mean" else 1.0
+    t, m = w * ((1 - eps) * q + eps / c), np.nan_to_num(z.max(-1), nan=0, posinf=0, neginf=0)
+    p = np.exp(z - m[..., None])
+    p = np.nan_to_num(p / p.sum(-1, keepdims=True), posinf=0)
+    lse = np.abs(m) + np.log(c)
+    a = (t.sum(-1) + 2 * lam * lse)[..., None]
+    factor = (v * np.abs(np.asarray(case.g, float)) / (by or 1.0))[..., None]
+    plain = not case.probabilities and not {"class_weight", "label_smoothing", "z_loss"} & set(o)
+    grad = factor * (np.zeros(1) if plain else np.maximum(a * p, t))
+    # what is below e^max 2^-160 does not count in float32, and loses digits below 2^-1022 in float64
+    grad = np.maximum(grad, factor * a * 2.0 ** (-138 if case.result.itemsize < 8 else -1000))
+    loss = v * lam * lse * lse
+    loss = loss if o.get("reduction") == "none" else loss.sum() / (by or 1.0)
+    return loss, np.moveaxis(np.broadcast_to(grad, z.shape), -1, case.axis)
+
+
+def expect_loss(case):
+    """What the reference says, in float64: loss, gradient and their units."""
+    x = case.x.astype(np.float64)
+    with crossentropy.config(backend="reference", check=case.check), np.errstate(all="ignore"):
+        want = crossentropy.cross_entropy_and_grad(x, case.t, **case.options, grad_output=case.g)
+        return *want, *(loss_units(case, x) if x.size else (None, None))
+
+
+def check_loss(case, expected):
+    """The loss and its gradient by every way there is."""
+    x, t, o, g = case.x, case.t, case.options, case.g
+    got = crossentropy.cross_entropy_and_grad(x, t, **o, grad_output=g)
+    loss, grad, loss_unit, grad_unit = expected
+    assert got.grad.dtype == case.result
+    assert got.loss.dtype == (np.float64 if case.result.itemsize == 8 else np.float32)
+    within(got.loss, loss, case.result, "loss", loss_unit)
+    within(got.grad, grad, case.result, "grad", grad_unit)
+    same_bits(crossentropy.cross_entropy(x, t, **o), got.loss, "the loss alone")
+    again, saved = autograd.forward(x, t, **o)
+    same_bits(again, got.loss, "autograd.forward")
+    same_bits(autograd.backward(saved, g), got.grad, "autograd.backward")
+    with crossentropy.config(threads=1):
+        one = crossentropy.cross_entropy_and_grad(x, t, **o, grad_output=g)
+    same_bits(one.loss, got.loss, "the loss on one thread")
+    same_bits(one.grad, got.grad, "the gradient on one thread")
+    whole = crossentropy.cross_entropy_and_grad(x, t, **o, grad_output=g, out=case.out().array)
+    same_bits(whole.loss, got.loss, "the loss beside a given out")
+    into(case, lambda to: crossentropy.cross_entropy_grad(x, t, **o, grad_output=g, out=to), got.grad)
+    into(case, lambda to: autograd.backward(saved, g, out=to), got.grad)
+    in_place(case, lambda z: crossentropy.cross_entropy_grad(z, t, **o, grad_output=g, out=z), got.grad)
+    in_place(case, lambda z: autograd.backward(autograd.forward(z, t, **o)[1], g, out=z), got.grad)
+
+
+def into(case, call, want, out=None):
+    """The same into an array of any layout."""
+    out = out or case.out()
+    assert call(out.array) is out.array
+    same_bits(out.array, want, "into out")
+    out.assert_only_elements_written()
+
+
+def in_place(case, call, want):
+    """The same where the logits lie (which integers can't be, nor rows that share memory)."""
+    if case.dtype == case.result and not case.layout.repeated:
+        logits = case.x.astype(case.dtype)
+        into(case, call, want, case.out(logits, case.layout._replace(read_only=False)))
+
+
+def expect_rows(case):
+    """What the reference says, in float64: log-softmax, softmax, logsumexp and the size of its larger term."""
+    x = case.x.astype(np.float64)
+    m = np.abs(np.nan_to_num(np.max(x, case.axis, initial=-np.inf), nan=0, posinf=0, neginf=0))
+    with crossentropy.config(backend="reference"):
+        return *(f(x, case.axis) for f in (crossentropy.log_softmax, crossentropy.softmax, crossentropy.logsumexp)), m
+
+
+def check_rows(case, expected):
+    """The row functions, and the backward of log-softmax."""
+    x, axis = case.x, case.axis
+    tiny = 2.0 ** (-1000 if case.result.itemsize == 8 else -138)  # see loss_units
+    for f, want, limit in (
+        (crossentropy.log_softmax, expected[0], "log_softmax"),
+        (crossentropy.softmax, expected[1], "grad"),
+    ):
+        got = f(x, axis)
+        assert got.dtype == case.result
+        within(got, want, case.result, limit, tiny)
+        into(case, lambda to, f=f: f(x, axis, out=to), got)
+        in_place(case, lambda z, f=f: f(z, axis, out=z), got)
+    lse = crossentropy.logsumexp(x, axis, keepdims=True)
+    within(np.squeeze(lse, axis), expected[2], case.result, "loss", expected[3])
+    log_p, saved = autograd.log_softmax_forward(x, axis)
+    same_bits(log_p, crossentropy.log_softmax(x, axis), "log_softmax_forward")
+    g = case.place(case.rng.standard_normal(x.shape).astype(case.r.choice(FLOATS)).astype(case.result))
+    got, exact, size = autograd.log_softmax_backward(saved, g), log_p.astype(np.float64), np.abs(g.astype(np.float64))
+    with crossentropy.config(backend="reference"):
+        want = autograd.log_softmax_backward(autograd.SavedLogSoftmax(exact, axis), g.astype(np.float64))
+    size = np.maximum(size, np.nan_to_num(np.exp(exact)) * size.sum(axis, keepdims=True))
+    within(got, want, case.result, "grad", size)
+    into(case, lambda to: autograd.log_softmax_backward(saved, g, out=to), got)
+
+
+def spoil(case, out):
+    """The name of the argument that is made bad, and all arguments with it."""
+    x, r, rows, c = case.x, case.r, case.rows, case.classes
+    bad = {
+        "targets": lambda: case.t if case.spoil_target() else case.t[None],
+        "class_weight": lambda: r.choice([np.ones(c + 1), -np.ones(c), [np.nan] * c]),
+        "sample_weight": lambda: r.choice([np.ones((*rows, 1)), np.full(rows, -1.0)]),
+        "label_smoothing": lambda: r.choice([-0.1, 1.1, np.nan, "1"]),
+        "z_loss": lambda: r.choice([-1, np.inf, None]),
+        "reduction": lambda: r.choice(["average", None, 0]),
+        "normalizer": lambda: r.choice([0, -1.0, np.nan, np.inf]),
+        "axis": lambda: r.choice([x.ndim, -x.ndim - 1, 0.5]),
+        "grad_output": lambda: np.ones((*rows, 2)),
+        "logits": lambda: r.choice([x.astype(complex), x.astype(bool), np.ma.masked_array(x)]),
+        "ignore_index": lambda: 1 if case.probabilities else 1.5,
+    }
+    memory, at = case.inputs[0].memory.data, case.inputs[0].offset + r.randrange(1, case.result.itemsize)
+    outs = [
+        lambda: np.zeros((*x.shape, 1), case.result),
+        lambda: np.zeros(x.shape, r.choice([d for d in FLOATS if d != case.result])),
+        lambda: case.out(layout=case.out_layout._replace(read_only=True)).array,
+        lambda: np.ndarray(x.shape, case.result, memory, at, x.strides),  # overlaps the logits
+        lambda: np.ndarray(x.shape, case.result, memory, 0, [0] * x.ndim),  # and itself
+        lambda: [0.0],
+    ]
+    name = r.choice(["targets", *bad, "out", "out", "out"])
+    given = {"logits": x, "targets": case.t, "grad_output": case.g, "out": out.array, **case.options}
+    return name, given | {name: r.choice(outs)() if name == "out" else bad[name]()}
+
+
+def check_refused(case, expected):
+    """A bad argument raises, and nothing is written."""
+    out = case.out()
+    name, arguments = spoil(case, out)
+    calls = [crossentropy.cross_entropy_and_grad, crossentropy.cross_entropy_grad]
+    if name not in ("out", "grad_output"):
+        calls += [crossentropy.cross_entropy, autograd.forward]
+    if name == "out":
+        calls.append(crossentropy.softmax)
+    for call in calls:
+        given = dict(arguments)
+        logits, targets = given.pop("logits"), given.pop("targets")
+        if call is crossentropy.softmax:
+            targets, given = case.axis, {"out": given["out"]}
+        elif len(calls) == 4 and call in calls[2:]:
+            del given["out"], given["grad_output"]
+        try:
+            call(logits, targets, **given)
+        except (ValueError, TypeError, IndexError):
+            continue
+        raise AssertionError(f"{call.__name__} took a bad {name}: {arguments[name]!r}")
+    out.assert_as_before()
+
+
+CHECKS = {
+    "loss": (expect_loss, check_loss),
+    "rows": (expect_rows, check_rows),
+    "refused": (lambda case: None, check_refused),
+}
+
+# ---------------------------------------------------------------------- running
+
+
+@contextlib.contextmanager
+def settings(case, backend):
+    """The backend with the case's threads; ``split`` hands the smallest array to several and streams its result."""
+    name, _, isa = backend.partition("-")
+    module = getattr(crossentropy, {"native": "native", "numba": "numba_cpu"}.get(name, ""), None)
+    kept = {k: getattr(module, k) for k in ("SERIAL_BELOW", "STREAM_FROM") if case.split and hasattr(module, k)}
+    try:
+        for key in kept:
+            setattr(module, key, 0)
+        with crossentropy.config(backend=name, isa=isa or None, threads=case.threads, check=case.check):
+            yield
+    finally:
+        for key, value in kept.items():
+            setattr(module, key, value)
+
+
+def run_case(seed, backends):
+    """One case on each of the backends; the message of what is wrong, or None."""
+    expect, check = CHECKS[Case(seed).kind]
+    expected = expect(Case(seed))
+    for backend in backends:
+        case = Case(seed)
+        try:
+            with settings(case, backend):
+                check(case, expected)
+            for placed in case.inputs:
+                placed.assert_as_before()
+        except Exception as error:
+            what = "".join(traceback.format_exception(error, limit=-3))
+            return f"{what}{case}\nrepeat: python tests/fuzz.py --case {seed} --backend {backend}"
+    return None
+
+
+def named(seed):
+    """run_case under a name with the seed in it, which a crash's traceback shows."""
+    return types.FunctionType(run_case.__code__.replace(co_name=f"case_{seed}"), globals())
+
+
+def backends_of(names):
+    """The backends by name, the native one as each of its ISA units."""
+    available = [b.name for b in crossentropy.backends() if b.available]
+    found = []
+    for name in names or [n for n in available if n != "reference"]:
+        if name.partition("-")[0] not in available:
+            sys.exit(f"backend {name} is not here; available: {', '.join(available)}")
+        found += [f"native-{isa}" for isa in crossentropy.native.SUPPORTED_ISAS] if name == "native" else [name]
+    return found
+
+
+def main():
+    """Cases until the time is up or enough of them have failed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, help="of the sequence of cases; by default another one each time")
+    parser.add_argument("--case", type=int, help="this case alone")
+    parser.add_argument(
+        "--backend", nargs="+", help="native, native-avx2, numba, reference; by default all but the last"
+    )
+    parser.add_argument("--failures", type=int, default=1, help="stop after so many")
+    given = parser.parse_args()
+    backends = backends_of(given.backend)
+    warnings.simplefilter("error")
+    faulthandler.enable()
+    seed = random.randrange(2**32) if given.seed is None else given.seed
+    cases, failures, end = 0, 0, time.monotonic() + given.seconds
+    numbers = random.Random(seed)
+    print(f"{', '.join(backends)}: " + (f"seed {seed}" if given.case is None else f"case {given.case}"), flush=True)
+    while time.monotonic() < end and failures < given.failures:
+        number = numbers.getrandbits(32) if given.case is None else given.case
+        message = named(number)(number, backends)
+        cases += 1
+        if message:
+            failures += 1
+            print(message, flush=True)
+        if given.case is not None:
+            break
+    print(f"{cases} cases, {failures} failed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
