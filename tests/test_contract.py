@@ -66,19 +66,25 @@ def test_plain_rows_of_every_length(kernels, dtype, classes, rng):
     assert loss.dtype == (np.float64 if dtype == np.float64 else np.float32)
 
 
-@pytest.fixture(params=[1, 3], ids="threads {}".format)
-def threads(request, monkeypatch):
-    """So many, also for small arrays."""
+@pytest.fixture
+def always_parallel(monkeypatch):
+    """Small arrays go to as many threads as large ones."""
     for name in ("native", "numba_cpu"):
         with contextlib.suppress(ImportError):
             monkeypatch.setattr(importlib.import_module(f"crossentropy.{name}"), "SERIAL_BELOW", 0)
-    with crossentropy.config(threads=request.param):
-        yield request.param
 
 
 @pytest.mark.parametrize("options", testing.OPTION_SETS, ids=str)
-def test_options_crossed_in_every_layout(kernels, dtype, threads, options):
-    testing.check_options(options, dtype)
+def test_options_crossed_in_every_layout(kernels, dtype, always_parallel, options):
+    """On one thread, and on three in every layout of memory."""
+    p = testing.problem(options, dtype)
+    with crossentropy.config(threads=1):
+        serial = crossentropy.cross_entropy_and_grad(p.x, p.targets, grad_output=p.grad_output, **p.options)
+    with crossentropy.config(threads=3):
+        testing.check_options(options, dtype)
+        parallel = crossentropy.cross_entropy_and_grad(p.x, p.targets, grad_output=p.grad_output, **p.options)
+    same(parallel.loss, serial.loss)
+    same(parallel.grad, serial.grad)
 
 
 @pytest.mark.parametrize("name", testing.EDGE_CASES)

@@ -329,7 +329,7 @@ def test_as_many_threads_as_configured_and_no_more(numba_cpu, monkeypatch, threa
     """All of them are in the kernel at once, four times; another one would break that, as would too few."""
     barrier, names, calls = threading.Barrier(threads), set(), []
 
-    def kernel(task, first, last, memory):
+    def kernel(ints, reals, odd, first, last, memory):
         names.add(threading.current_thread().name)
         calls.append((first, last))
         barrier.wait(10)
@@ -355,11 +355,11 @@ def test_an_exception_in_a_thread_is_raised_in_the_caller(numba_cpu, monkeypatch
     x = rng.standard_normal((64, 32000), dtype=np.float32)
     expected, calls, kernel = crossentropy.logsumexp(x), [], numba_cpu.kernels.logsumexp
 
-    def failing(task, first, *rest):
+    def failing(ints, reals, odd, first, *rest):
         calls.append(first)
         if first:
             raise MemoryError("no memory for a kernel")
-        return kernel(task, first, *rest)
+        return kernel(ints, reals, odd, first, *rest)
 
     with monkeypatch.context() as patched:
         patched.setattr(numba_cpu.kernels, "logsumexp", failing)
