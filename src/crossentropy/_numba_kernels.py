@@ -173,6 +173,13 @@ def weight_of(t, y):
 
 
 @inner
+def part_of(i, q, w, keep, floor, has_q, has_w):
+    """t_c = w_c (keep q_c + floor) of class i of a block."""
+    part = keep * np.float64(q[i]) + floor if has_q else floor
+    return part * w[i] if has_w else part
+
+
+@inner
 def spread(t, x_row, q_row, m, buffer, q_buffer):
     """(mass, distance): the sums of t_c and t_c (m - z_c), t_c = w_c (keep q_c + floor), where 0 times inf is 0."""
     floor, keep = t.label_smoothing / t.classes, 1 - t.label_smoothing
@@ -187,15 +194,13 @@ def spread(t, x_row, q_row, m, buffer, q_buffer):
         w = doubles(t.class_weight + 8 * at, n)
         masses, distances = 0.0, 0.0
         for i in range(n & -PAD):
-            part = keep * np.float64(q[i]) + floor if has_q else floor
-            part = part * w[i] if has_w else part
+            part = part_of(i, q, w, keep, floor, has_q, has_w)
             masses = added(masses, part)
             distances = added(distances, 0.0 if part == 0 else part * (m - np.float64(z[i])))
         mass, mass_error = plus(mass, mass_error, masses)
         distance, distance_error = plus(distance, distance_error, distances)
         for i in range(n & -PAD, n):  # one by one: up to 63 roundings
-            part = keep * np.float64(q[i]) + floor if has_q else floor
-            part = part * w[i] if has_w else part
+            part = part_of(i, q, w, keep, floor, has_q, has_w)
             mass, mass_error = plus(mass, mass_error, part)
             distance, distance_error = plus(distance, distance_error, times(part, m - np.float64(z[i])))
     return sum_of(mass, mass_error), sum_of(distance, distance_error)
@@ -218,8 +223,7 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch):
         q = block(t.q, q_row, at, size, q_buffer) if has_q else z
         w = doubles(t.class_weight + 8 * at, size)
         for i in range(size):
-            part = keep * np.float64(q[i]) + floor if has_q else floor
-            part = part * w[i] if has_w else part
+            part = part_of(i, q, w, keep, floor, has_q, has_w)
             scratch[i] = real(np.float64(exp_at(z[i] - shift, magic, lowest)) * of_e - scale * part)
         if at <= y < at + size:
             scratch[y - at] = real(value)
@@ -255,6 +259,13 @@ def write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scrat
         write_exp(t.x, x_row, t.out, out_row, t.classes, m, factor, y, value, streams, stop, x_buffer, scratch, pad)
 
 
+@inner
+def fill_unread(t, n, kind, scratch):
+    """The gradient of a row that was skipped, 0; or of one that is bad or undefined, NaN."""
+    value = scratch.dtype.type(0.0 if kind == SKIPPED else np.nan)
+    fill(t.out, row_of(t.out, t, n), t.classes, value, scratch)
+
+
 @merged
 def losses(t, first, last, memory, spreads, gradients):
     """The losses of rows, what backward needs of them, and their gradients."""
@@ -287,8 +298,7 @@ def losses(t, first, last, memory, spreads, gradients):
             if kind == READ and not math.isnan(m):
                 write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scratch, pad)
             else:
-                value = memory.dtype.type(0.0 if kind == SKIPPED else np.nan)
-                fill(t.out, row_of(t.out, t, n), t.classes, value, scratch)
+                fill_unread(t, n, kind, scratch)
     lanes.fence()
 
 
@@ -325,8 +335,7 @@ def backward(ints, reals, odd, first, last, memory, spreads):
             z = number_at(t.x, row_of(t.x, t, n) + y * t.x.stride, memory) if y >= 0 else 0.0
             write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scratch, pad)
         else:
-            value = memory.dtype.type(0.0 if kind == SKIPPED else np.nan)
-            fill(t.out, row_of(t.out, t, n), t.classes, value, scratch)
+            fill_unread(t, n, kind, scratch)
     lanes.fence()
 
 

@@ -121,7 +121,7 @@ def exp_alone(z, shift, k):
 def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
     """The maximum of a row and where to find it (in the CHUNK from there), and the sum of its e^z at an anchor.
 
-    All of them without class ``leave``; the sum is NaN where the row has a NaN, which the maximum doesn't show.
+    All of them without class ``leave``; the sum is NaN where the row has a NaN, which the maximum may not show.
     """
     real = pad.dtype.type
     shift, magic, lowest = frame_at(anchor[0], anchor[1], pad)
@@ -222,9 +222,8 @@ def write_exp(x, x_row, out, out_row, classes, m, factor, y, value, streams, sto
     """factor e^(z - m) of a row, but ``value`` at class y."""
     real, size = scratch.dtype.type, scratch.itemsize
     (shift, magic, lowest), of_e = gradient_frame(m, factor, scratch)
-    beyond = (
-        1.0 if abs(of_e) < 2.0**100 else min(abs(of_e) * 2.0**-100, 2.0**127)
-    )  # of float32: grad_output may be 1e40
+    # What is beyond float32 is multiplied apart: grad_output may be 1e40.
+    beyond = 1.0 if abs(of_e) < 2.0**100 else min(abs(of_e) * 2.0**-100, 2.0**127)
     by = real(of_e / beyond)
     by_rest, beyond = real(of_e / beyond - np.float64(by)), real(beyond)
     group, most = lanes.GROUP // size, PIECE if in_place(x) and in_place(out) else BLOCK
