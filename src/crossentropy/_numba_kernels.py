@@ -6,18 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit, types
-from numba.extending import overload
+from numba.extending import intrinsic
 
 from . import _numba_layout, _numba_math, _numba_rows
 from . import _numba_math as lanes
 from ._numba_layout import (
     BLOCK,
-    INNER,
     OPTIONS,
     OddRows,
     Rows,
     block,
-    doubles,
     fill,
     inner,
     merged,
@@ -26,7 +24,7 @@ from ._numba_layout import (
     row_of,
     stopped,
 )
-from ._numba_math import added, exp_at, larger, ordered
+from ._numba_math import added, exp_at, larger, ordered, view
 from ._numba_rows import (
     CHUNK,
     PAD,
@@ -70,7 +68,7 @@ class Task(NamedTuple):
     z_loss: float
 
 
-FIELDS = Task._fields[3:-2]  # a kernel's ints: those of three OddRows, and these
+_KINDS = {int: types.int64, float: types.float64}
 
 
 def _source(module):
@@ -91,42 +89,21 @@ def kernel(function):
         return njit(**OPTIONS)(function)
 
 
-@inner
-def rows_at(ints, i):
-    """Rows that are described from an int on."""
-    return Rows(ints[i], ints[i + 1], ints[i + 2])
+@intrinsic
+def task_at(_, address, odd):
+    """The Task whose numbers, 8 bytes each, lie at an address: its arrays are OddRows, or Rows where odd is None.
 
+    (A tuple as an argument, or one made of an array's numbers, takes half a second or more to compile.)
+    """
+    rows = Rows if isinstance(odd, types.NoneType) else OddRows
+    array = types.NamedUniTuple(types.int64, len(rows._fields), rows)
+    kind = types.NamedTuple([_KINDS.get(of, array) for of in Task.__annotations__.values()], Task)
 
-@inner
-def odd_rows_at(ints, i):
-    """The same of OddRows."""
-    return OddRows(ints[i], ints[i + 1], ints[i + 2], ints[i + 3], ints[i + 4], ints[i + 5])
+    def code(context, builder, signature, args):
+        to = context.get_value_type(kind).as_pointer()
+        return builder.load(builder.inttoptr(args[0], to), align=8)
 
-
-@merged
-def task_of(x, q, out, ints, reals):
-    """The task of these arrays. (As an argument it would take a second to compile: the unpacking.)"""
-    n = 18
-    return Task(
-        x, q, out, ints[n], ints[n + 1], ints[n + 2], ints[n + 3], ints[n + 4], ints[n + 5], ints[n + 6], ints[n + 7],
-        ints[n + 8], ints[n + 9], ints[n + 10], ints[n + 11], ints[n + 12], ints[n + 13], ints[n + 14], ints[n + 15],
-        reals[0], reals[1],
-    )  # fmt: skip
-
-
-def make_task(ints, reals, odd):
-    """The task of arrays that are all Rows; or, where ``odd`` is not None, of OddRows."""
-
-
-@overload(make_task, jit_options=INNER)
-def _make_task(ints, reals, odd):
-    def of_rows(ints, reals, odd):
-        return task_of(rows_at(ints, 0), rows_at(ints, 6), rows_at(ints, 12), ints, reals)
-
-    def of_odd_rows(ints, reals, odd):
-        return task_of(odd_rows_at(ints, 0), odd_rows_at(ints, 6), odd_rows_at(ints, 12), ints, reals)
-
-    return of_rows if isinstance(odd, types.NoneType) else of_odd_rows
+    return kind(types.int64, odd), code
 
 
 # ---------------------------------------------------------------------- targets and options
@@ -154,7 +131,7 @@ def target_of(t, n):
 @inner
 def kind_of(t, n, y):
     """Whether row n is read; it is skipped by its target or by a sample weight of 0."""
-    if t.sample_weight and doubles(t.sample_weight, t.rows)[n] == 0:
+    if t.sample_weight and lanes.load(t.sample_weight + 8 * n, np.float64) == 0:
         return SKIPPED
     if not t.targets:
         return READ
@@ -168,7 +145,7 @@ def weight_of(t, y):
     """(1 - epsilon) w_y, the target's own weight, and w_y; 0 for probability targets."""
     if not t.targets:
         return 0.0, 0.0
-    w = doubles(t.class_weight, t.classes)[y] if t.class_weight else 1.0
+    w = lanes.load(t.class_weight + 8 * y, np.float64) if t.class_weight else 1.0
     return (1 - t.label_smoothing) * w, w
 
 
@@ -191,7 +168,7 @@ def spread(t, x_row, q_row, m, buffer, q_buffer):
         n = min(CHUNK, t.classes - at)
         z = block(t.x, x_row, at, n, buffer)
         q = block(t.q, q_row, at, n, q_buffer) if has_q else z
-        w = doubles(t.class_weight + 8 * at, n)
+        w = view(t.class_weight + 8 * at, n, np.float64)
         masses, distances = 0.0, 0.0
         for i in range(n & -PAD):
             part = part_of(i, q, w, keep, floor, has_q, has_w)
@@ -221,7 +198,7 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch):
         size = min(BLOCK, t.classes - at)
         z = block(t.x, x_row, at, size, x_buffer)
         q = block(t.q, q_row, at, size, q_buffer) if has_q else z
-        w = doubles(t.class_weight + 8 * at, size)
+        w = view(t.class_weight + 8 * at, size, np.float64)
         for i in range(size):
             part = part_of(i, q, w, keep, floor, has_q, has_w)
             scratch[i] = real(np.float64(exp_at(z[i] - shift, magic, lowest)) * of_e - scale * part)
@@ -241,9 +218,9 @@ def loss_of(t, m, rest, z, own, mass, distance):
 @merged
 def write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scratch, pad):
     """The gradient of a row that was read."""
-    scale = doubles(t.row_scale, t.rows)[n * t.row_scale_step]
+    scale = lanes.load(t.row_scale + 8 * n * t.row_scale_step, np.float64)
     if t.sample_weight:
-        scale *= doubles(t.sample_weight, t.rows)[n]
+        scale *= lanes.load(t.sample_weight + 8 * n, np.float64)
     own, w = weight_of(t, y)
     z_term = times(2 * t.z_loss, m + math.log1p(rest))
     a = own + mass + z_term
@@ -270,7 +247,7 @@ def fill_unread(t, n, kind, scratch):
 def losses(t, first, last, memory, spreads, gradients):
     """The losses of rows, what backward needs of them, and their gradients."""
     x_buffer, q_buffer, scratch, pad = parts(memory)
-    loss, saved = doubles(t.loss, t.rows), doubles(t.saved, 3 * t.rows)
+    loss, saved = view(t.loss, t.rows, np.float64), view(t.saved, 3 * t.rows, np.float64)
     for n in range(first, last):
         if stopped(t.stop):
             break
@@ -289,7 +266,7 @@ def losses(t, first, last, memory, spreads, gradients):
         elif math.isnan(m):
             loss[n] = np.nan
         else:
-            weight = doubles(t.sample_weight, t.rows)[n] if t.sample_weight else 1.0
+            weight = lanes.load(t.sample_weight + 8 * n, np.float64) if t.sample_weight else 1.0
             own, _ = weight_of(t, y)
             loss[n] = weight * loss_of(t, m, rest, z, own, mass, distance)
         if t.saved:
@@ -306,25 +283,25 @@ def losses(t, first, last, memory, spreads, gradients):
 
 
 @kernel
-def forward(ints, reals, odd, first, last, memory, spreads):
+def forward(task, odd, first, last, memory, spreads):
     """loss, and saved where it is wanted."""
-    t = make_task(ints, reals, odd)
+    t = task_at(task, odd)
     losses(t, first, last, memory, spreads, None)
 
 
 @kernel
-def forward_backward(ints, reals, odd, first, last, memory, spreads):
+def forward_backward(task, odd, first, last, memory, spreads):
     """loss and out, the gradient."""
-    t = make_task(ints, reals, odd)
+    t = task_at(task, odd)
     losses(t, first, last, memory, spreads, True)
 
 
 @kernel
-def backward(ints, reals, odd, first, last, memory, spreads):
+def backward(task, odd, first, last, memory, spreads):
     """out, the gradient, from saved."""
-    t = make_task(ints, reals, odd)
+    t = task_at(task, odd)
     x_buffer, q_buffer, scratch, pad = parts(memory)
-    saved = doubles(t.saved, 3 * t.rows)
+    saved = view(t.saved, 3 * t.rows, np.float64)
     for n in range(first, last):
         if stopped(t.stop):
             break
@@ -340,11 +317,11 @@ def backward(ints, reals, odd, first, last, memory, spreads):
 
 
 @kernel
-def logsumexp(ints, reals, odd, first, last, memory):
+def logsumexp(task, odd, first, last, memory):
     """loss, the logsumexp."""
-    t = make_task(ints, reals, odd)
+    t = task_at(task, odd)
     x_buffer, _, _, pad = parts(memory)
-    result = doubles(t.loss, t.rows)
+    result = view(t.loss, t.rows, np.float64)
     for n in range(first, last):
         if stopped(t.stop):
             break
@@ -353,9 +330,9 @@ def logsumexp(ints, reals, odd, first, last, memory):
 
 
 @kernel
-def softmax(ints, reals, odd, first, last, memory):
+def softmax(task, odd, first, last, memory):
     """out, the softmax: a gradient of factor 1 without a target."""
-    t = make_task(ints, reals, odd)
+    t = task_at(task, odd)
     x_buffer, _, scratch, pad = parts(memory)
     streams, stop = t.streams, t.stop
     for n in range(first, last):
@@ -372,9 +349,9 @@ def softmax(ints, reals, odd, first, last, memory):
 
 
 @kernel
-def log_softmax(ints, reals, odd, first, last, memory):
+def log_softmax(task, odd, first, last, memory):
     """out, the log-softmax."""
-    t = make_task(ints, reals, odd)
+    t = task_at(task, odd)
     x_buffer, _, scratch, pad = parts(memory)
     for n in range(first, last):
         if stopped(t.stop):
@@ -387,9 +364,9 @@ def log_softmax(ints, reals, odd, first, last, memory):
 
 
 @kernel
-def log_softmax_backward(ints, reals, odd, first, last, memory):
+def log_softmax_backward(task, odd, first, last, memory):
     """out = g - e^log_p sum(g), where x is log_p and q is g."""
-    t = make_task(ints, reals, odd)
+    t = task_at(task, odd)
     x_buffer, q_buffer, scratch, _ = parts(memory)
     real = memory.dtype.type
     for n in range(first, last):

@@ -7,11 +7,11 @@ it is chosen by type: a kernel for plain arrays compiles in half the time withou
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray, njit
+from numba import njit
 from numba.extending import overload
 
 from . import _numba_math as lanes
-from ._numba_math import pointer_to
+from ._numba_math import address, view
 
 BLOCK = 2048  # classes that are copied at a time, of rows that can't be read or written in place
 PIECE = 2**16  # classes of those that can, between two looks at the stop flag
@@ -67,12 +67,6 @@ class OddRow(NamedTuple):
 
 
 @inner
-def address(a):
-    """Of an array's memory; as it comes, it is unsigned, and with an int64 makes a float64."""
-    return np.int64(a.ctypes.data)
-
-
-@inner
 def row_of(a, t, n):
     """The address of row n of an array of a task."""
     at = a.address
@@ -81,12 +75,6 @@ def row_of(a, t, n):
         at += n % size * lanes.load(a.row_strides + d, np.int64)
         n //= size
     return at + n * lanes.load(a.row_strides, np.int64)
-
-
-@inner
-def doubles(at, n):
-    """The n float64 at an address."""
-    return carray(pointer_to(at, np.float64), (n,))
 
 
 @inner
@@ -175,12 +163,6 @@ def scatter(a, at, n, buffer):
 
 
 @inner
-def view(at, n, like):
-    """n numbers of an array's type at an address, as an array that owns nothing: references took 300 ns a row."""
-    return carray(pointer_to(at, like.dtype), (n,))
-
-
-@inner
 def copy(at, buffer, n, streams):
     """n numbers to an address: past the caches in whole lines, and what is left at both ends as usual."""
     size = buffer.itemsize
@@ -209,6 +191,18 @@ def block(a, row, j, n, buffer):
 
 def put(a, row, j, n, buffer, streams):
     """Write n classes from class j on, ``streams``: past the caches."""
+
+
+def place(a, row, j, buffer):
+    """The address to write a block from class j on to: its own, or that of the buffer."""
+
+
+def flush(a, row, j, n, buffer):
+    """What was written to `place` is where it belongs after this."""
+
+
+def fill(out, row, classes, value, scratch):
+    """Write one value to a row."""
 
 
 def _is_odd(a):
@@ -254,16 +248,40 @@ def _put(a, row, j, n, buffer, streams):
     return of_odd_rows if _is_odd(a) else of_rows
 
 
+@overload(place, jit_options=INNER)
+def _place(a, row, j, buffer):
+    def of_odd_rows(a, row, j, buffer):
+        return row + j * a.stride if a.direct else address(buffer)
+
+    return of_odd_rows if _is_odd(a) else (lambda a, row, j, buffer: row + j * a.stride)
+
+
+@overload(flush, jit_options=INNER)
+def _flush(a, row, j, n, buffer):
+    def of_odd_rows(a, row, j, n, buffer):
+        if not a.direct:
+            scatter(a, row + j * a.stride, n, buffer)
+
+    return of_odd_rows if _is_odd(a) else (lambda a, row, j, n, buffer: None)
+
+
+@overload(fill, jit_options=INNER)
+def _fill(out, row, classes, value, scratch):
+    def of_odd_rows(out, row, classes, value, scratch):
+        for i in range(BLOCK):
+            scratch[i] = value
+        for j in range(0, classes, BLOCK):
+            put(out, row, j, min(BLOCK, classes - j), scratch, False)
+
+    def of_rows(out, row, classes, value, scratch):
+        whole = view(row, classes, scratch)
+        for i in range(classes):
+            whole[i] = value
+
+    return of_odd_rows if _is_odd(out) else of_rows
+
+
 @inner
 def block_size(a):
     """Classes at a time."""
     return PIECE if in_place(a) else BLOCK
-
-
-@inner
-def fill(out, row, classes, value, scratch):
-    """Write one value to a row."""
-    for i in range(BLOCK):
-        scratch[i] = value
-    for j in range(0, classes, BLOCK):
-        put(out, row, j, min(BLOCK, classes - j), scratch, False)

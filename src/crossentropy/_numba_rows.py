@@ -23,17 +23,18 @@ from ._numba_layout import (
     PIECE,
     OddRow,
     Row,
-    address,
     block,
     block_size,
+    flush,
     in_place,
     inner,
+    merged,
     number_at,
+    place,
     put,
     stopped,
-    view,
 )
-from ._numba_math import added, exp_at, larger, ordered
+from ._numba_math import added, address, exp_at, larger, ordered, view
 
 CHUNK = 512  # classes that a sum runs over in the lanes' type
 PAD = 64  # what is no multiple of this is filled up to it: the rest of a loop in vectors is one number at a time
@@ -52,13 +53,10 @@ def parts(memory):
 
 
 @inner
-def padded(z, j, n, leave, pad):
-    """n of the PAD classes from class j on, without class ``leave``; -inf stands for that and for the others."""
-    part = z[j : j + n]
+def padded(z, leave, pad):
+    """Up to PAD classes, without class ``leave``; -inf stands for that and for those which there are not."""
     for i in range(PAD):
-        pad[i] = part[i] if i < part.size else -np.inf
-    if j <= leave < j + part.size:
-        pad[leave - j] = -np.inf
+        pad[i] = z[i] if i < z.size and i != leave else -np.inf
     return pad
 
 
@@ -117,7 +115,7 @@ def exp_alone(z, shift, k):
     return exp_at(z - shift, lanes.MAGIC_64 + lanes.BIAS_64 - k, (k - lanes.BIAS_64) * LN2)
 
 
-@inner
+@merged
 def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
     """The maximum of a row and where to find it (in the CHUNK from there), and the sum of its e^z at an anchor.
 
@@ -138,7 +136,7 @@ def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
             if j < apart < j + n:
                 n = apart - j
             if j == apart or n == 0:
-                part, n = padded(z, j, PAD, leave - at, pad), PAD
+                part, n = padded(z[j : j + PAD], leave - at - j, pad), PAD
             else:
                 part = z[j : j + n]
                 fetch(address(z) + j * z.itemsize + AHEAD, n * z.itemsize)
@@ -232,9 +230,7 @@ def write_exp(x, x_row, out, out_row, classes, m, factor, y, value, streams, sto
             break
         n = min(most, classes - at)
         z = block(x, x_row, at, n, buffer)
-        source, to, past = address(z), address(scratch), False
-        if in_place(out):
-            to, past = out_row + at * size, streams != 0
+        source, to, past = address(z), place(out, out_row, at, scratch), in_place(out) and streams != 0
         j, first = 0, (-to % 64) // size if past else 0
         while j < n:
             here = min(n - j, first if first > 0 and j == 0 else group)
@@ -243,7 +239,7 @@ def write_exp(x, x_row, out, out_row, classes, m, factor, y, value, streams, sto
             if here == group and beyond == 1 and not j <= y - at < j + group:
                 lanes.exp_group(to + j * size, source + j * size, shift, magic, lowest, by, by_rest, past)
             else:  # in the padded group, to which a partial line or a class of its own is no matter
-                padded(z, j, here, -1, pad)
+                padded(z[j : j + here], y - at - j, pad)
                 lanes.exp_group(address(pad), address(pad), shift, magic, lowest, by, by_rest, False)
                 result = view(to + j * size, here, pad)
                 for i in range(here):
@@ -251,8 +247,7 @@ def write_exp(x, x_row, out, out_row, classes, m, factor, y, value, streams, sto
                 if j <= y - at < j + here:
                     result[y - at - j] = real(value)
             j += here
-        if not in_place(out):
-            put(out, out_row, at, n, scratch, False)
+        flush(out, out_row, at, n, scratch)
 
 
 @inner

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import math
 import os
+import struct
 import threading
 
 import numpy as np
@@ -147,6 +148,12 @@ def _where(a) -> int:
     return 0 if a is None else _address(a)
 
 
+def _packed(task):
+    """The numbers of a Task, 8 bytes each."""
+    ints = [number for rows in task[:3] for number in rows] + list(task[3:-2])
+    return np.frombuffer(struct.pack(f"{len(ints)}q2d", *ints, *task[-2:]), np.int64)
+
+
 def _task(
     x,
     q=None,
@@ -161,7 +168,7 @@ def _task(
     label_smoothing=0.0,
     z_loss=0.0,
 ):
-    """What kernels make a Task of (ints, reals, odd); and the arrays whose addresses it has, the stop flag first."""
+    """The address of a Task, whether its arrays are odd (True or None), and all that must live, the stop flag first."""
     real = np.dtype(np.float64 if x.itemsize == 8 else np.float32)
     arrays = [x, q, out]
     shape, strides = _merged(x.shape[:-1], [a for a in arrays if a is not None])
@@ -187,11 +194,14 @@ def _task(
         "saved": _where(saved),
         "streams": out is not None and not in_place and out.nbytes >= STREAM_FROM,
         "stop": _address(stop),
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
     }
-    numbers = [number for rows in described for number in rows] + [fields[name] for name in kernels.FIELDS]
     plain = all(a is None or rows.direct for a, rows in zip(arrays, described, strict=True))
-    task = np.array(numbers, np.int64), np.array([label_smoothing, z_loss]), None if plain else True
-    return task, (stop, shape, strides, x, q, out, targets, loss, saved, scale, class_weight, sample_weight)
+    described = [layout.Rows(*rows[:3]) for rows in described] if plain else described
+    task = _packed(kernels.Task(*described, **fields))
+    held = (stop, task, shape, strides, x, q, out, targets, loss, saved, scale, class_weight, sample_weight)
+    return _address(task), None if plain else True, held
 
 
 def _call(kernel, *arguments):
@@ -204,11 +214,11 @@ def _call(kernel, *arguments):
 
 def _run(kernel, x, *rest, **arguments):
     """Run a kernel over all rows of x."""
-    task, held = _task(x, **arguments)
+    task, odd, held = _task(x, **arguments)
     real = np.float64 if x.itemsize == 8 else np.float32
 
     def work(first, last, held=held):  # the arrays live as long as a thread may work on them
-        _call(kernel, *task, first, last, np.empty(SCRATCH, real), *rest)
+        _call(kernel, task, odd, first, last, np.empty(SCRATCH, real), *rest)
 
     _in_parallel(work, x.size // x.shape[-1], x.size, held[0])
 

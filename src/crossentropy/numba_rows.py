@@ -18,7 +18,8 @@ import math
 import numpy as np
 from numba import njit
 
-from ._numba_layout import OPTIONS, address
+from ._numba_layout import OPTIONS
+from ._numba_math import address
 from ._numba_rows import (
     SCRATCH,
     as_row,
