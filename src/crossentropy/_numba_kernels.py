@@ -24,7 +24,7 @@ from ._numba_layout import (
     row_of,
     stopped,
 )
-from ._numba_math import added, exp_at, larger, ordered, view
+from ._numba_math import added, exp_at, view
 from ._numba_rows import (
     CHUNK,
     PAD,
@@ -367,29 +367,26 @@ def log_softmax(task, odd, first, last, memory):
 def log_softmax_backward(task, odd, first, last, memory):
     """out = g - e^log_p sum(g), where x is log_p and q is g."""
     t = task_at(task, odd)
-    x_buffer, q_buffer, scratch, _ = parts(memory)
+    x_buffer, q_buffer, scratch, pad = parts(memory)
     real = memory.dtype.type
     for n in range(first, last):
         x_row, q_row, out_row = row_of(t.x, t, n), row_of(t.q, t, n), row_of(t.out, t, n)
-        top, total, error, undefined = ordered(real(-np.inf)), 0.0, 0.0, 0
+        m, _, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+        if math.isnan(m):
+            fill(t.out, out_row, t.classes, real(np.nan), scratch)
+            continue
+        total, error = 0.0, 0.0
         for at in range(0, t.classes, CHUNK):
             if stopped(t.stop):
                 break
             size = min(CHUNK, t.classes - at)
-            z, g = block(t.x, x_row, at, size, x_buffer), block(t.q, q_row, at, size, q_buffer)
+            g = block(t.q, q_row, at, size, q_buffer)
             sums = 0.0
-            for i in range(size):
-                top = larger(ordered(z[i]), top)
-                undefined += z[i] != z[i]
             for i in range(size & -PAD):
                 sums = added(sums, np.float64(g[i]))
             total, error = plus(total, error, sums)
             for i in range(size & -PAD, size):  # one by one: up to 63 roundings
                 total, error = plus(total, error, np.float64(g[i]))
-        m = lanes.number(top)
-        if undefined or not math.isfinite(m):
-            fill(t.out, out_row, t.classes, real(np.nan), scratch)
-            continue
         (shift, magic, lowest), of_e = gradient_frame(m, sum_of(total, error) * math.exp(m), memory)
         for at in range(0, t.classes, BLOCK):
             if stopped(t.stop):

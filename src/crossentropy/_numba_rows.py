@@ -34,12 +34,11 @@ from ._numba_layout import (
     put,
     stopped,
 )
-from ._numba_math import added, address, exp_at, larger, ordered, view
+from ._numba_math import address, exp_at, view
 
 CHUNK = 512  # classes that a sum runs over in the lanes' type
 PAD = 64  # what is no multiple of this is filled up to it: the rest of a loop in vectors is one number at a time
 SCRATCH = 3 * BLOCK + PAD  # numbers of the lanes' type that a kernel works in
-AHEAD = 16384  # bytes
 GUESS_FROM = 16  # classes
 LN2 = math.log(2)
 
@@ -121,9 +120,8 @@ def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
 
     All of them without class ``leave``; the sum is NaN where the row has a NaN, which the maximum may not show.
     """
-    real = pad.dtype.type
     shift, magic, lowest = frame_at(anchor[0], anchor[1], pad)
-    m, found, total, error = ordered(real(-np.inf)), 0, 0.0, 0.0
+    m, found, total, error = -np.inf, 0, 0.0, 0.0
     size = block_size(a)
     for at in range(0, classes, size):
         if stopped(stop):
@@ -139,16 +137,12 @@ def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
                 part, n = padded(z[j : j + PAD], leave - at - j, pad), PAD
             else:
                 part = z[j : j + n]
-                fetch(address(z) + j * z.itemsize + AHEAD, n * z.itemsize)
-            top, s = ordered(real(-np.inf)), real(0)
-            for i in range(part.size):
-                top = larger(ordered(part[i]), top)
-                s = added(s, exp_at(part[i] - shift, magic, lowest))
+            top, s = lanes.max_and_sum(address(part), part.size * part.itemsize, shift, magic, lowest)
             if top > m:
                 m, found = top, at + j
-            total, error = plus(total, error, np.float64(s))
+            total, error = plus(total, error, s)
             j += n
-    return lanes.number(m), found, sum_of(total, error)
+    return m, found, sum_of(total, error)
 
 
 @inner
