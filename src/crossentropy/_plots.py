@@ -90,6 +90,7 @@ _LINES = {
     "avx512": "#123f73",
     "avx2": BLUE,
     "base": "#7fa8d6",
+    "crossentropy, Numba": "#c2a500",
     "torch": ORANGE,
     "torch.compile": "#8c3d0a",
     "JAX": "#6b4fa0",
