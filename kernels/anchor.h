@@ -29,12 +29,16 @@ static inline double times_power_of_2(double a, double j)
 /* To the nearest integer, for |a| < 2^51: nearbyint is a call too, below SSE4.1. */
 static inline double rounded(double a) { return (a + 0x1.8p52) - 0x1.8p52; }
 
-/* The anchor at which e^max becomes about 2^headroom. */
+/* To an even integer. Each k of an anchor is one: without FMA z log2e may lie halfway between two integers to the bit,
+ * where which is taken hangs on whether k is odd (exp.h); the gradient of fused and of saved rows would differ. */
+static inline double even(double a) { return 2 * rounded(0.5 * a); }
+
+/* The anchor at which e^max becomes about 2^headroom (which is even). */
 static inline anchor anchor_at(double max, double headroom, int is_f64)
 {
     anchor a;
     a.shift = fabs(max) > anchor_limit(is_f64) ? max : 0;
-    a.k = rounded((max - a.shift) * LOG2E) - headroom;
+    a.k = even((max - a.shift) * LOG2E) - headroom;
     return a;
 }
 

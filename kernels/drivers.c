@@ -189,7 +189,7 @@ static int guess_anchor(int is_f64, double guess, anchor *at, double *most)
         *most = MOST(is_f64);
         return 1;
     }
-    at->k = rounded(guess * LOG2E) - sum_headroom(is_f64);
+    at->k = even(guess * LOG2E) - sum_headroom(is_f64);
     *most = highest < limit ? highest : limit;
     return fabs(guess) <= limit;
 }
@@ -378,8 +378,8 @@ static anchored_factor anchor_factor(int is_f64, double factor, anchor at, doubl
     if (!isfinite(factor) || factor == 0) return f;
     frexp(top, &up);
     const double of_p = f.power + up, headroom = of_p + down < most ? of_p + down : most;
-    f.at.k += up - headroom;
-    f.power = of_p - headroom;
+    f.at.k = even(at.k + up - headroom);
+    f.power += f.at.k - at.k;
     return f;
 }
 

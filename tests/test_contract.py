@@ -161,6 +161,19 @@ def test_scales_that_float32_could_lose(kernels, scale, rng):
     np.testing.assert_allclose(scaled.grad, even.grad, rtol=2e-6, atol=1e-9)
 
 
+def test_rounding_errors_that_add_up(kernels):
+    """Few distinct logits, one far ahead: the others' errors are equal, and are added to the same lanes."""
+    counts = {-4: 9, -3: 9, -2: 14, -1: 19, 0: 14, 1: 20, 2: 7, 3: 14, 4: 7, 5: 8, 6: 1, 9: 1}
+    row = np.repeat(np.float32(list(counts)), list(counts.values()))
+    x = np.array([np.random.default_rng(seed).permutation(row) for seed in range(100)])  # in which lane the largest is
+    y = [int(np.flatnonzero(z == 4)[0]) for z in x]
+    expected, grads, _ = testing.exact(x, y, [reference.PLAIN] * len(x))
+    g = np.full(len(x), 1 / 130)  # rounds the same way
+    loss, grad = crossentropy.cross_entropy_and_grad(x, np.array(y), reduction="none", grad_output=g)
+    within(loss, expected, x.dtype, "loss")
+    within(grad, grads * g[:, None], x.dtype, "grad")
+
+
 @pytest.mark.parametrize("constant", [False, True])  # whose roundings all point one way
 @pytest.mark.parametrize("classes", [255, 2051])
 def test_log_softmax_backward(kernels, dtype, classes, constant, rng):

@@ -96,3 +96,15 @@ def test_saved_statistics_serve_more_than_once(kernels, rng):
     np.testing.assert_array_equal(
         first, crossentropy.cross_entropy_grad(x, y, reduction="none", grad_output=np.arange(4.0))
     )
+
+
+def test_fused_and_saved_gradients_where_an_exponent_is_halfway(kernels):
+    """Logits times log2 e that end in 1/2 in float32: both ways must round to the same integer."""
+    z = np.arange(-110, -94, 2.0**-17, dtype=np.float32)
+    halfway = z[(z * np.float32(np.log2(np.e))) % 1 == 0.5]
+    assert len(halfway) > 20
+    row = np.concatenate([np.full(65, -100, np.float32), [-93.6387], halfway]).astype(np.float32)
+    for g in (1.0, 2.0):  # of which one makes the other power of 2 odd
+        both = crossentropy.cross_entropy_and_grad(row, 0, grad_output=g)
+        _, saved = autograd.forward(row, 0)
+        np.testing.assert_array_equal(autograd.backward(saved, g), both.grad)
