@@ -3,7 +3,7 @@
     python tests/fuzz.py --seconds 60              # every backend that is here, the native one with each ISA unit
     python tests/fuzz.py --case 123456 --backend native-avx2
 
-Each case is held against the reference within the limits of the accuracy contract. The same call must give the same
+Each case is held against the reference, within twice the accuracy contract's limits. The same call must give the same
 bits by every way there is, change none of its inputs, and write nothing but the elements of its result: every array
 lies inside a larger buffer whose other bytes are watched. Bad arguments must raise and write nothing.
 """
