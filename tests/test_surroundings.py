@@ -212,6 +212,7 @@ def test_a_thread_calls_while_the_main_thread_waits(kernels, rng):
 
 INTERRUPT = """
     import os, signal, threading, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it is ignored
     import numpy as np, crossentropy
     x, y = np.broadcast_to({values}, {shape}), np.zeros({shape}[0], np.uint8)
     def short(x):
@@ -273,6 +274,7 @@ def test_ctrl_c_ends_a_call_while_others_have_the_threads(compiled):
     """One pool of threads serves all: a call that they have not begun is not waited for."""
     code = """
         import os, signal, threading, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         import numpy as np, crossentropy
         x = np.broadcast_to(np.linspace(-3, 3, 2**14, dtype=np.float32), (2**22, 2**14))
         def call(rows):
@@ -329,7 +331,7 @@ def test_as_many_threads_as_configured_and_no_more(numba_cpu, monkeypatch, threa
     """All of them are in the kernel at once, four times; another one would break that, as would too few."""
     barrier, names, calls = threading.Barrier(threads), set(), []
 
-    def kernel(ints, reals, odd, first, last, memory):
+    def kernel(task, odd, first, last, memory):
         names.add(threading.current_thread().name)
         calls.append((first, last))
         barrier.wait(10)
