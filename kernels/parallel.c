@@ -19,7 +19,7 @@ static int omp_get_thread_num(void) { return 0; }
 struct schedule {
     ptrdiff_t next, at_once;
     double last_poll;
-    int stopped;
+    int stopped, alone;
 };
 
 int has_openmp(void)
@@ -54,33 +54,42 @@ static int is_told_to_stop(const task *t)
     return stop;
 }
 
-/* Sections, and no atomic captures, which MSVC's OpenMP 2.0 has not: one is entered a few thousand times a second. */
-int take_rows(const task *t, ptrdiff_t *first, ptrdiff_t *last)
+static int next_rows(const task *t, int stop, ptrdiff_t *first, ptrdiff_t *last)
 {
     struct schedule *s = t->schedule;
+    s->stopped |= stop;
+    const int any = !s->stopped && s->next < t->rows;
+    *first = s->next;
+    if (any) s->next = t->rows - s->next < s->at_once ? t->rows : s->next + s->at_once;
+    *last = s->next;
+    return any;
+}
+
+/* Sections, and no atomic captures, which MSVC's OpenMP 2.0 has not: one is entered a few thousand times a second. A
+ * thread that is alone enters none: after a fork, one that a thread of the parent was in is closed for ever. */
+int take_rows(const task *t, ptrdiff_t *first, ptrdiff_t *last)
+{
     const int stop = is_told_to_stop(t);
     int any;
+    if (t->schedule->alone) return next_rows(t, stop, first, last);
 #pragma omp critical(schedule)
-    {
-        s->stopped |= stop;
-        any = !s->stopped && s->next < t->rows;
-        *first = s->next;
-        if (any) s->next = t->rows - s->next < s->at_once ? t->rows : s->next + s->at_once;
-        *last = s->next;
-    }
+    any = next_rows(t, stop, first, last);
     return any;
 }
 
 void ran_out_of_memory(const task *t)
 {
+    if (t->schedule->alone) *t->out_of_memory = 1;
+    else {
 #pragma omp critical(schedule)
-    *t->out_of_memory = 1;
+        *t->out_of_memory = 1;
+    }
 }
 
 int run(const task *given, int threads, ptrdiff_t rows_at_once)
 {
     task t = *given;
-    struct schedule s = {0, rows_at_once, rows_at_once < t.rows ? now() : 0, 0};
+    struct schedule s = {0, rows_at_once, rows_at_once < t.rows ? now() : 0, 0, threads <= 1};
     void (*const work)(const task *) = t.work >= STREAM_READ ? by_streams : t.tiled ? by_tiles : by_rows;
     t.schedule = &s;
 #ifdef _OPENMP

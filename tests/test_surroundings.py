@@ -114,14 +114,14 @@ def test_forks_while_another_thread_is_in_a_call(compiled):
     thread = threading.Thread(target=others)
     thread.start()
     found = []
-    for _ in range(20):
+    for _ in range(200):  # one in 400 hung where a thread of the parent held a lock
         child = fork()
         if child == 0:
             os._exit(0 if crossentropy.cross_entropy(x, y) == parent else 1)
         found.append(status(child))
     ended.set()
     thread.join()
-    print(found == [0] * 20)
+    print(found == [0] * 200)
     """,
         CROSSENTROPY_BACKEND=compiled,
     )
