@@ -29,7 +29,7 @@ static inline double times_power_of_2(double a, double j)
 /* To the nearest integer, for |a| < 2^51: nearbyint is a call too, below SSE4.1. */
 static inline double rounded(double a) { return (a + 0x1.8p52) - 0x1.8p52; }
 
-/* To an even integer. Each k of an anchor is one: without FMA z log2e may lie halfway between two integers to the bit,
+/* To an even integer. Each k of a row's anchor is one: without FMA z log2e may lie halfway between two integers to the bit,
  * where which is taken hangs on whether k is odd (exp.h); the gradient of fused and of saved rows would differ. */
 static inline double even(double a) { return 2 * rounded(0.5 * a); }
 

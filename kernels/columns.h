@@ -36,7 +36,7 @@ static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, 
     const vec one = v_set1(1), zero = v_set1(0), magic = v_set1(EXP_CONSTANTS.magic);
     vec top = NAME_R(lanes_of)(b->max);
     top = v_zero_where(v_nan(top), top);
-    /* as anchor_at */
+    /* as anchor_at; k may be odd, since fused and saved rows have the same one here */
     const vec shift = v_where(v_less(v_set1((REAL)limit), v_max(top, v_sub(zero, top))), top, zero);
     const vec exponent = v_sub(v_fma(v_sub(top, shift), v_set1(EXP_CONSTANTS.log2e), magic), magic);
     const vec k = v_sub(exponent, v_set1((REAL)headroom));

@@ -210,10 +210,17 @@ def test_a_thread_calls_while_the_main_thread_waits(kernels, rng):
 
 # ---------------------------------------------------------------------- KeyboardInterrupt
 
-INTERRUPT = """
+INTERRUPTS = """
     import os, signal, threading, time
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it is ignored
     import numpy as np, crossentropy
+    signal.signal(signal.SIGINT, signal.default_int_handler)    # in a shell's background it is ignored
+    sent = []
+    def interrupt():
+        time.sleep(0.3)
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+INTERRUPTED = """
     x, y = np.broadcast_to({values}, {shape}), np.zeros({shape}[0], np.uint8)
     def short(x):
         return crossentropy.cross_entropy(x, y[:1])
@@ -223,11 +230,6 @@ INTERRUPT = """
     y, all_of_y = y[:1], y
     long(x[:1, :10])    # compiled now, not later
     y = all_of_y
-    sent = []
-    def interrupt():
-        time.sleep(0.3)
-        sent.append(time.perf_counter())
-        os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt).start()
     try:
         long(x)
@@ -261,7 +263,7 @@ LOSS = 'crossentropy.cross_entropy(x, y, reduction="sum")'
 def test_ctrl_c_ends_a_long_call(compiled, inputs, call, threads):
     """Seen within a second, and the next calls are right, nor do they wait for what is left of it."""
     environment = {"CROSSENTROPY_BACKEND": compiled} | ({"CROSSENTROPY_NUM_THREADS": threads} if threads else {})
-    out = run(INTERRUPT.format(**inputs, call=call), timeout=40, **environment)
+    out = run(INTERRUPTS + INTERRUPTED.format(**inputs, call=call), timeout=40, **environment)
     state, seconds, right, right_in_parallel, then = out.split()
     assert state == "interrupted"
     assert float(seconds) < 1
@@ -272,29 +274,25 @@ def test_ctrl_c_ends_a_long_call(compiled, inputs, call, threads):
 @POSIX
 def test_ctrl_c_ends_a_call_while_others_have_the_threads(compiled):
     """One pool of threads serves all: a call that they have not begun is not waited for."""
-    code = """
-        import os, signal, threading, time
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        import numpy as np, crossentropy
-        x = np.broadcast_to(np.linspace(-3, 3, 2**14, dtype=np.float32), (2**22, 2**14))
-        def call(rows):
-            return crossentropy.logsumexp(x[:rows])
-        call(100)
-        threading.Thread(target=call, args=(2**22,), daemon=True).start()
-        time.sleep(0.2)
-        sent = []
-        def interrupt():
-            time.sleep(0.3)
-            sent.append(time.perf_counter())
-            os.kill(os.getpid(), signal.SIGINT)
-        threading.Thread(target=interrupt).start()
-        try:
-            call(2**21)
-        except KeyboardInterrupt:
-            print(time.perf_counter() - sent[0], flush=True)
-        os._exit(0)    # the other call can't be interrupted
-    """
-    assert float(run(code, CROSSENTROPY_BACKEND=compiled)) < 1
+    out = run(
+        INTERRUPTS
+        + """
+    x = np.broadcast_to(np.linspace(-3, 3, 2**14, dtype=np.float32), (2**22, 2**14))
+    def call(rows):
+        return crossentropy.logsumexp(x[:rows])
+    call(100)
+    threading.Thread(target=call, args=(2**22,), daemon=True).start()
+    time.sleep(0.2)
+    threading.Thread(target=interrupt).start()
+    try:
+        call(2**21)
+    except KeyboardInterrupt:
+        print(time.perf_counter() - sent[0], flush=True)
+    os._exit(0)    # the other call can't be interrupted
+    """,
+        CROSSENTROPY_BACKEND=compiled,
+    )
+    assert float(out) < 1
 
 
 # ---------------------------------------------------------------------- the pool of threads of the Numba backend
