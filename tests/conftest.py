@@ -1,9 +1,14 @@
 """Which backends and dtypes the contract is tested on."""
 
+import contextlib
 import os
 
 import numpy as np
 import pytest
+
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    with contextlib.suppress(ImportError):
+        import cuda_simulator  # noqa: F401  # before the package: it stands in for a part of it
 
 import crossentropy
 

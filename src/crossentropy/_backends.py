@@ -14,6 +14,8 @@ import warnings
 from types import ModuleType
 from typing import NamedTuple
 
+from . import _device
+
 
 class Backend(NamedTuple):
     """A backend by name: whether it can be used here, and if not, why not."""
@@ -52,7 +54,7 @@ def _load(name: str) -> ModuleType | ImportError:
 
 
 def backends() -> tuple[Backend, ...]:
-    """The backends in the order of the automatic choice.
+    """The backends in the order of the automatic choice, and last that for arrays on a CUDA device.
 
     Returns
     -------
@@ -61,21 +63,22 @@ def backends() -> tuple[Backend, ...]:
         is missing.
     """
     found = {name: _load(name) for name in _MODULES}
-    return tuple(
-        Backend(name, isinstance(got, ModuleType), "" if isinstance(got, ModuleType) else str(got))
-        for name, got in found.items()
-    )
+    reasons = {name: "" if isinstance(got, ModuleType) else str(got) for name, got in found.items()}
+    reasons["cuda"] = _device.reason()
+    return tuple(Backend(name, not reason, reason) for name, reason in reasons.items())
 
 
 def _named(name: str | ModuleType) -> ModuleType:
     """The backend that was asked for by name, or as a module of its own."""
     if isinstance(name, ModuleType):
         return name
+    if name == "cuda":
+        raise ValueError("backend 'cuda' is not chosen: it serves whatever arrays lie on a device, and these alone")
     if name not in _MODULES:
         raise ValueError(f"backend must be one of {', '.join(map(repr, _MODULES))}, got {name!r}")
     got = _load(name)
     if isinstance(got, ImportError):
-        available = ", ".join(repr(b.name) for b in backends() if b.available)
+        available = ", ".join(repr(b.name) for b in backends() if b.available and b.name in _MODULES)
         raise RuntimeError(f"backend {name!r} is not available: {got}; available: {available}") from got
     return got
 
@@ -150,6 +153,11 @@ def checks_targets() -> bool:
     return _settings.get()[-1].check is not False
 
 
+def checks_targets_on_device() -> bool:
+    """Whether a bad target on a CUDA device raises, which waits for the device; by default it doesn't."""
+    return _settings.get()[-1].check is True
+
+
 def threads() -> int:
     """Threads for a call: by config, CROSSENTROPY_NUM_THREADS, OMP_NUM_THREADS, else one for each CPU; never more."""
     return min(_settings.get()[-1].threads or _environment().threads, processors())
@@ -174,8 +182,9 @@ class config:
     isa : str, optional
         An instruction set of the native backend: ``'avx512'``, ``'avx2'`` or ``'base'``; CROSSENTROPY_ISA.
     check : bool, optional
-        False lets a target that is no class through: its row's loss and gradient are then NaN (and so is the sum or
-        mean). By default it raises.
+        Whether a target that is no class raises. False lets it through: its row's loss and gradient are then NaN (and
+        so is the sum or mean). By default it raises on the host and does not on a CUDA device, where True waits for
+        the device in each call.
 
     Raises
     ------

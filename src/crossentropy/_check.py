@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import _device
+
 FLOATS = {"float16", "bfloat16", "float32", "float64"}
 _NATIVE = {np.dtype(np.float32), np.dtype(np.float64)}
 REDUCTIONS = ("none", "sum", "mean")
@@ -59,10 +61,8 @@ def array(value, name: str) -> np.ndarray:
         return value
     if isinstance(value, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"{name} must be a plain array, got {type(value).__name__}")
-    if hasattr(value, "__cuda_array_interface__"):
-        raise TypeError(
-            f"{name} is a CUDA array; this installation has no backend for CUDA (see crossentropy.backends())"
-        )
+    if _device.holds(value):
+        raise TypeError(f"{name} is a CUDA array where the others are on the host: nothing is copied implicitly")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -156,7 +156,7 @@ def _targets(t: np.ndarray, x: np.ndarray, integer_logits: bool, axis: int, rows
     raise ValueError(f"probability targets must have the shape of logits, {x.shape}, got {t.shape}")
 
 
-def _ignore_index(value, targets: np.ndarray, probabilities: bool) -> int | None:
+def ignored_of(value, dtype, probabilities: bool) -> int | None:
     if value is None:
         return None
     if probabilities:
@@ -165,25 +165,25 @@ def _ignore_index(value, targets: np.ndarray, probabilities: bool) -> int | None
         index = operator.index(value)
     except TypeError:
         raise TypeError(f"ignore_index must be an integer, got {value!r}") from None
-    limits = np.iinfo(targets.dtype)
+    limits = np.iinfo(dtype)
     return index if limits.min <= index <= limits.max else None
 
 
-def _smoothing(value) -> float:
+def smoothing_of(value) -> float:
     epsilon = real(value, "label_smoothing")
     if not 0 <= epsilon <= 1:
         raise ValueError(f"label_smoothing must be in [0, 1], got {value!r}")
     return epsilon
 
 
-def _z_loss(value) -> float:
+def z_loss_of(value) -> float:
     weight = real(value, "z_loss")
     if not 0 <= weight < math.inf:
         raise ValueError(f"z_loss must be finite and not negative, got {value!r}")
     return weight
 
 
-def _reduction(reduction, normalizer, empty) -> tuple[str, float | None, float]:
+def reduction_of(reduction, normalizer, empty) -> tuple[str, float | None, float]:
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
     if normalizer is not None:
@@ -225,12 +225,12 @@ def loss(
     options = Options(
         None if class_weight is None else _weights(class_weight, "class_weight", last.shape[-1:]),
         None if sample_weight is None else _weights(sample_weight, "sample_weight", rows_shape),
-        _ignore_index(ignore_index, targets, probabilities),
-        _smoothing(label_smoothing),
-        _z_loss(z_loss),
+        ignored_of(ignore_index, targets.dtype, probabilities),
+        smoothing_of(label_smoothing),
+        z_loss_of(z_loss),
         probabilities,
     )
-    return Loss(last, targets, options, rows_shape, axis, *_reduction(reduction, normalizer, empty), sources)
+    return Loss(last, targets, options, rows_shape, axis, *reduction_of(reduction, normalizer, empty), sources)
 
 
 def bad_target(targets: np.ndarray, first: int, rows_shape: tuple[int, ...], classes: int) -> IndexError:
@@ -278,7 +278,7 @@ def result(
         raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    if _overlaps_itself(out):
+    if overlaps_itself(out):
         raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
     for other, value in inputs.items():
         if value is not None and np.may_share_memory(out, value) and not (other == name and same):
@@ -297,7 +297,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     )
 
 
-def _overlaps_itself(a: np.ndarray) -> bool:
+def overlaps_itself(a: np.ndarray) -> bool:
     """Two indices share memory, by a test that is exact for strides that nest and errs towards True."""
     extent = a.itemsize
     for stride, size in sorted(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _backends, _check
+from . import _backends, _check, _device
 
 # The defaults, by which a call without options is known at once: it is the same object.
 LAST, ZERO, ONE, MEAN = -1, 0.0, 1.0, "mean"
@@ -134,6 +134,8 @@ def logsumexp(x, axis=-1, *, keepdims=False):
     TypeError, ValueError
         For a dtype or shape that does not fit.
     """
+    if _device.holds(x):
+        return _device.backend("x").logsumexp(x, axis, keepdims=keepdims)
     given, axis = _check.logits(x, axis, "x")
     last = _check.classes_last(given, axis)
     rows = np.empty(_row_count(last), np.float64)
@@ -144,6 +146,8 @@ def logsumexp(x, axis=-1, *, keepdims=False):
 
 
 def _like_x(name, x, axis, out):
+    if _device.holds(x):
+        return getattr(_device.backend("x"), name)(x, axis, out=out)
     source = _check.array(x, "x")
     given, axis = _check.logits(source, axis, "x")
     to = _check.result(out, given, {"x": source}, name="x")
@@ -176,7 +180,8 @@ def cross_entropy(
     ----------
     logits : array_like, shape (..., C, ...)
         float16, bfloat16, float32, float64, or integers (taken as float64); any strides and byte order. One axis is a
-        single row.
+        single row. Or an array on a CUDA device (PyTorch, CuPy, Numba, or anything with ``__cuda_array_interface__`` or
+        DLPack) of one of the four floating dtypes; all other arrays must be there too, and the results are.
     targets : array_like
         Classes: any integer dtype, of the rows' shape (logits without the class axis). Or probabilities: floating, of
         the shape of logits; they need not sum to 1.
@@ -205,6 +210,20 @@ def cross_entropy(
         short = axis is LAST and reduction is MEAN and empty is nan and _backends.light()
         if short and (loss := short(logits, targets)):
             return _mean(loss[0], _loss_dtype(logits))
+    if _device.holds(logits):
+        return _device.backend().cross_entropy(
+            logits,
+            targets,
+            axis=axis,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            reduction=reduction,
+            normalizer=normalizer,
+            empty=empty,
+        )
     call = _check.loss(
         logits,
         targets,
@@ -275,6 +294,23 @@ def cross_entropy_and_grad(
         short = axis is LAST and reduction is MEAN and empty is nan and grad_output is ONE and _backends.light()
         if short and (found := short(logits, targets, True, out)):
             return LossAndGrad(_mean(found[0], _loss_dtype(logits)), found[1])
+    if _device.holds(logits):
+        both = _device.backend().cross_entropy_and_grad(
+            logits,
+            targets,
+            axis=axis,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            reduction=reduction,
+            normalizer=normalizer,
+            empty=empty,
+            grad_output=grad_output,
+            out=out,
+        )
+        return LossAndGrad(*both)
     call = _check.loss(
         logits,
         targets,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _backends, _check
+from . import _backends, _check, _device
 from .api import _divisor, _like_x, _reduced, _row_count, gradient_array, scaled
 
 __all__ = ["backward", "forward", "log_softmax_backward", "log_softmax_forward"]
@@ -59,6 +59,8 @@ def forward(logits, targets, **options):
     TypeError, ValueError, IndexError
         As `crossentropy.cross_entropy`.
     """
+    if _device.holds(logits):
+        return _device.backend().forward(logits, targets, **options)
     call = _check.loss(logits, targets, **options)
     backend = _backends.current()
     by = _divisor(backend, call)
@@ -91,6 +93,8 @@ def backward(saved, grad_output=1.0, *, out=None):
     TypeError, ValueError
         For a ``grad_output`` or ``out`` that does not fit.
     """
+    if not isinstance(saved, Saved):
+        return _device.backend("saved").backward(saved, grad_output, out=out)
     call, by = saved.call, saved.divisor
     g = _check.grad_output(grad_output, call)
     to = gradient_array(call, out, grad_output)
@@ -125,7 +129,7 @@ def log_softmax_forward(x, axis=-1):
         As `crossentropy.log_softmax`.
     """
     log_p = _like_x("log_softmax", x, axis, None)
-    return log_p, SavedLogSoftmax(log_p, axis % log_p.ndim)
+    return log_p, SavedLogSoftmax(log_p, axis % len(log_p.shape))
 
 
 def log_softmax_backward(saved, grad_output, *, out=None):
@@ -151,6 +155,8 @@ def log_softmax_backward(saved, grad_output, *, out=None):
         For a ``grad_output`` or ``out`` that does not fit.
     """
     log_p, axis = saved
+    if _device.holds(log_p):
+        return _device.backend("saved").log_softmax_backward(saved, grad_output, out=out)
     g = _check.row_gradient(grad_output, log_p)
     to = _check.result(out, log_p, {"the log-softmax": log_p, "grad_output": g}, may_be_x=False)
     if log_p.size:

@@ -1,0 +1,239 @@
+"""Arrays on a device, whoever made them: where they lie, which stream they are used on, and new ones like them.
+
+PyTorch's tensors are asked directly (their ``__cuda_array_interface__`` knows no bfloat16), others through
+``__cuda_array_interface__`` or DLPack. Nothing is copied and nothing waited for. New arrays are PyTorch's or CuPy's
+where the logits are, otherwise Numba's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from .. import _check, _device
+
+SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}  # bytes, of what is made here
+_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}  # DLDataTypeCode
+
+
+class Layout:
+    """How an array lies from its address on: strides in bytes, the dtype by name, the device's number if it is known.
+
+    There is one of a kind (`_layout`), so that plans can be found by it.
+    """
+
+    __slots__ = ("device", "dtype", "high", "itemsize", "low", "ndim", "read_only", "shape", "size", "strides")
+
+    def __init__(self, shape, strides, dtype, itemsize, read_only, device):
+        self.shape, self.strides, self.dtype, self.read_only, self.device = shape, strides, dtype, read_only, device
+        self.ndim, self.size = len(shape), math.prod(shape)
+        self.itemsize = itemsize
+        reach = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
+        self.low = sum(r for r in reach if r < 0)  # of the first byte, and one past the last
+        self.high = sum(r for r in reach if r > 0) + self.itemsize
+
+
+_layout = functools.lru_cache(4096)(Layout)
+
+
+def plain(shape: tuple[int, ...], dtype: str, device: int | None = None) -> Layout:
+    """The layout of an array in C order."""
+    size = SIZES[dtype]
+    return _layout(shape, c_strides(shape, size), dtype, size, False, device)
+
+
+class DeviceArray(NamedTuple):
+    """An array on a device, and where it lies."""
+
+    value: Any  # the array itself, which keeps its memory
+    address: int
+    layout: Layout
+    capsule: Any = None  # DLPack's, which does too
+
+
+@functools.lru_cache(4096)
+def _tensor_layout(shape, strides, dtype, size, device):
+    strides = tuple(stride * size for stride in strides)
+    return _layout(tuple(shape), strides, str(dtype).partition(".")[2], size, False, device)
+
+
+@functools.lru_cache(4096)
+def _interface_layout(shape, typestr, strides, read_only, dtype, device):
+    """The layout, or the dtype that is refused."""
+    dtype = np.dtype(typestr) if dtype is None else np.dtype(dtype)
+    if not dtype.isnative:
+        return typestr
+    return _layout(shape, strides or c_strides(shape, dtype.itemsize), dtype.name, dtype.itemsize, read_only, device)
+
+
+def describe(value, name: str) -> DeviceArray:
+    """Where an array lies; a TypeError for what is not on a device."""
+    if _device.is_tensor(value) and value.is_cuda:
+        if value.is_neg():
+            raise ValueError(f"{name} must hold its own numbers, got a view that negates them (resolve_neg)")
+        layout = _tensor_layout(value.shape, value.stride(), value.dtype, value.element_size(), value.device.index)
+        return DeviceArray(value, value.data_ptr(), layout)
+    if not _device.holds(value):
+        raise TypeError(f"{name} must be an array on the device, as logits is, got {type(value).__name__}")
+    if hasattr(value, "__cuda_array_interface__"):
+        return _of_interface(value, name)
+    return _of_dlpack(value)
+
+
+def beside(x: DeviceArray, value, name: str) -> DeviceArray:
+    """Where an array lies that is used with another; a ValueError for one of another device."""
+    a = describe(value, name)
+    here, there = x.layout.device, a.layout.device
+    if here != there and None not in (here, there):
+        raise ValueError(f"{name} must be on the device of logits, {here}, got {there}")
+    return a
+
+
+def c_strides(shape, itemsize):
+    """The strides of an array in C order."""
+    strides = [itemsize]
+    for size in shape[:0:-1]:
+        strides.append(strides[-1] * size)
+    return tuple(strides[::-1][: len(shape)]) if shape else ()
+
+
+def _of_interface(value, name):
+    found = value.__cuda_array_interface__
+    if found.get("mask") is not None:
+        raise TypeError(f"{name} must be a plain array, got one with a mask")
+    shape, strides, typestr = tuple(found["shape"]), found.get("strides"), found["typestr"]
+    address, read_only = found["data"]
+    layout = _interface_layout(
+        shape,
+        typestr,
+        None if strides is None else tuple(strides),
+        read_only,
+        value.dtype if typestr[1] == "V" and hasattr(value, "dtype") else None,  # bfloat16, which has no typestr
+        value.device.id if _is_cupy(value) else None,
+    )
+    if not isinstance(layout, Layout):
+        raise TypeError(f"{name} must be in the device's byte order, got {layout!r}")
+    return DeviceArray(value, address or 0, layout)
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor, with which a DLManagedTensor begins."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+def _of_dlpack(value):
+    capsule = value.__dlpack__(
+        stream=1
+    )  # the default one, which `stream_of` answers: whatever is under way comes first
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    tensor = _Tensor.from_address(pointer(capsule, b"dltensor"))
+    shape, itemsize = tuple(tensor.shape[: tensor.ndim]), tensor.bits // 8
+    strides = tuple(s * itemsize for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
+    dtype = f"{_KINDS.get(tensor.code, f'type {tensor.code} of ')}{tensor.bits}"
+    address = (tensor.data or 0) + tensor.byte_offset
+    strides = strides or c_strides(shape, itemsize)
+    layout = _layout(shape, strides, dtype, itemsize, False, tensor.device_id)
+    return DeviceArray(value, address, layout, capsule)
+
+
+def _is_cupy(value) -> bool:
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(value, cupy.ndarray)
+
+
+def device_of(value) -> int:
+    """The number of the device that an array lies on; the current one where its owner does not say."""
+    if _device.is_tensor(value):
+        return value.device.index
+    if _is_cupy(value):
+        return value.device.id
+    if hasattr(value, "__dlpack_device__"):
+        return value.__dlpack_device__()[1]
+    return cuda.get_current_device().id
+
+
+def stream_of(value) -> int:
+    """The stream that its owner uses now, as CUDA's handle."""
+    if _device.is_tensor(value):
+        return sys.modules["torch"].cuda.current_stream(value.device).cuda_stream
+    stream = getattr(value, "__cuda_array_interface__", {}).get("stream")
+    return stream or 0
+
+
+def empty(shape, dtype: str, like: DeviceArray, stream: int) -> DeviceArray:
+    """A new array beside another, used on a stream."""
+    if _device.is_tensor(like.value):
+        torch = sys.modules["torch"]
+        made = torch.empty(shape, dtype=getattr(torch, dtype), device=like.value.device)
+    elif _is_cupy(like.value):
+        made = sys.modules["cupy"].empty(shape, like.value.dtype if dtype == like.layout.dtype else dtype)
+    else:
+        made = cuda.device_array(shape, np.dtype(dtype), stream=cuda.external_stream(stream) if stream else 0)
+    return describe(made, "a new array")
+
+
+def item(a: DeviceArray, stream: int) -> int:
+    """The one number of an array, on the host: this waits for the device."""
+    if hasattr(a.value, "item"):
+        return int(a.value.item())
+    cuda.external_stream(stream).synchronize()
+    return int(a.value.copy_to_host()[()])
+
+
+def require_float(a: DeviceArray, name: str) -> None:
+    """A TypeError for any dtype but the four."""
+    layout = a.layout
+    if layout.dtype not in _check.FLOATS:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64 on a device, got {layout.dtype}")
+    require_aligned(a, name)
+
+
+def require_aligned(a: DeviceArray, name: str) -> None:
+    """A ValueError where a number does not begin at a multiple of its size: a device cannot load it."""
+    if a.address % a.layout.itemsize or any(stride % a.layout.itemsize for stride in a.layout.strides):
+        raise ValueError(f"{name} must be aligned to its dtype")
+
+
+# ---------------------------------------------------------------------- shapes and memory
+
+
+def without(shape: tuple, axis: int) -> tuple:
+    """A shape, or strides, but for one axis."""
+    return (*shape[:axis], *shape[axis + 1 :])
+
+
+def may_share_memory(a: DeviceArray, b: DeviceArray) -> bool:
+    """Whether the memory between two arrays' ends overlaps."""
+    (_, here, mine, _), (_, there, other, _) = a, b
+    if here + mine.low >= there + other.high or there + other.low >= here + mine.high:
+        return False
+    return bool(mine.size and other.size)
+
+
+def same_elements(a: DeviceArray, b: DeviceArray) -> bool:
+    """The same elements in the same places."""
+    mine, other = a.layout, b.layout
+    return a.address == b.address and (mine.shape, mine.strides, mine.dtype) == (
+        other.shape,
+        other.strides,
+        other.dtype,
+    )

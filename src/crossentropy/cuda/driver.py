@@ -1,0 +1,97 @@
+"""Kernels compiled for the current device, and started with as little ado as there can be."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+
+import numpy as np
+from numba import cuda
+from numba.core import config
+from numba.cuda import types
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+if SIMULATED:
+    REALS = {types.float32: np.float32, types.float64: np.float64}
+else:
+    REALS = {types.float32: ctypes.c_float, types.float64: ctypes.c_double}
+
+if not SIMULATED:
+    from cuda.core import LaunchConfig, ObjectCode, Stream, launch
+
+    # Numba's own call takes 1 us for each argument; this one 1 us for all 35.
+    _stream = functools.lru_cache(64)(Stream.from_handle)
+
+
+def _assembled(function, signature, bounds):
+    """A kernel as the driver assembles it from PTX: whole, and from NVVM for compute capability 9.0 at most.
+
+    Numba's own way links at the end: of 92 kernels 44 then have what a thread keeps of a row in memory or spill, since
+    nvJitLink optimizes anew, or assembles PTX as if it were to be called from elsewhere. Later capabilities have an
+    NVVM that leaves the loops over registers as they are.
+    """
+    capability = min(tuple(cuda.get_current_device().compute_capability), (9, 0))
+    text, _ = cuda.compile(
+        function, signature, device=False, abi="numba", output="ptx", cc=capability, launch_bounds=bounds
+    )
+    (name,) = re.findall(r"\.entry\s+(\w+)", text)
+    try:
+        return ObjectCode.from_ptx(text.encode()).get_kernel(name)
+    except Exception:  # cuda.core's own, which it does not export: a driver older than the toolkit knows not its PTX
+        (compiled,) = cuda.jit(signature, launch_bounds=bounds)(function).overloads.values()
+        return compiled._codelibrary.get_cufunc().kernel
+
+
+class Kernel:
+    """A kernel compiled for the current device.
+
+    ``at_once`` blocks are to fit on a multiprocessor, which bounds the registers; ``cluster`` blocks make a cluster.
+    """
+
+    def __init__(self, function, arguments, threads: int, at_once: int = 1, cluster: int = 1):
+        self._threads, self._cluster = threads, cluster
+        self._reals = {i: REALS[kind] for i, kind in enumerate(arguments) if kind in REALS}
+        signature = types.void(*arguments)
+        if SIMULATED:
+            self._kernel = cuda.jit(signature)(function)
+        else:
+            self._handle = _assembled(function, signature, (threads, at_once))
+
+    def real_at(self, i: int):
+        """What makes a number into argument i, which is a real one."""
+        return self._reals[i]
+
+    def prepare(self, grid: int, values: list):
+        """(start, values): ``start(stream, values)`` launches so many clusters of blocks, with values like these."""
+        values = list(values)
+        for i, kind in self._reals.items():
+            values[i] = kind(values[i])
+        if SIMULATED:  # a cluster is one block there, of all its blocks' threads
+            kernel, threads = self._kernel, self._threads * self._cluster
+            return lambda stream, values: kernel[grid, threads, stream](*values), values
+        config, handle = LaunchConfig(grid=grid * self._cluster, block=self._threads), self._handle
+        return lambda stream, values: launch(_stream(stream), config, handle, *values), values
+
+
+def device() -> int:
+    """The current device, whose context is this thread's after this call."""
+    return 0 if SIMULATED else cuda.current_context().device.id
+
+
+@functools.cache
+def devices() -> int:
+    """How many devices there are."""
+    return 1 if SIMULATED else len(cuda.gpus)
+
+
+@functools.cache
+def multiprocessors(device: int) -> int:
+    """How many multiprocessors the device has."""
+    return 1 if SIMULATED else cuda.gpus[device].MULTIPROCESSOR_COUNT
+
+
+@functools.cache
+def has_clusters(device: int) -> bool:
+    """Whether blocks may work together: from compute capability 9.0 on."""
+    return False if SIMULATED else cuda.gpus[device].compute_capability >= (9, 0)

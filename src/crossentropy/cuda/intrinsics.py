@@ -1,0 +1,316 @@
+"""What numba.cuda lacks, as LLVM and PTX: the only file that has either.
+
+Addresses are int64. A vector is 16 bytes, four 32-bit words: what a thread loads or stores at once (LDG.128, STG.128).
+"""
+
+import itertools
+
+from llvmlite import ir
+from numba.core.errors import RequireLiteralValue
+from numba.cuda import cgutils, types
+from numba.cuda.extending import intrinsic
+
+_LLVM = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    types.uint8: ir.IntType(8),
+    types.int8: ir.IntType(8),
+    types.uint16: ir.IntType(16),
+    types.int16: ir.IntType(16),
+    types.uint32: ir.IntType(32),
+    types.int32: ir.IntType(32),
+    types.uint64: ir.IntType(64),
+    types.int64: ir.IntType(64),
+    types.void: ir.VoidType(),
+}
+_GLOBAL = 1  # the address space of device memory: what tells LLVM to load from there (LDG), not from anywhere (LD)
+_WORD = ir.IntType(32)
+_VECTOR = types.UniTuple(types.uint32, 4)
+
+
+def _pointer(builder, address, to):
+    return builder.inttoptr(address, ir.PointerType(to, addrspace=_GLOBAL))
+
+
+def _index(i):
+    return ir.Constant(_WORD, i)
+
+
+def _asm(builder, text, returns, constraints, args, side_effect=False, convergent=False):
+    """A call of inline assembly; ``convergent``: not to be moved into a branch, where other threads would not come."""
+    kind = ir.FunctionType(_LLVM[returns], [arg.type for arg in args])
+    attributes = ("convergent",) if convergent else ()
+    return builder.call(ir.InlineAsm(kind, text, constraints, side_effect=side_effect), args, attrs=attributes)
+
+
+# ---------------------------------------------------------------------- memory
+
+
+@intrinsic
+def load_vector(_, address):
+    """Four words from a multiple of 16."""
+
+    def code(context, builder, signature, args):
+        vector = ir.VectorType(_WORD, 4)
+        words = builder.load(_pointer(builder, args[0], vector), align=16)
+        return context.make_tuple(builder, _VECTOR, [builder.extract_element(words, _index(i)) for i in range(4)])
+
+    return _VECTOR(types.int64), code
+
+
+@intrinsic
+def shifted(_, low, high, address):
+    """The four words from an address on, a multiple of 2, of the two vectors that they lie in.
+
+    Eight words are shifted down by whole words, one bit of their number at a time, and then by half a word.
+    """
+
+    def code(context, builder, signature, args):
+        words = [builder.extract_value(vector, i) for vector in args[:2] for i in range(4)]
+        past = builder.trunc(args[2], _WORD)
+        for step in (2, 1):
+            here = builder.icmp_unsigned("!=", builder.and_(past, _index(4 * step)), _index(0))
+            words = [builder.select(here, words[i + step], words[i]) for i in range(len(words) - step)]
+        half = builder.icmp_unsigned("!=", builder.and_(past, _index(2)), _index(0))
+        found = []
+        for low, high in itertools.pairwise(words):
+            both = builder.or_(builder.lshr(low, _index(16)), builder.shl(high, _index(16)))
+            found.append(builder.select(half, both, low))
+        return context.make_tuple(builder, _VECTOR, found[:4])
+
+    return _VECTOR(_VECTOR, _VECTOR, types.int64), code
+
+
+@intrinsic
+def store_vector(_, address, words):
+    """Four words to a multiple of 16."""
+
+    def code(context, builder, signature, args):
+        vector = ir.Constant(ir.VectorType(_WORD, 4), ir.Undefined)
+        for i in range(4):
+            vector = builder.insert_element(vector, builder.extract_value(args[1], i), _index(i))
+        builder.store(vector, _pointer(builder, args[0], vector.type), align=16)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, _VECTOR), code
+
+
+@intrinsic
+def load(_, address, kind):
+    """The number of a kind (``np.uint16``) at a multiple of its size."""
+    number = kind.dtype
+
+    def code(context, builder, signature, args):
+        return builder.load(_pointer(builder, args[0], _LLVM[number]), align=number.bitwidth // 8)
+
+    return number(types.int64, kind), code
+
+
+@intrinsic
+def store(_, address, value):
+    """Put a number at a multiple of its size."""
+
+    def code(context, builder, signature, args):
+        builder.store(args[1], _pointer(builder, args[0], args[1].type), align=value.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value), code
+
+
+# ---------------------------------------------------------------------- clusters: blocks that work on a row (sm_90 on)
+
+
+@intrinsic
+def clustered(_, blocks):
+    """Make the kernel that this stands in one whose blocks come in clusters of so many; ``blocks`` is a constant."""
+    if not isinstance(blocks, types.IntegerLiteral):
+        raise RequireLiteralValue("blocks")
+
+    def code(context, builder, signature, args):
+        module, sizes = builder.module, (blocks.literal_value, 1, 1)
+        annotations = cgutils.get_or_insert_named_metadata(module, "nvvm.annotations")
+        for axis, size in zip("xyz", sizes, strict=True):
+            entry = builder.function, ir.MetaDataString(module, f"cluster_dim_{axis}"), _index(size)
+            annotations.add(module.add_metadata(entry))
+        return context.get_dummy_value()
+
+    return types.void(blocks), code
+
+
+def _special_register(name, what):
+    """A function that reads one of PTX's registers."""
+
+    def read(_):
+        return types.int32(), lambda context, builder, signature, args: _asm(
+            builder, f"mov.u32 $0, %{name};", types.int32, "=r", []
+        )
+
+    read.__doc__ = what
+    return intrinsic(read)
+
+
+cluster_rank = _special_register("cluster_ctarank", "Which block of its cluster this is.")
+cluster_index = _special_register("clusterid.x", "Which cluster of the grid this is.")
+cluster_count = _special_register("nclusterid.x", "How many clusters the grid has.")
+
+
+@intrinsic
+def cluster_sync(_):
+    """All threads of the cluster arrive before any goes on; what they stored before is seen after."""
+
+    def code(context, builder, signature, args):
+        text = "barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;"
+        _asm(builder, text, types.void, "~{memory}", [], side_effect=True, convergent=True)
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+@intrinsic
+def cluster_store(_, array, index, rank, value):
+    """array[index] = value in the block of that rank; ``array`` is a shared one."""
+
+    def code(context, builder, signature, args):
+        shared, index, rank, value = args
+        data = context.make_array(signature.args[0])(context, builder, shared).data
+        place = builder.gep(data, [index])
+        place = builder.addrspacecast(place, ir.PointerType(place.type.pointee, addrspace=3))
+        suffix, letter = ("f64", "d") if value.type == ir.DoubleType() else ("f32", "f")
+        text = (
+            f"{{ .reg .b32 there; mapa.shared::cluster.u32 there, $0, $1; st.shared::cluster.{suffix} [there], $2; }}"
+        )
+        given = [builder.ptrtoint(place, _WORD), rank, value]
+        _asm(builder, text, types.void, f"r,r,{letter},~{{memory}}", given, side_effect=True)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int32, types.int32, value), code
+
+
+# ---------------------------------------------------------------------- bits
+
+
+@intrinsic
+def float_of(_, word):
+    """The float32 of these bits."""
+    return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.FloatType()
+    )
+
+
+@intrinsic
+def word_of(_, value):
+    """The bits of a float32."""
+    return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], _WORD)
+
+
+@intrinsic
+def double_of(_, low, high):
+    """The float64 of two words."""
+
+    def code(context, builder, signature, args):
+        wide = ir.IntType(64)
+        low, high = (builder.zext(word, wide) for word in args)
+        return builder.bitcast(builder.or_(low, builder.shl(high, ir.Constant(wide, 32))), ir.DoubleType())
+
+    return types.float64(types.uint32, types.uint32), code
+
+
+@intrinsic
+def words_of(_, value):
+    """The two words of a float64."""
+    pair = types.UniTuple(types.uint32, 2)
+
+    def code(context, builder, signature, args):
+        wide = ir.IntType(64)
+        bits = builder.bitcast(args[0], wide)
+        high = builder.lshr(bits, ir.Constant(wide, 32))
+        return context.make_tuple(builder, pair, [builder.trunc(bits, _WORD), builder.trunc(high, _WORD)])
+
+    return pair(types.float64), code
+
+
+@intrinsic
+def half_of(_, bits):
+    """The float32 that a float16 is."""
+
+    def code(context, builder, signature, args):
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), code
+
+
+@intrinsic
+def two_bfloat16(_, low, high):
+    """Two float32 rounded to bfloat16, in a word."""
+
+    def code(context, builder, signature, args):
+        return _asm(builder, "cvt.rn.bf16x2.f32 $0, $2, $1;", types.uint32, "=r,f,f", args)
+
+    return types.uint32(types.float32, types.float32), code
+
+
+@intrinsic
+def two_float16(_, low, high):
+    """Two float32 rounded to float16, in a word."""
+
+    def code(context, builder, signature, args):
+        return _asm(builder, "cvt.rn.f16x2.f32 $0, $2, $1;", types.uint32, "=r,f,f", args)
+
+    return types.uint32(types.float32, types.float32), code
+
+
+# ---------------------------------------------------------------------- arithmetic
+
+
+@intrinsic
+def fma(_, a, b, c):
+    """a b + c, rounded once."""
+    return a(a, a, a), lambda context, builder, signature, args: builder.fma(*args)
+
+
+@intrinsic
+def larger(_, a, b):
+    """The larger; NaN where either is (``max`` would leave it out, and with it a row's)."""
+
+    def code(context, builder, signature, args):
+        if a == types.float32:
+            return _asm(builder, "max.NaN.f32 $0, $1, $2;", a, "=f,f,f", args)
+        keep = builder.or_(builder.fcmp_ordered(">", *args), builder.fcmp_unordered("uno", args[0], args[0]))
+        return builder.select(keep, *args)
+
+    return a(a, a), code
+
+
+@intrinsic
+def smaller(_, a, b):
+    """The smaller; NaN where either is."""
+
+    def code(context, builder, signature, args):
+        if a == types.float32:
+            return _asm(builder, "min.NaN.f32 $0, $1, $2;", a, "=f,f,f", args)
+        keep = builder.or_(builder.fcmp_ordered("<", *args), builder.fcmp_unordered("uno", args[0], args[0]))
+        return builder.select(keep, *args)
+
+    return a(a, a), code
+
+
+@intrinsic
+def exp2(_, y):
+    """2^y of a float32 not far from 0, off by 2^-22.5 of it at most."""
+
+    def code(context, builder, signature, args):
+        return _asm(builder, "ex2.approx.ftz.f32 $0, $1;", types.float32, "=f,f", args)
+
+    return types.float32(types.float32), code
+
+
+@intrinsic
+def power(_, t):
+    """The number whose exponent is in the last bits of t."""
+    word, bits = (_WORD, 23) if t == types.float32 else (ir.IntType(64), 52)
+
+    def code(context, builder, signature, args):
+        shifted = builder.shl(builder.bitcast(args[0], word), ir.Constant(word, bits))
+        return builder.bitcast(shifted, args[0].type)
+
+    return t(t), code

@@ -1,0 +1,249 @@
+"""Kernels chosen by the shape of the work, and put into a plan for all rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+from numba.cuda import types
+
+from . import arrays, driver, reductions
+from .arrays import Layout
+from .groups import MOST_BLOCKS, Shape
+from .kernels import INTS, REALS, Result, kernel
+from .plans import Number, Operand, Plan
+
+# How rows are shared out, by the vectors of 16 bytes in a row: (up to, threads, vectors a thread keeps, blocks).
+# Few threads a row, so that none is idle; and several blocks on a multiprocessor, so that one reads while another
+# writes (four vectors a thread take up to 80 registers, eight up to 128). Beyond 32 KB, clusters of blocks (compute
+# capability 9.0 on).
+TABLE = (
+    (1, 1, 1, 1),
+    (4, 4, 1, 1),
+    (8, 8, 1, 1),
+    (16, 8, 2, 1),
+    (32, 8, 4, 1),
+    (64, 16, 4, 1),
+    (128, 32, 4, 1),
+    (256, 64, 4, 1),
+    (512, 128, 4, 1),
+    (1024, 256, 4, 1),
+    (2048, 256, 8, 1),
+    (4096, 256, 8, 2),
+    (8192, 256, 8, 4),
+    (16384, 256, 8, 8),
+    (32768, 512, 8, 8),
+)
+WITHOUT_CLUSTERS = (4096, 512, 8, 1)  # in place of the last four
+STREAMED = (
+    256  # threads of a longer row, of which nothing is kept; of each of MOST_BLOCKS blocks where there are clusters
+)
+BLOCK = 128  # threads of a block, where a row takes no more than a warp
+BLOCKS_PER_MULTIPROCESSOR = 16  # of the grid; each goes on with other rows
+KEPT = 8  # vectors of a row that a thread may keep
+KEPT_BESIDE = 4  # and where there is a second array of rows: past that the compiler gives up, and they are in memory
+PART = 2048  # vectors, at least, of a part of a row that several blocks share without a cluster
+
+TARGET_SIZES = {f"{sign}int{8 * size}": size if sign else -size for sign in ("", "u") for size in (1, 2, 4, 8)}
+_DEFAULTS = {"scale": 1.0, "label_smoothing": 0.0, "z_loss": 0.0, "parts": 1}
+
+
+@functools.lru_cache(4096)
+def shape_for(vectors: int, alone: bool, most: int, clusters: bool) -> Shape:
+    """How to share out rows of so many vectors, of which a thread may keep ``most``.
+
+    Rows that may not be kept are shared out in the same way, so that results are the same to the bit; and so are rows
+    whose classes are apart, where one thread does the work of all (``alone``).
+    """
+    table = TABLE if clusters else (*(row for row in TABLE if row[3] == 1), WITHOUT_CLUSTERS)
+    found = (row for row in table if vectors <= row[0])
+    _, threads, kept, blocks = next(found, (None, STREAMED, 0, MOST_BLOCKS if clusters else 1))
+    rows = BLOCK if alone else max(1, BLOCK // threads) if threads <= 32 and blocks == 1 else 1
+    return Shape(threads, rows, kept if kept <= most and not alone else 0, alone, blocks)
+
+
+def part_for(rows: int, vectors: int, multiprocessors: int, clusters: bool) -> int:
+    """Vectors of a part, where rows are cut because they are too few for the multiprocessors; else those of the row."""
+    blocks = rows * shape_for(vectors, False, 0, clusters).blocks
+    parts = min(vectors // PART, -(-2 * multiprocessors // rows)) if 2 * blocks <= multiprocessors else 1
+    return vectors if parts < 2 else 8 * -(-vectors // (8 * parts))  # of whole lines of 128 bytes
+
+
+def real_of(x: Layout) -> str:
+    """The dtype of what is one number of a row."""
+    return "float64" if x.dtype == "float64" else "float32"
+
+
+def signature(kind: str) -> list:
+    """The types of a kernel's arguments."""
+    return [types.int64] * len(INTS) + [types.float64 if kind == "float64" else types.float32] * len(REALS)
+
+
+def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
+    """How many blocks are to fit on a multiprocessor: as many as leave room for what a thread holds, without spills."""
+    much = shape.kept not in (1, 2, 4) or result.spreads or result.q or shape.alone or kind == "float64"
+    threads = 512 if much else 640 if shape.block < 256 else 768
+    return max(1, threads // shape.block)
+
+
+@functools.cache
+def compiled(device: int, kind: str, shape: Shape, result: Result) -> driver.Kernel:
+    """A kernel for a device, which is the current one."""
+    at_once, cluster = blocks_at_once(kind, shape, result), 1 if shape.alone else shape.blocks
+    return driver.Kernel(kernel(kind, shape, result), signature(kind), shape.block, at_once, cluster)
+
+
+# ---------------------------------------------------------------------- arrays as rows
+
+
+def _merged(shape, strides) -> list[tuple[int, list[int]]]:
+    """(size, stride in each array) of the row dimensions, neighbours merged where every array lets them be."""
+    kept: list[tuple[int, list[int]]] = []
+    for d, size in enumerate(shape):
+        if size == 1:
+            continue
+        here = [s[d] for s in strides]
+        if kept and all(outer == size * inner for outer, inner in zip(kept[-1][1], here, strict=True)):
+            kept[-1] = (kept[-1][0] * size, here)
+        else:
+            kept.append((size, here))
+    return kept
+
+
+def _stretches(shape, given: dict[str, tuple[Operand, tuple[int, ...]]]) -> Iterator[tuple[dict, int]]:
+    """A launch each: the arguments that say where the rows of each array are, and the number of the first row.
+
+    A kernel knows two dimensions of rows; where the arrays have more between them, there are several launches.
+    """
+    dims = _merged(shape, [strides for _, strides in given.values()])
+    dims = [(1, [0] * len(given))] * (2 - len(dims)) + dims
+    above, (outer, outer_strides), (inner, row_strides) = dims[:-2], dims[-2], dims[-1]
+    first = 0
+    for index in np.ndindex(*(size for size, _ in above)):
+        arguments = {"inner": inner, "rows": outer * inner}
+        for k, (name, (a, _)) in enumerate(given.items()):
+            arguments[name] = a.at(sum(i * strides[k] for i, (_, strides) in zip(index, above, strict=True)))
+            arguments |= {f"{name}_outer": outer_strides[k], f"{name}_row": row_strides[k]}
+        yield arguments, first
+        first += outer * inner
+
+
+def _rows_are_aligned(a: Operand, axis: int) -> bool:
+    """Whether each row is contiguous and begins at a multiple of 16."""
+    starts = a.past, *arrays.without(a.layout.strides, axis)
+    return a.layout.strides[axis] == a.layout.itemsize and not any(number % 16 for number in starts)
+
+
+# ---------------------------------------------------------------------- launches
+
+
+def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None, **given) -> None:
+    """Add what computes a result over all rows of x. Arrays in ``given`` have a number for each row, or class."""
+    layout = x.layout
+    if not layout.size:
+        return
+    device = driver.device()
+    clusters = driver.has_clusters(device)
+    real_size, classes, rows_shape = 8 if layout.dtype == "float64" else 4, layout.shape[axis], layout.shape
+    wide = {name: a for name, a in (("x", x), ("out", out), ("q", q)) if a is not None}
+    alone = layout.strides[axis] != layout.itemsize and classes > 1
+    # Rows are kept if they are vectors throughout, each from a multiple of 16 on.
+    whole = classes * layout.itemsize % 16 == 0 and all(_rows_are_aligned(a, axis) for a in wide.values())
+    most = (KEPT_BESIDE if result.q else KEPT) if whole else 0
+    width = 16 // layout.itemsize
+    vectors, count = -(-classes // width), layout.size // classes
+    part = part_for(count, vectors, driver.multiprocessors(device), clusters)
+    parts = -(-vectors // part)
+    shape = shape_for(part, alone, most, clusters and parts == 1)
+
+    common = {"classes": classes, "parts": parts, "part_classes": part * width}
+    common |= {f"{name}_class": a.layout.strides[axis] for name, a in wide.items()}
+    if ignored is not None:
+        common |= {"has_ignored": 1, "ignored": ignored - 2**64 if ignored >= 2**63 else ignored}
+    described = {name: (a, arrays.without(a.layout.strides, axis)) for name, a in wide.items()}
+    if targets is not None:
+        described["targets"] = targets, targets.layout.strides
+        common["target_size"] = TARGET_SIZES[targets.layout.dtype]
+    step = {"sample_weight": real_size, "loss": real_size, "saved": 3 * real_size, "partial": 4 * real_size * parts}
+    if (scale := given.get("row_scale")) is not None:
+        step["row_scale"] = common["row_scale_step"] = real_size if scale.layout.shape else 0
+
+    steps = [(shape, result)]
+    if parts > 1 and result.reads == "row":
+        # Each part as a row, then what they found put together, then what is written.
+        given["partial"] = plan.make((count, parts, 4), real_of(layout))
+        saves = result.saves or ("row" if result.writes else "")
+        if saves and "saved" not in given:
+            given["saved"] = plan.make((count, 3), real_of(layout))
+        steps = [
+            (shape, Result(saves="part", spreads=result.spreads, q=result.q)),
+            (Shape(32, BLOCK // 32, 0), Result("parts", saves, result.loss, "", result.spreads, result.q)),
+        ]
+        if result.writes:
+            steps.append((shape, result._replace(reads="saved", saves="", loss=False)))
+    blocks = BLOCKS_PER_MULTIPROCESSOR * driver.multiprocessors(device)
+    for where, first in _stretches(arrays.without(rows_shape, axis), described):
+        arguments = _DEFAULTS | common | where
+        for name, a in given.items():
+            arguments[name] = a.at(first * step.get(name, 0)) if isinstance(a, Operand) else a
+        values = [arguments.get(name) for name in INTS] + [arguments[name] for name in REALS]
+        for shape, result in steps:
+            indices = where["rows"] * (1 if result.reads == "parts" else parts)
+            grid = min(-(-indices // shape.rows), max(1, blocks // shape.blocks))
+            plan.launch(compiled(device, layout.dtype, shape, result), grid, values)
+
+
+def as_real(plan: Plan, a: Operand | None, x: Layout) -> Operand | None:
+    """The numbers as x's reals, in a row; the array itself where they are."""
+    if a is None:
+        return None
+    layout, real = a.layout, real_of(x)
+    if layout.dtype == real and layout.strides == arrays.c_strides(layout.shape, layout.itemsize):
+        return a
+    made = plan.make(layout.shape, real)
+    convert = reductions.conversion(driver.device(), layout.dtype, real)
+    for where, first in _stretches(layout.shape, {"a": (a, layout.strides)}) if layout.size else ():
+        grid = min(reductions.MOST, -(-where["rows"] // reductions.THREADS))
+        to = made.at(first * made.layout.itemsize)
+        plan.launch(convert, grid, [where["a"], where["a_outer"], where["a_row"], where["inner"], where["rows"], to])
+    return made
+
+
+def total(plan: Plan, loss: Operand, divisor: Operand | None, by: Number, empty: Number) -> Operand:
+    """The sum of the losses over the divisor: the number in that array, or ``by``."""
+    dtype, count = loss.layout.dtype, loss.layout.size
+    device, blocks, result, summed = driver.device(), reductions.blocks_for(count), plan.make((), dtype), loss
+    if blocks > 1:
+        summed = plan.make((blocks,), "float64")
+        plan.launch(reductions.loss_sums(device, dtype), blocks, [loss, count, summed])
+        count = blocks
+    last = reductions.loss_total(device, dtype, summed.layout.dtype)
+    plan.launch(last, 1, [summed, count, divisor, by, empty, result])
+    return result
+
+
+def weight_sum(plan: Plan, call) -> tuple[Operand, Operand]:
+    """What a mean is divided by, and the first bad target (`reductions.NONE`: there is none), both on the device."""
+    x, device = call.x.layout, driver.device()
+    real, t = real_of(x), None if call.probabilities else call.targets
+    described = {} if t is None else {"targets": (t, t.layout.strides)}
+    stretches = list(_stretches(call.rows_shape, described))
+    blocks = [reductions.blocks_for(where["rows"], reductions.SHARE_OF_WEIGHTS) for where, _ in stretches]
+    sums, bad = (plan.make((sum(blocks),), dtype) for dtype in ("float64", "int64"))
+    divisor, first_bad = plan.make((), real), plan.make((), "int64")
+    v, w, ignored, left = call.sample_weight, call.class_weight if t is not None else None, call.ignore_index, 0
+    for (where, first), here in zip(stretches, blocks, strict=True):
+        plan.launch(
+            reductions.weight_sums(device, real),
+            here,
+            [
+                where.get("targets"), where.get("targets_outer"), where.get("targets_row"),
+                TARGET_SIZES[t.layout.dtype] if t is not None else 0, where["inner"], where["rows"], x.shape[call.axis],
+                int(ignored is not None), 0 if ignored is None else ignored - (2**64 if ignored >= 2**63 else 0),
+                w, None if v is None else v.at(first * v.layout.itemsize), sums.at(8 * left), bad.at(8 * left), first,
+            ],
+        )  # fmt: skip
+        left += here
+    plan.launch(reductions.weight_total(device, real), 1, [sums, bad, left, divisor, first_bad])
+    return divisor, first_bad

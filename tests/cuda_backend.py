@@ -1,0 +1,161 @@
+"""The CUDA kernels under the contract of a backend, so that what is run over every backend is run over them too.
+
+Arrays of the host are laid out on the device as they lie in memory here, and results copied back; in the simulator the
+device's memory is the host's. With NUMBA_ENABLE_CUDASIM=1 the kernels' intrinsics come from cuda_simulator.py.
+"""
+
+import math
+import os
+
+import numpy as np
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+if SIMULATED:
+    import cuda_simulator
+
+from numba import cuda  # noqa: E402
+
+from crossentropy import _reference_backend, autograd  # noqa: E402
+from crossentropy import cuda as backend  # noqa: E402
+from crossentropy.cuda import arrays  # noqa: E402
+from crossentropy.testing import dtypes  # noqa: E402
+
+
+class Array:
+    """An array on the device, which was this one of the host: with its strides, and as far past a multiple of 16."""
+
+    def __init__(self, a):
+        low, high = np.lib.array_utils.byte_bounds(a) if a.size else (0, 0)
+        size = 32 + high - low
+        memory = np.full(size + 16, 0xA5, np.uint8)
+        self.host = memory[-memory.ctypes.data % 16 :][:size]
+        self.offset = 16 + low % 16 + (a.__array_interface__["data"][0] - low if a.size else 0)
+        self.shape, self.dtype, self.strides = a.shape, a.dtype, a.strides
+        self._view()[...] = a
+        if SIMULATED:
+            cuda_simulator.register(self._view())
+        self.memory = self.host if SIMULATED else cuda.to_device(self.host)
+
+    def _view(self):
+        return np.ndarray(self.shape, self.dtype, self.host.data, self.offset, self.strides)
+
+    @property
+    def __cuda_array_interface__(self):
+        memory = self.memory.ctypes.data if SIMULATED else self.memory.__cuda_array_interface__["data"][0]
+        kind = f"<V{self.dtype.itemsize}" if self.dtype.kind == "V" else self.dtype.str
+        data = memory + self.offset, False
+        return {"shape": self.shape, "typestr": kind, "data": data, "strides": self.strides, "version": 3}
+
+    def to_host(self):
+        """The array as it is on the device now."""
+        if not SIMULATED:
+            self.memory.copy_to_host(self.host)
+        return self._view().copy()
+
+    def item(self):
+        """The one number of it."""
+        return self.to_host()[()]
+
+    def __getitem__(self, index):
+        return self.to_host()[index]
+
+
+def _empty(shape, dtype, like, stream):
+    """A new array, each byte of it 0xA5."""
+    dtype = np.dtype(dtypes().get(dtype, dtype))
+    values = np.full(math.prod(shape) * dtype.itemsize, 0xA5, np.uint8)
+    return arrays.describe(Array(values.view(dtype).reshape(shape)), "a new array")
+
+
+arrays.empty = _empty
+
+
+# ---------------------------------------------------------------------- the contract of a backend
+
+
+def _device(a):
+    """An array there; in native byte order and aligned, as all are there."""
+    if not a.dtype.isnative or not a.flags.aligned:
+        a = a.astype(a.dtype.newbyteorder("="))
+    return Array(a)
+
+
+def _row_function(name, x, out, **options):
+    to = _device(out)
+    getattr(backend, name)(_device(x), out=to, **options)
+    out[...] = to.to_host()
+
+
+def softmax(x, out):
+    _row_function("softmax", x, out)
+
+
+def log_softmax(x, out):
+    _row_function("log_softmax", x, out)
+
+
+def logsumexp(x, out):
+    out[...] = backend.logsumexp(_device(x)).to_host().reshape(-1)
+
+
+def log_softmax_backward(grad_output, log_p, grad):
+    to = _device(grad)
+    saved = autograd.SavedLogSoftmax(_device(log_p), log_p.ndim - 1)
+    backend.log_softmax_backward(saved, _device(grad_output), out=to)
+    grad[...] = to.to_host()
+
+
+def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
+    return _reference_backend.scan_targets(targets, classes, ignore_index, class_weight, sample_weight)
+
+
+total = _reference_backend.total
+
+
+@np.errstate(all="ignore")  # of float64 weights as float32
+def _call(x, targets, options):
+    rows = x.shape[:-1]
+    o, real = options._asdict(), np.float64 if x.itemsize == 8 else np.float32
+    given = {name: o[name] for name in ("ignore_index", "label_smoothing", "z_loss")}
+    if o["class_weight"] is not None:
+        given["class_weight"] = Array(o["class_weight"].astype(real))
+    if o["sample_weight"] is not None:
+        given["sample_weight"] = Array(o["sample_weight"].astype(real).reshape(rows))
+    t = _device(targets) if options.probabilities else Array(targets.reshape(rows))
+    return _device(x), t, given | {"reduction": "none"}
+
+
+@np.errstate(all="ignore")
+def _scale(row_scale, x):
+    if isinstance(row_scale, float):
+        return row_scale
+    return Array(row_scale.astype(np.float64 if x.itemsize == 8 else np.float32).reshape(x.shape[:-1]))
+
+
+def forward(x, targets, options, loss, saved):
+    x_there, t, given = _call(x, targets, options)
+    if saved is None:
+        loss[...] = backend.cross_entropy(x_there, t, **given).to_host().reshape(-1)
+        return
+    losses, kept = backend.forward(x_there, t, **given)
+    loss[...] = losses.to_host().reshape(-1)
+    saved[...] = kept.given[backend.STATISTICS].value.to_host()
+
+
+def backward(x, targets, saved, options, row_scale, grad):
+    x_there, t, given = _call(x, targets, options)
+    _, kept = backend.forward(x_there, t, **given)
+    real = np.float64 if x.itemsize == 8 else np.float32
+    kept.given[backend.STATISTICS] = arrays.describe(Array(saved.astype(real)), "saved")
+    to = _device(grad)
+    backend.backward(kept, _scale(row_scale, x), out=to)
+    grad[...] = to.to_host()
+
+
+def forward_backward(x, targets, options, row_scale, loss, grad):
+    x_there, t, given = _call(x, targets, options)
+    in_place = np.may_share_memory(x, grad)
+    to = x_there if in_place and x_there.dtype == grad.dtype else _device(grad)
+    losses, _ = backend.cross_entropy_and_grad(x_there, t, grad_output=_scale(row_scale, x), out=to, **given)
+    loss[...] = losses.to_host().reshape(-1)
+    grad[...] = to.to_host()

@@ -1,0 +1,276 @@
+"""The kernels' intrinsics for Numba's CUDA simulator, in which memory is the host's, and threads that take turns.
+
+Imported before the package where NUMBA_ENABLE_CUDASIM is 1. Addresses are checked: every load and store must lie within
+an array that was registered, and at a multiple of its size. Threads are greenlets (the simulator's own, Python's, take
+fifty times as long) and run in a random order from one meeting point to the next; a warp's must come to the same one.
+A cluster of blocks is one block here, with shared arrays for each part of it.
+"""
+
+import contextlib
+import contextvars
+import ctypes
+import random
+import sys
+import types
+
+import greenlet
+import numpy as np
+from numba.cuda.simulator import kernel, kernelapi
+from numba.cuda.simulator.kernelapi import Dim3, FakeCUDAModule, FakeCUDAShared
+
+# ---------------------------------------------------------------------- memory, checked
+
+_arrays: list[tuple[int, int]] = []
+
+
+def register(array):
+    """Let kernels reach an array's memory, from its first byte to its last."""
+    low, high = np.lib.array_utils.byte_bounds(array)
+    _arrays.append((low, high))
+    return array
+
+
+def forget():
+    """No array is registered any more."""
+    _arrays.clear()
+
+
+def _checked(address, size, kind):
+    address = int(address)
+    if address % size:
+        raise AssertionError(f"{kind} at {address % size} past a multiple of {size}")
+    if not any(low <= address and address + size <= high for low, high in _arrays):
+        raise AssertionError(f"{kind} of {size} bytes out of bounds")
+    return address
+
+
+def load_vector(address):
+    words = (ctypes.c_uint32 * 4).from_address(_checked(address, 16, "load"))
+    return tuple(np.uint32(word) for word in words)
+
+
+def shifted(low, high, address):
+    memory = np.array([*low, *high], np.uint32).tobytes()[int(address) % 16 :][:16]
+    return tuple(np.frombuffer(memory, np.uint32))
+
+
+def store_vector(address, words):
+    (ctypes.c_uint32 * 4).from_address(_checked(address, 16, "store"))[:] = [int(word) for word in words]
+
+
+def _number(address, dtype, kind):
+    dtype = np.dtype(dtype)
+    memory = (ctypes.c_uint8 * dtype.itemsize).from_address(_checked(address, dtype.itemsize, kind))
+    return np.frombuffer(memory, dtype)
+
+
+def load(address, kind):
+    return _number(address, kind, "load")[0]
+
+
+def store(address, value):
+    if not isinstance(value, np.generic):
+        raise AssertionError(f"a store of {type(value).__name__}, which has no size")
+    _number(address, value.dtype, "store").flags.writeable = True
+    _number(address, value.dtype, "store")[0] = value
+
+
+# ---------------------------------------------------------------------- bits
+
+
+def float_of(word):
+    return np.uint32(word).view(np.float32)
+
+
+def word_of(value):
+    return np.float32(value).view(np.uint32)
+
+
+def double_of(low, high):
+    return np.uint64(int(low) | int(high) << 32).view(np.float64)
+
+
+def words_of(value):
+    bits = int(np.float64(value).view(np.uint64))
+    return np.uint32(bits & 0xFFFFFFFF), np.uint32(bits >> 32)
+
+
+def half_of(bits):
+    return np.float32(np.uint16(bits).view(np.float16))
+
+
+def _bfloat16(value):
+    bits = int(word_of(value))
+    if bits & 0x7FFFFFFF > 0x7F800000:
+        return 0x7FFF
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+
+
+def two_bfloat16(low, high):
+    return np.uint32(_bfloat16(low) | _bfloat16(high) << 16)
+
+
+def two_float16(low, high):
+    with np.errstate(over="ignore", under="ignore"):
+        low, high = (int(np.float16(value).view(np.uint16)) for value in (low, high))
+    return np.uint32(low | high << 16)
+
+
+# ---------------------------------------------------------------------- arithmetic
+
+
+def fma(a, b, c):
+    """Of float32 by way of float64, which rounds a second time in one case of 2^29; of float64 in long double."""
+    wide = np.float64 if isinstance(a, np.float32) else np.longdouble
+    return type(a)(wide(a) * wide(b) + wide(c))
+
+
+def larger(a, b):
+    return np.maximum(a, b)
+
+
+def smaller(a, b):
+    return np.minimum(a, b)
+
+
+def exp2(y):
+    """Off by as much as PTX allows (2^-22.5; not at 0), up or down by the argument's last bit."""
+    if y == 0:
+        return np.float32(1)
+    sign = 1 - 2 * int(np.float32(y).view(np.uint32) & 1)
+    return np.float32(np.exp2(np.float64(y)) * (1 + sign * (2**-22.5 - 2**-25)))
+
+
+def power(t):
+    if isinstance(t, np.float32):
+        return np.uint32(int(t.view(np.uint32)) << 23 & 0xFFFFFFFF).view(np.float32)
+    return np.uint64(int(t.view(np.uint64)) << 52 & 0xFFFFFFFFFFFFFFFF).view(np.float64)
+
+
+# ---------------------------------------------------------------------- threads, warps and clusters
+
+_now = None  # the thread that runs
+
+
+class Thread:
+    """One thread of a block."""
+
+    def __init__(self, function, manager, block, place, arguments):
+        self.blockIdx, self.threadIdx, self.manager = Dim3(*block), Dim3(*place), manager
+        self.thread_id, self.rank, self.exchanges, self.point = place[0], 0, 0, None
+        self.run = greenlet.greenlet(lambda: function(*arguments))
+        self.run.gr_context = contextvars.copy_context()
+
+    def meet(self, point):
+        """Go on when every thread of the block has come to a meeting point."""
+        self.point = point
+        greenlet.getcurrent().parent.switch()
+
+    def syncthreads(self):
+        self.meet("syncthreads")
+
+
+class BlockManager:
+    """Runs the threads of a block, in place of the simulator's own."""
+
+    def __init__(self, function, grid, block, debug):
+        self.function, self.grid, self.block, self.given = function, grid, block, {}
+
+    def run(self, grid_point, *arguments):
+        global _now
+        with np.errstate(all="ignore"):  # a device has no such exceptions
+            live = [Thread(self.function, self, grid_point, at, arguments) for at in np.ndindex(*self.block)]
+        try:
+            while live:
+                for _now in random.sample(live, len(live)):
+                    _now.run.switch()
+                left = [thread for thread in live if not thread.run.dead]
+                if left and (len(left) < len(live) or len({thread.point for thread in left}) > 1):
+                    raise AssertionError("the threads of a block do not come to the same meeting points")
+                live = left
+        finally:
+            for thread in live:
+                thread.run.throw()
+
+
+@contextlib.contextmanager
+def _swapped(function, fake):
+    """``cuda`` as kernels see it: in a module from the first call of one of its functions to the end of the launch.
+
+    The simulator's own puts it back when a device function returns, under the other threads' feet.
+    """
+    namespace, outermost = function.__globals__, not _namespaces
+    if namespace["cuda"] is not fake:
+        _namespaces.append((namespace, namespace["cuda"]))
+        namespace["cuda"] = fake
+    try:
+        yield
+    finally:
+        while outermost and _namespaces:
+            namespace, own = _namespaces.pop()
+            namespace["cuda"] = own
+
+
+_namespaces: list[tuple[dict, object]] = []
+kernel.swapped_cuda_module = _swapped
+kernel.BlockManager = BlockManager
+kernelapi.threading = types.SimpleNamespace(current_thread=lambda: _now, Lock=kernelapi.threading.Lock)
+
+
+def _shfl_xor_sync(_, mask, value, lane):
+    thread = _now
+    thread.exchanges += 1
+    given = thread.manager.given
+    given[thread.exchanges, thread.thread_id] = value
+    given.pop((thread.exchanges - 2, thread.thread_id), None)
+    thread.meet(f"shfl_xor {lane}")
+    return given[thread.exchanges, thread.thread_id ^ lane]
+
+
+FakeCUDAModule.shfl_xor_sync = _shfl_xor_sync
+FakeCUDAModule.syncwarp = lambda *_: _now.meet("syncwarp")
+
+
+def clustered(blocks):
+    _now.rank = _now.threadIdx.x // (_now.manager.block[0] // blocks)
+
+
+def cluster_rank():
+    return np.int32(_now.rank)
+
+
+def cluster_index():
+    return np.int32(_now.blockIdx.x)
+
+
+def cluster_count():
+    return np.int32(_now.manager.grid[0])
+
+
+def cluster_sync():
+    _now.meet("cluster_sync")
+
+
+_owners: dict[int, tuple] = {}  # id of a shared array -> (all of its block's, where it was made)
+
+
+def _shared(self, shape, dtype):
+    caller = sys._getframe(1)
+    place = (caller.f_code.co_filename, caller.f_lineno, caller.f_code, _now.rank)
+    if place not in self._allocations:
+        self._allocations[place] = np.full(shape, -1, dtype)
+        _owners[id(self._allocations[place])] = self._allocations, place
+    return self._allocations[place]
+
+
+FakeCUDAShared.array = _shared
+
+
+def cluster_store(array, index, rank, value):
+    allocations, place = _owners[id(array)]
+    allocations[*place[:-1], int(rank)][index] = value
+
+
+module = types.ModuleType("crossentropy.cuda.intrinsics")
+vars(module).update({name: value for name, value in globals().items() if callable(value)})
+sys.modules[module.__name__] = module
