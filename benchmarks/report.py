@@ -1,7 +1,8 @@
 """README's figures and the pictures beside them, from benchmarks/results/*.json: `python benchmarks/report.py`.
 
-A result is what `crossentropy bench --json benchmarks/results/MACHINE.json` writes. With --check nothing is written,
-and the exit code says whether README is up to date.
+A result is what `crossentropy bench --json benchmarks/results/MACHINE.json` writes, and `cuda.py` of a card; with none
+of a card README has what `cuda_compile.py` expects. With --check nothing is written, and the exit code says whether
+README is up to date.
 """
 
 import argparse
@@ -14,13 +15,17 @@ from crossentropy import bench
 ROOT = Path(__file__).parent.parent
 RESULTS, FIGURES, README = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures", ROOT / "README.md"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+CUDA_BEGIN, CUDA_END = "<!-- cuda: begin -->", "<!-- cuda: end -->"
+PREDICTED = RESULTS / "cuda-compile.json"
 OTHERS = (bench.NUMBA, "torch", "torch.compile", "JAX")
 DRAWN = ("loss", "loss + gradient")
 
 
-def documents() -> dict[str, dict]:
-    """The results of each machine, by the stem of their file."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+def documents(cards: bool = False) -> dict[str, dict]:
+    """The results of each machine, by the stem of their file: of its processor, or of its NVIDIA card."""
+    paths = sorted(set(RESULTS.glob("*.json")) - {PREDICTED})
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {stem: document for stem, document in found.items() if ("gpu" in document["machine"]) == cards}
 
 
 def picture(stem: str, op: str) -> Path:
@@ -130,13 +135,79 @@ def _threads(n):
     return "1 thread" if n == 1 else f"{n} threads"
 
 
-def updated(text: str, part: str) -> str:
+# ---------------------------------------------------------------------- CUDA
+
+
+def cuda_section(cards: dict[str, dict], predicted: dict | None) -> str:
+    """What stands between the marks of CUDA: what cards did, or, before there is such a result, what is expected."""
+    lines = [line for document in cards.values() for line in _card(document)]
+    if not cards and predicted:
+        lines = list(_predicted(predicted))
+    return "\n".join([CUDA_BEGIN, *lines, CUDA_END])
+
+
+def _card(document):
+    machine, versions, cases = document["machine"], document["versions"], {}
+    for r in document["records"]:
+        cases.setdefault((r["dtype"], tuple(r["shape"]), r["op"]), {})[r["implementation"]] = r
+    others = list(dict.fromkeys(r["implementation"] for r in document["records"] if r["implementation"] != bench.OURS))
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("numba-cuda", "torch", "triton") if name in versions)
+    yield f"**{machine['gpu']}**, crossentropy {versions['crossentropy']}, {libraries}, {document['date']}:\n"
+    yield f"| logits | | ms | GB/s | of the roof | {' | '.join(others)} |"
+    yield "|---|---|--:|--:|--:|" + "--:|" * len(others)
+    for (dtype, (rows, classes), op), found in sorted(cases.items()):
+        if (ours := found.get(bench.OURS)) is not None:
+            what = "loss + gradient, probability targets" if op == "probability targets" else op
+            cells = [f"{rows} x {classes}, {dtype}", what, _ms(ours), f"{ours['gb_per_s']:.0f}", _share(ours)]
+            yield f"| {' | '.join([*cells, *(_ratio(found.get(name), ours) for name in others)])} |"
+
+
+def _predicted(document):
+    """A column for each operation; in place is as with a new array."""
+    cases, versions = {}, document["versions"]
+    for p in document["predictions"]:
+        cases.setdefault((p["dtype"], p["rows"], p["classes"]), {})[p["op"]] = p
+    count, failed = len(document["kernels"]), len({text.rpartition(": ")[0] for text in document["failed"]})
+    made = ", ".join(f"{name} {versions[name]}" for name in ("numba-cuda", "nvidia-nvvm", "ptxas") if name in versions)
+    state = f"all but {failed} as they were meant to be" if failed else "all as they were meant to be"
+    yield "**Predictions: nothing here was run on a card.** Milliseconds on an H100 for the bytes that must move, at"
+    yield "3.0 TB/s, which it does in practice (its peak is 3.35). Two figures: the kernel reads a row again, from the"
+    yield "card's cache at best, from memory at worst. Behind them stand"
+    yield f"{count} kernels compiled with no card, {state}: registers, spills, vector loads"
+    yield f"(`benchmarks/cuda_compile.py`, {made}, {document['date']}).\n"
+    yield "| logits | loss | loss + gradient, also in place | the same, probability targets |"
+    yield "|---|--:|--:|--:|"
+    for (dtype, rows, classes), found in cases.items():
+        times = [_expected(found[op]) for op in ("loss", "loss + gradient", "probability targets")]
+        yield f"| {rows} x {classes}, {dtype} | {' | '.join(times)} |"
+
+
+def _expected(prediction):
+    once, again = (f"{prediction[name]:.3g}" for name in ("ms", "ms_again"))
+    if once == again:
+        return once
+    return f"{once} to {again}" if prediction["fits_l2"] else again
+
+
+# ---------------------------------------------------------------------- README
+
+
+def updated(text: str, part: str, begin: str = BEGIN, end: str = END) -> str:
     """The README with this between the marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not rest or BEGIN in rest or END in after or not after:
-        raise ValueError(f"README.md must have one {BEGIN} and, after it, one {END}")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if not rest or begin in rest or end in after or not after:
+        raise ValueError(f"README.md must have one {begin} and, after it, one {end}")
     return before + part + after
+
+
+def whole(text: str, found: dict[str, dict]) -> str:
+    """The README with all that comes from results; CUDA's part is left out where its marks are not there."""
+    text = updated(text, section(found))
+    if CUDA_BEGIN not in text:
+        return text
+    predicted = json.loads(PREDICTED.read_text(encoding="utf-8")) if PREDICTED.exists() else None
+    return updated(text, cuda_section(documents(cards=True), predicted), CUDA_BEGIN, CUDA_END)
 
 
 def draw(found: dict[str, dict]) -> None:
@@ -161,7 +232,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
     check, found, old = parser.parse_args().check, documents(), README.read_text(encoding="utf-8")
-    new = updated(old, section(found))
+    new = whole(old, found)
     if check:
         missing = [path for stem in found for op in DRAWN if not (path := picture(stem, op)).exists()]
         if new != old or missing:
