@@ -286,8 +286,8 @@ def arithmetic(kind):
     def added(v, n, state):
         """A lane's state with n more classes, which are lost: each but the largest makes way for a smaller one.
 
-        n is even; their sum is taken by itself, and carries its rounding error from group to group: a
-        lane that adds 512 equal terms one by one is off by 126 ulp.
+        n is even; their sum is taken by itself, and carries its rounding error from group to group: a lane that adds
+        512 equal terms one by one is off by 126 ulp.
         """
         m, s, error, limit, offset, k, magic, lowest = state
         top = m

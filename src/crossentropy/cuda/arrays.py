@@ -140,9 +140,7 @@ class _Tensor(ctypes.Structure):
 
 
 def _of_dlpack(value):
-    capsule = value.__dlpack__(
-        stream=1
-    )  # the default one, which `stream_of` answers: whatever is under way comes first
+    capsule = value.__dlpack__(stream=1)  # CUDA's default, as `stream_of` answers: what is under way comes first
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     tensor = _Tensor.from_address(pointer(capsule, b"dltensor"))
@@ -232,8 +230,5 @@ def may_share_memory(a: DeviceArray, b: DeviceArray) -> bool:
 def same_elements(a: DeviceArray, b: DeviceArray) -> bool:
     """The same elements in the same places."""
     mine, other = a.layout, b.layout
-    return a.address == b.address and (mine.shape, mine.strides, mine.dtype) == (
-        other.shape,
-        other.strides,
-        other.dtype,
-    )
+    alike = (mine.shape, mine.strides, mine.dtype) == (other.shape, other.strides, other.dtype)
+    return alike and a.address == b.address

@@ -36,9 +36,7 @@ TABLE = (
     (32768, 512, 8, 8),
 )
 WITHOUT_CLUSTERS = (4096, 512, 8, 1)  # in place of the last four
-STREAMED = (
-    256  # threads of a longer row, of which nothing is kept; of each of MOST_BLOCKS blocks where there are clusters
-)
+STREAMED = 256  # threads of a longer row, of which nothing is kept; in MOST_BLOCKS blocks where there are clusters
 BLOCK = 128  # threads of a block, where a row takes no more than a warp
 BLOCKS_PER_MULTIPROCESSOR = 16  # of the grid; each goes on with other rows
 KEPT = 8  # vectors of a row that a thread may keep
@@ -129,6 +127,11 @@ def _stretches(shape, given: dict[str, tuple[Operand, tuple[int, ...]]]) -> Iter
         first += outer * inner
 
 
+def _as_int64(index: int) -> int:
+    """The bits of an index as kernels compare them, which read uint64 targets as int64."""
+    return index - 2**64 if index >= 2**63 else index
+
+
 def _rows_are_aligned(a: Operand, axis: int) -> bool:
     """Whether each row is contiguous and begins at a multiple of 16."""
     starts = a.past, *arrays.without(a.layout.strides, axis)
@@ -145,7 +148,7 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
         return
     device = driver.device()
     clusters = driver.has_clusters(device)
-    real_size, classes, rows_shape = 8 if layout.dtype == "float64" else 4, layout.shape[axis], layout.shape
+    real_size, classes = 8 if layout.dtype == "float64" else 4, layout.shape[axis]
     wide = {name: a for name, a in (("x", x), ("out", out), ("q", q)) if a is not None}
     alone = layout.strides[axis] != layout.itemsize and classes > 1
     # Rows are kept if they are vectors throughout, each from a multiple of 16 on.
@@ -160,7 +163,7 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
     common = {"classes": classes, "parts": parts, "part_classes": part * width}
     common |= {f"{name}_class": a.layout.strides[axis] for name, a in wide.items()}
     if ignored is not None:
-        common |= {"has_ignored": 1, "ignored": ignored - 2**64 if ignored >= 2**63 else ignored}
+        common |= {"has_ignored": 1, "ignored": _as_int64(ignored)}
     described = {name: (a, arrays.without(a.layout.strides, axis)) for name, a in wide.items()}
     if targets is not None:
         described["targets"] = targets, targets.layout.strides
@@ -183,7 +186,7 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
         if result.writes:
             steps.append((shape, result._replace(reads="saved", saves="", loss=False)))
     blocks = BLOCKS_PER_MULTIPROCESSOR * driver.multiprocessors(device)
-    for where, first in _stretches(arrays.without(rows_shape, axis), described):
+    for where, first in _stretches(arrays.without(layout.shape, axis), described):
         arguments = _DEFAULTS | common | where
         for name, a in given.items():
             arguments[name] = a.at(first * step.get(name, 0)) if isinstance(a, Operand) else a
@@ -240,7 +243,7 @@ def weight_sum(plan: Plan, call) -> tuple[Operand, Operand]:
             [
                 where.get("targets"), where.get("targets_outer"), where.get("targets_row"),
                 TARGET_SIZES[t.layout.dtype] if t is not None else 0, where["inner"], where["rows"], x.shape[call.axis],
-                int(ignored is not None), 0 if ignored is None else ignored - (2**64 if ignored >= 2**63 else 0),
+                int(ignored is not None), 0 if ignored is None else _as_int64(ignored),
                 w, None if v is None else v.at(first * v.layout.itemsize), sums.at(8 * left), bad.at(8 * left), first,
             ],
         )  # fmt: skip
