@@ -172,27 +172,28 @@ def _exponential(kind, real):
         return middle + (bias + k), -(bias + k) * ln2
 
     @device
-    def exp_at(y, magic, lowest):
-        """e^y 2^k, where ``y`` is at most about 0; 0 where it is below ``lowest``. NaN stays NaN.
+    def reduced(y, magic, lowest):
+        """(r, 2^(n + k)): y = n ln2 + r, where |r| <= ln2/2.
 
-        The last bits of y log2 e + magic are n + k and the bias of an exponent, where |y - n ln2| <= ln2/2.
+        The last bits of y log2 e + magic are n + k and the bias of an exponent.
         """
         y = larger(y, lowest)
         t = fma(y, log2e, magic)
         n = t - magic
-        r = fma(n, minus_low, fma(n, minus_high, y))
-        return fma(fma(q(r), r, one), r, one) * power(t)
+        return fma(n, minus_low, fma(n, minus_high, y)), power(t)
+
+    @device
+    def exp_at(y, magic, lowest):
+        """e^y 2^k, where ``y`` is at most about 0; 0 where it is below ``lowest``. NaN stays NaN."""
+        r, scale = reduced(y, magic, lowest)
+        return fma(fma(q(r), r, one), r, one) * scale
 
     @device
     def exp_pair(y, magic, lowest):
         """As `exp_at`, with what it is off by: 0.1 ulp together, where it alone is off by 0.7."""
-        y = larger(y, lowest)
-        t = fma(y, log2e, magic)
-        n = t - magic
-        r = fma(n, minus_low, fma(n, minus_high, y))
+        r, scale = reduced(y, magic, lowest)
         more = fma(q(r) * r, r, r)
         high = one + more
-        scale = power(t)
         return high * scale, (more - (high - one)) * scale
 
     exp_near = exp_at
