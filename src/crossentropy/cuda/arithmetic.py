@@ -252,16 +252,25 @@ def arithmetic(kind):
         return new, error + ((total - (new - kept)) + (term - kept))
 
     @device
-    def merged(m, rest, other, other_rest):
-        """Two parts of a row as one, their sums 2^HEADROOM larger."""
-        top, low = larger(m, other), smaller(m, other)
+    def merged(part, other):
+        """Two parts of a row as one: of each the maximum, and the sum, 2^HEADROOM larger, with its rounding error."""
+        (m, rest, error), (n, other_rest, other_error) = part, other
+        top, low = larger(m, n), smaller(m, n)
         magic, lowest = frame_at(headroom)
-        distance, error = difference(low, zero if top == lowest_number else top)
+        distance, off_by = difference(low, zero if top == lowest_number else top)
         e, more = exp_pair(distance, magic, lowest)
-        more = fma(e, error, more)
-        first = m > other or (m == other and rest >= other_rest)  # the same either way round, to the bit
-        kept, lost = (rest, other_rest * down) if first else (other_rest, rest * down)
-        return top, kept + (e + fma(e, lost, fma(more, lost, more)))
+        more = fma(e, off_by, more)
+        first = m > n or (m == n and rest >= other_rest)  # the same either way round, to the bit
+        kept, error, lost, lost_error = (
+            (rest, error, other_rest * down, other_error * down)
+            if first
+            else (other_rest, other_error, rest * down, error * down)
+        )
+        product = e * lost
+        error += fma(e, lost, -product) + fma(e, lost_error, fma(more, lost, more))
+        kept, error = plus(kept, error, e)
+        kept, error = plus(kept, error, product)
+        return top, kept, error
 
     @device
     def anchored(m):
@@ -313,16 +322,20 @@ def arithmetic(kind):
 
     @device
     def ended(state):
-        """(m, rest), the sum 2^HEADROOM larger."""
+        """(m, rest, its rounding error), the sum 2^HEADROOM larger."""
         m, s, error, _, offset, k, _, _ = state
         magic, lowest = frame_at(headroom - k)
         e, more = exp_pair(offset - m, magic, lowest)
-        return m, zero if s == zero else fma(s, e, fma(s, more, error * e))
+        rest = s * e
+        return (m, zero, zero) if s == zero else (m, rest, fma(s, e, -rest) + fma(s, more, error * e))
 
     @device
-    def settled(m, rest):
-        """The whole row: (NaN, NaN) where it is undefined; ``rest`` as it is."""
-        return (m, rest * down) if m - m == zero else (nan, nan)
+    def settled(row):
+        """The whole row: NaN where it is undefined; ``rest`` and its error as they are."""
+        m, rest, error = row
+        total = rest + error  # which may be many units in the last place: the distance of two maxima is rounded, too
+        error -= total - rest
+        return (m, total * down, error * down) if m - m == zero else (nan, nan, nan)
 
     @device
     def sum_of(a, b, c):

@@ -1,4 +1,4 @@
-"""How the threads of a row put together what each found: a pair of numbers over a warp, a block, a cluster.
+"""How the threads of a row put together what each found, a few numbers, over a warp, a block, a cluster.
 
 Parts are merged in one order, whatever the shape: neighbours at half the number first, within warps, then warps, then
 blocks. A row whose classes lie apart is one thread's, which goes through the lanes in that order by itself: so results
@@ -38,78 +38,122 @@ class Shape(NamedTuple):
         return self.rows if self.alone else self.threads * self.rows
 
 
-def together(real, shape, merge, empty):
-    """(p, q, turn): what merge makes of every lane's pair; all of them get it. ``turn`` is 0 and 1 by turns.
+def _numbers(count):
+    """(from_lane, put, take, into_cluster) for tuples of 3 or 4: written out, since a tuple has no loop over it."""
+    if count == 3:
 
-    ``merge(p, q, other_p, other_q)`` is the same either way round; ``empty`` is the pair that changes nothing.
+        @device
+        def from_lane(p, step):
+            a, b, c = p
+            a = cuda.shfl_xor_sync(EVERYONE, a, step)
+            b = cuda.shfl_xor_sync(EVERYONE, b, step)
+            return a, b, cuda.shfl_xor_sync(EVERYONE, c, step)
+
+        @device
+        def put(array, i, p):
+            array[3 * i], array[3 * i + 1], array[3 * i + 2] = p
+
+        @device
+        def take(array, i):
+            return array[3 * i], array[3 * i + 1], array[3 * i + 2]
+
+        @device
+        def into_cluster(array, i, block, p):
+            a, b, c = p
+            cluster_store(array, 3 * i, block, a)
+            cluster_store(array, 3 * i + 1, block, b)
+            cluster_store(array, 3 * i + 2, block, c)
+
+    else:
+
+        @device
+        def from_lane(p, step):
+            a, b, c, d = p
+            a = cuda.shfl_xor_sync(EVERYONE, a, step)
+            b = cuda.shfl_xor_sync(EVERYONE, b, step)
+            c = cuda.shfl_xor_sync(EVERYONE, c, step)
+            return a, b, c, cuda.shfl_xor_sync(EVERYONE, d, step)
+
+        @device
+        def put(array, i, p):
+            array[4 * i], array[4 * i + 1], array[4 * i + 2], array[4 * i + 3] = p
+
+        @device
+        def take(array, i):
+            return array[4 * i], array[4 * i + 1], array[4 * i + 2], array[4 * i + 3]
+
+        @device
+        def into_cluster(array, i, block, p):
+            a, b, c, d = p
+            cluster_store(array, 4 * i, block, a)
+            cluster_store(array, 4 * i + 1, block, b)
+            cluster_store(array, 4 * i + 2, block, c)
+            cluster_store(array, 4 * i + 3, block, d)
+
+    return from_lane, put, take, into_cluster
+
+
+def together(real, shape, merge, empty):
+    """(p, turn): what merge makes of every lane's numbers; all of them get it. ``turn`` is 0 and 1 by turns.
+
+    ``merge(p, other)`` is the same either way round; ``empty`` is what changes nothing.
     """
     lanes, warps, blocks = min(shape.threads, WARP), shape.threads // WARP, shape.blocks
-    threads, (empty_p, empty_q) = shape.threads, empty
+    threads, of_warps, of_blocks = shape.threads, len(empty) * WARP, len(empty) * SLOTS
+    from_lane, put, take, into_cluster = _numbers(len(empty))
 
     @device
-    def over_warp(p, q, turn):
+    def over_warp(p, turn):
         step = lanes // 2
         while step > 0:
-            other_p = cuda.shfl_xor_sync(EVERYONE, p, step)
-            other_q = cuda.shfl_xor_sync(EVERYONE, q, step)
-            p, q = merge(p, q, other_p, other_q)
+            p = merge(p, from_lane(p, step))
             step //= 2
-        return p, q
+        return p
 
     @device
-    def over_warps(p, q, turn):
-        ps = cuda.shared.array(WARP, real)
-        qs = cuda.shared.array(WARP, real)
-        p, q = over_warp(p, q, turn)
+    def over_warps(p, turn):
+        found = cuda.shared.array(of_warps, real)
+        p = over_warp(p, turn)
         thread = cuda.threadIdx.x % threads
         lane, warp = thread % WARP, thread // WARP
         cuda.syncthreads()  # of the row before nothing is needed any more
         if lane == 0:
-            ps[warp] = p
-            qs[warp] = q
+            put(found, warp, p)
         cuda.syncthreads()
-        if lane < warps:
-            p, q = ps[lane], qs[lane]
-        else:
-            p, q = empty_p, empty_q
-        return over_warp(p, q, turn)
+        return over_warp(take(found, lane) if lane < warps else empty, turn)
 
     over_block = over_warps if warps > 1 else over_warp
     if blocks == 1:
         return over_block
 
     @device
-    def over_cluster(p, q, turn):
-        # Each block writes its pair into every block, itself included, and then reads its own memory alone: so one
+    def over_cluster(p, turn):
+        # Each block writes what it found into every block, itself included, and then reads its own memory alone: so one
         # barrier does, and none may be gone whose memory is read. A place is written again two turns later, when
         # every block has passed the barrier between, and so has read it.
-        ps = cuda.shared.array(SLOTS, real)
-        qs = cuda.shared.array(SLOTS, real)
-        p, q = over_block(p, q, turn)
+        found = cuda.shared.array(of_blocks, real)
+        p = over_block(p, turn)
         thread = cuda.threadIdx.x % threads
         if thread < blocks:
-            cluster_store(ps, turn * MOST_BLOCKS + cluster_rank(), thread, p)
-            cluster_store(qs, turn * MOST_BLOCKS + cluster_rank(), thread, q)
+            into_cluster(found, turn * MOST_BLOCKS + cluster_rank(), thread, p)
         cluster_sync()
         lane = thread % WARP
-        if lane < blocks:
-            p, q = ps[turn * MOST_BLOCKS + lane], qs[turn * MOST_BLOCKS + lane]
-        else:
-            p, q = empty_p, empty_q
-        return over_warp(p, q, turn)
+        return over_warp(take(found, turn * MOST_BLOCKS + lane) if lane < blocks else empty, turn)
 
     return over_cluster
 
 
-def one_by_one(real, shape, part, merge):
-    """(given): what `together` makes of part(lane, *given), lane by lane."""
+def one_by_one(real, shape, part, merge, empty):
+    """(given): what `together` makes of part(lane, given), lane by lane."""
     lanes = shape.lanes
-    fields, count, left = [], lanes, (WARP, shape.threads // WARP, shape.blocks)
-    for size in left:  # the bits of a lane's number: its place in a warp, the warp, the block
-        width = min(max(size, 1), count).bit_length() - 1
+    _, put, take, _ = _numbers(len(empty))
+    fields, left, sizes = [], lanes, (WARP, shape.threads // WARP, shape.blocks)
+    for size in sizes:  # the bits of a lane's number: its place in a warp, the warp, the block
+        width = min(max(size, 1), left).bit_length() - 1
         fields.append(width)
-        count >>= width
+        left >>= width
     (low, middle, high), levels = fields, lanes.bit_length()
+    waiting = len(empty) * levels
 
     @device
     def lane_at(step):
@@ -125,16 +169,14 @@ def one_by_one(real, shape, part, merge):
 
     @device
     def over_lanes(given):
-        ps = cuda.local.array(levels, real)
-        qs = cuda.local.array(levels, real)
+        found = cuda.local.array(waiting, real)
         for step in range(lanes):
-            p, q = part(lane_at(step), given)
+            p = part(lane_at(step), given)
             level = 0
             while (step >> level) & 1:
-                p, q = merge(ps[level], qs[level], p, q)
+                p = merge(take(found, level), p)
                 level += 1
-            ps[level] = p
-            qs[level] = q
-        return ps[levels - 1], qs[levels - 1]
+            put(found, level, p)
+        return take(found, levels - 1)
 
     return over_lanes

@@ -82,6 +82,7 @@ def kernel(kind, shape, result):
     group = min(flight, max(1, AT_ONCE // width))  # vectors
     words_held, in_flight, at_once = 4 * max(kept, flight), 4 * flight, group * width
     zero, one, two, nan, nothing = real(0), real(1), real(2), real(np.nan), real(-np.inf)
+    empty_row, no_sums = (nothing, zero, zero), (zero, zero, zero, zero)
     log_softmax, is_gradient, backward = writes == "log_softmax", writes == "gradient", q_kind != "" and not spreads
     of_row, of_parts, of_saved = (reads == r for r in ("row", "parts", "saved"))
     weighs = (spreads and writes != "log_softmax") or backward
@@ -139,8 +140,7 @@ def kernel(kind, shape, result):
             state = begun()
             for k in range(kept // group):
                 state = grouped(words, 4 * group * k, v, state)
-            m, rest = ended(state)
-            return reduce(m, rest, turn)
+            return reduce(ended(state), turn)
 
     elif alone:
 
@@ -152,8 +152,7 @@ def kernel(kind, shape, result):
 
         @device
         def statistics(lane, turn, words, v, row, stride, classes):
-            m, rest = part_of(lane, (words, v, row, stride, classes))
-            return reduce(m, rest, turn)
+            return reduce(part_of(lane, (words, v, row, stride, classes)), turn)
 
     # ---- the target's weight, and its distance from the maximum; or the sum of what arrives at a log-softmax
 
@@ -208,38 +207,27 @@ def kernel(kind, shape, result):
         return found
 
     @device
-    def mass_of(lane, given):
-        mass, error, _, _ = weighed(lane, given)
-        return mass, error
-
-    @device
-    def distance_of(lane, given):
-        _, _, distance, error = weighed(lane, given)
-        return distance, error
-
-    @device
-    def plus_both(total, error, other, other_error):
-        return plus(total, error + other_error, other)
+    def plus_both(part, other):
+        mass, mass_error, distance, distance_error = part
+        other_mass, other_mass_error, other_distance, other_distance_error = other
+        mass, mass_error = plus(mass, mass_error + other_mass_error, other_mass)
+        distance, distance_error = plus(distance, distance_error + other_distance_error, other_distance)
+        return mass, mass_error, distance, distance_error
 
     if alone:
-        over_lanes = one_by_one(real, shape, part_of, merged)
-        masses, distances = (one_by_one(real, shape, part, plus_both) for part in (mass_of, distance_of))
+        over_lanes = one_by_one(real, shape, part_of, merged, empty_row)
+        sums_over_lanes = one_by_one(real, shape, weighed, plus_both, no_sums)
 
         @device
         def sums(lane, turn, given):
-            mass, mass_error = masses(given)
-            distance, distance_error = distances(given)
-            return mass, mass_error, distance, distance_error
+            return sums_over_lanes(given)
 
     else:
-        reduce, add_up = together(real, shape, merged, (nothing, zero)), together(real, shape, plus_both, (zero, zero))
+        reduce, add_up = together(real, shape, merged, empty_row), together(real, shape, plus_both, no_sums)
 
         @device
         def sums(lane, turn, given):
-            mass, mass_error, distance, distance_error = weighed(lane, given)
-            mass, mass_error = add_up(mass, mass_error, turn)
-            distance, distance_error = add_up(distance, distance_error, turn ^ 1)
-            return mass, mass_error, distance, distance_error
+            return add_up(weighed(lane, given), turn)
 
     # ---- what is written
 
@@ -325,19 +313,22 @@ def kernel(kind, shape, result):
             to_read = here if state == READ else np.int64(0)
 
             # ---- its maximum and sum, and its target's weight and distance
-            m, rest, mass, distance = nothing, zero, zero, zero
+            m, rest, error, mass, distance = nothing, zero, zero, zero, zero
             if kept:
                 for k in range(kept):
                     take_whole(words, 4 * k, at, lane * width + k * apart, to_read)
             if of_row:
-                m, rest = statistics(lane, turn, words, v, at, x_class, to_read)
+                m, rest, error = statistics(lane, turn, words, v, at, x_class, to_read)
                 turn ^= 1
-                if not is_part:
-                    m, rest = settled(m, rest)
+                if is_part:
+                    rest += error
+                else:
+                    m, rest, error = settled((m, rest, error))
                 if weighs:
                     anchor = zero if m == nothing else m
                     given = v, u, at, x_class, to_read, t, anchor
                     mass, mass_error, distance, distance_error = sums(lane, turn, given)
+                    turn ^= 1
                     mass += mass_error
                     if distance - distance == zero:
                         distance += distance_error
@@ -348,9 +339,10 @@ def kernel(kind, shape, result):
                 i = lane
                 while i < parts and state == READ:
                     record = partial + 4 * (n * parts + i) * real_size
-                    m, rest = merged(m, rest, load(record, real), load(record + real_size, real))
+                    found = load(record, real), load(record + real_size, real), zero
+                    m, rest, error = merged((m, rest, error), found)
                     i += threads
-                m, rest = reduce(m, rest, turn)
+                m, rest, error = reduce((m, rest, error), turn)
                 mass_error, distance_error, i = zero, zero, lane
                 anchor = zero if m == nothing else m
                 while i < parts and state == READ:
@@ -362,12 +354,12 @@ def kernel(kind, shape, result):
                     part_distance = load(record + 3 * real_size, real)
                     distance, distance_error = plus(distance, distance_error, part_distance)
                     i += threads
-                mass, mass_error = add_up(mass, mass_error, turn)
-                distance, distance_error = add_up(distance, distance_error, turn)
+                found = mass, mass_error, distance, distance_error
+                mass, mass_error, distance, distance_error = add_up(found, turn)
                 mass += mass_error
                 if distance - distance == zero:
                     distance += distance_error
-                m, rest = settled(m, rest)
+                m, rest, error = settled((m, rest, error))
 
             # ---- its numbers
             first_lane = alive and lane == 0
@@ -375,7 +367,8 @@ def kernel(kind, shape, result):
             if targets != 0 and state == READ:
                 w_y = load(class_weight + y * real_size, real) if class_weight != 0 else one
                 own, floor_y = keep * w_y, times(floor, w_y)
-            log_sum = real(math.log1p(rest))
+            share = one / (one + rest)
+            log_sum = real(math.log1p(rest)) + error * share
             lse = m + log_sum
             if has_loss and first_lane:
                 value = nan
@@ -397,7 +390,7 @@ def kernel(kind, shape, result):
 
             # ---- what is written
             if writes:
-                factor, value, row_factor = one / (one + rest), zero, one
+                factor, value, row_factor = share, zero, one
                 if is_gradient:
                     row_factor = scale * weight / by
                     if row_scale != 0:
