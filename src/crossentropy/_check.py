@@ -253,6 +253,14 @@ def grad_output(value, call: Loss) -> float | np.ndarray:
     return np.require(g, np.float64, ["C", "A"]).reshape(-1)
 
 
+def statistics(value, rows: int) -> np.ndarray:
+    """What a forward has saved of so many rows."""
+    numbers = array(value, "statistics")
+    if numbers.shape != (rows, 3) or numbers.dtype != np.float64:
+        raise ValueError(f"statistics must be float64 of shape ({rows}, 3), got {numbers.dtype} {numbers.shape}")
+    return np.require(numbers, None, ["C", "A"])
+
+
 def row_gradient(value, like: np.ndarray) -> np.ndarray:
     """The grad_output of a log-softmax: floating, like its result."""
     g = floats(value, "grad_output")

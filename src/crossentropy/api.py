@@ -206,8 +206,8 @@ def cross_entropy(
     >>> crossentropy.cross_entropy([[50.0, 0.0]], [0])
     np.float64(1.928749847963918e-22)
     """
-    if class_weight is sample_weight is ignore_index is normalizer is None and label_smoothing is z_loss is ZERO:
-        short = axis is LAST and reduction is MEAN and empty is nan and _backends.light()
+    if class_weight is sample_weight is normalizer is None and label_smoothing is z_loss is ZERO:
+        short = axis is LAST and reduction is MEAN and empty is nan and _no_class(ignore_index) and _backends.light()
         if short and (loss := short(logits, targets)):
             return _mean(loss[0], _loss_dtype(logits))
     if _device.holds(logits):
@@ -290,8 +290,9 @@ def cross_entropy_and_grad(
     The gradient of a row is p - y for the plain loss (``docs/derivation.md``, section 3); it is within 4 ulp of float32
     (8 of float64), the entry of the target included.
     """
-    if class_weight is sample_weight is ignore_index is normalizer is None and label_smoothing is z_loss is ZERO:
-        short = axis is LAST and reduction is MEAN and empty is nan and grad_output is ONE and _backends.light()
+    if class_weight is sample_weight is normalizer is None and label_smoothing is z_loss is ZERO:
+        short = axis is LAST and reduction is MEAN and empty is nan and grad_output is ONE and _no_class(ignore_index)
+        short = short and _backends.light()
         if short and (found := short(logits, targets, True, out)):
             return LossAndGrad(_mean(found[0], _loss_dtype(logits)), found[1])
     if _device.holds(logits):
@@ -395,6 +396,11 @@ def _loss_and_grad(call, grad_output, out):
 
 
 # ---------------------------------------------------------------------- steps that the functions share
+
+
+def _no_class(ignore_index):
+    """Whether it ignores nothing where every target is a class: the short way is for such targets alone."""
+    return ignore_index is None or (type(ignore_index) is int and ignore_index < 0)
 
 
 def gradient_array(call, out, grad_output):

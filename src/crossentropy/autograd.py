@@ -18,7 +18,7 @@ import numpy as np
 from . import _backends, _check, _device
 from .api import _divisor, _like_x, _reduced, _row_count, gradient_array, scaled
 
-__all__ = ["backward", "forward", "log_softmax_backward", "log_softmax_forward"]
+__all__ = ["backward", "forward", "log_softmax_backward", "log_softmax_forward", "numbers_of", "restored"]
 
 
 class Saved(NamedTuple):
@@ -104,6 +104,54 @@ def backward(saved, grad_output=1.0, *, out=None):
         grad = _check.classes_last(to, call.axis)
         saved.backend.backward(call.x, call.targets, saved.statistics, call.options, scaled(g, by), grad)
     return to if out is None else out
+
+
+def numbers_of(saved):
+    """The arrays that `forward` has made for `backward`, for frameworks that keep arrays: `restored` takes them back.
+
+    Parameters
+    ----------
+    saved : Saved
+        From `forward`.
+
+    Returns
+    -------
+    statistics : ndarray, shape (N, 3)
+        Of float64; on a device real numbers, as the loss is.
+    divisor : ndarray, shape (), or None
+        What the losses' sum was divided by, where that had to be found out.
+    """
+    if not isinstance(saved, Saved):
+        return _device.backend("saved").numbers_of(saved)
+    return saved.statistics, None if saved.divisor is None else np.array(saved.divisor)
+
+
+def restored(statistics, divisor, logits, targets, **options):
+    """The ``saved`` whose `numbers_of` these are, from the same logits, targets and options as in `forward`.
+
+    Parameters
+    ----------
+    statistics, divisor
+        From `numbers_of`.
+    logits, targets : array_like
+        As for `crossentropy.cross_entropy`; what is not theirs gives wrong gradients.
+    **options
+        Those of `crossentropy.cross_entropy`.
+
+    Returns
+    -------
+    Saved
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `crossentropy.cross_entropy`; and for statistics of another shape or dtype.
+    """
+    if _device.holds(logits):
+        return _device.backend().restored(statistics, divisor, logits, targets, **options)
+    call = _check.loss(logits, targets, **options)
+    rows = _check.statistics(statistics, _row_count(call.x))
+    return Saved(_backends.current(), call, None if divisor is None else float(divisor), rows)
 
 
 def log_softmax_forward(x, axis=-1):

@@ -188,6 +188,35 @@ def backward(saved, grad_output=1.0, *, out=None):
     return found[plan.grad].value if out is None else out
 
 
+def numbers_of(saved):
+    """As `crossentropy.autograd.numbers_of`, on the device."""
+    divisor = saved.given[DIVISOR]
+    return saved.given[STATISTICS].value, None if divisor is None else divisor.value
+
+
+@_there
+def restored(statistics, divisor, logits, targets, **options):
+    """As `crossentropy.autograd.restored`, on the device."""
+    given, options, values = _given(logits, targets, **options)
+    x, axis = given[X].layout, _logits_axis(given[X], options.axis, "logits")
+    rows = math.prod(arrays.without(x.shape, axis))
+    given[STATISTICS] = _plain_numbers(given[X], statistics, "statistics", (rows, 3))
+    if divisor is not None:
+        given[DIVISOR] = _plain_numbers(given[X], divisor, "divisor", ())
+    return Saved(given, options, values)
+
+
+def _plain_numbers(x, value, name, shape):
+    """Real numbers in C order, as kernels take them without another look."""
+    a = arrays.beside(x, value, name)
+    wanted = arrays.plain(shape, launch.real_of(x.layout))
+    if (a.layout.shape, a.layout.dtype) != (shape, wanted.dtype) or (
+        a.layout.size and a.layout.strides != wanted.strides
+    ):
+        raise ValueError(f"{name} must be {wanted.dtype} of shape {shape}, as `numbers_of` gave it")
+    return a
+
+
 def _given(
     logits,
     targets,

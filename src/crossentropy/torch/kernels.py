@@ -1,0 +1,124 @@
+"""The package's functions on tensors, without differentiation: what is eager and what is traced both end here.
+
+Tensors on the CPU are seen as NumPy arrays, those on a device are taken as they are. Nothing is copied.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .. import autograd, config, cross_entropy, cross_entropy_and_grad
+from .. import log_softmax as log_softmax_of_array
+from .._backends import threads
+from . import memory
+
+# From here on a call may take several threads.
+SERIAL_BELOW = 2**15
+
+
+class Options(NamedTuple):
+    """The options of a loss, in the order in which operators have them."""
+
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    reduction: str
+
+
+def class_axis(x: torch.Tensor) -> int:
+    """Where PyTorch has it."""
+    return 0 if x.dim() == 1 else 1
+
+
+@functools.cache
+def _bfloat16() -> np.dtype:
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def array(x: torch.Tensor):
+    """The tensor as the package's functions take it."""
+    x = x.detach().resolve_neg()
+    if x.is_cuda:
+        return x
+    return x.view(torch.uint16).numpy().view(_bfloat16()) if x.dtype == torch.bfloat16 else x.numpy()
+
+
+def tensor(a) -> torch.Tensor:
+    """A result of theirs."""
+    return a if isinstance(a, torch.Tensor) else torch.from_numpy(np.asarray(a))
+
+
+def _on_torchs_threads(x: torch.Tensor):
+    """As many as PyTorch would take: a program that has turned them down (a data loader's worker) means all."""
+    if x.is_cuda or x.numel() < SERIAL_BELOW:
+        return config()
+    return config(threads=min(threads(), torch.get_num_threads()))
+
+
+def _named(input, target, weight, options: Options) -> dict:
+    """The options by the names that the package's functions have."""
+    return {
+        "axis": class_axis(input),
+        "class_weight": None if weight is None else array(weight),
+        "ignore_index": None if target.is_floating_point() else options.ignore_index,
+        "label_smoothing": options.label_smoothing,
+        "z_loss": options.z_loss,
+        "reduction": options.reduction,
+    }
+
+
+def loss(input, target, weight, options: Options) -> torch.Tensor:
+    """The loss alone."""
+    with _on_torchs_threads(input):
+        return tensor(cross_entropy(array(input), array(target), **_named(input, target, weight, options)))
+
+
+def forward(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss, and what `backward` needs: statistics, divisor."""
+    with _on_torchs_threads(input):
+        found, saved = autograd.forward(array(input), array(target), **_named(input, target, weight, options))
+    statistics, divisor = autograd.numbers_of(saved)
+    statistics = tensor(statistics)
+    return tensor(found), statistics, statistics.new_ones(()) if divisor is None else tensor(divisor)
+
+
+def backward(grad_loss, input, target, weight, statistics, divisor, options: Options, out=None) -> torch.Tensor:
+    """The gradient on the logits; into ``out`` where that is given."""
+    out = memory.empty_like(input) if out is None else out
+    named = _named(input, target, weight, options)
+    summed = options.reduction == "mean"
+    with _on_torchs_threads(input):
+        saved = autograd.restored(
+            array(statistics), array(divisor) if summed else None, array(input), array(target), **named
+        )
+        autograd.backward(saved, array(grad_loss), out=array(out))
+    return out
+
+
+def forward_backward(input, target, weight, options: Options, out: torch.Tensor) -> torch.Tensor:
+    """The loss; its gradient goes to ``out``, which may be ``input``."""
+    named = _named(input, target, weight, options)
+    with _on_torchs_threads(input):
+        return tensor(cross_entropy_and_grad(array(input), array(target), **named, out=array(out)).loss)
+
+
+def log_softmax(input, dim: int) -> torch.Tensor:
+    """The log-softmax."""
+    out = memory.empty_like(input)
+    with _on_torchs_threads(input):
+        log_softmax_of_array(array(input), dim, out=array(out))
+    return out
+
+
+def log_softmax_backward(grad_output, log_p, dim: int) -> torch.Tensor:
+    """The gradient on its argument."""
+    out = memory.empty_like(log_p)
+    with _on_torchs_threads(log_p):
+        autograd.log_softmax_backward(autograd.SavedLogSoftmax(array(log_p), dim), array(grad_output), out=array(out))
+    return out
