@@ -50,10 +50,14 @@ def _machine(stem, document):
     yield f"| logits | | ms | of the roof | {' | '.join(others)} |"
     yield "|---|---|--:|--:|" + "--:|" * len(others)
     for case in sorted(cases, key=_place):
-        for name, what in ((bench.OURS, _what(case)), (bench.ALLOCATING, f"{_what(case)}, new array")):
+        for name, more in (
+            (bench.OURS, ""),
+            (bench.ALLOCATING, ", new array"),
+            (bench.DROP_IN, ", crossentropy.torch"),
+        ):
             ours = bench.best(cases[case], implementation=name)
             if ours is not None:
-                cells = [_logits(case), what, _ms(ours), _share(ours)]
+                cells = [_logits(case), _what(case) + more, _ms(ours), _share(ours)]
                 cells += [_ratio(_beside(cases[case], name, peer), ours) for peer in others]
                 yield f"| {' | '.join(cells)} |"
     yield from _isas(cases, machine)
@@ -64,7 +68,7 @@ def _machine(stem, document):
 
 def _beside(records, name, peer):
     """What is compared with one of ours: Numba's was given an array to write to, which peers make anew in any case."""
-    return None if (name, peer) == (bench.ALLOCATING, bench.NUMBA) else bench.best(records, implementation=peer)
+    return None if name != bench.OURS and peer == bench.NUMBA else bench.best(records, implementation=peer)
 
 
 def _compiling(records, names):

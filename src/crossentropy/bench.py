@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import math
 import platform
@@ -200,6 +201,8 @@ class Implementation(NamedTuple):
 OURS = "crossentropy"
 ALLOCATING = "crossentropy, no out"
 NUMBA = "crossentropy, Numba"
+DROP_IN = "crossentropy.torch"  # forward and backward by PyTorch's autograd, each time with a new gradient
+OWN = (OURS, ALLOCATING, NUMBA, DROP_IN)
 
 
 def _ours(isa, threads, name=OURS):
@@ -234,6 +237,10 @@ def implementations(case: Case, peers: bool = True) -> tuple[list[Implementation
         found += [_ours(None, threads, NUMBA) for threads in thread_counts()]
     else:
         left_out.append(f"{NUMBA}: {numba.reason}")
+    if case.op == "loss + gradient" and importlib.util.find_spec("torch"):
+        for threads in thread_counts():
+            prepare = lambda p, threads=threads: _peers.drop_in(p, threads)  # noqa: E731
+            found.append(Implementation(DROP_IN, prepare, threads, native.SUPPORTED_ISAS[0]))
     for name, peer in _peers.PEERS.items() if peers else ():
         reason = _peers.why_not(peer, case)
         if reason:
@@ -400,7 +407,7 @@ def measure(
             check(case, sampled(case, *runner.prepared.arrays(runner.warm_up())), expected)
             runners[each] = runner
         except Exception as error:  # whatever a compiler driver or a library raises: the others are timed
-            if each.name in (OURS, ALLOCATING, NUMBA):
+            if each.name in OWN:
                 raise
             is_wrong = isinstance(error, WrongResultError)
             what = str(error) if is_wrong else f"fails with {type(error).__name__}"
@@ -408,7 +415,7 @@ def measure(
                 wrong.add(f"{each.name}: {what}")
             left_out.append(f"{each.name}: {what} at {case}")
     left_out = list(dict.fromkeys(left_out))  # once, not for each number of threads
-    if wrong and all(each.name in (OURS, ALLOCATING, NUMBA) for each in runners):
+    if wrong and all(each.name in OWN for each in runners):
         raise WrongResultError(f"no peer agrees with {OURS} at {case}: {'; '.join(sorted(wrong))}")
 
     start = time.perf_counter()
