@@ -268,6 +268,30 @@ def test_results_stay_on_the_device():
     same(autograd.backward(saved).to_host(), grad.to_host())  # a second time
 
 
+def test_what_a_forward_saves_may_be_kept_as_arrays():
+    x, y, q = problem(20, np.dtype(np.float32))
+    for targets, options in (
+        (y, {}),
+        (y, {"ignore_index": int(y[0])}),
+        (q, {"label_smoothing": 0.1}),
+        (y, {"axis": 1}),
+    ):
+        _, saved = autograd.forward(Array(x), Array(targets), **options)
+        statistics, divisor = autograd.numbers_of(saved)
+        assert (divisor is not None) == ("ignore_index" in options)  # else it is the number of rows
+        kept = autograd.restored(statistics, divisor, Array(x), Array(targets), **options)
+        same(autograd.backward(kept).to_host(), autograd.backward(saved).to_host())
+    for bad in (
+        Array(np.zeros((4, 3), np.float32)),
+        Array(np.zeros((3, 3))),
+        Array(np.zeros((3, 6), np.float32)[:, ::2]),
+    ):
+        with pytest.raises(ValueError, match=r"statistics must be float32 of shape \(3, 3\)"):
+            autograd.restored(bad, None, Array(x), Array(y))
+    with pytest.raises(ValueError, match="divisor must be float32 of shape"):
+        autograd.restored(statistics, statistics, Array(x), Array(y))
+
+
 def test_a_plan_serves_other_arrays_that_lie_alike():
     plans = len(cuda._plans)
     for seed in range(3):

@@ -199,6 +199,15 @@ def test_out_must_not_be_the_targets_or_weights():
         autograd.log_softmax_backward(saved, np.ones_like(X), out=log_p)
 
 
+def test_statistics_of_another_call():
+    x, t = np.zeros((3, 4)), np.zeros(3, int)
+    statistics, divisor = autograd.numbers_of(autograd.forward(x, t)[1])
+    assert divisor == 3
+    for bad in (statistics[:2], statistics.astype(np.float32), statistics.ravel()):
+        with refuses(ValueError, f"statistics must be float64 of shape (3, 3), got {bad.dtype} {bad.shape}"):
+            autograd.restored(bad, divisor, x, t)
+
+
 def test_wrong_shape_of_grad_output_for_log_softmax():
     _, saved = autograd.log_softmax_forward(X)
     with refuses(ValueError, "grad_output must have shape (3, 4), got (4,)"):

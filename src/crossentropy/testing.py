@@ -182,6 +182,8 @@ def check_options(options: OptionSet, dtype: np.dtype, layouts=tuple(LAYOUTS)) -
     again, saved = autograd.forward(p.x, p.targets, **p.options)
     same(again, loss)
     same(autograd.backward(saved, p.grad_output), grad)
+    kept = autograd.restored(*autograd.numbers_of(saved), p.x, p.targets, **p.options)
+    same(autograd.backward(kept, p.grad_output), grad)
     for name in layouts:
         if not has_layout(dtype, name):
             continue

@@ -29,6 +29,10 @@ class Options(NamedTuple):
     reduction: str
 
 
+PLAIN = (0.0, 0.0, "mean")
+_REALS = (torch.float32, torch.float64)
+
+
 def class_axis(x: torch.Tensor) -> int:
     """Where PyTorch has it."""
     return 0 if x.dim() == 1 else 1
@@ -99,6 +103,17 @@ def backward(grad_loss, input, target, weight, statistics, divisor, options: Opt
         )
         autograd.backward(saved, array(grad_loss), out=array(out))
     return out
+
+
+def small(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss and its gradient, of a few elements on the CPU."""
+    if weight is None and options[1:] == PLAIN and input.dim() == 2 and input.numel() < SERIAL_BELOW:
+        if input.dtype in _REALS and not target.is_floating_point():
+            # Nothing but what is needed, so that the call is the short one.
+            found = cross_entropy_and_grad(array(input), target.numpy(), ignore_index=options.ignore_index)
+            return tensor(found.loss), tensor(found.grad)
+    grad = torch.empty_like(input)
+    return forward_backward(input, target, weight, options, grad), grad
 
 
 def forward_backward(input, target, weight, options: Options, out: torch.Tensor) -> torch.Tensor:

@@ -201,20 +201,19 @@ class _Small(torch.autograd.Function):
     """The loss of a few elements, whose gradient is computed at once."""
 
     @staticmethod
-    def forward(ctx, input, target, options):
-        grad = torch.empty_like(input)
-        loss = kernels.forward_backward(input, target, None, options, grad)
-        ctx.save_for_backward(input, target, grad)
+    def forward(ctx, input, target, weight, options):
+        loss, grad = kernels.small(input, target, weight, options)
+        ctx.save_for_backward(input, target, weight, grad)
         ctx.options = options
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss):
-        input, target, grad = ctx.saved_tensors
+        input, target, weight, grad = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return grad * grad_loss, None, None
-        _, *numbers = kernels.forward(input, target, None, ctx.options)
-        return _Gradient.apply(grad_loss, input, target, None, *numbers, ctx.options), None, None
+            return grad * grad_loss, None, None, None
+        _, *numbers = kernels.forward(input, target, weight, ctx.options)
+        return _Gradient.apply(grad_loss, input, target, weight, *numbers, ctx.options), None, None, None
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -327,8 +326,8 @@ def call_cross_entropy(input, target, weight, options: Options, inplace: bool) -
         if input.is_leaf:
             raise RuntimeError("inplace=True would write the gradient over a leaf that requires grad")
         return _InPlace.apply(input, target, weight, options)
-    if input.numel() < SMALL and weight is None and options.reduction != "none" and input.device.type == "cpu":
-        return _Small.apply(input, target, options)
+    if input.numel() < SMALL and options.reduction != "none" and input.device.type == "cpu":
+        return _Small.apply(input, target, weight, options)
     return _CrossEntropy.apply(input, target, weight, options)
 
 
