@@ -195,11 +195,12 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("way", ["fused", "in halves", "operator"])
 @pytest.mark.parametrize("options", CALLS, ids=str)
-def test_gradcheck_and_gradgradcheck(options, traced, monkeypatch):
-    """By the short way and by the registered operator."""
-    if traced:
+def test_gradcheck_and_gradgradcheck(options, way, monkeypatch):
+    if way == "in halves":
+        monkeypatch.setattr(ops, "FUSED_BELOW", 0)
+    elif way == "operator":
         monkeypatch.setattr(ops, "_is_traced", lambda *tensors: True)
     for shape in ((4, 6), (3, 5, 2)):
         x, t, q, weight = problem(*shape, dtype=torch.float64)
@@ -225,10 +226,17 @@ def test_rows_that_do_not_count_have_no_second_derivative():
     assert torch.equal(h, torch.zeros(4, 6, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("size", [(5, 7), (3, 20000)], ids=["small", "large"])
+@pytest.fixture
+def _in_halves(monkeypatch):
+    """Losses that are not small, on few elements."""
+    monkeypatch.setattr(ops, "FUSED_BELOW", 0)
+
+
+@pytest.mark.parametrize("fused_below", [0, ops.FUSED_BELOW])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_a_second_backward_gives_the_same(reduction, size):
-    x, t, _, _ = problem(*size)
+def test_a_second_backward_gives_the_same(reduction, fused_below, monkeypatch):
+    monkeypatch.setattr(ops, "FUSED_BELOW", fused_below)
+    x, t, _, _ = problem(5, 7)
     loss = cross_entropy(x, t, reduction=reduction).sum()
     first = torch.autograd.grad(loss, x, retain_graph=True)[0]
     loss.backward(retain_graph=True)
@@ -254,8 +262,9 @@ def test_what_arrives_may_have_any_strides():
     torch.testing.assert_close(found, torch.autograd.grad(F.log_softmax(x, 1), x, arriving)[0])
 
 
+@pytest.mark.usefixtures("_in_halves")
 def test_logits_changed_in_between_are_noticed():
-    x, t, _, _ = problem(3, 20000)
+    x, t, _, _ = problem(3, 20)
     z = x * 1
     loss = cross_entropy(z, t)
     z += 1
@@ -423,21 +432,24 @@ def test_seen_by_tracers():
 # ---------------------------------------------------------------------- the rest of training
 
 
+@pytest.mark.parametrize("fused_below", [0, ops.FUSED_BELOW])
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_activation_checkpointing(use_reentrant):
-    x, t, _, _ = problem(3, 20000)
+def test_activation_checkpointing(use_reentrant, fused_below, monkeypatch):
+    monkeypatch.setattr(ops, "FUSED_BELOW", fused_below)
+    x, t, _, _ = problem(3, 20)
     loss = checkpoint(lambda z: cross_entropy(z * 2, t), x, use_reentrant=use_reentrant)
     found = torch.autograd.grad(loss, x)[0] if not use_reentrant else (loss.backward(), x.grad)[1]
     assert torch.equal(found, gradient(lambda z: cross_entropy(z * 2, t), x))
 
 
+@pytest.mark.usefixtures("_in_halves")
 def test_saved_tensors_go_through_hooks():
     """So that what is kept can be moved away: checkpointing, offloading."""
-    x, t, _, _ = problem(3, 20000)
+    x, t, _, _ = problem(3, 20)
     packed = []
     with torch.autograd.graph.saved_tensors_hooks(lambda a: packed.append(a.shape) or a, lambda a: a):
         loss = cross_entropy(x, t)
-    assert sorted(packed) == sorted([(3, 20000), (3,), (3, 3), ()])  # logits, targets, statistics, divisor
+    assert sorted(packed) == sorted([(3, 20), (3,), (3, 3), ()])  # logits, targets, statistics, divisor
     loss.backward()
 
 

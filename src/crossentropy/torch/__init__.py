@@ -11,6 +11,7 @@ devices) is handed to PyTorch's own function.
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 
 try:
@@ -33,6 +34,7 @@ _INTEGERS = frozenset(
     (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 )
 _DEVICES = frozenset(("cpu", "cuda", "meta"))
+_REDUCTIONS = ("none", "mean", "sum")  # in the order of PyTorch's numbers for them
 
 
 def cross_entropy(
@@ -106,16 +108,24 @@ def cross_entropy(
         )
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
+    if reduction not in _REDUCTIONS:
+        reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name, or PyTorch's ValueError
     if not 0 <= z_loss < math.inf:
         raise ValueError(f"z_loss must be finite and not negative, got {z_loss!r}")
-    arguments = input, target, weight, ignore_index, reduction, label_smoothing
-    if not _is_ours(input, target, weight):
-        return _by_torch(*arguments, z_loss)
-    if problem := _problem(*arguments):
-        _refuse(problem, *arguments)
+    if not _are_ours(input, target, weight):
+        return _by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
+    if type(ignore_index) is not int or type(label_smoothing) is not float:
+        ignore_index, label_smoothing = _number(operator.index, ignore_index), _number(float, label_smoothing)
+    if problem := _problem(input, target, weight, ignore_index, label_smoothing):
+        _refuse(problem, input, target, weight, ignore_index, reduction, label_smoothing)
+    if weight is not None and not weight.is_floating_point():
+        weight = weight.to(input.dtype)
+    if _is_differentiated_otherwise(target, weight):
+        target, weight = _as_torch_wants(input, target, weight)
+        return _by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
     if input.dim() == 1 and not target.is_floating_point():
         target = target.reshape(())  # PyTorch takes shape (1,), too
-    options = Options(ignore_index, float(label_smoothing), float(z_loss), reduction)
+    options = Options(ignore_index, label_smoothing, float(z_loss), reduction)
     loss = ops.call_cross_entropy(input, target, weight, options, inplace)
     dtype = _result_dtype(input, target, weight)
     return loss if loss.dtype is dtype else loss.to(dtype)
@@ -153,10 +163,11 @@ def log_softmax(input, dim=None, _stacklevel=3, dtype=None):
         dim = 0 if input.dim() in (0, 1, 3) else 1
         message = "Implicit dimension choice for log_softmax has been deprecated. Change the call to include dim=X."
         warnings.warn(message, stacklevel=_stacklevel - 1)
-    z = input if dtype is None or not isinstance(input, torch.Tensor) else input.to(dtype)
-    served = _is_ours(z) and type(dim) is int and -z.dim() <= dim < z.dim() and z.numel() > 0
-    if not served:
+    if not (_are_ours(input) and type(dim) is int and -input.dim() <= dim < input.dim() and input.numel() > 0):
         return F.log_softmax(input, dim, dtype=dtype)
+    if (dtype is not None and dtype not in _FLOATS) or _is_differentiated_otherwise():
+        return F.log_softmax(input, dim, dtype=dtype)
+    z = input if dtype is None else input.to(dtype)
     if z.is_cuda and z.dtype in _SHORT and torch.is_autocast_enabled("cuda"):
         z = z.float()  # as PyTorch does there, though not on the CPU
     return ops.call_log_softmax(z, dim % z.dim())
@@ -211,21 +222,42 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 # ---------------------------------------------------------------------- whose a call is
 
 
-def _is_ours(input, *others) -> bool:
-    """Whether the kernels are made for such tensors and such differentiation; PyTorch's function takes the rest."""
+def _are_ours(input, *others) -> bool:
+    """Whether the kernels are made for such tensors; PyTorch's function takes the rest, or raises."""
     if not isinstance(input, torch.Tensor) or input.dtype not in _FLOATS or input.device.type not in _DEVICES:
         return False
-    if input.layout is not torch.strided or torch.version.hip:
+    if input.layout is not torch.strided or input.dim() == 0 or torch.version.hip:
         return False
-    differentiated = torch.is_grad_enabled()
-    for other in others:
-        if other is None:
+    for place, other in enumerate(others):
+        if other is None and place > 0:  # a weight
             continue
         if not isinstance(other, torch.Tensor) or other.device != input.device or other.layout is not torch.strided:
             return False
-        if other.is_floating_point() and (other.dtype not in _FLOATS or (other.requires_grad and differentiated)):
+        if other.is_floating_point() and other.dtype not in _FLOATS:
             return False
-    return not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
+    return input.shape[class_axis(input)] > 0
+
+
+def _is_differentiated_otherwise(*others) -> bool:
+    """Whether by anything but reverse mode on the logits: the kernels have the derivatives of that alone."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(other is not None and other.requires_grad for other in others)
+
+
+def _number(convert, value):
+    """A number as Python has it; as it is, where it is none."""
+    try:
+        return value if isinstance(value, str) else convert(value)
+    except (TypeError, ValueError, RuntimeError):
+        return value
+
+
+def _as_torch_wants(input, target, weight):
+    """Classes and their weights in the dtypes that it takes."""
+    if target.is_floating_point():
+        return target, weight
+    return target.long(), None if weight is None else weight.to(input.dtype)
 
 
 def _by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z_loss=0.0):
@@ -250,26 +282,22 @@ def _by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z
     return loss + z.sum() / torch.where(counts, weights, 0).sum()
 
 
-def _problem(input, target, weight, ignore_index, reduction, label_smoothing) -> str:
+def _problem(input, target, weight, ignore_index, label_smoothing) -> str:
     """What is wrong with a call, in words; empty where nothing is."""
-    if reduction not in ("mean", "sum", "none"):
-        return f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}"
-    if not isinstance(ignore_index, int):
-        return f"ignore_index must be an integer, got {ignore_index!r}"
-    if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
+    if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63:
+        return f"ignore_index must be an integer of 64 bits, got {ignore_index!r}"
+    if type(label_smoothing) is not float or not 0 <= label_smoothing <= 1:
         return f"label_smoothing must be in [0, 1], got {label_smoothing!r}"
     shape, axis = input.shape, class_axis(input)
-    if len(shape) == 0:
-        return "input must have a class axis, got a scalar"
     rows = (*shape[:axis], *shape[axis + 1 :])
-    if weight is not None and (weight.shape != shape[axis : axis + 1] or not weight.is_floating_point()):
-        return f"weight must be floating of shape ({shape[axis]},), got {weight.dtype} {tuple(weight.shape)}"
-    if shape[axis] == 0 and 0 not in rows:
-        return f"input must have at least one class, got shape {tuple(shape)}"
+    if weight is not None and (weight.shape != shape[axis : axis + 1] or weight.is_complex()):
+        return f"weight must be real of shape ({shape[axis]},), got {weight.dtype} {tuple(weight.shape)}"
     if target.shape == shape:  # PyTorch goes by the shape
         if not target.is_floating_point():
             return f"a target of the shape of input is probabilities and must be floating, got {target.dtype}"
         return "ignore_index is for class targets" if ignore_index >= 0 else ""
+    if weight is not None and not weight.is_floating_point():
+        return f"weight must be floating with a target of classes, got {weight.dtype}"
     if target.dtype not in _INTEGERS:
         return f"a target of classes must have an integer dtype, got {target.dtype}"
     if target.shape != rows and not (len(shape) == 1 and target.shape == (1,)):

@@ -30,7 +30,6 @@ class Options(NamedTuple):
 
 
 PLAIN = (0.0, 0.0, "mean")
-_REALS = (torch.float32, torch.float64)
 
 
 def class_axis(x: torch.Tensor) -> int:
@@ -106,12 +105,12 @@ def backward(grad_loss, input, target, weight, statistics, divisor, options: Opt
 
 
 def small(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss and its gradient, of a few elements on the CPU."""
-    if weight is None and options[1:] == PLAIN and input.dim() == 2 and input.numel() < SERIAL_BELOW:
-        if input.dtype in _REALS and not target.is_floating_point():
-            # Nothing but what is needed, so that the call is the short one.
-            found = cross_entropy_and_grad(array(input), target.numpy(), ignore_index=options.ignore_index)
-            return tensor(found.loss), tensor(found.grad)
+    """The loss and its gradient, of a few elements of float32 or float64 on the CPU."""
+    plain = weight is None and options[1:] == PLAIN and input.dim() == 2 and not target.is_floating_point()
+    if plain and input.numel() < SERIAL_BELOW:
+        # Nothing but what is needed, so that the call is the short one.
+        found = cross_entropy_and_grad(array(input), target.numpy(), ignore_index=options.ignore_index)
+        return tensor(found.loss), tensor(found.grad)
     grad = torch.empty_like(input)
     return forward_backward(input, target, weight, options, grad), grad
 
