@@ -1,5 +1,6 @@
 """What ``import crossentropy`` costs and loads."""
 
+import importlib.util
 import re
 
 import pytest
@@ -51,7 +52,10 @@ def test_docstrings_are_complete():
     """Parameters, results and errors of every public function; no placeholder is left."""
     from crossentropy import api, autograd, distributions, training
 
-    for module in (api, autograd, distributions, training):
+    modules = [api, autograd, distributions, training]
+    if importlib.util.find_spec("torch"):
+        modules.append(importlib.import_module("crossentropy.torch"))
+    for module in modules:
         names = getattr(module, "__all__", [name for name in vars(module) if name in crossentropy.__all__])
         for name in names:
             function = getattr(module, name)

@@ -120,6 +120,11 @@ def numbers_of(saved):
         Of float64; on a device real numbers, as the loss is.
     divisor : ndarray, shape (), or None
         What the losses' sum was divided by, where that had to be found out.
+
+    Raises
+    ------
+    TypeError
+        For what no `forward` has saved.
     """
     if not isinstance(saved, Saved):
         return _device.backend("saved").numbers_of(saved)
