@@ -5,6 +5,7 @@ Tensors on the CPU are seen as NumPy arrays, those on a device are taken as they
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import NamedTuple
 
@@ -57,10 +58,13 @@ def tensor(a) -> torch.Tensor:
     return a if isinstance(a, torch.Tensor) else torch.from_numpy(np.asarray(a))
 
 
+_AS_IT_IS = contextlib.nullcontext()
+
+
 def _on_torchs_threads(x: torch.Tensor):
     """As many as PyTorch would take: a program that has turned them down (a data loader's worker) means all."""
     if x.is_cuda or x.numel() < SERIAL_BELOW:
-        return config()
+        return _AS_IT_IS
     return config(threads=min(threads(), torch.get_num_threads()))
 
 

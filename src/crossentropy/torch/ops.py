@@ -208,18 +208,21 @@ class _Small(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, input, target, weight, options):
-        loss, grad = kernels.small(input, target, weight, options)
-        ctx.save_for_backward(input, target, weight, grad)
+        # Not among the saved tensors, so that the backward can let go of it: who finds the only reference to a gradient
+        # keeps it as a parameter's, and copies it otherwise.
+        loss, ctx.grad = kernels.small(input, target, weight, options)
+        ctx.save_for_backward(input, target, weight)
         ctx.options = options
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss):
-        input, target, weight, grad = ctx.saved_tensors
+        input, target, weight = ctx.saved_tensors
         if not torch.is_grad_enabled():
             if _is_batched(grad_loss) or torch._C._autograd._get_current_graph_task_keep_graph():
-                grad = grad * grad_loss
-            elif grad_loss.item() != 1:
+                return ctx.grad * grad_loss, None, None, None
+            grad, ctx.grad = ctx.grad, None
+            if grad_loss.item() != 1:
                 grad *= grad_loss
             return grad, None, None, None
         _, *numbers = kernels.forward(input, target, weight, ctx.options)
@@ -319,14 +322,19 @@ class _LogSoftmaxGradient(torch.autograd.Function):
 # ---------------------------------------------------------------------- which way a call goes
 
 
-def _is_traced(*tensors) -> bool:
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
+
+
+def _is_traced(input, target=None, weight=None) -> bool:
     """Whether something other than PyTorch's eager autograd is to see the call."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0  # make_fx, FakeTensorMode, selective checkpointing
-        or torch.jit.is_tracing()
-        or not all(t is None or type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)
-        or tensors[0].device.type == "meta"
+        or torch._C._get_tracing_state() is not None
+        or type(input) not in _PLAIN
+        or type(target) not in _PLAIN
+        or type(weight) not in _PLAIN
+        or input.is_meta
     )
 
 
