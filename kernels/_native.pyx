@@ -4,6 +4,7 @@
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDED, PyBUF_STRIDES, PyBUF_WRITABLE
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 cdef extern from *:
@@ -190,6 +191,13 @@ def scan_targets(targets, int size, ignored, Py_ssize_t rows, Py_ssize_t classes
     return scan.first_bad, compensated_value(scan.weights)
 
 
+cdef Py_ssize_t rows_at_once(const task *t, int threads) noexcept nogil:
+    cdef Py_ssize_t cost = t.classes + ROW_COST
+    cdef Py_ssize_t rows = min(MOST_AT_ONCE // cost, t.rows // (8 * threads))
+    rows = max(rows, LEAST_AT_ONCE // cost, 1)
+    return rows - rows % MULTIPLE if rows > MULTIPLE else rows
+
+
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, targets=None, int size=0, ignored=None,
         class_weight=None, class_weight_real=None, double class_weight_unit=1,
         double class_weight_sum=0, sample_weight=None, row_scale=None,
@@ -232,11 +240,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, target
     if t.long_rows:
         threads = 1
     t.tiled = suits_tiles(&t)
-    cdef Py_ssize_t cost = t.classes + ROW_COST
-    cdef Py_ssize_t rows = min(MOST_AT_ONCE // cost, t.rows // (8 * threads))
-    rows = max(rows, LEAST_AT_ONCE // cost, 1)
-    if rows > MULTIPLE:
-        rows -= rows % MULTIPLE
+    cdef Py_ssize_t rows = rows_at_once(&t, threads)
     cdef int out_of_memory = 0
     t.out_of_memory = &out_of_memory
     with nogil:
@@ -273,8 +277,8 @@ cdef enum:
     LIGHT_ROWS = 1 << 10    # whose losses are kept on the stack
 
 
-def light(str isa, x, targets, grad, Py_ssize_t below):
-    """The mean loss, and its gradient in grad, of arrays of fewer elements than `below` and as simple as can be.
+def light(str isa, int threads, x, targets, grad):
+    """The mean loss, and its gradient in grad, of arrays as simple as can be, too small to be interrupted or streamed.
 
     None, with nothing written, for anything else: run() takes all of it, at 5 us more.
     """
@@ -282,7 +286,9 @@ def light(str isa, x, targets, grad, Py_ssize_t below):
     cdef task t
     cdef target_scan scan
     cdef double row_scale
-    cdef double[LIGHT_ROWS] loss
+    cdef double[LIGHT_ROWS] on_stack
+    cdef double *loss = on_stack
+    cdef double mean
     cdef int out_of_memory = 0
     try:
         buffers.data(x, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
@@ -297,9 +303,7 @@ def light(str isa, x, targets, grad, Py_ssize_t below):
     cdef int code = element_named(logits.format)
     if code < 0 or logits.ndim != 2 or y.ndim != 1 or not are_int64(y.format, y.itemsize):
         return None
-    if y.shape[0] != logits.shape[0] or y.shape[0] > LIGHT_ROWS:
-        return None
-    if logits.len == 0 or logits.len >= below * logits.itemsize:
+    if y.shape[0] != logits.shape[0] or logits.len == 0:
         return None
     if <size_t>logits.buf % <size_t>logits.itemsize or <size_t>y.buf % 8:
         return None
@@ -330,7 +334,6 @@ def light(str isa, x, targets, grad, Py_ssize_t below):
     t.class_weight_sum = <double>t.classes
     row_scale = 1.0 / t.rows
     t.row_scale = &row_scale
-    t.loss = loss
     t.out_of_memory = &out_of_memory
     scan.first_bad = -1
     scan.weights.sum = scan.weights.error = 0
@@ -338,5 +341,17 @@ def light(str isa, x, targets, grad, Py_ssize_t below):
     if scan.first_bad >= 0:
         return None
     t.tiled = suits_tiles(&t)
-    c_run(&t, 1, t.rows)
-    return None if out_of_memory else total_of(loss, t.rows) / t.rows
+    if t.rows > LIGHT_ROWS:
+        loss = <double *>malloc(t.rows * sizeof(double))
+        if loss == NULL:
+            return None
+    t.loss = loss
+    if threads == 1 and t.rows * t.classes < LEAST_AT_ONCE:
+        c_run(&t, 1, t.rows)
+    else:
+        with nogil:
+            c_run(&t, threads, rows_at_once(&t, threads))
+    mean = total_of(loss, t.rows) / t.rows
+    if t.rows > LIGHT_ROWS:
+        free(loss)
+    return None if out_of_memory else mean

@@ -1,5 +1,7 @@
 """Edge cases past the design's table (which is crossentropy.testing's): of kernels, their anchors and sums."""
 
+import itertools
+
 import numpy as np
 import pytest
 from conftest import AVAILABLE
@@ -210,11 +212,12 @@ def test_classes_at_minus_infinity_count_for_nothing_however_weighted(kernels):
 
 def test_small_plain_arrays_give_the_same_bits_as_others(kernels, rng):
     """The short way of native.light beside the long one, which an option at its default in another object takes."""
-    for dtype in (np.float32, np.float64):
-        x, t = rng.standard_normal((37, 11)).astype(dtype), rng.integers(0, 11, 37)
+    shapes = [(37, 11), (400, 103), (3000, 3), (9000, 5)]  # for several threads; losses for the stack or not, and both
+    for dtype, (rows, classes) in itertools.product((np.float32, np.float64), shapes):
+        x, t = rng.standard_normal((rows, classes)).astype(dtype), rng.integers(0, classes, rows)
         loss, grad = crossentropy.cross_entropy_and_grad(x, t)
         assert crossentropy.cross_entropy(x, t) == loss
-        long = crossentropy.cross_entropy_and_grad(x, t, sample_weight=np.ones(37))
+        long = crossentropy.cross_entropy_and_grad(x, t, sample_weight=np.ones(rows))
         same(loss, long.loss)
         same(grad, long.grad)
         again = x.copy()

@@ -63,9 +63,9 @@ _AS_IT_IS = contextlib.nullcontext()
 
 def _on_torchs_threads(x: torch.Tensor):
     """As many as PyTorch would take: a program that has turned them down (a data loader's worker) means all."""
-    if x.is_cuda or x.numel() < SERIAL_BELOW:
+    if x.is_cuda or x.numel() < SERIAL_BELOW or threads() <= torch.get_num_threads():
         return _AS_IT_IS
-    return config(threads=min(threads(), torch.get_num_threads()))
+    return config(threads=torch.get_num_threads())
 
 
 def _named(input, target, weight, options: Options) -> dict:
@@ -111,9 +111,9 @@ def backward(grad_loss, input, target, weight, statistics, divisor, options: Opt
 def small(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss and its gradient, of a few elements of float32 or float64 on the CPU."""
     plain = weight is None and options[1:] == PLAIN and input.dim() == 2 and not target.is_floating_point()
-    if plain and input.numel() < SERIAL_BELOW:
-        # Nothing but what is needed, so that the call is the short one.
-        found = cross_entropy_and_grad(array(input), target.numpy(), ignore_index=options.ignore_index)
+    if plain:  # nothing but what is needed, so that the call is the short one
+        with _on_torchs_threads(input):
+            found = cross_entropy_and_grad(array(input), target.numpy(), ignore_index=options.ignore_index)
         return tensor(found.loss), tensor(found.grad)
     grad = torch.empty_like(input)
     return forward_backward(input, target, weight, options, grad), grad
