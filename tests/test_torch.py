@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import crossentropy  # noqa: E402
-from crossentropy.torch import CrossEntropyLoss, cross_entropy, kernels, log_softmax, memory, ops  # noqa: E402
+from crossentropy.torch import CrossEntropyLoss, cross_entropy, empty_cache, kernels, log_softmax, memory, ops, private  # noqa: E402
 
 # PyTorch's own, when its transforms or its compiler are loaded.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -176,11 +176,31 @@ def test_logits_in_any_layout(dtype):
         assert torch.equal(found, wanted_gradient)
 
 
-def test_a_view_that_is_negated_when_it_is_read():
-    z = torch.randn(4, 6, dtype=torch.complex64)
-    x = z.conj().imag
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_view_that_is_negated_when_it_is_read(inplace):
+    z, t = torch.randn(4, 6, dtype=torch.complex64, requires_grad=True), torch.arange(4)
+    x = (z * 1).conj().imag
     assert x.is_neg()
-    assert torch.equal(cross_entropy(x, torch.arange(4)), cross_entropy(x.clone(), torch.arange(4)))
+    wanted = torch.autograd.grad(cross_entropy(x.clone(), t), z, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(cross_entropy(x, t, inplace=inplace), z)[0], wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_expanded_logits(dtype):
+    """Which have no place of their own for a gradient."""
+    row, t = torch.randn(1, 6, dtype=dtype, requires_grad=True), torch.arange(4)
+    for inplace in (False, True):
+        (found,) = torch.autograd.grad(cross_entropy(row.expand(4, 6), t, inplace=inplace), row)
+        (wanted,) = torch.autograd.grad(F.cross_entropy(row.double().expand(4, 6), t), row)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=4 * torch.finfo(dtype).eps)  # PyTorch's sum of four rows
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shapes_alone(dtype):
+    x, t = torch.zeros(4, 6, dtype=dtype, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+    loss = cross_entropy(x.requires_grad_(), t, reduction="none")
+    assert (loss.device.type, loss.shape, loss.dtype) == ("meta", (4,), dtype)
+    assert torch.autograd.grad(loss.sum(), x)[0].shape == x.shape
 
 
 # ---------------------------------------------------------------------- differentiation
@@ -201,7 +221,7 @@ def test_gradcheck_and_gradgradcheck(options, way, monkeypatch):
     if way == "in halves":
         monkeypatch.setattr(ops, "FUSED_BELOW", 0)
     elif way == "operator":
-        monkeypatch.setattr(ops, "_is_traced", lambda *tensors: True)
+        monkeypatch.setattr(private, "is_traced", lambda *tensors: True)
     for shape in ((4, 6), (3, 5, 2)):
         x, t, q, weight = problem(*shape, dtype=torch.float64)
         given = options | {"weight": weight} if "weight" in options else options
@@ -270,6 +290,30 @@ def test_logits_changed_in_between_are_noticed():
     z += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("arriving", [float("inf"), float("nan")])
+@pytest.mark.parametrize("fused_below", [0, ops.FUSED_BELOW])
+def test_nothing_arrives_at_an_ignored_row(fused_below, arriving, monkeypatch):
+    """Not even what overflowed."""
+    monkeypatch.setattr(ops, "FUSED_BELOW", fused_below)
+    x, t, _, _ = problem(4, 6)
+    (cross_entropy(x, t) * arriving).backward()
+    assert torch.equal(x.grad[0], torch.zeros(6))
+    assert not x.grad[1:].isfinite().any()
+
+
+def test_a_target_that_is_no_class_is_nan_in_its_row():
+    x, t, _, _ = problem(4, 6, dtype=torch.float64)
+    t[1] = 6
+    with pytest.raises(IndexError, match=r"targets\[1\] = 6 is not in \[0, 6\)"):
+        cross_entropy(x, t)
+    with crossentropy.config(check=False):
+        loss = cross_entropy(x, t, reduction="none")
+        (g,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
+        (h,) = torch.autograd.grad(g.square().sum(), x)
+    for a in (loss, g[:, 0], h[:, 0]):
+        assert a.isnan().tolist() == [False, True, False, False]
 
 
 def test_gradients_on_targets_and_weights_are_pytorchs():
@@ -425,8 +469,56 @@ def test_seen_by_tracers():
     with pytest.warns(torch.jit.TracerWarning):  # that the checks are of this shape
         traced = torch.jit.trace(lambda x: log_softmax(x, 1), x.detach())
     assert "crossentropy::log_softmax" in str(traced.graph)
-    meta = cross_entropy(x.detach().to("meta"), t.to("meta"), reduction="none")
-    assert (meta.device.type, meta.shape, meta.dtype) == ("meta", (4,), torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # compiled autograd's own
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("fused_below", [0, ops.FUSED_BELOW])
+def test_the_backward_of_an_eager_forward_is_compiled(fused_below, inplace, monkeypatch):
+    monkeypatch.setattr(ops, "FUSED_BELOW", fused_below)
+    x, t, _, _ = problem(4, 6)
+
+    def step():
+        torch.autograd.backward(cross_entropy(x * 1, t, inplace=inplace) * 2 + log_softmax(x, 1).exp().sum())
+        found, x.grad = x.grad, None
+        return found
+
+    wanted = step()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        torch.testing.assert_close(step(), wanted)
+    torch.compiler.reset()
+
+
+def test_tensors_that_hold_others_are_left_to_pytorch():
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    x, t, _, _ = problem(4, 6)
+    both = TwoTensor(x.detach(), 2 * x.detach())
+    found = cross_entropy(both, TwoTensor(t, t))
+    assert torch.equal(found.a, F.cross_entropy(both.a, t))
+    assert torch.equal(found.b, F.cross_entropy(both.b, t))
+    assert torch.equal(log_softmax(both, 1).b, F.log_softmax(both.b, 1))
+
+
+def test_what_pytorch_has_no_public_name_for():
+    x, t, _, _ = problem(4, 6)
+    assert not private.are_transforms_active()
+    assert not private.is_forward_mode()
+    assert not private.is_wrapper(x)
+    assert not private.is_traced(x, t, None)
+    assert not private.needs_operator(x)
+    seen = []
+    x.register_hook(lambda g: seen.append(private.keeps_graph()))
+    loss = (x * 1).sum()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    assert seen == [True, False]
+    torch.func.vmap(lambda x: seen.append(private.are_transforms_active()) or x)(x)
+    with forward_ad.dual_level():
+        assert private.is_forward_mode()
+    make_fx(lambda x: seen.append(private.is_traced(x)) or x)(x)
+    torch.jit.trace(lambda x: seen.append(private.is_traced(x)) or x * 1, x, check_trace=False)
+    assert seen[2:] == [True] * 3
 
 
 # ---------------------------------------------------------------------- the rest of training
@@ -564,9 +656,33 @@ def test_memory_is_kept_when_its_last_tensor_is_gone():
     assert b.shape == c.shape == x.shape
     del b, c
     assert len(memory._kept) == 1
+    empty_cache()
+    assert not memory._kept
     assert memory.empty_like(torch.empty(2 * len(x) + 4)).data_ptr() != address  # too small for that
     transposed = memory.empty_like(torch.empty(8, len(x) // 8).T)
     assert transposed.stride() == (1, len(x) // 8)
+
+
+@pytest.mark.skipif(not memory._CAN_KEEP, reason="this system cannot take memory back lazily")
+def test_memory_where_the_system_refuses(monkeypatch):
+    """No large pages, locked memory, no room: none of them is an error of a loss."""
+
+    class Refuses(memory.mmap.mmap):
+        def madvise(self, *arguments):
+            raise OSError(22, "Invalid argument")
+
+    x = torch.empty(memory.LARGE // 4, dtype=torch.float32)
+    empty_cache()
+    with monkeypatch.context() as patch:
+        patch.setattr(memory.mmap, "mmap", Refuses)
+        memory.empty_like(x).fill_(1)
+        assert not memory._kept
+
+    def full(*arguments, **options):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(memory, "_block", full)
+    assert memory.empty_like(x).shape == x.shape
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -607,6 +723,12 @@ def test_without_pytorch():
 # ---------------------------------------------------------------------- on a device
 
 
+def second(x, *rest, **options):
+    """The derivative of the sum of the gradient's squares."""
+    (g,) = torch.autograd.grad(cross_entropy(x, *rest, **options).sum(), x, create_graph=True)
+    return torch.autograd.grad(g.square().sum(), x)[0]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", CALLS, ids=str)
@@ -619,7 +741,9 @@ def test_on_a_gpu(options, dtype):
             z = x.detach().cuda().requires_grad_()
             loss = cross_entropy(z, target.cuda(), **there)
             found = gradient(cross_entropy, z, target.cuda(), **there)
+            twice = second(z, target.cuda(), **there)
             torch.cuda.current_stream().synchronize()
         tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, 1e-2)
         torch.testing.assert_close(loss.cpu(), cross_entropy(x, target, **given), rtol=tolerance, atol=0)
         torch.testing.assert_close(found.cpu(), gradient(cross_entropy, x, target, **given), rtol=tolerance, atol=1e-6)
+        torch.testing.assert_close(twice.cpu(), second(x, target, **given), rtol=10 * tolerance, atol=1e-6)

@@ -209,10 +209,12 @@ def restored(statistics, divisor, logits, targets, **options):
 def _plain_numbers(x, value, name, shape):
     """Real numbers in C order, as kernels take them without another look."""
     a = arrays.beside(x, value, name)
-    wanted = arrays.plain(shape, launch.real_of(x.layout))
-    if (a.layout.shape, a.layout.dtype) != (shape, wanted.dtype) or (
-        a.layout.size and a.layout.strides != wanted.strides
-    ):
+    layout, wanted = a.layout, arrays.plain(shape, launch.real_of(x.layout))
+    fits = (layout.shape, layout.dtype) == (shape, wanted.dtype)
+    if fits and layout.size:
+        strides = zip(shape, layout.strides, wanted.strides, strict=True)
+        fits = all(size == 1 or got == plain for size, got, plain in strides)
+    if not fits:
         raise ValueError(f"{name} must be {wanted.dtype} of shape {shape}, as `numbers_of` gave it")
     return a
 
@@ -407,9 +409,9 @@ def _plan_loss(plan, kind, given, options):
     call, writes, saves = _checked(plan, given, options), kind in ("both", "backward"), kind == "forward"
     row_scale = _grad_output(plan, given, call) if writes else None
     summed, plan.rows = _divisor_of(call)
-    array = plan.operands[DIVISOR]
-    if summed and kind != "backward":
-        array = launch.weight_sum(plan, call)[0]
+    array = None
+    if summed:
+        array = plan.operands[DIVISOR] if kind == "backward" else launch.weight_sum(plan, call)[0]
     real, outputs = launch.real_of(call.x.layout), {}
     if kind == "backward":
         outputs["saved"] = plan.operands[STATISTICS]

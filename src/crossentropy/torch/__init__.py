@@ -10,6 +10,7 @@ devices) is handed to PyTorch's own function.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import warnings
@@ -18,15 +19,16 @@ try:
     import torch
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"{error}: crossentropy.torch needs it; pip install 'crossentropy[torch]'") from None
-from torch.autograd import forward_ad
 from torch.nn import _reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-from . import ops
+from .. import backends
+from . import ops, private
 from .kernels import Options, class_axis
+from .memory import empty_cache
 
-__all__ = ["CrossEntropyLoss", "cross_entropy", "log_softmax"]
+__all__ = ["CrossEntropyLoss", "cross_entropy", "empty_cache", "log_softmax"]
 
 _FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _SHORT = frozenset((torch.bfloat16, torch.float16))
@@ -120,11 +122,11 @@ def cross_entropy(
         _refuse(problem, input, target, weight, ignore_index, reduction, label_smoothing)
     if weight is not None and not weight.is_floating_point():
         weight = weight.to(input.dtype)
+    if input.dim() == 1 and not target.is_floating_point():
+        target = target.reshape(())  # PyTorch takes shape (1,), too
     if _is_differentiated_otherwise(target, weight):
         target, weight = _as_torch_wants(input, target, weight)
         return _by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
-    if input.dim() == 1 and not target.is_floating_point():
-        target = target.reshape(())  # PyTorch takes shape (1,), too
     options = Options(ignore_index, label_smoothing, float(z_loss), reduction)
     loss = ops.call_cross_entropy(input, target, weight, options, inplace)
     dtype = _result_dtype(input, target, weight)
@@ -163,12 +165,12 @@ def log_softmax(input, dim=None, _stacklevel=3, dtype=None):
         dim = 0 if input.dim() in (0, 1, 3) else 1
         message = "Implicit dimension choice for log_softmax has been deprecated. Change the call to include dim=X."
         warnings.warn(message, stacklevel=_stacklevel - 1)
-    if not (_are_ours(input) and type(dim) is int and -input.dim() <= dim < input.dim() and input.numel() > 0):
+    if not (_are_ours(input) and type(dim) is int and -input.dim() <= dim < input.dim() and input.shape[dim] > 0):
         return F.log_softmax(input, dim, dtype=dtype)
     if (dtype is not None and dtype not in _FLOATS) or _is_differentiated_otherwise():
         return F.log_softmax(input, dim, dtype=dtype)
     z = input if dtype is None else input.to(dtype)
-    if z.is_cuda and z.dtype in _SHORT and torch.is_autocast_enabled("cuda"):
+    if dtype is None and z.is_cuda and _cast(z) is not z.dtype:
         z = z.float()  # as PyTorch does there, though not on the CPU
     return ops.call_log_softmax(z, dim % z.dim())
 
@@ -226,29 +228,43 @@ def _are_ours(input, *others) -> bool:
     """Whether the kernels are made for such tensors; PyTorch's function takes the rest, or raises."""
     if not isinstance(input, torch.Tensor) or input.dtype not in _FLOATS or input.device.type not in _DEVICES:
         return False
-    if input.layout is not torch.strided or input.dim() == 0 or torch.version.hip:
+    if input.layout is not torch.strided or input.is_nested or input.dim() == 0 or private.is_wrapper(input):
+        return False
+    if input.is_cuda and _lacks_cuda():
         return False
     for place, other in enumerate(others):
         if other is None and place > 0:  # a weight
             continue
         if not isinstance(other, torch.Tensor) or other.device != input.device or other.layout is not torch.strided:
             return False
-        if other.is_floating_point() and other.dtype not in _FLOATS:
+        if (other.is_floating_point() and other.dtype not in _FLOATS) or private.is_wrapper(other):
             return False
     return input.shape[class_axis(input)] > 0
 
 
+@functools.cache
+def _lacks_cuda() -> bool:
+    """Whether there is no backend for tensors on a device, of which it warns once."""
+    reason = "it knows NVIDIA's devices alone" if torch.version.hip else backends()[-1].reason
+    if reason:
+        message = f"crossentropy.torch leaves tensors on a device to PyTorch's own functions: {reason}"
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+    return bool(reason)
+
+
 def _is_differentiated_otherwise(*others) -> bool:
     """Whether by anything but reverse mode on the logits: the kernels have the derivatives of that alone."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if private.are_transforms_active() or private.is_forward_mode():
         return True
     return torch.is_grad_enabled() and any(other is not None and other.requires_grad for other in others)
 
 
 def _number(convert, value):
-    """A number as Python has it; as it is, where it is none."""
+    """A number as Python has it; as it is, where PyTorch takes it for none."""
+    if isinstance(value, str) or (isinstance(value, bool) and convert is operator.index):
+        return value
     try:
-        return value if isinstance(value, str) else convert(value)
+        return convert(value)
     except (TypeError, ValueError, RuntimeError):
         return value
 
@@ -267,10 +283,12 @@ def _by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z
     )
     if z_loss == 0:
         return loss
-    axis = class_axis(input)
+    axis, counts = class_axis(input), None
+    if not target.is_floating_point():  # rows that do not count may hold anything
+        counts = target != ignore_index
+        input = torch.where(counts.unsqueeze(axis), input, 0)
     z = z_loss * torch.logsumexp(input, axis) ** 2
-    if not target.is_floating_point():
-        counts = (target != ignore_index).reshape(z.shape)
+    if counts is not None:
         z = torch.where(counts, z, 0)
     if reduction == "none":
         return loss + z
@@ -278,7 +296,7 @@ def _by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z
         return loss + z.sum()
     if target.is_floating_point():
         return loss + z.mean()
-    weights = torch.ones_like(z) if weight is None else weight[torch.where(counts, target.reshape(z.shape), 0)]
+    weights = torch.ones_like(z) if weight is None else weight[torch.where(counts, target, 0)]
     return loss + z.sum() / torch.where(counts, weights, 0).sum()
 
 
@@ -322,5 +340,5 @@ def _result_dtype(input, target, weight):
 
 def _cast(x):
     """The dtype in which PyTorch computes: under autocast it takes 16-bit types as float32."""
-    short = x.dtype in _SHORT and torch.is_autocast_enabled(x.device.type)
+    short = x.dtype in _SHORT and not x.is_meta and torch.is_autocast_enabled(x.device.type)
     return torch.float32 if short else x.dtype

@@ -61,6 +61,10 @@ def tensor(a) -> torch.Tensor:
 _AS_IT_IS = contextlib.nullcontext()
 
 
+def _tensor_or_none(a) -> torch.Tensor | None:
+    return None if a is None else tensor(a)
+
+
 def _on_torchs_threads(x: torch.Tensor):
     """As many as PyTorch would take: a program that has turned them down (a data loader's worker) means all."""
     if x.is_cuda or x.numel() < SERIAL_BELOW or threads() <= torch.get_num_threads():
@@ -90,9 +94,10 @@ def forward(input, target, weight, options: Options) -> tuple[torch.Tensor, torc
     """The loss, and what `backward` needs: statistics, divisor."""
     with _on_torchs_threads(input):
         found, saved = autograd.forward(array(input), array(target), **_named(input, target, weight, options))
-    statistics, divisor = autograd.numbers_of(saved)
-    statistics = tensor(statistics)
-    return tensor(found), statistics, statistics.new_ones(()) if divisor is None else tensor(divisor)
+    statistics, divisor = map(_tensor_or_none, autograd.numbers_of(saved))
+    if divisor is None:  # which had not to be found out
+        divisor = statistics.new_full((), len(statistics) if options.reduction == "mean" else 1)
+    return tensor(found), statistics, divisor
 
 
 def backward(grad_loss, input, target, weight, statistics, divisor, options: Options, out=None) -> torch.Tensor:

@@ -7,6 +7,7 @@ writing it takes 20 (telling the system: 0.2).
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import weakref
 from collections import deque
@@ -30,13 +31,20 @@ def _block(size: int) -> mmap.mmap:
     if block is None or not size <= len(block) <= 2 * size:
         block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            block.madvise(mmap.MADV_HUGEPAGE)
+            with contextlib.suppress(OSError):  # a system without large pages
+                block.madvise(mmap.MADV_HUGEPAGE)
     return block
 
 
 def _give_back(block: mmap.mmap) -> None:
-    block.madvise(mmap.MADV_FREE)
-    _kept.append(block)
+    with contextlib.suppress(OSError):  # where memory is locked, say: then none is kept
+        block.madvise(mmap.MADV_FREE)
+        _kept.append(block)
+
+
+def empty_cache() -> None:
+    """Let go of the memory that is kept for the next large gradient."""
+    _kept.clear()
 
 
 def empty_like(x: torch.Tensor) -> torch.Tensor:
@@ -44,7 +52,10 @@ def empty_like(x: torch.Tensor) -> torch.Tensor:
     size = x.numel() * x.element_size()
     if size < LARGE or not _CAN_KEEP or x.device.type != "cpu":
         return torch.empty_like(x)
-    block = _block(size)
+    try:
+        block = _block(size)
+    except OSError:
+        return torch.empty_like(x)  # which finds room, or raises PyTorch's error
     memory = np.frombuffer(block, np.uint8, size)
     weakref.finalize(memory, _give_back, block).atexit = False  # a tensor of this memory holds it to its own end
     strides = torch.empty_like(x, device="meta").stride()

@@ -10,16 +10,18 @@ The forward keeps the logits and three numbers a row; the backward recomputes th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.autograd.graph import increment_version
 from torch.library import custom_op
 
-from . import kernels
+from . import kernels, private
 from .kernels import Options, class_axis
 
 # Up to here the gradient is computed with the loss, and kept in place of statistics: such logits are in a cache, where
 # to compute costs more than to write (1024 x 103, one thread: 82 us, and 150 for the two halves).
-FUSED_BELOW = 2**20
+FUSED_BELOW = 2**18
 
 # ---------------------------------------------------------------------- operators
 
@@ -150,9 +152,10 @@ def _second_derivative(h, grad_loss, input, target, weight, divisor, options):
     else:
         y = target.long().unsqueeze(axis)
         counts = y != ignore_index
-        y = torch.where(counts, y, 0)
+        of_class = (y >= 0) & (y < classes)
+        y = torch.where(of_class, y, 0)
         w_y = w.expand_as(z).gather(axis, y)
-        mass = keep * w_y + floor * w.sum()
+        mass = torch.where(of_class, keep * w_y + floor * w.sum(), torch.nan)  # as the gradient is, on a device
         towards = keep * w_y * h.gather(axis, y) + floor * (w * h).sum(axis, keepdim=True)
     p = torch.exp(call_log_softmax(z, axis))
     along = (p * h).sum(axis, keepdim=True)
@@ -198,11 +201,6 @@ log_softmax_backward.register_autograd(_log_softmax_second, setup_context=_save_
 # ---------------------------------------------------------------------- the short way
 
 
-def _is_batched(grad_output) -> bool:
-    """Whether several gradients arrive at once (``is_grads_batched``): PyTorch calls an operator for each."""
-    return torch._C._functorch.is_legacy_batchedtensor(grad_output)
-
-
 class _Small(torch.autograd.Function):
     """The loss of a few elements, whose gradient is computed at once. Not for 16 bits: they would be rounded twice."""
 
@@ -217,16 +215,21 @@ class _Small(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_loss):
-        input, target, weight = ctx.saved_tensors
-        if not torch.is_grad_enabled():
-            if _is_batched(grad_loss) or torch._C._autograd._get_current_graph_task_keep_graph():
-                return ctx.grad * grad_loss, None, None, None
-            grad, ctx.grad = ctx.grad, None
-            if grad_loss.item() != 1:
-                grad *= grad_loss
-            return grad, None, None, None
-        _, *numbers = kernels.forward(input, target, weight, ctx.options)
-        return _Gradient.apply(grad_loss, input, target, weight, *numbers, ctx.options), None, None, None
+        saved, options, grad = ctx.saved_tensors, ctx.options, ctx.grad
+        if private.needs_operator(grad_loss):
+            return grad * grad_loss, None, None, None
+        keeps = private.keeps_graph()
+        if not keeps:
+            ctx.grad = None
+        factor = grad_loss.item()
+        if torch.is_grad_enabled() or not math.isfinite(factor):  # times which a gradient of 0 would be NaN
+            _, *numbers = kernels.forward(*saved, options)
+            return _backward(grad_loss, *saved, *numbers, options), None, None, None
+        if keeps:
+            grad = grad * grad_loss
+        elif factor != 1:
+            grad *= grad_loss
+        return grad, None, None, None
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -239,10 +242,15 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_loss):
-        if _is_batched(grad_loss):
-            return cross_entropy_backward(grad_loss, *ctx.saved_tensors, *ctx.options), None, None, None
-        call = _Gradient.apply if torch.is_grad_enabled() else kernels.backward
-        return call(grad_loss, *ctx.saved_tensors, ctx.options), None, None, None
+        return _backward(grad_loss, *ctx.saved_tensors, ctx.options), None, None, None
+
+
+def _backward(grad_loss, *rest):
+    """The gradient on the logits, itself differentiable where that is asked for."""
+    *tensors, options = rest
+    if private.needs_operator(grad_loss):
+        return cross_entropy_backward(grad_loss, *tensors, *options)
+    return (_Gradient.apply if torch.is_grad_enabled() else kernels.backward)(grad_loss, *rest)
 
 
 class _Gradient(torch.autograd.Function):
@@ -283,6 +291,11 @@ class _InPlace(torch.autograd.Function):
     def backward(ctx, grad_loss):
         input, *rest = ctx.saved_tensors
         grad = input.detach()
+        if private.needs_operator(grad_loss):
+            if not ctx.at_once:
+                return cross_entropy_backward(grad_loss, input, *rest, *ctx.options), None, None, None
+            by_row = ctx.options.reduction == "none"
+            return grad * (grad_loss.unsqueeze(class_axis(grad)) if by_row else grad_loss), None, None, None
         if not ctx.at_once:
             kernels.backward(grad_loss, input, *rest, ctx.options, out=grad)
             increment_version(input)
@@ -303,9 +316,10 @@ class _LogSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        if _is_batched(grad_output):
-            return log_softmax_backward(grad_output, *ctx.saved_tensors, ctx.dim), None
-        call = _LogSoftmaxGradient.apply if torch.is_grad_enabled() else kernels.log_softmax_backward
+        if private.needs_operator(grad_output):
+            call = log_softmax_backward
+        else:
+            call = _LogSoftmaxGradient.apply if torch.is_grad_enabled() else kernels.log_softmax_backward
         return call(grad_output, *ctx.saved_tensors, ctx.dim), None
 
 
@@ -322,29 +336,13 @@ class _LogSoftmaxGradient(torch.autograd.Function):
 # ---------------------------------------------------------------------- which way a call goes
 
 
-_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
-
-
-def _is_traced(input, target=None, weight=None) -> bool:
-    """Whether something other than PyTorch's eager autograd is to see the call."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0  # make_fx, FakeTensorMode, selective checkpointing
-        or torch._C._get_tracing_state() is not None
-        or type(input) not in _PLAIN
-        or type(target) not in _PLAIN
-        or type(weight) not in _PLAIN
-        or input.is_meta
-    )
-
-
 def call_cross_entropy(input, target, weight, options: Options, inplace: bool) -> torch.Tensor:
     """The loss of checked arguments, in the real type of the logits, differentiable in the logits."""
-    if _is_traced(input, target, weight):
+    if private.is_traced(input, target, weight):
         return cross_entropy(input, target, weight, *options)[0]
     if not (input.requires_grad and torch.is_grad_enabled()):
         return kernels.loss(input, target, weight, options)
-    if inplace:
+    if inplace and not input.is_neg() and 0 not in input.stride():  # whose elements are not those of its memory
         if input.is_leaf or (input._base is not None and input._base.is_leaf and input._base.requires_grad):
             raise RuntimeError("inplace=True would write the gradient over a leaf that requires grad")
         return _InPlace.apply(input, target, weight, options)
@@ -355,7 +353,7 @@ def call_cross_entropy(input, target, weight, options: Options, inplace: bool) -
 
 def call_log_softmax(input, dim: int) -> torch.Tensor:
     """The log-softmax of a checked argument."""
-    if _is_traced(input):
+    if private.is_traced(input):
         return log_softmax(input, dim)
     if not (input.requires_grad and torch.is_grad_enabled()):
         return kernels.log_softmax(input, dim)

@@ -1,0 +1,46 @@
+"""What PyTorch has no public name for, in one place; a test calls each of these with the PyTorch that is installed."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+are_transforms_active = torch._C._are_functorch_transforms_active  # torch.func's
+keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph  # in a backward: whether there may be another
+_modes = torch._C._len_torch_dispatch_stack
+_tracing_state = torch._C._get_tracing_state
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
+
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
+
+
+def is_forward_mode() -> bool:
+    """Whether derivatives are taken forward."""
+    return forward_ad._current_level >= 0
+
+
+def is_wrapper(x) -> bool:
+    """Whether a tensor holds others, and knows what functions do to them (DTensor)."""
+    return type(x) not in _PLAIN and is_traceable_wrapper_subclass(x)
+
+
+def is_traced(input, target=None, weight=None) -> bool:
+    """Whether something other than eager autograd is to see a call."""
+    return (
+        torch.compiler.is_compiling()
+        or _modes() > 0  # make_fx, FakeTensorMode, selective checkpointing, counters
+        or _tracing_state() is not None
+        or type(input) not in _PLAIN
+        or type(target) not in _PLAIN
+        or type(weight) not in _PLAIN
+        or input.is_meta
+    )
+
+
+def needs_operator(grad_output) -> bool:
+    """Whether a backward is to call an operator: it is traced, or several gradients arrive at once.
+
+    For the latter (``is_grads_batched``) PyTorch calls an operator once for each.
+    """
+    return is_traced(grad_output) or _is_batched(grad_output)
