@@ -18,7 +18,17 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import crossentropy  # noqa: E402
-from crossentropy.torch import CrossEntropyLoss, cross_entropy, empty_cache, kernels, log_softmax, memory, ops, private  # noqa: E402
+from crossentropy.torch import (  # noqa: E402
+    CrossEntropyLoss,
+    cross_entropy,
+    eager,
+    empty_cache,
+    kernels,
+    log_softmax,
+    memory,
+    ops,
+    private,
+)
 
 # PyTorch's own, when its transforms or its compiler are loaded.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -219,7 +229,7 @@ CALLS = [
 @pytest.mark.parametrize("options", CALLS, ids=str)
 def test_gradcheck_and_gradgradcheck(options, way, monkeypatch):
     if way == "in halves":
-        monkeypatch.setattr(ops, "FUSED_BELOW", 0)
+        monkeypatch.setattr(eager, "FUSED_BELOW", 0)
     elif way == "operator":
         monkeypatch.setattr(private, "is_traced", lambda *tensors: True)
     for shape in ((4, 6), (3, 5, 2)):
@@ -249,13 +259,13 @@ def test_rows_that_do_not_count_have_no_second_derivative():
 @pytest.fixture
 def _in_halves(monkeypatch):
     """Losses that are not small, on few elements."""
-    monkeypatch.setattr(ops, "FUSED_BELOW", 0)
+    monkeypatch.setattr(eager, "FUSED_BELOW", 0)
 
 
-@pytest.mark.parametrize("fused_below", [0, ops.FUSED_BELOW])
+@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_a_second_backward_gives_the_same(reduction, fused_below, monkeypatch):
-    monkeypatch.setattr(ops, "FUSED_BELOW", fused_below)
+    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
     x, t, _, _ = problem(5, 7)
     loss = cross_entropy(x, t, reduction=reduction).sum()
     first = torch.autograd.grad(loss, x, retain_graph=True)[0]
@@ -293,10 +303,10 @@ def test_logits_changed_in_between_are_noticed():
 
 
 @pytest.mark.parametrize("arriving", [float("inf"), float("nan")])
-@pytest.mark.parametrize("fused_below", [0, ops.FUSED_BELOW])
+@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
 def test_nothing_arrives_at_an_ignored_row(fused_below, arriving, monkeypatch):
     """Not even what overflowed."""
-    monkeypatch.setattr(ops, "FUSED_BELOW", fused_below)
+    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
     x, t, _, _ = problem(4, 6)
     (cross_entropy(x, t) * arriving).backward()
     assert torch.equal(x.grad[0], torch.zeros(6))
@@ -473,9 +483,9 @@ def test_seen_by_tracers():
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # compiled autograd's own
 @pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("fused_below", [0, ops.FUSED_BELOW])
+@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
 def test_the_backward_of_an_eager_forward_is_compiled(fused_below, inplace, monkeypatch):
-    monkeypatch.setattr(ops, "FUSED_BELOW", fused_below)
+    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
     x, t, _, _ = problem(4, 6)
 
     def step():
@@ -524,10 +534,10 @@ def test_what_pytorch_has_no_public_name_for():
 # ---------------------------------------------------------------------- the rest of training
 
 
-@pytest.mark.parametrize("fused_below", [0, ops.FUSED_BELOW])
+@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_activation_checkpointing(use_reentrant, fused_below, monkeypatch):
-    monkeypatch.setattr(ops, "FUSED_BELOW", fused_below)
+    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
     x, t, _, _ = problem(3, 20)
     loss = checkpoint(lambda z: cross_entropy(z * 2, t), x, use_reentrant=use_reentrant)
     found = torch.autograd.grad(loss, x)[0] if not use_reentrant else (loss.backward(), x.grad)[1]

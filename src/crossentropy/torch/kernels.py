@@ -38,6 +38,11 @@ def class_axis(x: torch.Tensor) -> int:
     return 0 if x.dim() == 1 else 1
 
 
+def loss_dtype(x: torch.Tensor) -> torch.dtype:
+    """What the package's losses of such logits are."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 @functools.cache
 def _bfloat16() -> np.dtype:
     import ml_dtypes

@@ -1,0 +1,143 @@
+"""Whose a call is, and what is wrong with one."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import warnings
+
+import torch
+from torch.nn import functional as F
+
+from .. import backends
+from . import private
+from .kernels import class_axis
+
+FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+_SHORT = frozenset((torch.bfloat16, torch.float16))
+_INTEGERS = frozenset(
+    (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+)
+
+
+def are_ours(input, *others) -> bool:
+    """Whether the kernels are made for such tensors; PyTorch's function takes the rest, or raises."""
+    if not isinstance(input, torch.Tensor) or input.dtype not in FLOATS:
+        return False
+    if not (input.is_cpu or input.is_cuda or input.is_meta):
+        return False
+    if input.layout is not torch.strided or input.is_nested or input.dim() == 0 or private.is_wrapper(input):
+        return False
+    if input.is_cuda and _lacks_cuda():
+        return False
+    for place, other in enumerate(others):
+        if other is None and place > 0:  # a weight
+            continue
+        if not isinstance(other, torch.Tensor) or other.device != input.device or other.layout is not torch.strided:
+            return False
+        if (other.is_floating_point() and other.dtype not in FLOATS) or private.is_wrapper(other):
+            return False
+    return input.shape[class_axis(input)] > 0
+
+
+@functools.cache
+def _lacks_cuda() -> bool:
+    """Whether there is no backend for tensors on a device, of which it warns once."""
+    reason = "it knows NVIDIA's devices alone" if torch.version.hip else backends()[-1].reason
+    if reason:
+        message = f"crossentropy.torch leaves tensors on a device to PyTorch's own functions: {reason}"
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+    return bool(reason)
+
+
+def is_differentiated_otherwise(*others) -> bool:
+    """Whether by anything but reverse mode on the logits: the kernels have the derivatives of that alone."""
+    if private.are_transforms_active() or private.is_forward_mode():
+        return True
+    return torch.is_grad_enabled() and any(other is not None and other.requires_grad for other in others)
+
+
+def as_number(convert, value):
+    """A number as Python has it; as it is, where PyTorch takes it for none."""
+    if isinstance(value, str) or (isinstance(value, bool) and convert is operator.index):
+        return value
+    try:
+        return convert(value)
+    except (TypeError, ValueError, RuntimeError):
+        return value
+
+
+def as_torch_wants(input, target, weight):
+    """Classes and their weights in the dtypes that it takes."""
+    if target.is_floating_point():
+        return target, weight
+    return target.long(), None if weight is None else weight.to(input.dtype)
+
+
+def by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z_loss=0.0):
+    """PyTorch's own function, with a z-loss."""
+    loss = F.cross_entropy(
+        input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
+    if z_loss == 0:
+        return loss
+    axis, counts = class_axis(input), None
+    if not target.is_floating_point():  # rows that do not count may hold anything
+        counts = target != ignore_index
+        input = torch.where(counts.unsqueeze(axis), input, 0)
+    z = z_loss * torch.logsumexp(input, axis) ** 2
+    if counts is not None:
+        z = torch.where(counts, z, 0)
+    if reduction == "none":
+        return loss + z
+    if reduction == "sum":
+        return loss + z.sum()
+    if target.is_floating_point():
+        return loss + z.mean()
+    weights = torch.ones_like(z) if weight is None else weight[torch.where(counts, target, 0)]
+    return loss + z.sum() / torch.where(counts, weights, 0).sum()
+
+
+def problem(input, target, weight, ignore_index, label_smoothing) -> str:
+    """What is wrong with a call, in words; empty where nothing is."""
+    if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63:
+        return f"ignore_index must be an integer of 64 bits, got {ignore_index!r}"
+    if type(label_smoothing) is not float or not 0 <= label_smoothing <= 1:
+        return f"label_smoothing must be in [0, 1], got {label_smoothing!r}"
+    shape, axis = input.shape, class_axis(input)
+    rows = (*shape[:axis], *shape[axis + 1 :])
+    if weight is not None and (weight.shape != shape[axis : axis + 1] or weight.is_complex()):
+        return f"weight must be real of shape ({shape[axis]},), got {weight.dtype} {tuple(weight.shape)}"
+    if target.shape == shape:  # PyTorch goes by the shape
+        if not target.is_floating_point():
+            return f"a target of the shape of input is probabilities and must be floating, got {target.dtype}"
+        return "ignore_index is for class targets" if ignore_index >= 0 else ""
+    if weight is not None and not weight.is_floating_point():
+        return f"weight must be floating with a target of classes, got {weight.dtype}"
+    if target.dtype not in _INTEGERS:
+        return f"a target of classes must have an integer dtype, got {target.dtype}"
+    if target.shape != rows and not (len(shape) == 1 and target.shape == (1,)):
+        return f"target must have shape {rows}, or that of input, {tuple(shape)}, got {tuple(target.shape)}"
+    return ""
+
+
+def refuse(problem, *arguments):
+    """Raise what PyTorch raises for the call; where it goes on in silence, a RuntimeError."""
+    with torch.no_grad():
+        by_torch(*arguments)
+    raise RuntimeError(problem)
+
+
+def result_dtype(input, target, weight):
+    """What PyTorch's loss is."""
+    dtype = computed_dtype(input)
+    if not target.is_floating_point():
+        return dtype
+    dtype = torch.promote_types(dtype, computed_dtype(target))
+    return dtype if weight is None else torch.promote_types(dtype, computed_dtype(weight))
+
+
+def computed_dtype(x):
+    """The dtype in which PyTorch computes: under autocast it takes 16-bit types as float32."""
+    short = x.dtype in _SHORT and not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    return torch.float32 if short else x.dtype

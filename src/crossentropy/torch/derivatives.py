@@ -1,0 +1,55 @@
+"""The derivatives of the two backwards, for a double backward and any further one: PyTorch's own operations."""
+
+from __future__ import annotations
+
+import torch
+
+from .kernels import class_axis, loss_dtype
+
+
+def second_derivative(h, grad_loss, input, target, weight, divisor, options):
+    """What arrives at grad_loss and at the logits, where ``h`` arrives at the gradient.
+
+    A row's loss is sum_c t_c (lse - z_c) + lambda lse^2 with the weighted target t, so its gradient is a p - t with
+    a = sum_c t_c + 2 lambda lse, and its Hessian times h, with c = <p, h>, a (p h - p c) + 2 lambda p c.
+    """
+    ignore_index, epsilon, z_loss, reduction = options
+    axis = class_axis(input)
+    classes = input.shape[axis]
+    real = loss_dtype(input)
+    h, z = h.to(real), input.to(real)
+    w = torch.ones(classes, dtype=real, device=z.device) if weight is None else weight.to(real)
+    w = w.view(-1, *[1] * (z.dim() - axis - 1))  # beside the classes of z
+    keep, floor = 1 - epsilon, epsilon / classes
+    if target.is_floating_point():
+        t = w * (keep * target.to(real) + floor)
+        mass, towards = t.sum(axis, keepdim=True), (t * h).sum(axis, keepdim=True)
+        counts = None
+    else:
+        y = target.long().unsqueeze(axis)
+        counts = y != ignore_index
+        of_class = (y >= 0) & (y < classes)
+        y = torch.where(of_class, y, 0)
+        w_y = w.expand_as(z).gather(axis, y)
+        mass = torch.where(of_class, keep * w_y + floor * w.sum(), torch.nan)  # as the gradient is, on a device
+        towards = keep * w_y * h.gather(axis, y) + floor * (w * h).sum(axis, keepdim=True)
+    p = torch.softmax(z, axis)
+    along = (p * h).sum(axis, keepdim=True)
+    lse = torch.logsumexp(z, axis, keepdim=True)
+    a = mass + 2 * z_loss * lse
+    by = 1 / divisor.to(real) if reduction == "mean" else torch.ones((), dtype=real, device=z.device)
+    by = torch.where(torch.isfinite(by), by, 0)  # no row counts: no gradient
+    scale = grad_loss.to(real) * by
+    scale = scale.unsqueeze(axis) if reduction == "none" else scale
+    on_rows, on_logits = a * along - towards, scale * (a * (p * h - p * along) + 2 * z_loss * p * along)
+    if counts is not None:  # rows that do not count may hold anything
+        on_rows, on_logits = torch.where(counts, on_rows, 0), torch.where(counts, on_logits, 0)
+    on_grad = by * (on_rows.squeeze(axis) if reduction == "none" else on_rows.sum())
+    return on_grad.to(grad_loss.dtype), on_logits.to(input.dtype)
+
+
+def log_softmax_second_derivative(ctx, h):
+    """Of g - p sum(g): h - sum(p h) on g; -p h sum(g) on log p."""
+    g, log_p = ctx.saved_tensors
+    p = torch.exp(log_p)
+    return h - (p * h).sum(ctx.dim, keepdim=True), -p * h * g.sum(ctx.dim, keepdim=True), None

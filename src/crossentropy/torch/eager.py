@@ -1,0 +1,181 @@
+"""Which way a call goes; and the short one, through `torch.autograd.Function`, for what no tracer is to see.
+
+Forward and backward of an empty pair of registered operators take 123 us, of an empty Function 50: so eager calls go
+through these, to the same kernels and derivatives.
+
+The forward keeps the logits and three numbers a row; the backward recomputes the rest.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.autograd.graph import increment_version
+
+from . import kernels, ops, private
+from .derivatives import log_softmax_second_derivative, second_derivative
+from .kernels import Options, class_axis
+
+# Up to here the gradient is computed with the loss, and kept in place of statistics: such logits are in a cache, where
+# to compute costs more than to write (1024 x 103, one thread: 77 us, and 154 for the two halves).
+FUSED_BELOW = 2**18
+
+
+class _Small(torch.autograd.Function):
+    """The loss of a few elements, whose gradient is computed at once. Not for 16 bits: they would be rounded twice."""
+
+    @staticmethod
+    def forward(ctx, input, target, weight, options):
+        # Not among the saved tensors, so that the backward can let go of it: who finds the only reference to a gradient
+        # keeps it as a parameter's, and copies it otherwise.
+        loss, ctx.grad = kernels.small(input, target, weight, options)
+        ctx.save_for_backward(input, target, weight)
+        ctx.options = options
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        saved, options, grad = ctx.saved_tensors, ctx.options, ctx.grad
+        if private.needs_operator(grad_loss):
+            return grad * grad_loss, None, None, None
+        keeps = private.keeps_graph()
+        if not keeps:
+            ctx.grad = None
+        factor = grad_loss.item()
+        if torch.is_grad_enabled() or not math.isfinite(factor):  # times which a gradient of 0 would be NaN
+            _, *numbers = kernels.forward(*saved, options)
+            return _backward(grad_loss, *saved, *numbers, options), None, None, None
+        if keeps:
+            grad = grad * grad_loss
+        elif factor != 1:
+            grad *= grad_loss
+        return grad, None, None, None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input, target, weight, options):
+        loss, *numbers = kernels.forward(input, target, weight, options)
+        ctx.save_for_backward(input, target, weight, *numbers)
+        ctx.options = options
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        return _backward(grad_loss, *ctx.saved_tensors, ctx.options), None, None, None
+
+
+def _backward(grad_loss, *rest):
+    """The gradient on the logits, itself differentiable where that is asked for."""
+    *tensors, options = rest
+    if private.needs_operator(grad_loss):
+        return ops.cross_entropy_backward(grad_loss, *tensors, *options)
+    return (_Gradient.apply if torch.is_grad_enabled() else kernels.backward)(grad_loss, *rest)
+
+
+class _Gradient(torch.autograd.Function):
+    """The backward, as what is differentiated once more."""
+
+    @staticmethod
+    def forward(ctx, grad_loss, input, target, weight, statistics, divisor, options):
+        ctx.save_for_backward(grad_loss, input, target, weight, divisor)
+        ctx.options = options
+        return kernels.backward(grad_loss, input, target, weight, statistics, divisor, options)
+
+    @staticmethod
+    def backward(ctx, h):
+        return *second_derivative(h, *ctx.saved_tensors, ctx.options), *[None] * 5
+
+
+class _InPlace(torch.autograd.Function):
+    """The gradient takes the place of the logits; autograd is told, so that nothing else takes them for logits.
+
+    On the CPU at once, in one pass, and multiplied in the backward by what arrives, unless that is 1. Not so float16,
+    whose gradients may need the factor of a loss scaler before they are rounded; nor on a device, where it is not known
+    what arrives and multiplying would be a pass more than recomputing: there the backward writes over the logits.
+    """
+
+    @staticmethod
+    def forward(ctx, input, target, weight, options):
+        ctx.at_once = input.device.type == "cpu" and input.dtype != torch.float16
+        ctx.options = options
+        if not ctx.at_once:
+            return _CrossEntropy.forward(ctx, input, target, weight, options)
+        loss = kernels.forward_backward(input, target, weight, options, input)
+        increment_version(input)
+        ctx.save_for_backward(input)
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_loss):
+        input, *rest = ctx.saved_tensors
+        grad = input.detach()
+        if private.needs_operator(grad_loss):
+            if not ctx.at_once:
+                return ops.cross_entropy_backward(grad_loss, input, *rest, *ctx.options), None, None, None
+            by_row = ctx.options.reduction == "none"
+            return grad * (grad_loss.unsqueeze(class_axis(grad)) if by_row else grad_loss), None, None, None
+        if not ctx.at_once:
+            kernels.backward(grad_loss, input, *rest, ctx.options, out=grad)
+            increment_version(input)
+        elif ctx.options.reduction == "none":
+            grad *= grad_loss.unsqueeze(class_axis(grad))
+        elif grad_loss != 1:
+            grad *= grad_loss
+        return grad, None, None, None
+
+
+class _LogSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input, dim):
+        log_p = kernels.log_softmax(input, dim)
+        ctx.save_for_backward(log_p)
+        ctx.dim = dim
+        return log_p
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        if private.needs_operator(grad_output):
+            call = ops.log_softmax_backward
+        else:
+            call = _LogSoftmaxGradient.apply if torch.is_grad_enabled() else kernels.log_softmax_backward
+        return call(grad_output, *ctx.saved_tensors, ctx.dim), None
+
+
+class _LogSoftmaxGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, grad_output, log_p, dim):
+        ctx.save_for_backward(grad_output, log_p)
+        ctx.dim = dim
+        return kernels.log_softmax_backward(grad_output, log_p, dim)
+
+    backward = staticmethod(log_softmax_second_derivative)
+
+
+# ---------------------------------------------------------------------- which way a call goes
+
+
+def cross_entropy(input, target, weight, options: Options, inplace: bool) -> torch.Tensor:
+    """The loss of checked arguments, in the real type of the logits, differentiable in the logits."""
+    if private.is_traced(input, target, weight):
+        return ops.cross_entropy(input, target, weight, *options)[0]
+    if not (input.requires_grad and torch.is_grad_enabled()):
+        return kernels.loss(input, target, weight, options)
+    if inplace and not input.is_neg() and 0 not in input.stride():  # whose elements are not those of its memory
+        if input.is_leaf or (input._base is not None and input._base.is_leaf and input._base.requires_grad):
+            raise RuntimeError("inplace=True would write the gradient over a leaf that requires grad")
+        return _InPlace.apply(input, target, weight, options)
+    if input.numel() < FUSED_BELOW and options.reduction != "none" and input.itemsize > 2 and not input.is_cuda:
+        return _Small.apply(input, target, weight, options)
+    return _CrossEntropy.apply(input, target, weight, options)
+
+
+def log_softmax(input, dim: int) -> torch.Tensor:
+    """The log-softmax of a checked argument."""
+    if private.is_traced(input):
+        return ops.log_softmax(input, dim)
+    if not (input.requires_grad and torch.is_grad_enabled()):
+        return kernels.log_softmax(input, dim)
+    return _LogSoftmax.apply(input, dim)
