@@ -1,7 +1,8 @@
 """Memory for large gradients on the CPU, which a training loop asks for and gives back in every step.
 
 What is given back is kept for the next one, and the system told that it may take it (MADV_FREE), which it does when
-memory is short. To write 524 MB takes 20 to 24 ms so, 0.2 of them to tell the system; 48 to 51 with new pages each time.
+memory is short. To write 524 MB takes 20 to 24 ms so, 0.2 of them to tell the system; with new pages each time, 48 to
+51.
 """
 
 from __future__ import annotations
