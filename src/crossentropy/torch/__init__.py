@@ -158,7 +158,7 @@ def log_softmax(input, dim=None, _stacklevel=3, dtype=None):
         dim = 0 if input.dim() in (0, 1, 3) else 1
         message = "Implicit dimension choice for log_softmax has been deprecated. Change the call to include dim=X."
         warnings.warn(message, stacklevel=_stacklevel - 1)
-    if not (calls.are_ours(input) and type(dim) is int and -input.dim() <= dim < input.dim() and input.shape[dim] > 0):
+    if not (calls.is_ours(input) and type(dim) is int and -input.dim() <= dim < input.dim() and input.shape[dim] > 0):
         return F.log_softmax(input, dim, dtype=dtype)
     if (dtype is not None and dtype not in calls.FLOATS) or calls.is_differentiated_otherwise():
         return F.log_softmax(input, dim, dtype=dtype)

@@ -20,8 +20,13 @@ _INTEGERS = frozenset(
 )
 
 
-def are_ours(input, *others) -> bool:
+def are_ours(input, target, weight=None) -> bool:
     """Whether the kernels are made for such tensors; PyTorch's function takes the rest, or raises."""
+    return is_ours(input) and _is_beside(input, target) and (weight is None or _is_beside(input, weight))
+
+
+def is_ours(input) -> bool:
+    """Whether they are made for such logits."""
     if not isinstance(input, torch.Tensor) or input.dtype not in FLOATS:
         return False
     if not (input.is_cpu or input.is_cuda or input.is_meta):
@@ -30,14 +35,14 @@ def are_ours(input, *others) -> bool:
         return False
     if input.is_cuda and _lacks_cuda():
         return False
-    for place, other in enumerate(others):
-        if other is None and place > 0:  # a weight
-            continue
-        if not isinstance(other, torch.Tensor) or other.device != input.device or other.layout is not torch.strided:
-            return False
-        if (other.is_floating_point() and other.dtype not in FLOATS) or private.is_wrapper(other):
-            return False
     return input.shape[class_axis(input)] > 0
+
+
+def _is_beside(input, other) -> bool:
+    """Whether a target or a weight is as plain, and on the same device."""
+    if not isinstance(other, torch.Tensor) or other.device != input.device or other.layout is not torch.strided:
+        return False
+    return not (other.is_floating_point() and other.dtype not in FLOATS) and not private.is_wrapper(other)
 
 
 @functools.cache
@@ -50,11 +55,12 @@ def _lacks_cuda() -> bool:
     return bool(reason)
 
 
-def is_differentiated_otherwise(*others) -> bool:
+def is_differentiated_otherwise(target=None, weight=None) -> bool:
     """Whether by anything but reverse mode on the logits: the kernels have the derivatives of that alone."""
     if private.are_transforms_active() or private.is_forward_mode():
         return True
-    return torch.is_grad_enabled() and any(other is not None and other.requires_grad for other in others)
+    wanted = (target is not None and target.requires_grad) or (weight is not None and weight.requires_grad)
+    return wanted and torch.is_grad_enabled()
 
 
 def as_number(convert, value):

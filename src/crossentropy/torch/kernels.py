@@ -123,7 +123,8 @@ def small(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.
     plain = weight is None and options[1:] == PLAIN and input.dim() == 2 and not target.is_floating_point()
     if plain:  # nothing but what is needed, so that the call is the short one
         with _on_torchs_threads(input):
-            found = cross_entropy_and_grad(array(input), target.numpy(), ignore_index=options.ignore_index)
+            x = input.detach().resolve_neg().numpy()
+            found = cross_entropy_and_grad(x, target.numpy(), ignore_index=options.ignore_index)
         return tensor(found.loss), tensor(found.grad)
     grad = torch.empty_like(input)
     return forward_backward(input, target, weight, options, grad), grad

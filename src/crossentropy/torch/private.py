@@ -43,4 +43,10 @@ def needs_operator(grad_output) -> bool:
 
     For the latter (``is_grads_batched``) PyTorch calls an operator once for each.
     """
-    return is_traced(grad_output) or _is_batched(grad_output)
+    return (
+        torch.compiler.is_compiling()
+        or _modes() > 0
+        or type(grad_output) is not torch.Tensor
+        or grad_output.is_meta
+        or _is_batched(grad_output)
+    )
