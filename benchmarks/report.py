@@ -55,7 +55,7 @@ def _machine(stem, document):
             (bench.ALLOCATING, ", new array"),
             (bench.DROP_IN, ", crossentropy.torch"),
         ):
-            ours = bench.best(cases[case], implementation=name)
+            ours = bench.best(cases[case], implementation=name, isa=machine["isas"][0])
             if ours is not None:
                 cells = [_logits(case), _what(case) + more, _ms(ours), _share(ours)]
                 cells += [_ratio(_beside(cases[case], name, peer), ours) for peer in others]
