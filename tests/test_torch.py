@@ -30,8 +30,12 @@ from crossentropy.torch import (  # noqa: E402
     private,
 )
 
-# PyTorch's own, when its transforms or its compiler are loaded.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+# PyTorch's own: when its transforms or its compiler are loaded, and in compiled backwards.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`torch.jit:DeprecationWarning",
+    "ignore:`torch.jit:FutureWarning",  # the same from 2.15 on
+    "ignore:The .grad attribute of a Tensor that is not a leaf",
+)
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -481,7 +485,6 @@ def test_seen_by_tracers():
     assert "crossentropy::log_softmax" in str(traced.graph)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # compiled autograd's own
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
 def test_the_backward_of_an_eager_forward_is_compiled(fused_below, inplace, monkeypatch):

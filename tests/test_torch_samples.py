@@ -35,7 +35,10 @@ from torch_samples import (  # noqa: E402
 every_source = pytest.mark.parametrize("source", SOURCES)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 # What has no formula of its own for forward mode is decomposed by it, in torch.
-jit = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+jit = pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script` is deprecated:DeprecationWarning",
+    "ignore:`torch.jit.script` is deprecated:FutureWarning",  # the same from 2.15 on
+)
 
 # ---------------------------------------------------------------------- torch's samples
 

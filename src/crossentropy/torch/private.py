@@ -12,7 +12,9 @@ _modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
 
-_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
+
+def _is_plain(x) -> bool:
+    return x is None or type(x) is torch.Tensor or type(x) is torch.nn.Parameter
 
 
 def is_forward_mode() -> bool:
@@ -22,7 +24,7 @@ def is_forward_mode() -> bool:
 
 def is_wrapper(x) -> bool:
     """Whether a tensor holds others, and knows what functions do to them (DTensor)."""
-    return type(x) not in _PLAIN and is_traceable_wrapper_subclass(x)
+    return not _is_plain(x) and is_traceable_wrapper_subclass(x)
 
 
 def is_traced(input, target=None, weight=None) -> bool:
@@ -31,9 +33,7 @@ def is_traced(input, target=None, weight=None) -> bool:
         torch.compiler.is_compiling()
         or _modes() > 0  # make_fx, FakeTensorMode, selective checkpointing, counters
         or _tracing_state() is not None
-        or type(input) not in _PLAIN
-        or type(target) not in _PLAIN
-        or type(weight) not in _PLAIN
+        or not (_is_plain(input) and _is_plain(target) and _is_plain(weight))
         or input.is_meta
     )
 
