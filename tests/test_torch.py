@@ -700,7 +700,7 @@ def test_memory_where_the_system_refuses(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_memory_but_the_gradients():
-    """At most 1 % more than the gradient, forward and backward, at 1024 x 128256 / 4."""
+    """At most 1 % more than the gradient, forward and backward."""
     run("""
     import re, torch
     from pathlib import Path

@@ -66,10 +66,6 @@ def tensor(a) -> torch.Tensor:
 _AS_IT_IS = contextlib.nullcontext()
 
 
-def _tensor_or_none(a) -> torch.Tensor | None:
-    return None if a is None else tensor(a)
-
-
 def _on_torchs_threads(x: torch.Tensor):
     """As many as PyTorch would take: a program that has turned them down (a data loader's worker) means all."""
     if x.is_cuda or x.numel() < SERIAL_BELOW or threads() <= torch.get_num_threads():
@@ -99,10 +95,11 @@ def forward(input, target, weight, options: Options) -> tuple[torch.Tensor, torc
     """The loss, and what `backward` needs: statistics, divisor."""
     with _on_torchs_threads(input):
         found, saved = autograd.forward(array(input), array(target), **_named(input, target, weight, options))
-    statistics, divisor = map(_tensor_or_none, autograd.numbers_of(saved))
+    statistics, divisor = autograd.numbers_of(saved)
+    statistics = tensor(statistics)
     if divisor is None:  # which had not to be found out
         divisor = statistics.new_full((), len(statistics) if options.reduction == "mean" else 1)
-    return tensor(found), statistics, divisor
+    return tensor(found), statistics, tensor(divisor)
 
 
 def backward(grad_loss, input, target, weight, statistics, divisor, options: Options, out=None) -> torch.Tensor:

@@ -13,12 +13,10 @@ from . import kernels
 from .derivatives import log_softmax_second_derivative, second_derivative
 from .kernels import Options, class_axis, loss_dtype
 
-# ---------------------------------------------------------------------- operators
-
 
 def _statistics_dtype(input):
     """On the CPU float64; on a device what the loss is."""
-    return torch.float64 if input.device.type != "cuda" or input.dtype == torch.float64 else torch.float32
+    return loss_dtype(input) if input.device.type == "cuda" else torch.float64
 
 
 @custom_op("crossentropy::cross_entropy", mutates_args=())

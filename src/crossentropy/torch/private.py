@@ -43,10 +43,4 @@ def needs_operator(grad_output) -> bool:
 
     For the latter (``is_grads_batched``) PyTorch calls an operator once for each.
     """
-    return (
-        torch.compiler.is_compiling()
-        or _modes() > 0
-        or type(grad_output) is not torch.Tensor
-        or grad_output.is_meta
-        or _is_batched(grad_output)
-    )
+    return is_traced(grad_output) or _is_batched(grad_output)
