@@ -31,9 +31,9 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HE
 from numba.cuda import codegen, compiler, dispatcher, types  # noqa: E402
 from numba.cuda.cudadrv import driver as linking  # noqa: E402
 
-from crossentropy.cuda import driver, launch, reductions  # noqa: E402
-from crossentropy.cuda.groups import WARP, Shape  # noqa: E402
-from crossentropy.cuda.kernels import Result  # noqa: E402
+from crossentropy._backends.cuda import driver, launch, reductions  # noqa: E402
+from crossentropy._backends.cuda.groups import WARP, Shape  # noqa: E402
+from crossentropy._backends.cuda.kernels import Result  # noqa: E402
 
 REPORT = HERE / "results" / "cuda-compile.json"
 KINDS = ("bfloat16", "float32", "float16", "float64")

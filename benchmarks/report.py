@@ -30,9 +30,9 @@ def documents(cards: bool = False) -> dict[str, dict]:
 
 def picture(stem: str, op: str) -> Path:
     """Where the plot of an operation on a machine is."""
-    from crossentropy import _plots
+    from crossentropy.cli import plots
 
-    return FIGURES / f"{stem}-{_plots.file_name(op)}.svg"
+    return FIGURES / f"{stem}-{plots.file_name(op)}.svg"
 
 
 def section(found: dict[str, dict]) -> str:
@@ -218,14 +218,14 @@ def draw(found: dict[str, dict]) -> None:
     """The plots that the section shows."""
     import matplotlib
 
-    from crossentropy import _plots
+    from crossentropy.cli import plots
 
     matplotlib.rcParams["svg.fonttype"] = "none"  # text as text, which is shorter than its outlines
     matplotlib.rcParams["svg.hashsalt"] = "crossentropy"  # the same bytes from the same results
     FIGURES.mkdir(parents=True, exist_ok=True)
     for stem, document in found.items():
         for op in DRAWN:
-            figure = _plots.rates(document["records"], op)
+            figure = plots.rates(document["records"], op)
             if figure is None:
                 raise ValueError(f"{stem}.json has no results to draw for {op!r}")
             figure.savefig(picture(stem, op), metadata={"Date": None, "Creator": None})

@@ -15,9 +15,10 @@ if SIMULATED:
 
 from numba import cuda  # noqa: E402
 
-from crossentropy import _reference_backend, autograd  # noqa: E402
-from crossentropy import cuda as backend  # noqa: E402
-from crossentropy.cuda import arrays  # noqa: E402
+from crossentropy import autograd  # noqa: E402
+from crossentropy._backends import cuda as backend  # noqa: E402
+from crossentropy._backends import reference as reference_backend  # noqa: E402
+from crossentropy._backends.cuda import arrays  # noqa: E402
 from crossentropy.testing import dtypes  # noqa: E402
 
 
@@ -106,10 +107,10 @@ def log_softmax_backward(grad_output, log_p, grad):
 
 
 def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
-    return _reference_backend.scan_targets(targets, classes, ignore_index, class_weight, sample_weight)
+    return reference_backend.scan_targets(targets, classes, ignore_index, class_weight, sample_weight)
 
 
-total = _reference_backend.total
+total = reference_backend.total
 
 
 @np.errstate(all="ignore")  # of float64 weights as float32

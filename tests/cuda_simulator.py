@@ -271,6 +271,6 @@ def cluster_store(array, index, rank, value):
     allocations[*place[:-1], int(rank)][index] = value
 
 
-module = types.ModuleType("crossentropy.cuda.intrinsics")
+module = types.ModuleType("crossentropy._backends.cuda.intrinsics")
 vars(module).update({name: value for name, value in globals().items() if callable(value)})
 sys.modules[module.__name__] = module

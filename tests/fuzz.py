@@ -11,6 +11,7 @@ lies inside a larger buffer whose other bytes are watched. Bad arguments must ra
 import argparse
 import contextlib
 import faulthandler
+import importlib
 import random
 import sys
 import time
@@ -226,7 +227,7 @@ CHECKS = {
 def settings(case, backend):
     """The backend with the case's threads; ``split`` hands the smallest array to several and streams its result."""
     name, _, isa = backend.partition("-")
-    module = getattr(crossentropy, {"native": "native", "numba": "numba_cpu"}.get(name, ""), None)
+    module = importlib.import_module(f"crossentropy._backends.{name}")
     kept = {k: getattr(module, k) for k in ("SERIAL_BELOW", "STREAM_FROM") if case.split and hasattr(module, k)}
     try:
         for key in kept:

@@ -18,7 +18,8 @@ import crossentropy
 
 if not crossentropy.backends()[0].available:
     pytest.skip("the native backend is not built", allow_module_level=True)
-from crossentropy import _peers, bench, native
+from crossentropy import bench, native
+from crossentropy.bench import peers as _peers
 
 ROOT = Path(__file__).parent.parent
 SMALL = (16, 4096)  # 256 KiB of float32: the least that has a roof

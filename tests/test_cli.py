@@ -223,9 +223,9 @@ def test_plot(tmp_path):
 
 
 def test_figure_1_is_the_function():
-    from crossentropy import _plots
+    from crossentropy.cli import plots
 
-    left, right = _plots.figure_1().axes
+    left, right = plots.figure_1().axes
     p, loss = left.lines[0].get_data()
     np.testing.assert_allclose(loss, -np.log(p), rtol=1e-13)
     np.testing.assert_allclose(right.lines[0].get_ydata(), p - 1, rtol=1e-12)

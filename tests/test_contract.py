@@ -9,7 +9,8 @@ import pytest
 from conftest import DTYPES
 
 import crossentropy
-from crossentropy import _reference_backend, autograd, reference, testing
+from crossentropy import autograd, reference, testing
+from crossentropy._backends import reference as reference_backend
 from crossentropy.testing import same, within
 
 # LANES: 16 and 8 (AVX-512), 8 and 4 (AVX2), 4 and 2 (base), for float32 and float64; four vectors are unrolled, a sum's
@@ -69,9 +70,9 @@ def test_plain_rows_of_every_length(kernels, dtype, classes, rng):
 @pytest.fixture
 def always_parallel(monkeypatch):
     """Small arrays go to as many threads as large ones."""
-    for name in ("native", "numba_cpu"):
+    for name in ("native", "numba"):
         with contextlib.suppress(ImportError):
-            monkeypatch.setattr(importlib.import_module(f"crossentropy.{name}"), "SERIAL_BELOW", 0)
+            monkeypatch.setattr(importlib.import_module(f"crossentropy._backends.{name}"), "SERIAL_BELOW", 0)
 
 
 @pytest.mark.parametrize("options", testing.OPTION_SETS, ids=str)
@@ -108,7 +109,7 @@ def failures(backend, kind):
 def test_a_backend_of_ones_own_is_held_to_it():
     """The reference as a module conforms; with one wrong sign, or a row that shows in the next, it does not."""
     mine = types.ModuleType("mine")
-    public = {name: value for name, value in vars(_reference_backend).items() if not name.startswith("_")}
+    public = {name: value for name, value in vars(reference_backend).items() if not name.startswith("_")}
     vars(mine).update(public)
     for kind in ("index-0-0-", "batch, 5 classes", "rows"):
         assert failures(mine, kind) == []

@@ -10,18 +10,19 @@ from conftest import DTYPES
 
 import crossentropy
 from crossentropy import _device, autograd, reference, testing
+from crossentropy._backends import registry
 from crossentropy.testing import same, within
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.importorskip("greenlet", reason="the simulated threads of a GPU are greenlets")
-elif _device.reason():
-    pytest.skip(f"needs a GPU, or NUMBA_ENABLE_CUDASIM=1: {_device.reason()}", allow_module_level=True)
+elif registry.device_reason():
+    pytest.skip(f"needs a GPU, or NUMBA_ENABLE_CUDASIM=1: {registry.device_reason()}", allow_module_level=True)
 
 import cuda_backend
 from cuda_backend import Array
 
 from crossentropy import cuda
-from crossentropy.cuda import arrays, driver, launch
+from crossentropy._backends.cuda import arrays, driver, launch
 
 OPTIONS = {
     "targets": ("index", "probability"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import crossentropy
-from crossentropy import _device, autograd
+from crossentropy import autograd
+from crossentropy._backends import registry
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 T = np.array([0, 1, 2])
@@ -225,7 +226,7 @@ def test_config_refuses_what_it_does_not_know():
         crossentropy.config(isa="mmx")
 
 
-@pytest.mark.skipif(_device.reason() == "", reason="a device array is used where it lies, on a GPU")
+@pytest.mark.skipif(registry.device_reason() == "", reason="a device array is used where it lies, on a GPU")
 def test_a_device_array_is_not_copied_to_the_host():
     class DeviceArray:
         @property

@@ -128,7 +128,7 @@ def test_kernels_are_compiled_once_and_kept(tmp_path):
     code = """
         import time
         import numpy as np, crossentropy
-        from crossentropy import numba_cpu
+        from crossentropy._backends import numba as numba_cpu
         x, y = np.zeros((4, 100), np.float32), np.zeros(4, int)
         with crossentropy.config(backend="numba"):
             crossentropy.cross_entropy(x, y)

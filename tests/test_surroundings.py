@@ -37,9 +37,10 @@ def numba_cpu(monkeypatch):
     """The module of the Numba backend, in use, with four CPUs and a pool of its own."""
     if not NUMBA:
         pytest.skip("the numba backend is not here, or CROSSENTROPY_ISA asks for another")
-    from crossentropy import _backends, numba_cpu
+    from crossentropy import _settings
+    from crossentropy._backends import numba as numba_cpu
 
-    monkeypatch.setattr(_backends, "processors", lambda: 4)
+    monkeypatch.setattr(_settings, "processors", lambda: 4)
     monkeypatch.setattr(numba_cpu, "_pool", None)
     with crossentropy.config(backend="numba", threads=4):
         yield numba_cpu
@@ -531,9 +532,9 @@ def test_where_nothing_can_be_written(compiled, home, tmp_path):
             y = np.arange(10)
             exact = np.exp(x.astype(float))
             print(np.isclose(crossentropy.cross_entropy(x, y), -np.log(exact[y, y] / exact.sum(1)).mean()))
-            if crossentropy._backends.current().__name__ == "crossentropy.numba_cpu":
-                from crossentropy import numba_cpu
-                print(numba_cpu.kernels.forward.stats.cache_path)
+            from crossentropy._backends.registry import current
+            if current().__name__ == "crossentropy._backends.numba":
+                print(current().kernels.forward.stats.cache_path)
             """,
             cwd=place,
             CROSSENTROPY_BACKEND=compiled,
@@ -556,24 +557,25 @@ def test_where_nothing_can_be_written(compiled, home, tmp_path):
 
 
 def test_settings_belong_to_the_context():
-    from crossentropy import _backends
+    from crossentropy import _settings
+    from crossentropy._backends import registry
 
     seen = []
     with crossentropy.config(threads=1, backend="reference"):
-        assert _backends.threads() == 1
-        assert _backends.current().__name__.endswith("_reference_backend")
+        assert _settings.threads() == 1
+        assert registry.current().__name__ == "crossentropy._backends.reference"
         with crossentropy.config(check=False):
-            assert not _backends.checks_targets()
-            assert _backends.threads() == 1
-        assert _backends.checks_targets()
-        thread = threading.Thread(target=lambda: seen.append(_backends.threads()))
+            assert not _settings.checks_targets()
+            assert _settings.threads() == 1
+        assert _settings.checks_targets()
+        thread = threading.Thread(target=lambda: seen.append(_settings.threads()))
         thread.start()
         thread.join()
-    assert seen == [_backends.threads()]
+    assert seen == [_settings.threads()]
 
 
 def test_one_config_can_be_entered_by_many_threads():
-    from crossentropy import _backends
+    from crossentropy import _settings
 
     setting, barrier, seen = crossentropy.config(threads=1), threading.Barrier(4), []
 
@@ -581,8 +583,8 @@ def test_one_config_can_be_entered_by_many_threads():
         for _ in range(50):
             barrier.wait()
             with setting, setting:
-                seen.append(_backends.threads())
-            seen.append(_backends._settings.get()[-1].threads)
+                seen.append(_settings.threads())
+            seen.append(_settings._stack.get()[-1].threads)
 
     workers = [threading.Thread(target=work) for _ in range(4)]
     for worker in workers:
@@ -594,15 +596,16 @@ def test_one_config_can_be_entered_by_many_threads():
 
 def test_environment_variables():
     code = """
-        from crossentropy import _backends, native
-        print(_backends.current().__name__, native.current_threads(), native.current_isa())
+        from crossentropy import native
+        from crossentropy._backends import registry
+        print(registry.current().__name__, native.current_threads(), native.current_isa())
     """
     unset = dict.fromkeys(("CROSSENTROPY_BACKEND", "CROSSENTROPY_ISA", "CROSSENTROPY_NUM_THREADS", "OMP_NUM_THREADS"))
     name, threads, _ = run(code, **unset).split()
-    assert name == "crossentropy.native"
+    assert name == "crossentropy._backends.native"
     assert 1 <= int(threads) <= (os.cpu_count() or 1)
     own = unset | {"CROSSENTROPY_BACKEND": "reference", "CROSSENTROPY_ISA": "base", "CROSSENTROPY_NUM_THREADS": "1"}
-    assert run(code, **own).split() == ["crossentropy._reference_backend", "1", "base"]
+    assert run(code, **own).split() == ["crossentropy._backends.reference", "1", "base"]
     assert run(code, **(unset | {"OMP_NUM_THREADS": "1,4"})).split()[1] == "1"
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import crossentropy.torch as ours
-from crossentropy._ulps import LIMITS, spacing
+from crossentropy.testing.ulps import LIMITS, spacing
 
 THEIRS = types.SimpleNamespace(
     cross_entropy=torch.nn.functional.cross_entropy,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 import crossentropy
 from crossentropy import testing
-from crossentropy.cuda import launch
+from crossentropy._backends.cuda import launch
 
 FORMATS = {torch.float16: (11, -14), torch.bfloat16: (8, -126), torch.float32: (24, -126), torch.float64: (53, -1022)}
 OWN = {torch.float64: 128}  # units of the last place that the comparison, in float64 itself, may be off

@@ -15,7 +15,7 @@ def kernel(threads, flight):
     import numpy as np
     from numba import cuda
 
-    from crossentropy.cuda.intrinsics import load_vector
+    from crossentropy._backends.cuda.intrinsics import load_vector
 
     unlikely, held = np.uint32(0x9E3779B9), 4 * flight
 

@@ -19,8 +19,8 @@ _HOME = {
     "cross_entropy_and_grad": "api",
     "cross_entropy_grad": "api",
     "LossAndGrad": "api",
-    "backends": "_backends",
-    "config": "_backends",
+    "backends": "_backends.registry",
+    "config": "_backends.registry",
 }
 _MODULES = ("autograd", "distributions", "reference", "testing", "training")
 

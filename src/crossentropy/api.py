@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _backends, _check, _device
+from . import _check, _device, _settings
+from ._backends import registry
 
 # The defaults, by which a call without options is known at once: it is the same object.
 LAST, ZERO, ONE, MEAN = -1, 0.0, 1.0, "mean"
@@ -135,24 +136,24 @@ def logsumexp(x, axis=-1, *, keepdims=False):
         For a dtype or shape that does not fit.
     """
     if _device.holds(x):
-        return _device.backend("x").logsumexp(x, axis, keepdims=keepdims)
+        return registry.device_backend("x").logsumexp(x, axis, keepdims=keepdims)
     given, axis = _check.logits(x, axis, "x")
     last = _check.classes_last(given, axis)
     rows = np.empty(_row_count(last), np.float64)
     if rows.size:
-        _backends.current().logsumexp(last, rows)
+        registry.current().logsumexp(last, rows)
     result = _rounded(rows.reshape(last.shape[:-1]), _loss_dtype(last))
     return np.expand_dims(result, axis) if keepdims else result[()]
 
 
 def _like_x(name, x, axis, out):
     if _device.holds(x):
-        return getattr(_device.backend("x"), name)(x, axis, out=out)
+        return getattr(registry.device_backend("x"), name)(x, axis, out=out)
     source = _check.array(x, "x")
     given, axis = _check.logits(source, axis, "x")
     to = _check.result(out, given, {"x": source}, name="x")
     if given.size:
-        getattr(_backends.current(), name)(_check.classes_last(given, axis), _check.classes_last(to, axis))
+        getattr(registry.current(), name)(_check.classes_last(given, axis), _check.classes_last(to, axis))
     return to if out is None else out
 
 
@@ -207,11 +208,11 @@ def cross_entropy(
     np.float64(1.928749847963918e-22)
     """
     if class_weight is sample_weight is normalizer is None and label_smoothing is z_loss is ZERO:
-        short = axis is LAST and reduction is MEAN and empty is nan and _no_class(ignore_index) and _backends.light()
+        short = axis is LAST and reduction is MEAN and empty is nan and _no_class(ignore_index) and registry.light()
         if short and (loss := short(logits, targets)):
             return _mean(loss[0], _loss_dtype(logits))
     if _device.holds(logits):
-        return _device.backend().cross_entropy(
+        return registry.device_backend().cross_entropy(
             logits,
             targets,
             axis=axis,
@@ -237,7 +238,7 @@ def cross_entropy(
         normalizer,
         empty,
     )
-    backend = _backends.current()
+    backend = registry.current()
     by = _divisor(backend, call)
     rows = np.empty(_row_count(call.x), np.float64)
     if rows.size:
@@ -292,11 +293,11 @@ def cross_entropy_and_grad(
     """
     if class_weight is sample_weight is normalizer is None and label_smoothing is z_loss is ZERO:
         short = axis is LAST and reduction is MEAN and empty is nan and grad_output is ONE and _no_class(ignore_index)
-        short = short and _backends.light()
+        short = short and registry.light()
         if short and (found := short(logits, targets, True, out)):
             return LossAndGrad(_mean(found[0], _loss_dtype(logits)), found[1])
     if _device.holds(logits):
-        both = _device.backend().cross_entropy_and_grad(
+        both = registry.device_backend().cross_entropy_and_grad(
             logits,
             targets,
             axis=axis,
@@ -383,7 +384,7 @@ def cross_entropy_grad(
 
 def _loss_and_grad(call, grad_output, out):
     g = _check.grad_output(grad_output, call)
-    backend = _backends.current()
+    backend = registry.current()
     by = _divisor(backend, call)
     to = gradient_array(call, out, grad_output)
     rows = np.empty(_row_count(call.x), np.float64)
@@ -437,7 +438,7 @@ def _divisor(backend, call):
             call.targets, classes, options.ignore_index, options.class_weight, options.sample_weight
         )
         if first_bad >= 0:
-            if _backends.checks_targets():
+            if _settings.checks_targets():
                 raise _check.bad_target(call.targets, first_bad, call.rows_shape, classes)
             by = by or 1.0  # the bad rows count, as NaN: this is not the mean over no row
     return by if mean else call.normalizer

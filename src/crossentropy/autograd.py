@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _backends, _check, _device
+from . import _check, _device
+from ._backends import registry
 from .api import _divisor, _like_x, _reduced, _row_count, gradient_array, scaled
 
 __all__ = ["backward", "forward", "log_softmax_backward", "log_softmax_forward", "numbers_of", "restored"]
@@ -60,9 +61,9 @@ def forward(logits, targets, **options):
         As `crossentropy.cross_entropy`.
     """
     if _device.holds(logits):
-        return _device.backend().forward(logits, targets, **options)
+        return registry.device_backend().forward(logits, targets, **options)
     call = _check.loss(logits, targets, **options)
-    backend = _backends.current()
+    backend = registry.current()
     by = _divisor(backend, call)
     n = _row_count(call.x)
     rows, statistics = np.empty(n, np.float64), np.empty((n, 3), np.float64)
@@ -94,7 +95,7 @@ def backward(saved, grad_output=1.0, *, out=None):
         For a ``grad_output`` or ``out`` that does not fit.
     """
     if not isinstance(saved, Saved):
-        return _device.backend("saved").backward(saved, grad_output, out=out)
+        return registry.device_backend("saved").backward(saved, grad_output, out=out)
     call, by = saved.call, saved.divisor
     g = _check.grad_output(grad_output, call)
     to = gradient_array(call, out, grad_output)
@@ -127,7 +128,7 @@ def numbers_of(saved):
         For what no `forward` has saved.
     """
     if not isinstance(saved, Saved):
-        return _device.backend("saved").numbers_of(saved)
+        return registry.device_backend("saved").numbers_of(saved)
     return saved.statistics, None if saved.divisor is None else np.array(saved.divisor)
 
 
@@ -153,10 +154,10 @@ def restored(statistics, divisor, logits, targets, **options):
         As `crossentropy.cross_entropy`; and for statistics of another shape or dtype.
     """
     if _device.holds(logits):
-        return _device.backend().restored(statistics, divisor, logits, targets, **options)
+        return registry.device_backend().restored(statistics, divisor, logits, targets, **options)
     call = _check.loss(logits, targets, **options)
     rows = _check.statistics(statistics, _row_count(call.x))
-    return Saved(_backends.current(), call, None if divisor is None else float(divisor), rows)
+    return Saved(registry.current(), call, None if divisor is None else float(divisor), rows)
 
 
 def log_softmax_forward(x, axis=-1):
@@ -209,10 +210,10 @@ def log_softmax_backward(saved, grad_output, *, out=None):
     """
     log_p, axis = saved
     if _device.holds(log_p):
-        return _device.backend("saved").log_softmax_backward(saved, grad_output, out=out)
+        return registry.device_backend("saved").log_softmax_backward(saved, grad_output, out=out)
     g = _check.row_gradient(grad_output, log_p)
     to = _check.result(out, log_p, {"the log-softmax": log_p, "grad_output": g}, may_be_x=False)
     if log_p.size:
         last = (_check.classes_last(a, axis) for a in (g, log_p, to))
-        _backends.current().log_softmax_backward(*last)
+        registry.current().log_softmax_backward(*last)
     return to if out is None else out

@@ -18,9 +18,9 @@ import math
 import numpy as np
 from numba import njit
 
-from ._numba_layout import OPTIONS
-from ._numba_math import address
-from ._numba_rows import (
+from ._backends.numba.layout import OPTIONS
+from ._backends.numba.llvm import address
+from ._backends.numba.rows import (
     SCRATCH,
     as_row,
     parts,

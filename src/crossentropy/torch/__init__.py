@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
 from . import calls, eager
-from .kernels import Options
-from .memory import empty_cache
+from .bridge import Options
+from .cache import empty_cache
 
 __all__ = ["CrossEntropyLoss", "cross_entropy", "empty_cache", "log_softmax"]
 

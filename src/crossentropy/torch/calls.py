@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .. import backends
 from . import private
-from .kernels import class_axis
+from .bridge import class_axis
 
 FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _SHORT = frozenset((torch.bfloat16, torch.float16))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .kernels import class_axis, loss_dtype
+from .bridge import class_axis, loss_dtype
 
 
 def second_derivative(h, grad_loss, input, target, weight, divisor, options):

@@ -13,9 +13,9 @@ import math
 import torch
 from torch.autograd.graph import increment_version
 
-from . import kernels, ops, private
+from . import bridge, ops, private
 from .derivatives import log_softmax_second_derivative, second_derivative
-from .kernels import Options, class_axis
+from .bridge import Options, class_axis
 
 # Up to here the gradient is computed with the loss, and kept in place of statistics: such logits are in a cache, where
 # to compute costs more than to write (1024 x 103, one thread: 77 us, and 154 for the two halves).
@@ -29,7 +29,7 @@ class _Small(torch.autograd.Function):
     def forward(ctx, input, target, weight, options):
         # Not among the saved tensors, so that the backward can let go of it: who finds the only reference to a gradient
         # keeps it as a parameter's, and copies it otherwise.
-        loss, ctx.grad = kernels.small(input, target, weight, options)
+        loss, ctx.grad = bridge.small(input, target, weight, options)
         ctx.save_for_backward(input, target, weight)
         ctx.options = options
         return loss
@@ -44,7 +44,7 @@ class _Small(torch.autograd.Function):
             ctx.grad = None
         factor = grad_loss.item()
         if torch.is_grad_enabled() or not math.isfinite(factor):  # times which a gradient of 0 would be NaN
-            _, *numbers = kernels.forward(*saved, options)
+            _, *numbers = bridge.forward(*saved, options)
             return _backward(grad_loss, *saved, *numbers, options), None, None, None
         if keeps:
             grad = grad * grad_loss
@@ -56,7 +56,7 @@ class _Small(torch.autograd.Function):
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, target, weight, options):
-        loss, *numbers = kernels.forward(input, target, weight, options)
+        loss, *numbers = bridge.forward(input, target, weight, options)
         ctx.save_for_backward(input, target, weight, *numbers)
         ctx.options = options
         return loss
@@ -71,7 +71,7 @@ def _backward(grad_loss, *rest):
     *tensors, options = rest
     if private.needs_operator(grad_loss):
         return ops.cross_entropy_backward(grad_loss, *tensors, *options)
-    return (_Gradient.apply if torch.is_grad_enabled() else kernels.backward)(grad_loss, *rest)
+    return (_Gradient.apply if torch.is_grad_enabled() else bridge.backward)(grad_loss, *rest)
 
 
 class _Gradient(torch.autograd.Function):
@@ -81,7 +81,7 @@ class _Gradient(torch.autograd.Function):
     def forward(ctx, grad_loss, input, target, weight, statistics, divisor, options):
         ctx.save_for_backward(grad_loss, input, target, weight, divisor)
         ctx.options = options
-        return kernels.backward(grad_loss, input, target, weight, statistics, divisor, options)
+        return bridge.backward(grad_loss, input, target, weight, statistics, divisor, options)
 
     @staticmethod
     def backward(ctx, h):
@@ -102,7 +102,7 @@ class _InPlace(torch.autograd.Function):
         ctx.options = options
         if not ctx.at_once:
             return _CrossEntropy.forward(ctx, input, target, weight, options)
-        loss = kernels.forward_backward(input, target, weight, options, input)
+        loss = bridge.forward_backward(input, target, weight, options, input)
         increment_version(input)
         ctx.save_for_backward(input)
         return loss
@@ -118,7 +118,7 @@ class _InPlace(torch.autograd.Function):
             by_row = ctx.options.reduction == "none"
             return grad * (grad_loss.unsqueeze(class_axis(grad)) if by_row else grad_loss), None, None, None
         if not ctx.at_once:
-            kernels.backward(grad_loss, input, *rest, ctx.options, out=grad)
+            bridge.backward(grad_loss, input, *rest, ctx.options, out=grad)
             increment_version(input)
         elif ctx.options.reduction == "none":
             grad *= grad_loss.unsqueeze(class_axis(grad))
@@ -130,7 +130,7 @@ class _InPlace(torch.autograd.Function):
 class _LogSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, dim):
-        log_p = kernels.log_softmax(input, dim)
+        log_p = bridge.log_softmax(input, dim)
         ctx.save_for_backward(log_p)
         ctx.dim = dim
         return log_p
@@ -140,7 +140,7 @@ class _LogSoftmax(torch.autograd.Function):
         if private.needs_operator(grad_output):
             call = ops.log_softmax_backward
         else:
-            call = _LogSoftmaxGradient.apply if torch.is_grad_enabled() else kernels.log_softmax_backward
+            call = _LogSoftmaxGradient.apply if torch.is_grad_enabled() else bridge.log_softmax_backward
         return call(grad_output, *ctx.saved_tensors, ctx.dim), None
 
 
@@ -149,7 +149,7 @@ class _LogSoftmaxGradient(torch.autograd.Function):
     def forward(ctx, grad_output, log_p, dim):
         ctx.save_for_backward(grad_output, log_p)
         ctx.dim = dim
-        return kernels.log_softmax_backward(grad_output, log_p, dim)
+        return bridge.log_softmax_backward(grad_output, log_p, dim)
 
     backward = staticmethod(log_softmax_second_derivative)
 
@@ -162,7 +162,7 @@ def cross_entropy(input, target, weight, options: Options, inplace: bool) -> tor
     if private.is_traced(input, target, weight):
         return ops.cross_entropy(input, target, weight, *options)[0]
     if not (input.requires_grad and torch.is_grad_enabled()):
-        return kernels.loss(input, target, weight, options)
+        return bridge.loss(input, target, weight, options)
     if inplace and not input.is_neg() and 0 not in input.stride():  # whose elements are not those of its memory
         if input.is_leaf or (input._base is not None and input._base.is_leaf and input._base.requires_grad):
             raise RuntimeError("inplace=True would write the gradient over a leaf that requires grad")
@@ -177,5 +177,5 @@ def log_softmax(input, dim: int) -> torch.Tensor:
     if private.is_traced(input):
         return ops.log_softmax(input, dim)
     if not (input.requires_grad and torch.is_grad_enabled()):
-        return kernels.log_softmax(input, dim)
+        return bridge.log_softmax(input, dim)
     return _LogSoftmax.apply(input, dim)

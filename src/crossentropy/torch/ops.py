@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch.library import custom_op
 
-from . import kernels
+from . import bridge
 from .derivatives import log_softmax_second_derivative, second_derivative
-from .kernels import Options, class_axis, loss_dtype
+from .bridge import Options, class_axis, loss_dtype
 
 
 def _statistics_dtype(input):
@@ -30,7 +30,7 @@ def cross_entropy(
     reduction: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(loss, statistics, divisor)."""
-    return kernels.forward(input, target, weight, Options(ignore_index, label_smoothing, z_loss, reduction))
+    return bridge.forward(input, target, weight, Options(ignore_index, label_smoothing, z_loss, reduction))
 
 
 @cross_entropy.register_fake
@@ -60,7 +60,7 @@ def cross_entropy_backward(
 ) -> torch.Tensor:
     """The gradient on the logits."""
     options = Options(ignore_index, label_smoothing, z_loss, reduction)
-    return kernels.backward(grad_loss, input, target, weight, statistics, divisor, options)
+    return bridge.backward(grad_loss, input, target, weight, statistics, divisor, options)
 
 
 @cross_entropy_backward.register_fake
@@ -71,7 +71,7 @@ def _(grad_loss, input, target, weight, statistics, divisor, *options):
 @custom_op("crossentropy::log_softmax", mutates_args=())
 def log_softmax(input: torch.Tensor, dim: int) -> torch.Tensor:
     """The log-softmax along an axis."""
-    return kernels.log_softmax(input, dim)
+    return bridge.log_softmax(input, dim)
 
 
 @log_softmax.register_fake
@@ -82,7 +82,7 @@ def _(input, dim):
 @custom_op("crossentropy::log_softmax_backward", mutates_args=())
 def log_softmax_backward(grad_output: torch.Tensor, log_p: torch.Tensor, dim: int) -> torch.Tensor:
     """The gradient on its argument."""
-    return kernels.log_softmax_backward(grad_output, log_p, dim)
+    return bridge.log_softmax_backward(grad_output, log_p, dim)
 
 
 @log_softmax_backward.register_fake

@@ -14,8 +14,8 @@ import torch
 
 from .. import autograd, config, cross_entropy, cross_entropy_and_grad
 from .. import log_softmax as log_softmax_of_array
-from .._backends import threads
-from . import memory
+from .._settings import threads
+from . import cache
 
 # From here on a call may take several threads.
 SERIAL_BELOW = 2**15
@@ -104,7 +104,7 @@ def forward(input, target, weight, options: Options) -> tuple[torch.Tensor, torc
 
 def backward(grad_loss, input, target, weight, statistics, divisor, options: Options, out=None) -> torch.Tensor:
     """The gradient on the logits; into ``out`` where that is given."""
-    out = memory.empty_like(input) if out is None else out
+    out = cache.empty_like(input) if out is None else out
     named = _named(input, target, weight, options)
     summed = options.reduction == "mean"
     with _on_torchs_threads(input):
@@ -136,7 +136,7 @@ def forward_backward(input, target, weight, options: Options, out: torch.Tensor)
 
 def log_softmax(input, dim: int) -> torch.Tensor:
     """The log-softmax."""
-    out = memory.empty_like(input)
+    out = cache.empty_like(input)
     with _on_torchs_threads(input):
         log_softmax_of_array(array(input), dim, out=array(out))
     return out
@@ -144,7 +144,7 @@ def log_softmax(input, dim: int) -> torch.Tensor:
 
 def log_softmax_backward(grad_output, log_p, dim: int) -> torch.Tensor:
     """The gradient on its argument."""
-    out = memory.empty_like(log_p)
+    out = cache.empty_like(log_p)
     with _on_torchs_threads(log_p):
         autograd.log_softmax_backward(autograd.SavedLogSoftmax(array(log_p), dim), array(grad_output), out=array(out))
     return out

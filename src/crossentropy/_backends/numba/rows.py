@@ -14,8 +14,8 @@ import math
 import numpy as np
 from numba.extending import overload
 
-from . import _numba_math as lanes
-from ._numba_layout import (
+from . import llvm as lanes
+from .layout import (
     BLOCK,
     F32,
     F64,
@@ -34,7 +34,7 @@ from ._numba_layout import (
     put,
     stopped,
 )
-from ._numba_math import address, exp_at, view
+from .llvm import address, exp_at, view
 
 CHUNK = 512  # classes that a sum runs over in the lanes' type
 PAD = 64  # what is no multiple of this is filled up to it: the rest of a loop in vectors is one number at a time

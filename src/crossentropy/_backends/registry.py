@@ -1,20 +1,16 @@
-"""Which backends there are, which one a call uses, and the settings that decide it.
-
-A backend is a module with the functions listed in _reference_backend.py. It is imported when first needed.
-"""
+"""Which backends there are, and which one a call uses: a backend (contract.py) is imported when it is first needed."""
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import importlib
-import os
+import importlib.util
 import sys
 import warnings
 from types import ModuleType
 from typing import NamedTuple
 
-from . import _device
+from .. import _settings
 
 
 class Backend(NamedTuple):
@@ -26,20 +22,9 @@ class Backend(NamedTuple):
 
 
 # name -> module, best first: the order of the automatic choice.
-_MODULES = {"native": "native", "numba": "numba_cpu", "reference": "_reference_backend"}
+_MODULES = {"native": "native", "numba": "numba", "reference": "reference"}
 
 
-class Settings(NamedTuple):
-    """What ``config`` sets; None leaves the choice to the environment and then to the machine."""
-
-    backend: str | ModuleType | None = None
-    threads: int | None = None
-    isa: str | None = None
-    check: bool | None = None
-
-
-# The settings in force, innermost last: kept in the context alone, so that one `config` may be entered by many threads.
-_settings: contextvars.ContextVar[tuple[Settings, ...]] = contextvars.ContextVar("crossentropy", default=(Settings(),))
 _loaded: dict[str, ModuleType | ImportError] = {}
 _warned = False
 
@@ -64,7 +49,7 @@ def backends() -> tuple[Backend, ...]:
     """
     found = {name: _load(name) for name in _MODULES}
     reasons = {name: "" if isinstance(got, ModuleType) else str(got) for name, got in found.items()}
-    reasons["cuda"] = _device.reason()
+    reasons["cuda"] = device_reason()
     return tuple(Backend(name, not reason, reason) for name, reason in reasons.items())
 
 
@@ -85,8 +70,9 @@ def _named(name: str | ModuleType) -> ModuleType:
 
 def _levels_to_the_caller() -> int:
     """The stacklevel, seen from where this is called, of the first frame outside the package."""
+    package = __package__.partition(".")[0]
     level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__package__") == __package__:
+    while frame.f_back and frame.f_globals.get("__package__", "").partition(".")[0] == package:
         level, frame = level + 1, frame.f_back
     return level
 
@@ -106,40 +92,9 @@ def _automatic() -> ModuleType:
     raise RuntimeError("no backend can be imported")  # pragma: no cover: the reference needs nothing
 
 
-class Environment(NamedTuple):
-    """The settings of the process, from its environment variables."""
-
-    backend: str | None
-    threads: int
-    isa: str | None
-
-
-@functools.cache
-def _environment() -> Environment:
-    """Read once, at the first call: os.environ takes 2 us a variable."""
-    return Environment(
-        os.environ.get("CROSSENTROPY_BACKEND") or None, _default_threads(), os.environ.get("CROSSENTROPY_ISA") or None
-    )
-
-
-def _default_threads() -> int:
-    own, openmp = os.environ.get("CROSSENTROPY_NUM_THREADS"), os.environ.get("OMP_NUM_THREADS")
-    if own:
-        if not own.strip().isdecimal() or not int(own):
-            raise ValueError(f"CROSSENTROPY_NUM_THREADS must be a positive integer, got {own!r}")
-        return int(own)
-    first = (openmp or "").split(",")[0].strip()  # "4", or "4,2" for nested regions; its form is OpenMP's to judge
-    return int(first) if first.isdecimal() and int(first) else processors()
-
-
-def processors() -> int:
-    """How many CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def current() -> ModuleType:
     """The backend of this context: by config, by CROSSENTROPY_BACKEND, or the best available."""
-    name = _settings.get()[-1].backend or _environment().backend
+    name = _settings.backend()
     return _named(name) if name else _automatic()
 
 
@@ -148,24 +103,36 @@ def light():
     return getattr(current(), "light", None)
 
 
-def checks_targets() -> bool:
-    """Whether a bad target raises (the default on the CPU) or gives NaN in its row."""
-    return _settings.get()[-1].check is not False
+# ---------------------------------------------------------------------- arrays on a CUDA device
+
+HOW = "pip install 'crossentropy[cuda13]', or [cuda12] for a driver of CUDA 12"
 
 
-def checks_targets_on_device() -> bool:
-    """Whether a bad target on a CUDA device raises, which waits for the device; by default it doesn't."""
-    return _settings.get()[-1].check is True
+@functools.cache
+def _found_device() -> ModuleType | str:
+    """The CUDA backend, or why there is none."""
+    if importlib.util.find_spec("numba_cuda") is None:  # without it numba.cuda is Numba's old one
+        return f"numba-cuda is missing: {HOW}"
+    try:
+        backend = importlib.import_module(".cuda", __package__)
+    except (ImportError, AttributeError) as error:
+        return f"numba-cuda is older than 0.30, or Numba than it needs ({error}): {HOW}"
+    return backend.unavailable() or backend
 
 
-def threads() -> int:
-    """Threads for a call: by config, CROSSENTROPY_NUM_THREADS, OMP_NUM_THREADS, else one for each CPU; never more."""
-    return min(_settings.get()[-1].threads or _environment().threads, processors())
+def device_reason() -> str:
+    """Why there is no CUDA backend here; empty where there is one."""
+    return "" if isinstance(_found_device(), ModuleType) else _found_device()
 
 
-def isa() -> str | None:
-    """The ISA asked for by config or CROSSENTROPY_ISA; None for the best."""
-    return _settings.get()[-1].isa or _environment().isa
+def device_backend(name: str = "logits") -> ModuleType:
+    """The CUDA backend, for a call whose argument of that name lies on a device."""
+    if device_reason():
+        raise TypeError(f"{name} is a CUDA array, and the backend for these is not available: {device_reason()}")
+    return _found_device()
+
+
+# ---------------------------------------------------------------------- settings
 
 
 class config:
@@ -175,7 +142,7 @@ class config:
     ----------
     backend : str or module, optional
         A name from ``backends()``; environment variable CROSSENTROPY_BACKEND. Or a module with the functions that
-        ``crossentropy/_reference_backend.py`` lists: a backend of one's own (see `crossentropy.testing`).
+        `crossentropy._backends.contract.Backend` lists: a backend of one's own (see `crossentropy.testing`).
     threads : int, optional
         At most so many threads in a call, and never more than the process has CPUs; CROSSENTROPY_NUM_THREADS, then
         OMP_NUM_THREADS. Any number gives the same bits.
@@ -217,9 +184,8 @@ class config:
         self._given = {name: value for name, value in given.items() if value is not None}
 
     def __enter__(self):
-        inherited = _settings.get()
-        _settings.set((*inherited, inherited[-1]._replace(**self._given)))
+        _settings.enter(self._given)
         return self
 
     def __exit__(self, *exception):
-        _settings.set(_settings.get()[:-1])
+        _settings.leave()

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from . import bench
+from .. import bench
 
 
 def tables(document: dict) -> list[Table]:

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import __version__, _peers, backends, config, cross_entropy, cross_entropy_and_grad, log_softmax, native
+from .. import __version__, backends, config, cross_entropy, cross_entropy_and_grad, log_softmax, native
+from . import peers as _peers
 
 
 class Op(NamedTuple):

@@ -14,7 +14,7 @@ from .arithmetic import arithmetic, device
 from .driver import Kernel
 from .groups import EVERYONE, WARP
 from .intrinsics import load, store
-from .memory import row_at, target_at
+from .vectors import row_at, target_at
 
 THREADS = 256
 SHARE = 8192  # rows of a block that adds up losses

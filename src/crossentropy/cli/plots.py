@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from . import cross_entropy_and_grad
+from .. import cross_entropy_and_grad
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9701a", "#b9c4d0"
 

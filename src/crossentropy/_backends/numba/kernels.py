@@ -8,9 +8,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
-from . import _numba_layout, _numba_math, _numba_rows
-from . import _numba_math as lanes
-from ._numba_layout import (
+from . import layout, llvm, rows
+from . import llvm as lanes
+from .layout import (
     BLOCK,
     OPTIONS,
     OddRows,
@@ -24,8 +24,8 @@ from ._numba_layout import (
     row_of,
     stopped,
 )
-from ._numba_math import added, exp_at, view
-from ._numba_rows import (
+from .llvm import added, exp_at, view
+from .rows import (
     CHUNK,
     PAD,
     gradient_frame,
@@ -77,7 +77,7 @@ def _source(module):
 
 
 # Numba keeps a kernel on disk for as long as its own file stays as it is; by this name it does not outlive the others.
-_SOURCES = hashlib.sha256(b"".join(map(_source, (_numba_layout, _numba_math, _numba_rows)))).hexdigest()
+_SOURCES = hashlib.sha256(b"".join(map(_source, (layout, llvm, rows)))).hexdigest()
 
 
 def kernel(function):

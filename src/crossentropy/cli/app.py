@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from . import __version__, _datasets, _plots, backends, distributions, logsumexp, training
+from .. import __version__, backends, distributions, logsumexp, training
+from . import datasets, plots
 
 console = Console()
 
@@ -49,7 +50,7 @@ def main():
 
 
 @main.command()
-@click.option("--data", default="digits", help=f"{', '.join(_datasets.BUNDLED)}, or a .csv or .npz file.")
+@click.option("--data", default="digits", help=f"{', '.join(datasets.BUNDLED)}, or a .csv or .npz file.")
 @click.option("--label", help="Column of the labels in a .csv, or their array in a .npz (there: y if not given).")
 @click.option(
     "--out", "directory", default="crossentropy-train", type=click.Path(path_type=Path), help="Where results go."
@@ -69,9 +70,9 @@ def train(data, label, directory, epochs, batch_size, test_fraction, class_weigh
     Writes loss.png, confusion.png and model.npz.
     """
     try:
-        dataset = _datasets.load(data, label)
-        fitted, held_out = _datasets.split(dataset, test_fraction, seed)
-    except _datasets.BadData as error:
+        dataset = datasets.load(data, label)
+        fitted, held_out = datasets.split(dataset, test_fraction, seed)
+    except datasets.BadData as error:
         raise BadInput(str(error)) from None
     check_directory(directory)
 
@@ -96,8 +97,8 @@ def train(data, label, directory, epochs, batch_size, test_fraction, class_weigh
         raise BadInput(str(error)) from None
     predicted = model.predict(test[0])
     files = {
-        "loss.png": _plots.cost(costs, test_losses, dataset.name).savefig,
-        "confusion.png": _plots.confusion(test[1], predicted, dataset.classes).savefig,
+        "loss.png": plots.cost(costs, test_losses, dataset.name).savefig,
+        "confusion.png": plots.confusion(test[1], predicted, dataset.classes).savefig,
         "model.npz": lambda path: np.savez(
             path,
             weights=model.weights,
@@ -215,8 +216,8 @@ def bench(quick, only, peers, seconds, file, directory):
     --only may be given more than once: all of its texts must occur.
     """
     try:
-        from . import _bench_table
-        from . import bench as benchmarks
+        from .. import bench as benchmarks
+        from . import bench_table
     except ImportError as error:
         raise BadInput(str(error)) from None
     for path, option in ((file and file.parent, "--json"), (directory, "--out")):
@@ -235,7 +236,7 @@ def bench(quick, only, peers, seconds, file, directory):
     if not document["records"]:
         nothing = f"--only {' --only '.join(only)}: no case and implementation with that text"
         raise BadInput("; ".join(document["left_out"]) or nothing)
-    console.print(*_bench_table.tables(document), sep="\n\n")
+    console.print(*bench_table.tables(document), sep="\n\n")
     for line in document["left_out"]:
         console.print(f"left out: {line}", soft_wrap=True, markup=False)
     files = {"bench.json": lambda path: path.write_text(benchmarks.to_json(document), encoding="utf-8")}
@@ -243,9 +244,9 @@ def bench(quick, only, peers, seconds, file, directory):
         write_all(file.parent, {file.name: files["bench.json"]}, "--json")
     if directory:
         for op in benchmarks.OPS:
-            figure = _plots.rates(document["records"], op)
+            figure = plots.rates(document["records"], op)
             if figure:
-                files[f"{_plots.file_name(op)}.png"] = figure.savefig
+                files[f"{plots.file_name(op)}.png"] = figure.savefig
         write_all(directory, files)
         console.print(f"wrote {', '.join(files)} to {directory}", soft_wrap=True, markup=False)
 
@@ -262,7 +263,7 @@ def plot(path):
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise BadInput(f"--out must end in .png, .pdf or .svg, got {str(path)!r}")
     check_directory(path.parent)
-    write_all(path.parent, {path.name: _plots.figure_1().savefig})
+    write_all(path.parent, {path.name: plots.figure_1().savefig})
     console.print(f"wrote {path}", soft_wrap=True, markup=False)
 
 
@@ -278,7 +279,7 @@ def info():
         state = "available" if backend.available else f"missing: {backend.reason}"
         table.add_row(f"backend {backend.name}", Text(state))
     if backends()[0].available:
-        from . import native
+        from .. import native
 
         table.add_row("ISA", f"{native.current_isa()} (available: {', '.join(native.SUPPORTED_ISAS)})")
         table.add_row("threads", f"{native.current_threads()}" if native.OPENMP else "1 (built without OpenMP)")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import (
+from .. import (
     config,
     cross_entropy,
     cross_entropy_and_grad,
@@ -16,7 +16,7 @@ from . import (
     reference,
     softmax,
 )
-from ._ulps import require, same
+from .ulps import require, same
 
 PROPERTIES: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {}
 

@@ -122,7 +122,7 @@ def _torch(p, threads, compiled=False, ours=False):
     import torch.nn.functional as F
 
     if ours:
-        from . import torch as F
+        from .. import torch as F
     z, t, last = _tensor(p.x), _tensor(p.targets), p.case.axis
     if p.case.op == "log-softmax":
         function = lambda z, t: F.log_softmax(z, last)  # noqa: E731
@@ -242,7 +242,7 @@ REFERENCE_ELEMENTS = 10_000
 
 
 def _reference(p, threads):
-    from . import config, cross_entropy, cross_entropy_and_grad
+    from .. import config, cross_entropy, cross_entropy_and_grad
 
     settings = config(backend="reference")
     if p.case.op == "loss":

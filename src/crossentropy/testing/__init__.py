@@ -1,6 +1,6 @@
 """The conformance suite: what every backend must do, by name, through the public functions alone.
 
-    >>> import my_backend  # a module with the functions that _reference_backend.py lists
+    >>> import my_backend  # a module with the functions that `crossentropy._backends.contract.Backend` lists
     >>> for name, check in crossentropy.testing.conformance():
     ...     with crossentropy.config(backend=my_backend):
     ...         check()  # raises AssertionError
@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import autograd, cross_entropy, cross_entropy_and_grad, cross_entropy_grad, reference
-from ._edge_cases import EDGE_CASES, both
-from ._properties import PROPERTIES
-from ._ulps import LIMITS, dtypes, exact, largest_error, result_dtype, same, within
+from .. import autograd, cross_entropy, cross_entropy_and_grad, cross_entropy_grad, reference
+from .edge_cases import EDGE_CASES, both
+from .properties import PROPERTIES
+from .ulps import LIMITS, dtypes, exact, largest_error, result_dtype, same, within
 
 __all__ = [
     "EDGE_CASES",

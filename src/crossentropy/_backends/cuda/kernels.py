@@ -25,7 +25,7 @@ from .intrinsics import (
     shifted,
     store,
 )
-from .memory import row_at, target_at, vectors_of
+from .vectors import row_at, target_at, vectors_of
 
 FLIGHT = 4  # vectors that a thread has on their way, where a row is not kept
 AT_ONCE = 16  # classes whose maximum is found before their sum

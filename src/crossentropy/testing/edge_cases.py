@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import (
+from .. import (
     autograd,
     config,
     cross_entropy,
@@ -18,7 +18,7 @@ from . import (
     reference,
     softmax,
 )
-from ._ulps import LIMITS, dtypes, exact, largest_error, near, refuses, require, same
+from .ulps import LIMITS, dtypes, exact, largest_error, near, refuses, require, same
 
 INF, NAN = np.inf, np.nan
 

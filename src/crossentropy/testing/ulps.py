@@ -6,7 +6,7 @@ import contextlib
 
 import numpy as np
 
-from . import reference
+from .. import reference
 
 # mantissa bits with the implicit one, exponent of the smallest normal number
 FORMATS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), "float64": (53, -1022)}

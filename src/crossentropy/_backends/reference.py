@@ -1,21 +1,4 @@
-"""The reference as a backend: rows of arrays, handed one at a time to reference.py as lists.
-
-The contract that this and every backend module implements, over arrays that are checked already. ``x`` has its class
-axis last and any strides, shape (..., C); the rows before it count as N in C order. Backends write into what they get.
-
-    scan_targets(targets, classes, ignore_index, class_weight, sample_weight) -> (first_bad, weight_sum)
-    total(values) -> float                               of float64 (N,), always in the same order
-    logsumexp(x, out)                                    out float64 (N,)
-    softmax(x, out)   log_softmax(x, out)                out like x
-    log_softmax_backward(grad_output, log_p, grad)       all like x
-    forward(x, targets, options, loss, saved)            loss float64 (N,); saved float64 (N, 3) for backward, or None
-    backward(x, targets, saved, options, row_scale, grad)
-    forward_backward(x, targets, options, row_scale, loss, grad)
-
-``targets`` is (N,) of any integer type, or probabilities like x; ``options`` is ``_check.Options``; ``row_scale``, what
-a row's gradient is multiplied by, is a float or float64 (N,). ``grad`` and ``out`` may be ``x`` itself. A bad target
-that comes this far (``config(check=False)``) gives NaN in its row.
-"""
+"""The reference as a backend: rows of arrays, handed one at a time to crossentropy/reference.py as lists."""
 
 from __future__ import annotations
 
@@ -24,7 +7,7 @@ import math
 
 import numpy as np
 
-from . import reference
+from .. import reference
 
 
 def _rows(x):

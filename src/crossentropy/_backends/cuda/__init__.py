@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda
 
-from .. import _backends, _check
+from ... import _check, _settings
 from . import arrays, driver, launch, reductions
 from .arrays import DeviceArray
 from .kernels import Result
@@ -279,7 +279,7 @@ def _run(kind, given, options, values):
     if given[OUT] is not None:
         names = ("logits", "targets", "class_weight", "sample_weight", "grad_output")
         _require_apart(given[OUT], dict(zip(names, given, strict=False)), given[X])
-    if _backends.checks_targets_on_device() and kind != "backward":
+    if _settings.checks_targets_on_device() and kind != "backward":
         _look_at_targets(given, options, stream)
     if plan.rows is not None:  # what 'mean' divides by is their number
         values = values._replace(scale=values.scale / plan.rows if plan.rows else 0.0, by=plan.rows)

@@ -10,8 +10,8 @@ import numpy as np
 from numba import njit
 from numba.extending import overload
 
-from . import _numba_math as lanes
-from ._numba_math import address, view
+from . import llvm as lanes
+from .llvm import address, view
 
 BLOCK = 2048  # classes that are copied at a time, of rows that can't be read or written in place
 PIECE = 2**16  # classes of those that can, between two looks at the stop flag

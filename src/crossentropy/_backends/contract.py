@@ -1,0 +1,84 @@
+"""The one shape of a backend: the functions that a module must have to serve the public ones.
+
+``crossentropy.config(backend=module)`` takes any module of this shape, and `crossentropy.testing.conformance` holds it
+to what the package's own backends are held to. reference.py beside this file is the shortest of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Statistics(NamedTuple):
+    """What a forward keeps of a row for the backward: one row of the float64 array (N, len(Statistics._fields))."""
+
+    max: float  # m, the largest logit
+    rest: float  # sum of e^(z - m) over every class but one at the maximum
+    mass: float  # sum of the target's weights over the classes, as the gradient needs it
+
+
+class Backend(Protocol):
+    """The functions of a backend, over arrays that are checked already.
+
+    ``x`` has its class axis last and any strides, shape (..., C); the rows before it count as N in C order. Backends
+    write into what they get; ``grad`` and ``out`` may be ``x`` itself. ``targets`` is (N,) of any integer type, or
+    probabilities like x; ``options`` are the options of a row (`crossentropy._options.RowOptions`). A bad target that
+    comes this far (``config(check=False)``) gives NaN in its row.
+    """
+
+    def scan_targets(
+        self,
+        targets: np.ndarray,
+        classes: int,
+        ignore_index: int | None,
+        class_weight: np.ndarray | None,
+        sample_weight: np.ndarray | None,
+    ) -> tuple[int, float]:
+        """The first target that is no class (or -1), and the sum of sample times class weight over the others."""
+
+    def total(self, values: np.ndarray) -> float:
+        """The sum of float64 (N,), always taken in the same order."""
+
+    def logsumexp(self, x: np.ndarray, out: np.ndarray) -> None:
+        """The logsumexp of each row, into float64 (N,)."""
+
+    def softmax(self, x: np.ndarray, out: np.ndarray) -> None:
+        """The softmax of each row, into an array like x."""
+
+    def log_softmax(self, x: np.ndarray, out: np.ndarray) -> None:
+        """The log-softmax of each row, into an array like x."""
+
+    def log_softmax_backward(self, grad_output: np.ndarray, log_p: np.ndarray, grad: np.ndarray) -> None:
+        """The gradient on the logits from that on the log-softmax; all three alike."""
+
+    def forward(
+        self, x: np.ndarray, targets: np.ndarray, options: Any, loss: np.ndarray, statistics: np.ndarray | None
+    ) -> None:
+        """The losses of the rows, into float64 (N,); and what the backward needs of each, where that is wanted."""
+
+    def backward(
+        self,
+        x: np.ndarray,
+        targets: np.ndarray,
+        statistics: np.ndarray,
+        options: Any,
+        row_scale: float | np.ndarray,
+        grad: np.ndarray,
+    ) -> None:
+        """The gradient of the sum of row_scale_n loss_n; ``row_scale`` is a number, or float64 (N,)."""
+
+    def forward_backward(
+        self,
+        x: np.ndarray,
+        targets: np.ndarray,
+        options: Any,
+        row_scale: float | np.ndarray,
+        loss: np.ndarray,
+        grad: np.ndarray,
+    ) -> None:
+        """The losses and the gradient in one go."""
+
+
+FUNCTIONS = tuple(name for name in vars(Backend) if not name.startswith("_"))
