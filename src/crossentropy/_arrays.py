@@ -2,7 +2,114 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Layout:
+    """How an array lies from its address on: what checks and plans need to know of it, on the host and on a device.
+
+    Strides are in bytes; the dtype is its name, ``swapped`` where its bytes are in the other order. There is one of a
+    kind (`layout`), so that what was found out for one can be found again by it.
+    """
+
+    __slots__ = (
+        "device",
+        "dtype",
+        "high",
+        "itemsize",
+        "low",
+        "ndim",
+        "on_host",
+        "read_only",
+        "shape",
+        "size",
+        "strides",
+        "swapped",
+    )
+
+    def __init__(self, shape, strides, dtype, itemsize, read_only=False, on_host=False, device=None, swapped=False):
+        self.shape, self.strides, self.dtype, self.itemsize = shape, strides, dtype, itemsize
+        self.read_only, self.on_host, self.device, self.swapped = read_only, on_host, device, swapped
+        self.ndim, self.size = len(shape), math.prod(shape)
+        reach = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
+        self.low = sum(r for r in reach if r < 0)  # of the first byte, and one past the last
+        self.high = sum(r for r in reach if r > 0) + itemsize
+
+
+layout = functools.lru_cache(4096)(Layout)
+
+
+class Array(NamedTuple):
+    """An array, and where it lies."""
+
+    value: Any  # the array itself, which keeps its memory
+    address: int
+    layout: Layout
+    held: Any = None  # what else must live as long
+
+
+def on_host(x: np.ndarray) -> Layout:
+    """How a NumPy array lies."""
+    dtype = x.dtype
+    # Where a longdouble has 64 bits NumPy takes it for equal to float64, which it is not to kernels.
+    name = "longdouble" if dtype.char == "g" else _name_of(dtype)
+    return layout(x.shape, x.strides, name, dtype.itemsize, not x.flags.writeable, True, None, not dtype.isnative)
+
+
+@functools.lru_cache(256)
+def _name_of(dtype: np.dtype) -> str:
+    """Kept, since NumPy works the name out anew each time it is asked."""
+    return dtype.name
+
+
+def c_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    """The strides of an array in C order."""
+    strides = [itemsize]
+    for size in shape[:0:-1]:
+        strides.append(strides[-1] * size)
+    return tuple(strides[::-1][: len(shape)]) if shape else ()
+
+
+def without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """A shape, or strides, but for one axis."""
+    return (*shape[:axis], *shape[axis + 1 :])
+
+
+def may_share_memory(a: Array, b: Array) -> bool:
+    """Whether the memory between two arrays' ends overlaps."""
+    mine, other = a.layout, b.layout
+    if a.address + mine.low >= b.address + other.high or b.address + other.low >= a.address + mine.high:
+        return False
+    return bool(mine.size and other.size)
+
+
+def same_elements(a: Array, b: Array) -> bool:
+    """The same elements in the same places."""
+    mine, other = a.layout, b.layout
+    alike = (mine.shape, mine.strides, mine.dtype, mine.swapped) == (
+        other.shape,
+        other.strides,
+        other.dtype,
+        other.swapped,
+    )
+    return alike and a.address == b.address
+
+
+def overlaps_itself(a: Layout) -> bool:
+    """Two indices share memory, by a test that is exact for strides that nest and errs towards True."""
+    extent = a.itemsize
+    for stride, size in sorted(
+        (abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True) if size > 1
+    ):
+        if stride < extent:
+            return a.size > 0
+        extent = stride * (size - 1) + extent
+    return False
 
 
 def merged_rows(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:

@@ -11,13 +11,23 @@ size is kept. The logits and targets must not be changed in between.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from . import _check, _device
+from . import _check, _device, api
 from ._backends import registry
-from .api import _divisor, _like_x, _reduced, _row_count, gradient_array, scaled
+from ._backends.contract import Statistics
+from ._options import passed, takes_options
+from ._reduction import divisor, gradient_array, reduced, row_count, scaled
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ._options import LossOptions
+
+FIELDS = len(Statistics._fields)
 
 __all__ = ["backward", "forward", "log_softmax_backward", "log_softmax_forward", "numbers_of", "restored"]
 
@@ -38,41 +48,40 @@ class SavedLogSoftmax(NamedTuple):
     axis: int
 
 
-def forward(logits, targets, **options):
+@takes_options
+def forward(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossOptions]) -> tuple[Any, Saved]:
     """The loss, and what its backward needs.
 
     Parameters
     ----------
     logits, targets : array_like
         As for `crossentropy.cross_entropy`.
-    **options
-        Those of `crossentropy.cross_entropy`.
+    {options}
 
     Returns
     -------
     loss : scalar or ndarray
         As `crossentropy.cross_entropy` returns it, in nats.
     saved : Saved
-        Holds references to the logits and targets, and float64 (N, 3).
+        Holds references to the logits and targets, and a few float64 numbers a row.
 
     Raises
     ------
-    TypeError, ValueError, IndexError
-        As `crossentropy.cross_entropy`.
+    {raises}
     """
     if _device.holds(logits):
         return registry.device_backend().forward(logits, targets, **options)
-    call = _check.loss(logits, targets, **options)
+    call = _check.loss(logits, targets, passed("forward", options))
     backend = registry.current()
-    by = _divisor(backend, call)
-    n = _row_count(call.x)
-    rows, statistics = np.empty(n, np.float64), np.empty((n, 3), np.float64)
+    by = divisor(backend, call)
+    n = row_count(call.x)
+    rows, statistics = np.empty(n, np.float64), np.empty((n, FIELDS), np.float64)
     if n:
         backend.forward(call.x, call.targets, call.options, rows, statistics)
-    return _reduced(backend, rows, call, by), Saved(backend, call, by, statistics)
+    return reduced(backend, rows, call, by), Saved(backend, call, by, statistics)
 
 
-def backward(saved, grad_output=1.0, *, out=None):
+def backward(saved: Saved, grad_output: ArrayLike = 1.0, *, out: np.ndarray | None = None) -> np.ndarray:
     """The gradient on the logits of ``grad_output`` times the loss.
 
     Parameters
@@ -107,7 +116,7 @@ def backward(saved, grad_output=1.0, *, out=None):
     return to if out is None else out
 
 
-def numbers_of(saved):
+def numbers_of(saved: Saved) -> tuple[np.ndarray, np.ndarray | None]:
     """The arrays that `forward` has made for `backward`, for frameworks that keep arrays: `restored` takes them back.
 
     Parameters
@@ -118,7 +127,7 @@ def numbers_of(saved):
     Returns
     -------
     statistics : ndarray, shape (N, 3)
-        Of float64; on a device real numbers, as the loss is.
+        (max, rest, mass) of each row in float64; on a device real numbers, as the loss is.
     divisor : ndarray, shape (), or None
         What the losses' sum was divided by, where that had to be found out.
 
@@ -132,7 +141,14 @@ def numbers_of(saved):
     return saved.statistics, None if saved.divisor is None else np.array(saved.divisor)
 
 
-def restored(statistics, divisor, logits, targets, **options):
+@takes_options
+def restored(
+    statistics: ArrayLike,
+    divisor: ArrayLike | None,
+    logits: ArrayLike,
+    targets: ArrayLike,
+    **options: Unpack[LossOptions],
+) -> Saved:
     """The ``saved`` whose `numbers_of` these are, from the same logits, targets and options as in `forward`.
 
     Parameters
@@ -141,8 +157,7 @@ def restored(statistics, divisor, logits, targets, **options):
         From `numbers_of`.
     logits, targets : array_like
         As for `crossentropy.cross_entropy`; what is not theirs gives wrong gradients.
-    **options
-        Those of `crossentropy.cross_entropy`.
+    {options}
 
     Returns
     -------
@@ -155,12 +170,12 @@ def restored(statistics, divisor, logits, targets, **options):
     """
     if _device.holds(logits):
         return registry.device_backend().restored(statistics, divisor, logits, targets, **options)
-    call = _check.loss(logits, targets, **options)
-    rows = _check.statistics(statistics, _row_count(call.x))
+    call = _check.loss(logits, targets, passed("restored", options))
+    rows = _check.statistics(statistics, row_count(call.x), FIELDS)
     return Saved(registry.current(), call, None if divisor is None else float(divisor), rows)
 
 
-def log_softmax_forward(x, axis=-1):
+def log_softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[np.ndarray, SavedLogSoftmax]:
     """The log-softmax, and what its backward needs.
 
     Parameters
@@ -182,11 +197,13 @@ def log_softmax_forward(x, axis=-1):
     TypeError, ValueError
         As `crossentropy.log_softmax`.
     """
-    log_p = _like_x("log_softmax", x, axis, None)
+    log_p = api.log_softmax(x, axis)
     return log_p, SavedLogSoftmax(log_p, axis % len(log_p.shape))
 
 
-def log_softmax_backward(saved, grad_output, *, out=None):
+def log_softmax_backward(
+    saved: SavedLogSoftmax, grad_output: ArrayLike, *, out: np.ndarray | None = None
+) -> np.ndarray:
     """The gradient on the logits: g_c - p_c sum_k g_k.
 
     Parameters

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from .. import reference
+from .._options import NUMERIC
 
 
 def _rows(x):
@@ -66,7 +67,7 @@ def log_softmax_backward(grad_output, log_p, grad):
 
 def _targets(x, targets, options):
     """(n, index, target, row options) of each row: an ignored row has weight 0, a bad target is None."""
-    w = _list(options.class_weight)
+    w, numbers = _list(options.class_weight), {name: getattr(options, name) for name in NUMERIC}
     for n, index in enumerate(_rows(x)):
         weight = 1.0 if options.sample_weight is None else float(options.sample_weight[n])
         if options.probabilities:
@@ -77,10 +78,10 @@ def _targets(x, targets, options):
                 weight = 0.0
             if not 0 <= target < x.shape[-1]:
                 target = None
-        yield n, index, target, reference.Row(weight, w, options.label_smoothing, options.z_loss)
+        yield n, index, target, reference.Row(weight, w, **numbers)
 
 
-def forward(x, targets, options, loss, saved):
+def forward(x, targets, options, loss, statistics):
     """The rows' losses. Nothing is saved: backward starts from x again."""
     for n, index, target, row in _targets(x, targets, options):
         if not row.weight:
@@ -91,7 +92,7 @@ def forward(x, targets, options, loss, saved):
             loss[n] = reference.cross_entropy(_row(x, index), target, row)
 
 
-def backward(x, targets, saved, options, row_scale, grad):
+def backward(x, targets, statistics, options, row_scale, grad):
     """The gradient of the sum of row_scale_n loss_n."""
     for n, index, target, row in _targets(x, targets, options):
         scale = row_scale if isinstance(row_scale, float) else float(row_scale[n])

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -98,8 +99,8 @@ def current() -> ModuleType:
     return _named(name) if name else _automatic()
 
 
-def light():
-    """The backend's short way for small plain arrays without options, or None where it has none."""
+def light() -> Callable[..., tuple | None] | None:
+    """The backend's way for small plain arrays without options, or None where it has none."""
     return getattr(current(), "light", None)
 
 

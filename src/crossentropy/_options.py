@@ -1,0 +1,293 @@
+"""The options of a loss, each described once: name, type, default, rule, what bad input is told, documentation.
+
+A line of these classes is an option. Signatures, docstrings, checks, what backends get, the conformance suite's crossed
+options, the fuzzer's draws and the PyTorch drop-in's arguments are made from it. CONTRIBUTING.md says what else an
+option needs: its formula in reference.py, and its use in each backend.
+"""
+
+import difflib
+import inspect
+import math
+import operator
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, SupportsIndex, TypedDict, TypeVar, get_type_hints
+
+from numpy.typing import ArrayLike
+
+REDUCTIONS = ("none", "sum", "mean")
+
+
+# ---------------------------------------------------------------------- rules: what a value must be, or is told
+
+
+def real(value: Any, name: str) -> float:
+    """One real number as a float."""
+    if type(value) is float:
+        return value
+    kind = getattr(value, "dtype", None)
+    if isinstance(value, (bool, str, bytes)) or (kind is not None and kind == bool):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(
+            f"{name} must be within the range of float64, got an integer of {value.bit_length()} bits"
+        ) from None
+
+
+def integer(value: Any, name: str) -> int:
+    """One integer as an int."""
+    if type(value) is int:
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def _number(holds: Callable[[float], bool], told: str) -> Callable[[Any, str], float]:
+    """The rule of a real number: what must hold of it, and the words for that."""
+
+    def rule(value: Any, name: str) -> float:
+        number = real(value, name)
+        if not holds(number):
+            raise ValueError(f"{name} must be {told}, got {value!r}")
+        return number
+
+    return rule
+
+
+def _reduction(value: Any, name: str) -> str:
+    if not isinstance(value, str) or value not in REDUCTIONS:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, REDUCTIONS))}, got {value!r}")
+    return value
+
+
+# ---------------------------------------------------------------------- the table
+
+
+class Option(NamedTuple):
+    """What there is to know of an option.
+
+    ``rule(value, name)`` is the value as the package works with it, or the error that names the option, the rule and
+    the value. An option ``of`` the 'row' changes what a row yields, and goes to backends; one of the 'call' does not. An
+    option with a shape (``over``) is an array: one number for each class, or row. A value is ``inert`` where it changes
+    nothing in a call whose every target is a class. ``samples`` are the values, beside the default, that the conformance
+    suite crosses with every other option; the fuzzer draws from these and ``draws``.
+    """
+
+    default: Any
+    kind: str
+    text: str
+    rule: Callable[[Any, str], Any] | None = None
+    of: Literal["row", "call"] = "row"
+    over: Literal["", "classes", "rows"] = ""
+    inert: Callable[[Any], bool] = lambda value: False
+    samples: tuple[Any, ...] = ()
+    draws: tuple[Any, ...] = ()
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it is a real number that backends get: it crosses to them by its name alone."""
+        return self.of == "row" and isinstance(self.default, float)
+
+
+class TargetOptions(TypedDict, total=False):
+    """Which axis, rows, classes and targets count, and how much: what frameworks have, too, under names of theirs."""
+
+    axis: Annotated[
+        SupportsIndex,
+        Option(
+            -1,
+            "int, default -1",
+            "The class axis of ``logits``. Its other axes are the rows; no transposed copy is made.",
+            integer,
+            of="call",
+        ),
+    ]
+    class_weight: Annotated[
+        ArrayLike | None, Option(None, "array_like, shape (C,), optional", "w_c >= 0, finite.", over="classes")
+    ]
+    sample_weight: Annotated[
+        ArrayLike | None,
+        Option(
+            None,
+            "array_like of the rows' shape, optional",
+            "v_n >= 0, finite. A row of weight 0 does not count, whatever it holds: its loss and gradient are 0.",
+            over="rows",
+        ),
+    ]
+    ignore_index: Annotated[
+        SupportsIndex | None,
+        Option(
+            None,
+            "int, optional",
+            "Rows with this target do not count, whatever they hold: loss and gradient 0. Index targets only.",
+            integer,
+            inert=lambda value: type(value) is int and value < 0,
+        ),
+    ]
+    label_smoothing: Annotated[
+        float,
+        Option(
+            0.0,
+            "float in [0, 1], default 0",
+            "epsilon: targets become (1 - epsilon) of themselves plus epsilon / C.",
+            _number(lambda value: 0 <= value <= 1, "in [0, 1]"),
+            samples=(0.1, 1.0),
+            draws=(0.37, 1e-9),
+        ),
+    ]
+
+
+class ExtraOptions(TypedDict, total=False):
+    """What a row's loss has beyond that of frameworks: their drop-ins take these by the same names."""
+
+    z_loss: Annotated[
+        float,
+        Option(
+            0.0,
+            "float >= 0, default 0",
+            "lambda: adds lambda logsumexp(z)^2 to each row.",
+            _number(lambda value: 0 <= value < math.inf, "finite and not negative"),
+            samples=(0.01,),
+            draws=(1e-4, 1.0),
+        ),
+    ]
+
+
+class LossOptions(TargetOptions, ExtraOptions, total=False):
+    """The options of every loss function: ``**options: Unpack[LossOptions]``."""
+
+    reduction: Annotated[
+        Literal["mean", "sum", "none"],
+        Option(
+            "mean",
+            "{'mean', 'sum', 'none'}",
+            "'mean' divides the sum by sum_n v_n w_{y_n} over the rows that are not ignored (index targets), or by "
+            "sum_n v_n\n(probability targets).",
+            _reduction,
+            of="call",
+        ),
+    ]
+    normalizer: Annotated[
+        float | None,
+        Option(
+            None,
+            "float > 0, optional",
+            "Divisor in place of that one, for gradient accumulation or data parallelism; with 'mean' only.",
+            _number(lambda value: 0 < value < math.inf, "finite and positive"),
+            of="call",
+        ),
+    ]
+    empty: Annotated[
+        float,
+        Option(
+            math.nan,
+            "float, default nan",
+            "The mean over no row (all ignored, or the weights sum to 0); the gradient is 0 then.",
+            real,
+            of="call",
+        ),
+    ]
+
+
+def _described(options: type) -> dict[str, Option]:
+    found = get_type_hints(options, include_extras=True)
+    return {name: next(each for each in hint.__metadata__ if isinstance(each, Option)) for name, hint in found.items()}
+
+
+OPTIONS = _described(LossOptions)
+EXTRAS = tuple(_described(ExtraOptions))
+DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
+_OF_ROW = [name for name, option in OPTIONS.items() if option.of == "row"]
+ARRAYS = tuple(name for name in _OF_ROW if OPTIONS[name].over)
+NUMERIC = tuple(name for name in _OF_ROW if OPTIONS[name].numeric)
+
+# The options as backends get them: arrays are contiguous float64, (C,) or (N,), or None; ignore_index is None where no
+# target can equal it; numbers are floats. ``probabilities`` says which kind the targets are.
+RowOptions = namedtuple("RowOptions", [*_OF_ROW, "probabilities"], defaults=[*(DEFAULTS[name] for name in _OF_ROW), False])
+
+
+# ---------------------------------------------------------------------- what callers pass
+
+
+def unknown(function: str, name: str, names: Any = tuple(OPTIONS)) -> TypeError:
+    """The error for an option that there is not: it names the nearest that there is."""
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; its options are {', '.join(names)}"
+    return TypeError(f"{function}() has no option {name!r}{hint}")
+
+
+def passed(function: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are not at their default; a TypeError for one that there is not."""
+    left = {}
+    for name, value in options.items():
+        if name not in DEFAULTS:
+            raise unknown(function, name)
+        default = DEFAULTS[name]
+        if type(value) is type(default) and (value == default or (value != value and default != default)):
+            continue
+        left[name] = value
+    return left
+
+
+def is_plain(left: dict[str, Any]) -> bool:
+    """Whether a call with these options, if its every target is a class, is one without any."""
+    return not left or all(OPTIONS[name].inert(value) for name, value in left.items())
+
+
+def reduction_of(left: dict[str, Any]) -> tuple[str, float | None, float]:
+    """(reduction, normalizer, empty) of a call, checked alone and together."""
+    reduction, normalizer, empty = (
+        OPTIONS[name].rule(left[name], name) if name in left else DEFAULTS[name]  # type: ignore[misc]
+        for name in ("reduction", "normalizer", "empty")
+    )
+    if normalizer is not None and reduction != "mean":
+        raise ValueError(f"normalizer goes with reduction='mean', got reduction={reduction!r}")
+    return reduction, normalizer, empty
+
+
+def numbers_of(left: dict[str, Any]) -> dict[str, float]:
+    """The numeric options of a row, checked."""
+    return {name: OPTIONS[name].rule(left[name], name) for name in NUMERIC if name in left}  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------------- what readers see
+
+_RAISES = """TypeError
+        logits or targets of a dtype that is not supported; masked arrays and matrices; index targets given as floats; an
+        option that there is not.
+    ValueError
+        Shapes that don't fit; no classes; weights, numbers, reduction or out outside their rules.
+    IndexError
+        A target outside [0, C) that is not ignored: the first, with its value."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _documentation(names: Any) -> str:
+    entries = []
+    for name in names:
+        text = OPTIONS[name].text.replace("\n", "\n        ")
+        entries.append(f"{name} : {OPTIONS[name].kind}\n        {text}")
+    return "\n    ".join(entries)
+
+
+def takes_options(function: _Function, names: Any = tuple(OPTIONS)) -> _Function:
+    """A public function with ``**options``: its signature and docstring show each of them."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    before = [p for p in own if p.kind is not p.KEYWORD_ONLY]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS[name])
+        for name in names
+    ]
+    after = [p for p in own if p.kind is p.KEYWORD_ONLY]
+    setattr(function, "__signature__", signature.replace(parameters=[*before, *options, *after]))  # noqa: B010
+    if function.__doc__:  # python -OO has none
+        function.__doc__ = function.__doc__.replace("{options}", _documentation(names)).replace("{raises}", _RAISES)
+    return function
