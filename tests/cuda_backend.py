@@ -140,14 +140,14 @@ def forward(x, targets, options, loss, saved):
         return
     losses, kept = backend.forward(x_there, t, **given)
     loss[...] = losses.to_host().reshape(-1)
-    saved[...] = kept.given[backend.STATISTICS].value.to_host()
+    saved[...] = kept.given[backend.calls.STATISTICS].value.to_host()
 
 
 def backward(x, targets, saved, options, row_scale, grad):
     x_there, t, given = _call(x, targets, options)
     _, kept = backend.forward(x_there, t, **given)
     real = np.float64 if x.itemsize == 8 else np.float32
-    kept.given[backend.STATISTICS] = arrays.describe(Array(saved.astype(real)), "saved")
+    kept.given[backend.calls.STATISTICS] = arrays.describe(Array(saved.astype(real)), "saved")
     to = _device(grad)
     backend.backward(kept, _scale(row_scale, x), out=to)
     grad[...] = to.to_host()

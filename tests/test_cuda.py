@@ -21,8 +21,7 @@ elif registry.device_reason():
 import cuda_backend
 from cuda_backend import Array
 
-from crossentropy import cuda
-from crossentropy._backends.cuda import arrays, driver, launch
+from crossentropy._backends.cuda import arrays, driver, launch, plans
 
 OPTIONS = {
     "targets": ("index", "probability"),
@@ -137,7 +136,7 @@ def use(monkeypatch, threads, kept, blocks, multiprocessors=0):
     monkeypatch.setattr(driver, "has_clusters", lambda device: True)
     monkeypatch.setattr(driver, "multiprocessors", lambda device: max(1, multiprocessors))
     launch.shape_for.cache_clear()
-    cuda._plans.clear()
+    plans._plans.clear()
 
 
 @pytest.fixture
@@ -146,7 +145,7 @@ def shared_out(monkeypatch):
     yield lambda *shape, **more: use(monkeypatch, *shape, **more)
     monkeypatch.undo()
     launch.shape_for.cache_clear()
-    cuda._plans.clear()
+    plans._plans.clear()
 
 
 def results(x, y, q, smoothing=0.1):
@@ -297,27 +296,27 @@ def test_what_a_forward_saves_may_be_kept_as_arrays():
 
 
 def test_a_plan_serves_other_arrays_that_lie_alike():
-    plans = len(cuda._plans)
+    known = len(plans._plans)
     for seed in range(3):
         x = np.random.default_rng(seed).standard_normal((4, 30)).astype(np.float32)
         y = np.arange(4) + seed
         got = crossentropy.cross_entropy(Array(x), Array(y), z_loss=0.015)
         expected, _, _ = testing.exact(x, y.tolist(), [reference.Row(1.0, None, 0.0, 0.015)] * 4)
         within(got.to_host(), expected.mean(), x.dtype, "loss")
-    assert len(cuda._plans) == plans + 1
+    assert len(plans._plans) == known + 1
 
 
 def test_a_plan_serves_other_numbers():
     x, y, _ = problem(30, np.dtype(np.float32))
-    plans = None
+    known = None
     for k in (1, 2, 3):
         total = crossentropy.cross_entropy(Array(x), Array(y), normalizer=k, label_smoothing=k / 10, empty=float("nan"))
         expected, _, _ = testing.exact(x, y.tolist(), [reference.Row(1.0, None, k / 10, 0.0)] * 3)
         within(total.to_host(), expected.sum() / k, x.dtype, "loss")
         grad = crossentropy.cross_entropy_grad(Array(x), Array(y), grad_output=np.float32(k))
         same(grad.to_host(), crossentropy.cross_entropy_grad(x, y, grad_output=float(k)))
-        assert plans in (None, len(cuda._plans))
-        plans = len(cuda._plans)
+        assert known in (None, len(plans._plans))
+        known = len(plans._plans)
 
 
 def test_rounding_errors_of_equal_classes_do_not_add_up(shared_out):

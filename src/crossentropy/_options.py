@@ -209,7 +209,9 @@ NUMERIC = tuple(name for name in _OF_ROW if OPTIONS[name].numeric)
 
 # The options as backends get them: arrays are contiguous float64, (C,) or (N,), or None; ignore_index is None where no
 # target can equal it; numbers are floats. ``probabilities`` says which kind the targets are.
-RowOptions = namedtuple("RowOptions", [*_OF_ROW, "probabilities"], defaults=[*(DEFAULTS[name] for name in _OF_ROW), False])
+RowOptions = namedtuple(
+    "RowOptions", [*_OF_ROW, "probabilities"], defaults=[*(DEFAULTS[name] for name in _OF_ROW), False]
+)
 
 
 # ---------------------------------------------------------------------- what callers pass
@@ -282,10 +284,7 @@ def takes_options(function: _Function, names: Any = tuple(OPTIONS)) -> _Function
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     before = [p for p in own if p.kind is not p.KEYWORD_ONLY]
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS[name])
-        for name in names
-    ]
+    options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS[name]) for name in names]
     after = [p for p in own if p.kind is p.KEYWORD_ONLY]
     setattr(function, "__signature__", signature.replace(parameters=[*before, *options, *after]))  # noqa: B010
     if function.__doc__:  # python -OO has none

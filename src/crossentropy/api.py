@@ -257,7 +257,9 @@ def _loss_and_grad(name, logits, targets, grad_output, out, options):
         if found := light(logits, targets, True, out):
             return LossAndGrad(as_scalar(found[0], loss_dtype(logits)), found[1])
     if _device.holds(logits):
-        both = registry.device_backend().cross_entropy_and_grad(logits, targets, grad_output=grad_output, out=out, **left)
+        both = registry.device_backend().cross_entropy_and_grad(
+            logits, targets, grad_output=grad_output, out=out, **left
+        )
         return LossAndGrad(*both)
     call = _check.loss(logits, targets, left)
     g = _check.grad_output(grad_output, call)

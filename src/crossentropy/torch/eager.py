@@ -14,8 +14,8 @@ import torch
 from torch.autograd.graph import increment_version
 
 from . import bridge, ops, private
-from .derivatives import log_softmax_second_derivative, second_derivative
 from .bridge import Options, class_axis
+from .derivatives import log_softmax_second_derivative, second_derivative
 
 # Up to here the gradient is computed with the loss, and kept in place of statistics: such logits are in a cache, where
 # to compute costs more than to write (1024 x 103, one thread: 77 us, and 154 for the two halves).

@@ -10,8 +10,8 @@ import torch
 from torch.library import custom_op
 
 from . import bridge
-from .derivatives import log_softmax_second_derivative, second_derivative
 from .bridge import Options, class_axis, loss_dtype
+from .derivatives import log_softmax_second_derivative, second_derivative
 
 
 def _statistics_dtype(input):

@@ -9,58 +9,29 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 import sys
-from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
 
-from ... import _check, _device
+from ... import _device
+from ..._arrays import Array, Layout, c_strides, layout, without  # noqa: F401
 
+DeviceArray = Array
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}  # bytes, of what is made here
 _KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}  # DLDataTypeCode
-
-
-class Layout:
-    """How an array lies from its address on: strides in bytes, the dtype by name, the device's number if it is known.
-
-    There is one of a kind (`_layout`), so that plans can be found by it.
-    """
-
-    __slots__ = ("device", "dtype", "high", "itemsize", "low", "ndim", "read_only", "shape", "size", "strides")
-
-    def __init__(self, shape, strides, dtype, itemsize, read_only, device):
-        self.shape, self.strides, self.dtype, self.read_only, self.device = shape, strides, dtype, read_only, device
-        self.ndim, self.size = len(shape), math.prod(shape)
-        self.itemsize = itemsize
-        reach = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
-        self.low = sum(r for r in reach if r < 0)  # of the first byte, and one past the last
-        self.high = sum(r for r in reach if r > 0) + self.itemsize
-
-
-_layout = functools.lru_cache(4096)(Layout)
 
 
 def plain(shape: tuple[int, ...], dtype: str, device: int | None = None) -> Layout:
     """The layout of an array in C order."""
     size = SIZES[dtype]
-    return _layout(shape, c_strides(shape, size), dtype, size, False, device)
-
-
-class DeviceArray(NamedTuple):
-    """An array on a device, and where it lies."""
-
-    value: Any  # the array itself, which keeps its memory
-    address: int
-    layout: Layout
-    capsule: Any = None  # DLPack's, which does too
+    return layout(shape, c_strides(shape, size), dtype, size, False, False, device)
 
 
 @functools.lru_cache(4096)
 def _tensor_layout(shape, strides, dtype, size, device):
     strides = tuple(stride * size for stride in strides)
-    return _layout(tuple(shape), strides, str(dtype).partition(".")[2], size, False, device)
+    return layout(tuple(shape), strides, str(dtype).partition(".")[2], size, False, False, device)
 
 
 @functools.lru_cache(4096)
@@ -69,16 +40,17 @@ def _interface_layout(shape, typestr, strides, read_only, dtype, device):
     dtype = np.dtype(typestr) if dtype is None else np.dtype(dtype)
     if not dtype.isnative:
         return typestr
-    return _layout(shape, strides or c_strides(shape, dtype.itemsize), dtype.name, dtype.itemsize, read_only, device)
+    strides = strides or c_strides(shape, dtype.itemsize)
+    return layout(shape, strides, dtype.name, dtype.itemsize, read_only, False, device)
 
 
-def describe(value, name: str) -> DeviceArray:
+def describe(value, name: str) -> Array:
     """Where an array lies; a TypeError for what is not on a device."""
     if _device.is_tensor(value) and value.is_cuda:
         if value.is_neg():
             raise ValueError(f"{name} must hold its own numbers, got a view that negates them (resolve_neg)")
-        layout = _tensor_layout(value.shape, value.stride(), value.dtype, value.element_size(), value.device.index)
-        return DeviceArray(value, value.data_ptr(), layout)
+        found = _tensor_layout(value.shape, value.stride(), value.dtype, value.element_size(), value.device.index)
+        return Array(value, value.data_ptr(), found)
     if not _device.holds(value):
         raise TypeError(f"{name} must be an array on the device, as logits is, got {type(value).__name__}")
     if hasattr(value, "__cuda_array_interface__"):
@@ -86,7 +58,7 @@ def describe(value, name: str) -> DeviceArray:
     return _of_dlpack(value)
 
 
-def beside(x: DeviceArray, value, name: str) -> DeviceArray:
+def beside(x: Array, value, name: str) -> Array:
     """Where an array lies that is used with another; a ValueError for one of another device."""
     a = describe(value, name)
     here, there = x.layout.device, a.layout.device
@@ -95,21 +67,13 @@ def beside(x: DeviceArray, value, name: str) -> DeviceArray:
     return a
 
 
-def c_strides(shape, itemsize):
-    """The strides of an array in C order."""
-    strides = [itemsize]
-    for size in shape[:0:-1]:
-        strides.append(strides[-1] * size)
-    return tuple(strides[::-1][: len(shape)]) if shape else ()
-
-
 def _of_interface(value, name):
     found = value.__cuda_array_interface__
     if found.get("mask") is not None:
         raise TypeError(f"{name} must be a plain array, got one with a mask")
     shape, strides, typestr = tuple(found["shape"]), found.get("strides"), found["typestr"]
     address, read_only = found["data"]
-    layout = _interface_layout(
+    lies = _interface_layout(
         shape,
         typestr,
         None if strides is None else tuple(strides),
@@ -117,9 +81,9 @@ def _of_interface(value, name):
         value.dtype if typestr[1] == "V" and hasattr(value, "dtype") else None,  # bfloat16, which has no typestr
         value.device.id if _is_cupy(value) else None,
     )
-    if not isinstance(layout, Layout):
-        raise TypeError(f"{name} must be in the device's byte order, got {layout!r}")
-    return DeviceArray(value, address or 0, layout)
+    if not isinstance(lies, Layout):
+        raise TypeError(f"{name} must be in the device's byte order, got {lies!r}")
+    return Array(value, address or 0, lies)
 
 
 class _Tensor(ctypes.Structure):
@@ -149,8 +113,7 @@ def _of_dlpack(value):
     dtype = f"{_KINDS.get(tensor.code, f'type {tensor.code} of ')}{tensor.bits}"
     address = (tensor.data or 0) + tensor.byte_offset
     strides = strides or c_strides(shape, itemsize)
-    layout = _layout(shape, strides, dtype, itemsize, False, tensor.device_id)
-    return DeviceArray(value, address, layout, capsule)
+    return Array(value, address, layout(shape, strides, dtype, itemsize, False, False, tensor.device_id), capsule)
 
 
 def _is_cupy(value) -> bool:
@@ -177,7 +140,7 @@ def stream_of(value) -> int:
     return stream or 0
 
 
-def empty(shape, dtype: str, like: DeviceArray, stream: int) -> DeviceArray:
+def empty(shape, dtype: str, like: Array, stream: int) -> Array:
     """A new array beside another, used on a stream."""
     if _device.is_tensor(like.value):
         torch = sys.modules["torch"]
@@ -189,7 +152,7 @@ def empty(shape, dtype: str, like: DeviceArray, stream: int) -> DeviceArray:
     return describe(made, "a new array")
 
 
-def item(a: DeviceArray, stream: int) -> int:
+def item(a: Array, stream: int) -> int:
     """The one number of an array, on the host: this waits for the device."""
     if hasattr(a.value, "item"):
         return int(a.value.item())
@@ -197,38 +160,7 @@ def item(a: DeviceArray, stream: int) -> int:
     return int(a.value.copy_to_host()[()])
 
 
-def require_float(a: DeviceArray, name: str) -> None:
-    """A TypeError for any dtype but the four."""
-    layout = a.layout
-    if layout.dtype not in _check.FLOATS:
-        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64 on a device, got {layout.dtype}")
-    require_aligned(a, name)
-
-
-def require_aligned(a: DeviceArray, name: str) -> None:
+def require_aligned(a: Array, name: str) -> None:
     """A ValueError where a number does not begin at a multiple of its size: a device cannot load it."""
     if a.address % a.layout.itemsize or any(stride % a.layout.itemsize for stride in a.layout.strides):
         raise ValueError(f"{name} must be aligned to its dtype")
-
-
-# ---------------------------------------------------------------------- shapes and memory
-
-
-def without(shape: tuple, axis: int) -> tuple:
-    """A shape, or strides, but for one axis."""
-    return (*shape[:axis], *shape[axis + 1 :])
-
-
-def may_share_memory(a: DeviceArray, b: DeviceArray) -> bool:
-    """Whether the memory between two arrays' ends overlaps."""
-    (_, here, mine, _), (_, there, other, _) = a, b
-    if here + mine.low >= there + other.high or there + other.low >= here + mine.high:
-        return False
-    return bool(mine.size and other.size)
-
-
-def same_elements(a: DeviceArray, b: DeviceArray) -> bool:
-    """The same elements in the same places."""
-    mine, other = a.layout, b.layout
-    alike = (mine.shape, mine.strides, mine.dtype) == (other.shape, other.strides, other.dtype)
-    return alike and a.address == b.address

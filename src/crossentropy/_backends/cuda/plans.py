@@ -5,10 +5,11 @@ Checks, the choice of kernels and their arguments take 60 us of Python; a prepar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+from ..._arrays import Array, Layout
 from . import arrays, driver
-from .arrays import DeviceArray, Layout
 
 
 class Operand(NamedTuple):
@@ -33,7 +34,7 @@ class Number(NamedTuple):
 class Plan:
     """Launches in order, and the arrays that are made for them."""
 
-    def __init__(self, given: list[DeviceArray | None]):
+    def __init__(self, given: list[Array | None]):
         """For arrays that lie as these do; those that are made go beside the first."""
         self.operands = [None if a is None else Operand(i, a.layout, a.address % 16) for i, a in enumerate(given)]
         self._device = given[0].layout.device
@@ -53,7 +54,7 @@ class Plan:
         values = [0 if a is None or isinstance(a, (Operand, Number)) else a for a in arguments]
         self._steps.append((kernel.prepare(grid, values), filled, numbers))
 
-    def run(self, given: list[DeviceArray | None], stream: int, numbers=()) -> list[DeviceArray | None]:
+    def run(self, given: list[Array | None], stream: int, numbers=()) -> list[Array | None]:
         """Launch it all; the given arrays and the made ones, by their operands' numbers."""
         found = given + [arrays.empty(shape, dtype, given[0], stream) for shape, dtype in self._made]
         addresses = [0 if a is None else a.address for a in found]
@@ -65,3 +66,22 @@ class Plan:
                 values[i] = kind(numbers[place])
             start(stream, values)
         return found
+
+
+# ---------------------------------------------------------------------- plans that are kept
+
+MOST_PLANS = 1024
+_plans: dict[tuple, Plan] = {}
+
+
+def plan_for(kind: str, given: list[Array | None], scalars: tuple, build: Callable[..., None]) -> Plan:
+    """The plan for arrays that lie like these, found or made: ``build`` checks the arguments."""
+    places = [None if a is None else (a.layout, a.address & 15) for a in given]
+    key = kind, scalars, driver.device(), *places
+    if (plan := _plans.get(key)) is None:
+        plan = Plan(given)
+        build(plan, kind, given, scalars)
+        if len(_plans) >= MOST_PLANS:
+            _plans.clear()
+        _plans[key] = plan
+    return plan

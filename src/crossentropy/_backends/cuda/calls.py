@@ -1,0 +1,129 @@
+"""The arrays and options of a call on a device: described, checked as far as needs no plan, and put in their places."""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from typing import NamedTuple
+
+import numpy as np
+
+from ... import _arrays, _check
+from ..._arrays import Array
+from ..._options import DEFAULTS, NUMERIC, integer, numbers_of, passed, real, reduction_of
+from ..contract import Statistics
+from . import arrays, launch
+
+X, TARGETS, CLASS_WEIGHT, SAMPLE_WEIGHT, GRAD_OUTPUT, OUT, STATISTICS, DIVISOR = range(8)  # the arrays of a loss
+PLACES = {"class_weight": CLASS_WEIGHT, "sample_weight": SAMPLE_WEIGHT}
+INPUTS = ("logits", "targets", "class_weight", "sample_weight", "grad_output")  # what an ``out`` must lie apart from
+
+
+class Fixed(NamedTuple):
+    """The options that a plan is found by."""
+
+    axis: int
+    ignore_index: int | None
+    smooths: bool
+    reduction: str
+    has_normalizer: bool
+
+
+# And the numbers that it is not: each call fills them in, by their places here. ``scale`` is what the gradient is
+# multiplied by: grad_output over what is known of the divisor; ``by`` is that divisor.
+Values = namedtuple("Values", ["scale", *NUMERIC, "by", "empty"])
+
+
+class Saved(NamedTuple):
+    """What `backward` needs of a `forward`; opaque."""
+
+    given: list[Array | None]
+    options: Fixed
+    values: Values
+
+
+def given(function: str, logits, targets, options) -> tuple[list[Array | None], Fixed, Values]:
+    """The arrays of a loss, and its other options, checked as far as they need no array."""
+    options = passed(function, options)
+    x = arrays.describe(logits, "logits")
+    numbers = {name: DEFAULTS[name] for name in NUMERIC} | numbers_of(options)
+    reduction, normalizer, empty = reduction_of(options)
+    found = [x, arrays.beside(x, targets, "targets"), *[None] * (DIVISOR - TARGETS)]
+    for name, place in PLACES.items():
+        if name in options:
+            found[place] = arrays.beside(x, options[name], name)
+    axis, ignored = (
+        None if (value := options.get(name, DEFAULTS[name])) is None else integer(value, name)
+        for name in ("axis", "ignore_index")
+    )
+    by = normalizer or 1.0
+    fixed = Fixed(axis, ignored, numbers["label_smoothing"] > 0, reduction, normalizer is not None)
+    return found, fixed, Values(1.0 / by, **numbers, by=by, empty=empty)
+
+
+def with_gradient(given, values: Values, grad_output, out) -> Values:
+    """Put the arrays of a gradient in their places; the values with the number that it is multiplied by."""
+    number = 1.0
+    if isinstance(grad_output, (int, float, np.number)):
+        number = real(grad_output, "grad_output")
+    else:
+        given[GRAD_OUTPUT] = arrays.beside(given[X], grad_output, "grad_output")
+    if out is not None:
+        given[OUT] = arrays.beside(given[X], out, "out")
+    return values if number == 1.0 else values._replace(scale=number / values.by)
+
+
+def with_statistics(given, fixed: Fixed, statistics, divisor) -> None:
+    """Put what a forward has kept in its places."""
+    x = given[X].layout
+    rows = math.prod(_arrays.without(x.shape, logits_axis(given[X], fixed.axis, "logits")))
+    given[STATISTICS] = _plain_numbers(given[X], statistics, "statistics", (rows, len(Statistics._fields)))
+    if divisor is not None:
+        given[DIVISOR] = _plain_numbers(given[X], divisor, "divisor", ())
+
+
+def _plain_numbers(x, value, name, shape):
+    """Real numbers in C order, as kernels take them without another look."""
+    a = arrays.beside(x, value, name)
+    layout, wanted = a.layout, arrays.plain(shape, launch.real_of(x.layout))
+    fits = (layout.shape, layout.dtype) == (shape, wanted.dtype)
+    if fits and layout.size:
+        strides = zip(shape, layout.strides, wanted.strides, strict=True)
+        fits = all(size == 1 or got == plain for size, got, plain in strides)
+    if not fits:
+        raise ValueError(f"{name} must be {wanted.dtype} of shape {shape}, as `numbers_of` gave it")
+    return a
+
+
+# ---------------------------------------------------------------------- the rules of _check.py, and alignment
+
+
+def require_float(a: Array, name: str) -> None:
+    """Raise unless an array has one of the four dtypes, aligned to it."""
+    _check.require_float(a.layout, name)
+    arrays.require_aligned(a, name)
+
+
+def logits_axis(x: Array, axis: int, name: str) -> int:
+    """The number from 0 of the class axis of logits that will do."""
+    require_float(x, name)
+    return _check.class_axis(x.layout, axis, name)
+
+
+def weights(plan, given, name: str, axis: int):
+    """The option of that name as real numbers. Their values are not looked at: that would wait for the device."""
+    a = given[PLACES[name]]
+    if a is None:
+        return None
+    _check.require_weights(a.layout, given[X].layout, axis, name)
+    arrays.require_aligned(a, name)
+    return launch.as_real(plan, plan.operands[PLACES[name]], given[X].layout)
+
+
+def result(plan, out: Array | None, number: int, x: Array):
+    """Where a result like x goes: ``out`` if it will do, else a new array."""
+    if out is None:
+        return plan.make(x.layout.shape, x.layout.dtype)
+    _check.require_result(out.layout, x.layout)
+    arrays.require_aligned(out, "out")
+    return plan.operands[number]
