@@ -13,6 +13,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, SupportsIndex, TypedDict, TypeVar, get_type_hints
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 REDUCTIONS = ("none", "sum", "mean")
@@ -25,8 +26,7 @@ def real(value: Any, name: str) -> float:
     """One real number as a float."""
     if type(value) is float:
         return value
-    kind = getattr(value, "dtype", None)
-    if isinstance(value, (bool, str, bytes)) or (kind is not None and kind == bool):
+    if isinstance(value, (bool, np.bool_, str, bytes)):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     try:
         return float(value)
@@ -73,10 +73,10 @@ class Option(NamedTuple):
     """What there is to know of an option.
 
     ``rule(value, name)`` is the value as the package works with it, or the error that names the option, the rule and
-    the value. An option ``of`` the 'row' changes what a row yields, and goes to backends; one of the 'call' does not. An
-    option with a shape (``over``) is an array: one number for each class, or row. A value is ``inert`` where it changes
-    nothing in a call whose every target is a class. ``samples`` are the values, beside the default, that the conformance
-    suite crosses with every other option; the fuzzer draws from these and ``draws``.
+    the value. An option ``of`` the 'row' changes what a row yields, and goes to backends; one of the 'call' does not.
+    One with a shape (``over``) is an array: a number for each class, or row. A value is ``inert`` where it changes
+    nothing in a call whose every target is a class. ``samples`` are the values, beside the default, that the
+    conformance suite crosses with every other option; the fuzzer draws from these and ``draws``.
     """
 
     default: Any
@@ -221,7 +221,7 @@ def unknown(function: str, name: str, names: Any = tuple(OPTIONS)) -> TypeError:
     """The error for an option that there is not: it names the nearest that there is."""
     near = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; its options are {', '.join(names)}"
-    return TypeError(f"{function}() has no option {name!r}{hint}")
+    return TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
 def passed(function: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -261,8 +261,8 @@ def numbers_of(left: dict[str, Any]) -> dict[str, float]:
 # ---------------------------------------------------------------------- what readers see
 
 _RAISES = """TypeError
-        logits or targets of a dtype that is not supported; masked arrays and matrices; index targets given as floats; an
-        option that there is not.
+        logits or targets of a dtype that is not supported; masked arrays and matrices; index targets given as floats;
+        an option that there is not.
     ValueError
         Shapes that don't fit; no classes; weights, numbers, reduction or out outside their rules.
     IndexError

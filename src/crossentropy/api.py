@@ -253,14 +253,12 @@ def cross_entropy_grad(
 def _loss_and_grad(name, logits, targets, grad_output, out, options):
     """Loss and gradient, for the public function of that name."""
     left = passed(name, options) if options else {}
-    if is_plain(left) and type(grad_output) is float and grad_output == 1.0 and (light := registry.light()):
-        if found := light(logits, targets, True, out):
-            return LossAndGrad(as_scalar(found[0], loss_dtype(logits)), found[1])
+    plain = is_plain(left) and type(grad_output) is float and grad_output == 1.0
+    if plain and (light := registry.light()) and (found := light(logits, targets, True, out)):
+        return LossAndGrad(as_scalar(found[0], loss_dtype(logits)), found[1])
     if _device.holds(logits):
-        both = registry.device_backend().cross_entropy_and_grad(
-            logits, targets, grad_output=grad_output, out=out, **left
-        )
-        return LossAndGrad(*both)
+        of_device = registry.device_backend().cross_entropy_and_grad
+        return LossAndGrad(*of_device(logits, targets, grad_output=grad_output, out=out, **left))
     call = _check.loss(logits, targets, left)
     g = _check.grad_output(grad_output, call)
     backend = registry.current()
