@@ -10,9 +10,10 @@ devices) is handed to PyTorch's own function.
 
 from __future__ import annotations
 
-import math
+import functools
 import operator
 import warnings
+from typing import TYPE_CHECKING
 
 try:
     import torch
@@ -22,15 +23,22 @@ from torch.nn import _reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
+from .._options import EXTRAS, takes_options
 from . import calls, eager
 from .bridge import Options
 from .cache import empty_cache
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .._options import ExtraOptions
 
 __all__ = ["CrossEntropyLoss", "cross_entropy", "empty_cache", "log_softmax"]
 
 _REDUCTIONS = ("none", "mean", "sum")  # in the order of PyTorch's numbers for them
 
 
+@functools.partial(takes_options, names=EXTRAS)
 def cross_entropy(
     input,
     target,
@@ -41,8 +49,8 @@ def cross_entropy(
     reduction="mean",
     label_smoothing=0.0,
     *,
-    z_loss=0.0,
     inplace=False,
+    **extras: Unpack[ExtraOptions],
 ):
     """Cross-entropy of targets against the softmax of logits, as `torch.nn.functional.cross_entropy`.
 
@@ -63,11 +71,11 @@ def cross_entropy(
         'mean' divides by the sum of the weights of the rows' targets that count; by N for probabilities.
     label_smoothing : float in [0, 1], default 0
         epsilon: targets become (1 - epsilon) of themselves plus epsilon / C.
-    z_loss : float >= 0, default 0
-        lambda: adds lambda logsumexp(z)^2 to each row that counts. Not in PyTorch.
     inplace : bool, default False
         Allow the gradient to be written over ``input``, whose values are gone then: no memory is needed for it. Ignored
         where nothing is differentiated and where the call is traced. Not in PyTorch.
+    {options}
+        Not in PyTorch.
 
     Returns
     -------
@@ -77,7 +85,7 @@ def cross_entropy(
     Raises
     ------
     RuntimeError, ValueError, IndexError, TypeError
-        Where PyTorch raises it; ValueError also for weights or a ``z_loss`` outside their rules.
+        Where PyTorch raises it; ValueError also for weights and options beyond PyTorch's outside their rules.
 
     Notes
     -----
@@ -97,30 +105,28 @@ def cross_entropy(
             reduce=reduce,
             reduction=reduction,
             label_smoothing=label_smoothing,
-            z_loss=z_loss,
             inplace=inplace,
+            **extras,
         )
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if reduction not in _REDUCTIONS:
         reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name, or PyTorch's ValueError
-    if not 0 <= z_loss < math.inf:
-        raise ValueError(f"z_loss must be finite and not negative, got {z_loss!r}")
+    options = Options(ignore_index, label_smoothing, **calls.extras("cross_entropy", extras), reduction=reduction)
     if not calls.are_ours(input, target, weight):
-        return calls.by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
+        return calls.by_torch(input, target, weight, options)
     if type(ignore_index) is not int or type(label_smoothing) is not float:
         ignore_index = calls.as_number(operator.index, ignore_index)
         label_smoothing = calls.as_number(float, label_smoothing)
-    if problem := calls.problem(input, target, weight, ignore_index, label_smoothing):
-        calls.refuse(problem, input, target, weight, ignore_index, reduction, label_smoothing)
+        options = options._replace(ignore_index=ignore_index, label_smoothing=label_smoothing)
+    if problem := calls.problem(input, target, weight, options):
+        calls.refuse(problem, input, target, weight, options)
     if weight is not None and not weight.is_floating_point():
         weight = weight.to(input.dtype)
     if input.dim() == 1 and not target.is_floating_point():
         target = target.reshape(())  # PyTorch takes shape (1,), too
     if calls.is_differentiated_otherwise(target, weight):
-        target, weight = calls.as_torch_wants(input, target, weight)
-        return calls.by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
-    options = Options(ignore_index, label_smoothing, float(z_loss), reduction)
+        return calls.by_torch(input, *calls.as_torch_wants(input, target, weight), options)
     loss = eager.cross_entropy(input, target, weight, options, inplace)
     dtype = calls.result_dtype(input, target, weight)
     return loss if loss.dtype is dtype else loss.to(dtype)
@@ -175,9 +181,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     ----------
     weight, size_average, ignore_index, reduce, reduction, label_smoothing
         Those of `cross_entropy`.
-    z_loss : float >= 0, default 0
-        As for `cross_entropy`.
-    inplace : bool, default False
+    inplace, **extras
         As for `cross_entropy`.
 
     Notes
@@ -194,11 +198,13 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         reduction="mean",
         label_smoothing=0.0,
         *,
-        z_loss=0.0,
         inplace=False,
+        **extras: Unpack[ExtraOptions],
     ):
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        self.z_loss, self.inplace = z_loss, inplace
+        self.inplace = inplace
+        for name, value in calls.extras("CrossEntropyLoss", extras).items():
+            setattr(self, name, value)
 
     def forward(self, input, target):
         """The loss of `cross_entropy`."""
@@ -209,6 +215,6 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
-            z_loss=self.z_loss,
             inplace=self.inplace,
+            **{name: getattr(self, name) for name in EXTRAS},
         )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 import torch
 
 from .. import autograd, config, cross_entropy, cross_entropy_and_grad
 from .. import log_softmax as log_softmax_of_array
+from .._options import DEFAULTS, EXTRAS
 from .._settings import threads
 from . import cache
 
@@ -21,16 +22,9 @@ from . import cache
 SERIAL_BELOW = 2**15
 
 
-class Options(NamedTuple):
-    """The options of a loss, in the order in which operators have them."""
-
-    ignore_index: int
-    label_smoothing: float
-    z_loss: float
-    reduction: str
-
-
-PLAIN = (0.0, 0.0, "mean")
+# The options of a loss, in the order in which operators have them: PyTorch's own, and between them those beyond it.
+Options = namedtuple("Options", ["ignore_index", "label_smoothing", *EXTRAS, "reduction"])
+PLAIN = Options(-100, *(DEFAULTS[name] for name in Options._fields[1:]))
 
 
 def class_axis(x: torch.Tensor) -> int:
@@ -75,13 +69,10 @@ def _on_torchs_threads(x: torch.Tensor):
 
 def _named(input, target, weight, options: Options) -> dict:
     """The options by the names that the package's functions have."""
-    return {
+    return options._asdict() | {
         "axis": class_axis(input),
         "class_weight": None if weight is None else array(weight),
         "ignore_index": None if target.is_floating_point() else options.ignore_index,
-        "label_smoothing": options.label_smoothing,
-        "z_loss": options.z_loss,
-        "reduction": options.reduction,
     }
 
 
@@ -117,7 +108,7 @@ def backward(grad_loss, input, target, weight, statistics, divisor, options: Opt
 
 def small(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss and its gradient, of a few elements of float32 or float64 on the CPU."""
-    plain = weight is None and options[1:] == PLAIN and input.dim() == 2 and not target.is_floating_point()
+    plain = weight is None and options[1:] == PLAIN[1:] and input.dim() == 2 and not target.is_floating_point()
     if plain:  # nothing but what is needed, so that the call is the short one
         with _on_torchs_threads(input):
             x = input.detach().resolve_neg().numpy()

@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from .. import backends
+from .._options import DEFAULTS, EXTRAS, OPTIONS, unknown
 from . import private
-from .bridge import class_axis
+from .bridge import Options, class_axis
 
 FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _SHORT = frozenset((torch.bfloat16, torch.float16))
@@ -80,10 +81,11 @@ def as_torch_wants(input, target, weight):
     return target.long(), None if weight is None else weight.to(input.dtype)
 
 
-def by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z_loss=0.0):
-    """PyTorch's own function, with a z-loss."""
+def by_torch(input, target, weight, options: Options):
+    """PyTorch's own function, with the options beyond it in its operations."""
+    ignore_index, reduction, z_loss = options.ignore_index, options.reduction, options.z_loss
     loss = F.cross_entropy(
-        input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+        input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=options.label_smoothing
     )
     if z_loss == 0:
         return loss
@@ -104,8 +106,17 @@ def by_torch(input, target, weight, ignore_index, reduction, label_smoothing, z_
     return loss + z.sum() / torch.where(counts, weights, 0).sum()
 
 
-def problem(input, target, weight, ignore_index, label_smoothing) -> str:
+def extras(function: str, given: dict) -> dict:
+    """The options beyond PyTorch's, all of them, checked."""
+    for name in given:
+        if name not in EXTRAS:
+            raise unknown(function, name, EXTRAS)
+    return {name: OPTIONS[name].rule(given[name], name) if name in given else DEFAULTS[name] for name in EXTRAS}
+
+
+def problem(input, target, weight, options: Options) -> str:
     """What is wrong with a call, in words; empty where nothing is."""
+    ignore_index, label_smoothing = options.ignore_index, options.label_smoothing
     if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63:
         return f"ignore_index must be an integer of 64 bits, got {ignore_index!r}"
     if type(label_smoothing) is not float or not 0 <= label_smoothing <= 1:
@@ -127,10 +138,10 @@ def problem(input, target, weight, ignore_index, label_smoothing) -> str:
     return ""
 
 
-def refuse(problem, *arguments):
+def refuse(problem, input, target, weight, options: Options):
     """Raise what PyTorch raises for the call; where it goes on in silence, a RuntimeError."""
     with torch.no_grad():
-        by_torch(*arguments)
+        by_torch(input, target, weight, options._replace(**{name: DEFAULTS[name] for name in EXTRAS}))
     raise RuntimeError(problem)
 
 

@@ -13,7 +13,12 @@ def second_derivative(h, grad_loss, input, target, weight, divisor, options):
     A row's loss is sum_c t_c (lse - z_c) + lambda lse^2 with the weighted target t, so its gradient is a p - t with
     a = sum_c t_c + 2 lambda lse, and its Hessian times h, with c = <p, h>, a (p h - p c) + 2 lambda p c.
     """
-    ignore_index, epsilon, z_loss, reduction = options
+    ignore_index, epsilon, z_loss, reduction = (
+        options.ignore_index,
+        options.label_smoothing,
+        options.z_loss,
+        options.reduction,
+    )
     axis = class_axis(input)
     classes = input.shape[axis]
     real = loss_dtype(input)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.library import custom_op
 
+from ..autograd import FIELDS
 from . import bridge
 from .bridge import Options, class_axis, loss_dtype
 from .derivatives import log_softmax_second_derivative, second_derivative
@@ -19,22 +20,20 @@ def _statistics_dtype(input):
     return loss_dtype(input) if input.device.type == "cuda" else torch.float64
 
 
-@custom_op("crossentropy::cross_entropy", mutates_args=())
-def cross_entropy(
-    input: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    reduction: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+_KINDS = {"ignore_index": "int", "reduction": "str"}  # of the options that are no float
+_OPTIONS = ", ".join(f"{_KINDS.get(name, 'float')} {name}" for name in Options._fields)
+_CALL = f"Tensor input, Tensor target, Tensor? weight, {_OPTIONS}"
+
+
+@custom_op("crossentropy::cross_entropy", mutates_args=(), schema=f"({_CALL}) -> (Tensor, Tensor, Tensor)")
+def cross_entropy(input, target, weight, *options):
     """(loss, statistics, divisor)."""
-    return bridge.forward(input, target, weight, Options(ignore_index, label_smoothing, z_loss, reduction))
+    return bridge.forward(input, target, weight, Options(*options))
 
 
 @cross_entropy.register_fake
-def _(input, target, weight, ignore_index, label_smoothing, z_loss, reduction):
+def _(input, target, weight, *options):
+    reduction = Options(*options).reduction
     axis = class_axis(input)
     rows = (*input.shape[:axis], *input.shape[axis + 1 :])
     count = 1
@@ -42,25 +41,16 @@ def _(input, target, weight, ignore_index, label_smoothing, z_loss, reduction):
         count = count * size
     loss = input.new_empty(rows if reduction == "none" else (), dtype=loss_dtype(input))
     numbers = _statistics_dtype(input)
-    return loss, input.new_empty((count, 3), dtype=numbers), input.new_empty((), dtype=numbers)
+    return loss, input.new_empty((count, FIELDS), dtype=numbers), input.new_empty((), dtype=numbers)
 
 
-@custom_op("crossentropy::cross_entropy_backward", mutates_args=())
-def cross_entropy_backward(
-    grad_loss: torch.Tensor,
-    input: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None,
-    statistics: torch.Tensor,
-    divisor: torch.Tensor,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    reduction: str,
-) -> torch.Tensor:
+_KEPT = _CALL.replace("weight,", "weight, Tensor statistics, Tensor divisor,")
+
+
+@custom_op("crossentropy::cross_entropy_backward", mutates_args=(), schema=f"(Tensor grad_loss, {_KEPT}) -> Tensor")
+def cross_entropy_backward(grad_loss, input, target, weight, statistics, divisor, *options):
     """The gradient on the logits."""
-    options = Options(ignore_index, label_smoothing, z_loss, reduction)
-    return bridge.backward(grad_loss, input, target, weight, statistics, divisor, options)
+    return bridge.backward(grad_loss, input, target, weight, statistics, divisor, Options(*options))
 
 
 @cross_entropy_backward.register_fake
@@ -102,7 +92,7 @@ def _save_call(ctx, inputs, output):
 
 
 def _call_backward(ctx, grad_loss, *_):
-    return cross_entropy_backward(grad_loss, *ctx.saved_tensors, *ctx.options), *[None] * 6
+    return cross_entropy_backward(grad_loss, *ctx.saved_tensors, *ctx.options), *[None] * (2 + len(Options._fields))
 
 
 def _save_gradient(ctx, inputs, output):
@@ -112,7 +102,7 @@ def _save_gradient(ctx, inputs, output):
 
 
 def _gradient_backward(ctx, h):
-    return *second_derivative(h, *ctx.saved_tensors, ctx.options), *[None] * 8
+    return *second_derivative(h, *ctx.saved_tensors, ctx.options), *[None] * (4 + len(Options._fields))
 
 
 def _save_log_softmax(ctx, inputs, output):
