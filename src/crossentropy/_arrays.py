@@ -58,7 +58,12 @@ def on_host(x: np.ndarray) -> Layout:
     dtype = x.dtype
     # Where a longdouble has 64 bits NumPy takes it for equal to float64, which it is not to kernels.
     name = "longdouble" if dtype.char == "g" else _name_of(dtype)
-    return layout(x.shape, x.strides, name, dtype.itemsize, not x.flags.writeable, True, None, not dtype.isnative)
+    return _host_layout(x.shape, x.strides, name, dtype, x.flags.writeable)
+
+
+@functools.lru_cache(4096)
+def _host_layout(shape, strides, name, dtype, writeable):
+    return layout(shape, strides, name, dtype.itemsize, not writeable, True, None, not dtype.isnative)
 
 
 @functools.lru_cache(256)

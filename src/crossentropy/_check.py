@@ -167,19 +167,20 @@ def array(value: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name} must be an array: {error}") from None
 
 
-def floats(value: Any, name: str) -> np.ndarray:
-    """An array of one of the four floating types; integers become float64."""
+def floats(value: Any, name: str) -> tuple[np.ndarray, Layout]:
+    """An array of one of the four floating types, and how it lies; integers become float64."""
     x = array(value, name)
     if x.dtype.kind in "iu":
-        return x.astype(np.float64)
-    require_float(_arrays.on_host(x), name)
-    return x
+        x = x.astype(np.float64)
+    lies = _arrays.on_host(x)
+    require_float(lies, name)
+    return x, lies
 
 
 def logits(value: Any, axis: Any, name: str = "logits") -> tuple[np.ndarray, int]:
     """The logits as given and the number of their class axis, which has classes unless there are no rows."""
-    x = floats(value, name)
-    return x, class_axis(_arrays.on_host(x), axis, name)
+    x, lies = floats(value, name)
+    return x, class_axis(lies, axis, name)
 
 
 def classes_last(x: np.ndarray, axis: int) -> np.ndarray:
@@ -190,11 +191,12 @@ def classes_last(x: np.ndarray, axis: int) -> np.ndarray:
 def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
     """The arguments that every loss function has; of the options those that are not at their default."""
     given = array(logits_value, "logits")
-    x, axis = logits(given, left.get("axis", -1))
+    x, like = floats(given, "logits")
+    axis = class_axis(like, left.get("axis", -1), "logits")
     sources = {"logits": given, "targets": array(targets_value, "targets")}
     if isinstance(targets_value, list) and not targets_value:
         sources["targets"] = sources["targets"].astype(np.int64)  # [] is float64 to NumPy
-    like, targets = _arrays.on_host(x), _arrays.on_host(sources["targets"])
+    targets = _arrays.on_host(sources["targets"])
     probabilities = are_probabilities(targets, like, axis, given is not x)
     options: dict[str, Any] = {}
     for name in ARRAYS:
@@ -211,8 +213,8 @@ def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
 
 
 def _weights(value: np.ndarray, x: Layout, axis: int, name: str) -> np.ndarray:
-    w = floats(value, name)
-    require_weights(_arrays.on_host(w), x, axis, name)
+    w, lies = floats(value, name)
+    require_weights(lies, x, axis, name)
     flat = np.require(w, np.float64, ["C", "A"]).reshape(-1)
     bad = ~((flat >= 0) & (flat < np.inf))
     if bad.any():
@@ -233,8 +235,8 @@ def grad_output(value: Any, call: Loss) -> float | np.ndarray:
     """A float, or float64 (N,) where the loss has a value for each row."""
     if isinstance(value, (int, float)):
         return real(value, "grad_output")
-    g = floats(value, "grad_output")
-    require_grad_output(_arrays.on_host(g), call.reduction, call.rows_shape)
+    g, lies = floats(value, "grad_output")
+    require_grad_output(lies, call.reduction, call.rows_shape)
     return np.require(g, np.float64, ["C", "A"]).reshape(-1) if g.ndim else float(g)
 
 
@@ -247,8 +249,8 @@ def statistics(value: Any, rows: int, fields: int) -> np.ndarray:
 
 def row_gradient(value: Any, like: np.ndarray) -> np.ndarray:
     """The grad_output of a log-softmax: floating, like its result."""
-    g = floats(value, "grad_output")
-    require_like(_arrays.on_host(g), _arrays.on_host(like))
+    g, lies = floats(value, "grad_output")
+    require_like(lies, _arrays.on_host(like))
     return g
 
 

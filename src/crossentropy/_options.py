@@ -231,22 +231,30 @@ def passed(function: str, options: dict[str, Any]) -> dict[str, Any]:
         if name not in DEFAULTS:
             raise unknown(function, name)
         default = DEFAULTS[name]
-        if type(value) is type(default) and (value == default or (value != value and default != default)):
-            continue
-        left[name] = value
+        if type(value) is not type(default) or (value != default and (value == value or default == default)):
+            left[name] = value
     return left
 
 
 def is_plain(left: dict[str, Any]) -> bool:
     """Whether a call with these options, if its every target is a class, is one without any."""
-    return not left or all(OPTIONS[name].inert(value) for name, value in left.items())
+    for name, value in left.items():  # noqa: SIM110 -- a generator would cost more than the loop
+        if not OPTIONS[name].inert(value):
+            return False
+    return True
+
+
+_REDUCTION = ("reduction", "normalizer", "empty")
+_REDUCTION_BY_DEFAULT = DEFAULTS["reduction"], DEFAULTS["normalizer"], DEFAULTS["empty"]
 
 
 def reduction_of(left: dict[str, Any]) -> tuple[str, float | None, float]:
     """(reduction, normalizer, empty) of a call, checked alone and together."""
+    if left.keys().isdisjoint(_REDUCTION):
+        return _REDUCTION_BY_DEFAULT
     reduction, normalizer, empty = (
         OPTIONS[name].rule(left[name], name) if name in left else DEFAULTS[name]  # type: ignore[misc]
-        for name in ("reduction", "normalizer", "empty")
+        for name in _REDUCTION
     )
     if normalizer is not None and reduction != "mean":
         raise ValueError(f"normalizer goes with reduction='mean', got reduction={reduction!r}")

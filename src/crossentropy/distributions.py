@@ -199,7 +199,7 @@ def kl_divergence(p, q):
 
 
 def _pair(p, q, name):
-    p, q = _check.floats(p, name), _check.floats(q, "q")
+    (p, _), (q, _) = _check.floats(p, name), _check.floats(q, "q")
     if p.ndim != 1 or p.shape != q.shape:
         raise ValueError(f"{name} and q must have the same shape (K,), got {p.shape} and {q.shape}")
     for value, its_name in ((p, name), (q, "q")):
