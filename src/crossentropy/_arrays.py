@@ -32,7 +32,17 @@ class Layout:
         "swapped",
     )
 
-    def __init__(self, shape, strides, dtype, itemsize, read_only=False, on_host=False, device=None, swapped=False):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        dtype: str,
+        itemsize: int,
+        read_only: bool = False,
+        on_host: bool = False,
+        device: int | None = None,
+        swapped: bool = False,
+    ) -> None:
         self.shape, self.strides, self.dtype, self.itemsize = shape, strides, dtype, itemsize
         self.read_only, self.on_host, self.device, self.swapped = read_only, on_host, device, swapped
         self.ndim, self.size = len(shape), math.prod(shape)
@@ -62,7 +72,9 @@ def on_host(x: np.ndarray) -> Layout:
 
 
 @functools.lru_cache(4096)
-def _host_layout(shape, strides, name, dtype, writeable):
+def _host_layout(
+    shape: tuple[int, ...], strides: tuple[int, ...], name: str, dtype: np.dtype, writeable: bool
+) -> Layout:
     return layout(shape, strides, name, dtype.itemsize, not writeable, True, None, not dtype.isnative)
 
 

@@ -150,7 +150,7 @@ class Loss(NamedTuple):
     reduction: str
     normalizer: float | None
     empty: float
-    sources: dict[str, np.ndarray | None]
+    sources: dict[str, np.ndarray]
 
 
 def array(value: Any, name: str) -> np.ndarray:
@@ -255,7 +255,7 @@ def row_gradient(value: Any, like: np.ndarray) -> np.ndarray:
 
 
 def result(
-    out: Any, x: np.ndarray, inputs: dict[str, np.ndarray | None], may_be_x: bool = True, name: str = "logits"
+    out: Any, x: np.ndarray, inputs: dict[str, np.ndarray], may_be_x: bool = True, name: str = "logits"
 ) -> np.ndarray:
     """Where a result like x goes: ``out`` if it will do, else a new array. Called last: after it, out is written."""
     if out is None:
@@ -264,7 +264,7 @@ def result(
         raise TypeError(f"out must be a plain array, got {type(out).__name__}")
     out = out.view(np.ndarray)
     to, like = _placed(out), _placed(x)
-    others = {key: None if value is None else _placed(value) for key, value in inputs.items()}
+    others: dict[str, Array | None] = {key: _placed(value) for key, value in inputs.items()}
     x_given = others.get(name) if may_be_x else None
     in_place = may_be_x and _arrays.same_elements(to, like)
     require_result(to.layout, like.layout, in_place)

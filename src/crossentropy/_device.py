@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 
 CUDA = 2  # kDLCUDA, in DLPack
 
 
-def is_tensor(value) -> bool:
+def is_tensor(value: Any) -> bool:
     """Whether a value is a tensor of PyTorch's."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def holds(value) -> bool:
+def holds(value: Any) -> bool:
     """Whether a value is an array that lies on a CUDA device."""
     if type(value) is np.ndarray:
         return False

@@ -5,12 +5,12 @@ options, the fuzzer's draws and the PyTorch drop-in's arguments are made from it
 option needs: its formula in reference.py, and its use in each backend.
 """
 
+import collections
 import difflib
 import inspect
 import math
 import operator
-from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, SupportsIndex, TypedDict, TypeVar, get_type_hints
 
 import numpy as np
@@ -209,9 +209,8 @@ NUMERIC = tuple(name for name in _OF_ROW if OPTIONS[name].numeric)
 
 # The options as backends get them: arrays are contiguous float64, (C,) or (N,), or None; ignore_index is None where no
 # target can equal it; numbers are floats. ``probabilities`` says which kind the targets are.
-RowOptions = namedtuple(
-    "RowOptions", [*_OF_ROW, "probabilities"], defaults=[*(DEFAULTS[name] for name in _OF_ROW), False]
-)
+_record: Any = collections.namedtuple  # whose fields a type checker can't know here
+RowOptions = _record("RowOptions", [*_OF_ROW, "probabilities"], defaults=[*(DEFAULTS[name] for name in _OF_ROW), False])
 
 
 # ---------------------------------------------------------------------- what callers pass
@@ -224,7 +223,7 @@ def unknown(function: str, name: str, names: Any = tuple(OPTIONS)) -> TypeError:
     return TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
-def passed(function: str, options: dict[str, Any]) -> dict[str, Any]:
+def passed(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are not at their default; a TypeError for one that there is not."""
     left = {}
     for name, value in options.items():

@@ -15,7 +15,7 @@ def row_count(x: np.ndarray) -> int:
     return x.size // x.shape[-1] if x.shape[-1] else 0
 
 
-def loss_dtype(x: np.ndarray) -> type[np.floating[Any]]:
+def loss_dtype(x: Any) -> type[np.floating[Any]]:
     """What a loss of such logits is."""
     return np.float64 if x.itemsize == 8 else np.float32
 
@@ -75,5 +75,5 @@ def gradient_array(call: _check.Loss, out: Any, grad_output: Any) -> np.ndarray:
     x = np.moveaxis(call.x, -1, call.axis)
     if out is None:
         return _check.result(None, x, {})
-    g = grad_output if isinstance(grad_output, np.ndarray) else None
-    return _check.result(out, x, call.sources | {"grad_output": g})
+    g = {"grad_output": grad_output} if isinstance(grad_output, np.ndarray) else {}
+    return _check.result(out, x, call.sources | g)

@@ -6,7 +6,7 @@ import contextvars
 import functools
 import os
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Settings(NamedTuple):
@@ -22,7 +22,7 @@ class Settings(NamedTuple):
 _stack: contextvars.ContextVar[tuple[Settings, ...]] = contextvars.ContextVar("crossentropy", default=(Settings(),))
 
 
-def enter(given: dict[str, object]) -> None:
+def enter(given: dict[str, Any]) -> None:
     """Put settings over those in force."""
     inherited = _stack.get()
     _stack.set((*inherited, inherited[-1]._replace(**given)))

@@ -117,7 +117,7 @@ def logsumexp(x: ArrayLike, axis: int = -1, *, keepdims: bool = False) -> Any:
     return np.expand_dims(result, axis) if keepdims else result[()]
 
 
-def _like_x(name, x, axis, out):
+def _like_x(name: str, x: ArrayLike, axis: int, out: np.ndarray | None) -> np.ndarray:
     if _device.holds(x):
         return getattr(registry.device_backend("x"), name)(x, axis, out=out)
     source = _check.array(x, "x")
@@ -250,7 +250,14 @@ def cross_entropy_grad(
     return _loss_and_grad("cross_entropy_grad", logits, targets, grad_output, out, options).grad
 
 
-def _loss_and_grad(name, logits, targets, grad_output, out, options):
+def _loss_and_grad(
+    name: str,
+    logits: ArrayLike,
+    targets: ArrayLike,
+    grad_output: ArrayLike,
+    out: np.ndarray | None,
+    options: LossOptions,
+) -> LossAndGrad:
     """Loss and gradient, for the public function of that name."""
     left = passed(name, options) if options else {}
     plain = is_plain(left) and type(grad_output) is float and grad_output == 1.0

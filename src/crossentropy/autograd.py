@@ -172,7 +172,7 @@ def restored(
         return registry.device_backend().restored(statistics, divisor, logits, targets, **options)
     call = _check.loss(logits, targets, passed("restored", options))
     rows = _check.statistics(statistics, row_count(call.x), FIELDS)
-    return Saved(registry.current(), call, None if divisor is None else float(divisor), rows)
+    return Saved(registry.current(), call, None if divisor is None else float(divisor), rows)  # type: ignore[arg-type]
 
 
 def log_softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[np.ndarray, SavedLogSoftmax]:

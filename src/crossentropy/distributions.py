@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import _check
 
@@ -22,7 +23,7 @@ __all__ = [
 ]
 
 
-def class_counts(labels, num_classes=None):
+def class_counts(labels: ArrayLike, num_classes: int | None = None) -> np.ndarray:
     """k_c, how often each class occurs (eq. 1).
 
     Parameters
@@ -57,7 +58,7 @@ def class_counts(labels, num_classes=None):
     return np.bincount(y.astype(np.int64), minlength=k)
 
 
-def class_probabilities(labels, num_classes=None):
+def class_probabilities(labels: ArrayLike, num_classes: int | None = None) -> np.ndarray:
     """p_c = k_c / N, the empirical probabilities; of predicted labels, the estimated p^_c (eq. 1).
 
     Parameters
@@ -84,7 +85,7 @@ def class_probabilities(labels, num_classes=None):
     return counts / counts.sum()
 
 
-def likelihood(counts, q):
+def likelihood(counts: ArrayLike, q: ArrayLike) -> float:
     """P(Y_1 = y_1, ..., Y_N = y_N | model), the product of q_c^k_c (eq. 2).
 
     Parameters
@@ -107,7 +108,7 @@ def likelihood(counts, q):
     return math.exp(log_likelihood(counts, q))
 
 
-def log_likelihood(counts, q):
+def log_likelihood(counts: ArrayLike, q: ArrayLike) -> float:
     """l(y_1, ..., y_N | model), the sum of k_c log q_c (eq. 3), in nats.
 
     Parameters
@@ -131,7 +132,7 @@ def log_likelihood(counts, q):
     return math.fsum(weight * _log(value) for weight, value in zip(k, q, strict=True) if weight)
 
 
-def cross_entropy_of(p, q):
+def cross_entropy_of(p: ArrayLike, q: ArrayLike) -> float:
     """H(P, Q), minus the sum of p_c log q_c (eq. 4), in nats.
 
     With p the empirical probabilities of N observations it is -l / N: minimising the cross-entropy is maximising the
@@ -156,7 +157,7 @@ def cross_entropy_of(p, q):
     return math.fsum(-weight * _log(value) for weight, value in zip(p, q, strict=True) if weight)
 
 
-def entropy(p):
+def entropy(p: ArrayLike) -> float:
     """H(P) = H(P, P), in nats.
 
     Parameters
@@ -176,7 +177,7 @@ def entropy(p):
     return cross_entropy_of(p, p)
 
 
-def kl_divergence(p, q):
+def kl_divergence(p: ArrayLike, q: ArrayLike) -> float:
     """D(P || Q) = H(P, Q) - H(P), the sum of p_c log(p_c / q_c), in nats.
 
     Parameters
@@ -198,7 +199,7 @@ def kl_divergence(p, q):
     return math.fsum(a * _log_ratio(a, b) for a, b in zip(p, q, strict=True) if a)
 
 
-def _pair(p, q, name):
+def _pair(p: ArrayLike, q: ArrayLike, name: str) -> tuple[list[float], list[float]]:
     (p, _), (q, _) = _check.floats(p, name), _check.floats(q, "q")
     if p.ndim != 1 or p.shape != q.shape:
         raise ValueError(f"{name} and q must have the same shape (K,), got {p.shape} and {q.shape}")
@@ -208,11 +209,11 @@ def _pair(p, q, name):
     return p.astype(np.float64).tolist(), q.astype(np.float64).tolist()
 
 
-def _log(value):
+def _log(value: float) -> float:
     return math.log(value) if value else -math.inf
 
 
-def _log_ratio(a, b):
+def _log_ratio(a: float, b: float) -> float:
     """log(a / b), by log1p where they are close: log a - log b would leave only the rounding errors of a - b."""
     if not b:
         return math.inf

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # ---------------------------------------------------------------------- one row
 
@@ -194,7 +194,7 @@ def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], option
 # ---------------------------------------------------------------------- the batch (algorithm 1's cost)
 
 
-def divisor(targets: Sequence, weights: Sequence[float], class_weight: Sequence[float] | None) -> float:
+def divisor(targets: Sequence[Any], weights: Sequence[float], class_weight: Sequence[float] | None) -> float:
     """What 'mean' divides by: sum_n v_n w_{y_n} over index targets, sum_n v_n over probability targets."""
     index = [isinstance(target, int) for target in targets]
     return math.fsum(

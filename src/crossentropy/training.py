@@ -9,11 +9,17 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import cross_entropy, cross_entropy_and_grad, softmax
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ._options import LossOptions
 
 __all__ = ["Model", "Step", "backpropagate", "batches", "fit", "initial_model", "linear"]
 
@@ -24,19 +30,19 @@ class Model(NamedTuple):
     weights: np.ndarray
     bias: np.ndarray
 
-    def logits(self, x):
+    def logits(self, x: np.ndarray) -> np.ndarray:
         """Z = x W + bias, shape (N, K), for features x of shape (N, D)."""
         return linear(x, self)
 
-    def probabilities(self, x):
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
         """p~_c(theta), the estimated probability of each class, shape (N, K)."""
         return softmax(self.logits(x))
 
-    def predict(self, x):
+    def predict(self, x: np.ndarray) -> np.ndarray:
         """The most probable class of each observation, shape (N,)."""
         return self.logits(x).argmax(axis=1)
 
-    def loss(self, x, y, **options):
+    def loss(self, x: np.ndarray, y: ArrayLike, **options: Unpack[LossOptions]) -> Any:
         """The cross-entropy of labels y (N,) under the model, in nats; options of `crossentropy.cross_entropy`."""
         return cross_entropy(self.logits(x), y, **options)
 
@@ -54,12 +60,12 @@ class Step(NamedTuple):
     model: Model
 
 
-def linear(x, model):
+def linear(x: np.ndarray, model: Model) -> np.ndarray:
     """The layer forward: z = x W + bias."""
     return x @ model.weights + model.bias
 
 
-def backpropagate(x, grad_logits):
+def backpropagate(x: np.ndarray, grad_logits: np.ndarray) -> Model:
     """The layer backward: from dc/dz to dc/dW = x^T dc/dz and dc/dbias, the sum of dc/dz over the batch.
 
     Parameters
@@ -101,21 +107,21 @@ def initial_model(features: int, num_classes: int) -> Model:
 
 
 def fit(
-    x,
-    y,
+    x: ArrayLike,
+    y: ArrayLike,
     *,
-    num_classes=None,
-    epochs=30,
-    batch_size=64,
-    learning_rate=0.1,
-    momentum=0.9,
-    weight_decay=0.0,
-    class_weight=None,
-    label_smoothing=0.0,
-    seed=0,
+    num_classes: int | None = None,
+    epochs: int = 30,
+    batch_size: int = 64,
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    class_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    seed: int = 0,
     start: Model | None = None,
     callback: Callable[[Step], object] | None = None,
-):
+) -> tuple[Model, np.ndarray]:
     """Train a softmax regression (algorithm 1).
 
     Parameters
@@ -166,9 +172,9 @@ def fit(
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if operator.index(value) < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    for name, value in (("learning_rate", learning_rate), ("momentum", momentum), ("weight_decay", weight_decay)):
-        if not 0 <= value < (1 if name == "momentum" else math.inf):
-            raise ValueError(f"{name} must be in [0, {'1' if name == 'momentum' else 'inf'}), got {value}")
+    for name, rate in (("learning_rate", learning_rate), ("momentum", momentum), ("weight_decay", weight_decay)):
+        if not 0 <= rate < (1 if name == "momentum" else math.inf):
+            raise ValueError(f"{name} must be in [0, {'1' if name == 'momentum' else 'inf'}), got {rate}")
 
     model = initial_model(x.shape[1], k) if start is None else Model(*(np.array(a, np.float64) for a in start))
     if model.weights.shape != (x.shape[1], k) or model.bias.shape != (k,):
@@ -198,7 +204,7 @@ def fit(
     return model, costs
 
 
-def _observations(x, y):
+def _observations(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x).astype(np.float64), np.asarray(y)
     if x.ndim != 2 or not len(x):
         raise ValueError(f"x must have shape (N, D) with N >= 1, got {x.shape}")

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .. import _settings
 
@@ -99,7 +99,7 @@ def current() -> ModuleType:
     return _named(name) if name else _automatic()
 
 
-def light() -> Callable[..., tuple | None] | None:
+def light() -> Callable[..., tuple[Any, ...] | None] | None:
     """The backend's way for small plain arrays without options, or None where it has none."""
     return getattr(current(), "light", None)
 
@@ -123,14 +123,16 @@ def _found_device() -> ModuleType | str:
 
 def device_reason() -> str:
     """Why there is no CUDA backend here; empty where there is one."""
-    return "" if isinstance(_found_device(), ModuleType) else _found_device()
+    found = _found_device()
+    return "" if isinstance(found, ModuleType) else found
 
 
 def device_backend(name: str = "logits") -> ModuleType:
     """The CUDA backend, for a call whose argument of that name lies on a device."""
-    if device_reason():
-        raise TypeError(f"{name} is a CUDA array, and the backend for these is not available: {device_reason()}")
-    return _found_device()
+    found = _found_device()
+    if isinstance(found, ModuleType):
+        return found
+    raise TypeError(f"{name} is a CUDA array, and the backend for these is not available: {found}")
 
 
 # ---------------------------------------------------------------------- settings
@@ -172,7 +174,14 @@ class config:
     ...     crossentropy.cross_entropy(logits, targets)
     """
 
-    def __init__(self, *, backend=None, threads=None, isa=None, check=None):
+    def __init__(
+        self,
+        *,
+        backend: str | ModuleType | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
+        check: bool | None = None,
+    ) -> None:
         if backend is not None:
             _named(backend)
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
@@ -181,12 +190,12 @@ class config:
             _named("native").isa_named(isa)
         if check is not None and not isinstance(check, bool):
             raise ValueError(f"check must be True or False, got {check!r}")
-        given = {"backend": backend, "threads": threads, "isa": isa, "check": check}
+        given: dict[str, Any] = {"backend": backend, "threads": threads, "isa": isa, "check": check}
         self._given = {name: value for name, value in given.items() if value is not None}
 
-    def __enter__(self):
+    def __enter__(self) -> config:
         _settings.enter(self._given)
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         _settings.leave()

@@ -40,18 +40,18 @@ _REDUCTIONS = ("none", "mean", "sum")  # in the order of PyTorch's numbers for t
 
 @functools.partial(takes_options, names=EXTRAS)
 def cross_entropy(
-    input,
-    target,
-    weight=None,
-    size_average=None,
-    ignore_index=-100,
-    reduce=None,
-    reduction="mean",
-    label_smoothing=0.0,
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
     *,
-    inplace=False,
+    inplace: bool = False,
     **extras: Unpack[ExtraOptions],
-):
+) -> torch.Tensor:
     """Cross-entropy of targets against the softmax of logits, as `torch.nn.functional.cross_entropy`.
 
     Parameters
@@ -132,7 +132,9 @@ def cross_entropy(
     return loss if loss.dtype is dtype else loss.to(dtype)
 
 
-def log_softmax(input, dim=None, _stacklevel=3, dtype=None):
+def log_softmax(
+    input: torch.Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
+) -> torch.Tensor:
     """Log of the softmax, z_c - logsumexp(z), as `torch.nn.functional.log_softmax`.
 
     Parameters
@@ -191,22 +193,22 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
     def __init__(
         self,
-        weight=None,
-        size_average=None,
-        ignore_index=-100,
-        reduce=None,
-        reduction="mean",
-        label_smoothing=0.0,
+        weight: torch.Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
         *,
-        inplace=False,
+        inplace: bool = False,
         **extras: Unpack[ExtraOptions],
-    ):
+    ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.inplace = inplace
         for name, value in calls.extras("CrossEntropyLoss", extras).items():
             setattr(self, name, value)
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `cross_entropy`."""
         return cross_entropy(
             input,
