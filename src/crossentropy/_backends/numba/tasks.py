@@ -95,14 +95,13 @@ def address_of(a) -> int:
 
 
 def _described(a, row_strides, real) -> OddRows:
-    """An array (..., classes), for kernels whose lanes are of the dtype ``real``."""
-    swapped = not a.dtype.isnative
-    size = a.itemsize
-    strides = (*a.strides[:-1], *([a.strides[-1]] if a.shape[-1] > 1 else []))
-    native = a.dtype == real and not swapped and (a.strides[-1] == size or a.shape[-1] == 1)
-    direct = native and address_of(a) % size == 0 and not any(stride % size for stride in strides)
-    element = _ELEMENTS[a.dtype.name]
-    return OddRows(address_of(a), address_of(row_strides), a.strides[-1], element, swapped, direct)
+    """An array (..., classes), its row strides at an address, for kernels whose lanes are of dtype ``real``."""
+    at, dtype, size, stride = address_of(a), a.dtype, a.itemsize, a.strides[-1]
+    swapped, one_class = not dtype.isnative, a.shape[-1] == 1
+    native = dtype == real and not swapped and (stride == size or one_class)
+    strides = a.strides[:-1] if one_class else a.strides
+    direct = native and at % size == 0 and not any(each % size for each in strides)
+    return OddRows(at, row_strides, stride, _ELEMENTS[dtype.name], swapped, direct)
 
 
 def _options_as_fields(options) -> dict:
@@ -141,10 +140,11 @@ def described(
     arrays = [x, q, out]
     given = [a for a in arrays if a is not None]
     merged = merged_rows(x.shape[:-1], [a.strides for a in given]) or [(1, [0] * len(given))]
-    # One array for all that is said of dimensions: their sizes, then the strides of each array.
-    dimensions = np.array([[size, *strides] for size, strides in merged], np.int64).T.copy()
-    left = iter(dimensions[1:])
-    rows = [_NONE if a is None else _described(a, next(left), real) for a in arrays]
+    sizes, strides = zip(*merged, strict=True)
+    dimensions = np.array([sizes, *zip(*strides, strict=True)], np.int64)  # the sizes, then each array's strides
+    shape = address_of(dimensions)
+    at = iter(range(shape + 8 * len(merged), shape + dimensions.nbytes, 8 * len(merged)))
+    rows = [_NONE if a is None else _described(a, next(at), real) for a in arrays]
     plain = all(a is None or each.direct for a, each in zip(arrays, rows, strict=True))
     if plain:
         rows = [Rows(*each[: len(Rows._fields)]) for each in rows]
@@ -154,7 +154,7 @@ def described(
         Task(
             *rows,
             dims=len(merged),
-            shape=address_of(dimensions),
+            shape=shape,
             rows=x.size // x.shape[-1],
             classes=x.shape[-1],
             targets=address_of(targets),
