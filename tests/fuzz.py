@@ -225,7 +225,7 @@ CHECKS = {
 
 @contextlib.contextmanager
 def settings(case, backend):
-    """The backend with the case's threads; ``split``: several for the smallest array, a result that bypasses the caches."""
+    """The backend with the case's threads; ``split``: many for the smallest array, whose result bypasses the caches."""
     name, _, isa = backend.partition("-")
     module = importlib.import_module(f"crossentropy._backends.{name}")
     kept = {k: getattr(module, k) for k in ("SERIAL_BELOW", "BYPASS_FROM") if case.split and hasattr(module, k)}

@@ -52,7 +52,7 @@ def kind_of(t, n, y):
     return READ if 0 <= y < t.classes else BAD
 
 
-@inner
+@merged
 def statistics_of(t, n):
     """The statistics of row n, which `forward` keeps for `backward`, at MAX, REST and MASS."""
     return view(t.statistics + 8 * WIDTH * n, WIDTH, np.float64)
