@@ -1,7 +1,7 @@
 """Arrays of rows of any layout as Numba's kernels see them: read and written a block of classes at a time.
 
 Rows that can be read and written in place are of another type than the others (Rows, OddRows), and what depends on
-it is chosen by type: a kernel for plain arrays compiles in half the time without the code for all the rest.
+it is chosen by type, because a kernel for plain arrays compiles much faster without the code for all the rest.
 
 Every logit is read by `block` or `number_at`, and every gradient leaves by `put_gradient` or, where nothing can be left
 to do, by exp_group's own stores. So an elementwise transform of the logits (a softcap, c tanh(z / c)) would come here:

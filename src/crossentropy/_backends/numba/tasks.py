@@ -66,7 +66,7 @@ def packed(task: Task) -> np.ndarray:
 def task_at(_, address, odd):
     """The Task whose numbers lie at an address: its arrays are OddRows, or Rows where odd is None.
 
-    A Task as an argument, or one made of an array's numbers in compiled code, takes half a second or more to compile.
+    Numba would take long to compile a Task as an argument, or one made of an array's numbers in compiled code.
     """
     rows = Rows if isinstance(odd, types.NoneType) else OddRows
 
