@@ -225,10 +225,10 @@ CHECKS = {
 
 @contextlib.contextmanager
 def settings(case, backend):
-    """The backend with the case's threads; ``split`` hands the smallest array to several and streams its result."""
+    """The backend with the case's threads; ``split``: many for the smallest array, whose result bypasses the caches."""
     name, _, isa = backend.partition("-")
     module = importlib.import_module(f"crossentropy._backends.{name}")
-    kept = {k: getattr(module, k) for k in ("SERIAL_BELOW", "STREAM_FROM") if case.split and hasattr(module, k)}
+    kept = {k: getattr(module, k) for k in ("SERIAL_BELOW", "BYPASS_FROM") if case.split and hasattr(module, k)}
     try:
         for key in kept:
             setattr(module, key, 0)

@@ -1,5 +1,8 @@
 """The row functions for a program's own Numba code."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import AVAILABLE
@@ -135,3 +138,22 @@ def test_kernels_are_compiled_once_and_kept(tmp_path):
         print(sum(numba_cpu.kernels.forward.stats.cache_hits.values()))
     """
     assert [run(code, NUMBA_CACHE_DIR=str(tmp_path)).strip() for _ in range(2)] == ["0", "1"]
+
+
+def test_a_kernels_name_covers_whatever_it_contains():
+    """Every module of the package that kernels.py imports, at once or by another, has its source in the hash."""
+    from crossentropy._backends.numba import kernels
+
+    def imported(file):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                folder = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                yield from [folder.with_suffix(".py")] if node.module else [folder / f"{n.name}.py" for n in node.names]
+
+    found, left = set(), [Path(kernels.__file__)]
+    while left:
+        new = {file for file in imported(left.pop()) if file.is_file()} - found
+        found |= new
+        left += new
+    host = {"_arrays.py"}  # what Python alone runs, to describe a call
+    assert {file.name for file in found} - host == {Path(module.__file__).name for module in kernels.INLINED}

@@ -41,11 +41,11 @@ def numba_cpu(monkeypatch):
     from crossentropy._backends import numba as numba_cpu
 
     monkeypatch.setattr(_settings, "processors", lambda: 4)
-    monkeypatch.setattr(numba_cpu, "_pool", None)
+    monkeypatch.setattr(numba_cpu.threads, "_pool", None)
     with crossentropy.config(backend="numba", threads=4):
         yield numba_cpu
-    if numba_cpu._pool:
-        numba_cpu._pool.shutdown()
+    if numba_cpu.threads._pool:
+        numba_cpu.threads._pool.shutdown()
 
 
 # ---------------------------------------------------------------------- threads and processes
@@ -301,7 +301,7 @@ def test_ctrl_c_ends_a_call_while_others_have_the_threads(compiled):
 
 def test_ctrl_c_as_the_work_is_handed_out(numba_cpu, monkeypatch):
     """Nothing goes on behind the caller's back: whoever has begun is told to stop, and waited for."""
-    pool, begun, done = numba_cpu._workers(), threading.Event(), []
+    pool, begun, done = numba_cpu.threads._workers(), threading.Event(), []
 
     class Interrupted:
         def submit(self, function):
@@ -316,10 +316,10 @@ def test_ctrl_c_as_the_work_is_handed_out(numba_cpu, monkeypatch):
         time.sleep(0.05)
         done.append(first)
 
-    monkeypatch.setattr(numba_cpu, "_workers", Interrupted)
+    monkeypatch.setattr(numba_cpu.threads, "_workers", Interrupted)
     stop = np.zeros(1, np.int64)
     with pytest.raises(KeyboardInterrupt):
-        numba_cpu._in_parallel(work, 1000, numba_cpu.SERIAL_BELOW, stop)
+        numba_cpu.threads.in_parallel(work, 1000, numba_cpu.SERIAL_BELOW, stop)
     assert done == [0]
     time.sleep(0.2)
     assert done == [0]
@@ -349,7 +349,7 @@ def test_small_calls_stay_on_their_thread(numba_cpu, monkeypatch):
     monkeypatch.setattr(numba_cpu.kernels, "logsumexp", lambda *_: names.append(threading.current_thread().name))
     crossentropy.logsumexp(np.zeros((10, 100), np.float32))
     assert names == [threading.current_thread().name]
-    assert numba_cpu._pool is None
+    assert numba_cpu.threads._pool is None
 
 
 def test_an_exception_in_a_thread_is_raised_in_the_caller(numba_cpu, monkeypatch, rng):
@@ -378,8 +378,8 @@ def test_where_no_more_threads_can_be_started(numba_cpu, monkeypatch, rng, start
     x, y, left = rng.standard_normal((64, 32000), dtype=np.float32), rng.integers(0, 32000, 64), [started]
     with crossentropy.config(threads=1):
         expected = crossentropy.cross_entropy(x, y)
-    numba_cpu._pool.shutdown()
-    monkeypatch.setattr(numba_cpu, "_pool", None)
+    numba_cpu.threads._pool.shutdown()
+    monkeypatch.setattr(numba_cpu.threads, "_pool", None)
     start = threading.Thread.start
 
     def refused(thread):

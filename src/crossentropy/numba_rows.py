@@ -18,19 +18,10 @@ import math
 import numpy as np
 from numba import njit
 
-from ._backends.numba.layout import OPTIONS
-from ._backends.numba.llvm import address
-from ._backends.numba.rows import (
-    SCRATCH,
-    as_row,
-    parts,
-    read_array,
-    read_row,
-    require,
-    target_gradient,
-    write_exp,
-    write_log_softmax,
-)
+from ._backends.numba.compiling import OPTIONS
+from ._backends.numba.memory import address
+from ._backends.numba.row_arrays import as_row, read_array, require
+from ._backends.numba.rows import SCRATCH, parts, read_row, target_gradient, write_exp, write_log_softmax
 
 __all__ = ["cross_entropy_grad_row", "cross_entropy_row", "log_softmax_row", "logsumexp_row"]
 

@@ -2,10 +2,10 @@
 
     >>> from crossentropy.torch import cross_entropy, log_softmax, CrossEntropyLoss
 
-They take what PyTorch's functions and module of these names take and return what these return; docs/torch.md lists
-every difference. Tensors on the CPU and on CUDA devices, float32, float64, bfloat16 and float16. What these kernels are
-not made for (forward-mode AD, the transforms of `torch.func`, gradients on probability targets, other dtypes and
-devices) is handed to PyTorch's own function.
+They take and return what PyTorch's functions and module of these names do; docs/torch.md lists every difference. The
+kernels take tensors of float32, float64, bfloat16 and float16 on the CPU and on CUDA devices. What they are not for
+(forward-mode AD, the transforms of `torch.func`, gradients on probability targets, other dtypes and devices) is handed
+to PyTorch's own function.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CrossEntropyLoss", "cross_entropy", "empty_cache", "log_softmax"]
 
-_REDUCTIONS = ("none", "mean", "sum")  # in the order of PyTorch's numbers for them
+_REDUCTIONS = ("none", "mean", "sum")  # at the numbers that PyTorch's get_enum gives them
 
 
 @functools.partial(takes_options, names=EXTRAS)
@@ -90,8 +90,8 @@ def cross_entropy(
     Notes
     -----
     Eq. 5 and 6 of the note for a row, the cost c(b) of its algorithm 1 for the mean; the gradient is derived in
-    ``docs/derivation.md``, section 3. The forward keeps the logits and three numbers a row, the backward recomputes the
-    probabilities from these.
+    ``docs/derivation.md``, section 3. The forward keeps the logits and the statistics of each row, from which the
+    backward recomputes the probabilities.
     """
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
@@ -111,7 +111,7 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if reduction not in _REDUCTIONS:
-        reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name, or PyTorch's ValueError
+        reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name; for any other a ValueError
     options = Options(ignore_index, label_smoothing, **calls.extras("cross_entropy", extras), reduction=reduction)
     if not calls.are_ours(input, target, weight):
         return calls.by_torch(input, target, weight, options)
@@ -124,7 +124,7 @@ def cross_entropy(
     if weight is not None and not weight.is_floating_point():
         weight = weight.to(input.dtype)
     if input.dim() == 1 and not target.is_floating_point():
-        target = target.reshape(())  # PyTorch takes shape (1,), too
+        target = target.reshape(())  # from (1,), which PyTorch takes, too
     if calls.is_differentiated_otherwise(target, weight):
         return calls.by_torch(input, *calls.as_torch_wants(input, target, weight), options)
     loss = eager.cross_entropy(input, target, weight, options, inplace)
@@ -172,7 +172,7 @@ def log_softmax(
         return F.log_softmax(input, dim, dtype=dtype)
     z = input if dtype is None else input.to(dtype)
     if dtype is None and z.is_cuda and calls.computed_dtype(z) is not z.dtype:
-        z = z.float()  # as PyTorch does there, though not on the CPU
+        z = z.float()  # autocast on CUDA takes float32 here; on the CPU it leaves log_softmax alone
     return eager.log_softmax(z, dim % z.dim())
 
 

@@ -1,6 +1,6 @@
-"""The package's functions on tensors, without differentiation: what is eager and what is traced both end here.
+"""The package's functions on tensors, without differentiation: the eager calls and the operators both end here.
 
-Tensors on the CPU are seen as NumPy arrays, those on a device are taken as they are. Nothing is copied.
+NumPy arrays share the memory of tensors on the CPU; tensors on a device are passed on. Nothing is copied.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .._options import DEFAULTS, EXTRAS
 from .._settings import threads
 from . import cache
 
-# From here on a call may take several threads.
+# Elements: a smaller call takes one thread, whatever the settings are.
 SERIAL_BELOW = 2**15
 
 
@@ -28,12 +28,12 @@ PLAIN = Options(-100, *(DEFAULTS[name] for name in Options._fields[1:]))
 
 
 def class_axis(x: torch.Tensor) -> int:
-    """Where PyTorch has it."""
+    """The axis along which PyTorch's cross_entropy has the classes."""
     return 0 if x.dim() == 1 else 1
 
 
 def loss_dtype(x: torch.Tensor) -> torch.dtype:
-    """What the package's losses of such logits are."""
+    """The dtype of the package's losses: float64 for logits of float64, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -45,7 +45,7 @@ def _bfloat16() -> np.dtype:
 
 
 def array(x: torch.Tensor):
-    """The tensor as the package's functions take it."""
+    """The tensor as the package's functions take it, in the same memory."""
     x = x.detach().resolve_neg()
     if x.is_cuda:
         return x
@@ -53,7 +53,7 @@ def array(x: torch.Tensor):
 
 
 def tensor(a) -> torch.Tensor:
-    """A result of theirs."""
+    """A result of the package's functions as a tensor, in the same memory."""
     return a if isinstance(a, torch.Tensor) else torch.from_numpy(np.asarray(a))
 
 
@@ -61,14 +61,14 @@ _AS_IT_IS = contextlib.nullcontext()
 
 
 def _on_torchs_threads(x: torch.Tensor):
-    """As many as PyTorch would take: a program that has turned them down (a data loader's worker) means all."""
+    """A context with no more threads than PyTorch takes, which a program (a data loader's worker) may have limited."""
     if x.is_cuda or x.numel() < SERIAL_BELOW or threads() <= torch.get_num_threads():
         return _AS_IT_IS
     return config(threads=torch.get_num_threads())
 
 
 def _named(input, target, weight, options: Options) -> dict:
-    """The options by the names that the package's functions have."""
+    """The options as keyword arguments of the package's functions."""
     return options._asdict() | {
         "axis": class_axis(input),
         "class_weight": None if weight is None else array(weight),
@@ -77,7 +77,7 @@ def _named(input, target, weight, options: Options) -> dict:
 
 
 def loss(input, target, weight, options: Options) -> torch.Tensor:
-    """The loss alone."""
+    """The loss, for a call that nothing differentiates."""
     with _on_torchs_threads(input):
         return tensor(cross_entropy(array(input), array(target), **_named(input, target, weight, options)))
 
@@ -88,7 +88,7 @@ def forward(input, target, weight, options: Options) -> tuple[torch.Tensor, torc
         found, saved = autograd.forward(array(input), array(target), **_named(input, target, weight, options))
     statistics, divisor = autograd.numbers_of(saved)
     statistics = tensor(statistics)
-    if divisor is None:  # which had not to be found out
+    if divisor is None:  # it follows from the reduction and the number of rows
         divisor = statistics.new_full((), len(statistics) if options.reduction == "mean" else 1)
     return tensor(found), statistics, tensor(divisor)
 
@@ -107,9 +107,9 @@ def backward(grad_loss, input, target, weight, statistics, divisor, options: Opt
 
 
 def small(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss and its gradient, of a few elements of float32 or float64 on the CPU."""
+    """(loss, gradient) of a few elements of float32 or float64 on the CPU."""
     plain = weight is None and options[1:] == PLAIN[1:] and input.dim() == 2 and not target.is_floating_point()
-    if plain:  # nothing but what is needed, so that the call is the short one
+    if plain:  # no option is passed, because only a call without options takes the package's short way
         with _on_torchs_threads(input):
             x = input.detach().resolve_neg().numpy()
             found = cross_entropy_and_grad(x, target.numpy(), ignore_index=options.ignore_index)
@@ -119,14 +119,14 @@ def small(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.
 
 
 def forward_backward(input, target, weight, options: Options, out: torch.Tensor) -> torch.Tensor:
-    """The loss; its gradient goes to ``out``, which may be ``input``."""
+    """The loss; the gradient is written to ``out``, which may be ``input``."""
     named = _named(input, target, weight, options)
     with _on_torchs_threads(input):
         return tensor(cross_entropy_and_grad(array(input), array(target), **named, out=array(out)).loss)
 
 
 def log_softmax(input, dim: int) -> torch.Tensor:
-    """The log-softmax."""
+    """The log-softmax along an axis."""
     out = cache.empty_like(input)
     with _on_torchs_threads(input):
         log_softmax_of_array(array(input), dim, out=array(out))
@@ -134,7 +134,7 @@ def log_softmax(input, dim: int) -> torch.Tensor:
 
 
 def log_softmax_backward(grad_output, log_p, dim: int) -> torch.Tensor:
-    """The gradient on its argument."""
+    """The gradient on the argument of `log_softmax`, from that on its result log_p."""
     out = cache.empty_like(log_p)
     with _on_torchs_threads(log_p):
         autograd.log_softmax_backward(autograd.SavedLogSoftmax(array(log_p), dim), array(grad_output), out=array(out))

@@ -1,8 +1,8 @@
 """Memory for large gradients on the CPU, which a training loop asks for and gives back in every step.
 
-What is given back is kept for the next one, and the system told that it may take it (MADV_FREE), which it does when
-memory is short. To write 524 MB takes 20 to 24 ms so, 0.2 of them to tell the system; with new pages each time, 48 to
-51.
+A block that is given back is kept for the next gradient, because the system clears each new page before it is first
+written, which takes longer than the writing itself. The kept block is marked MADV_FREE, so that the system may still
+take its pages when memory is short.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from collections import deque
 import numpy as np
 import torch
 
-LARGE = 1 << 22  # bytes, from which on NumPy, too, asks for large pages
+LARGE = 1 << 22  # bytes; from the same size on NumPy asks for large pages
 _CAN_KEEP = hasattr(mmap, "MADV_FREE") and hasattr(mmap, "MAP_ANONYMOUS")
 
-# One block: a loop has one gradient at a time. Append and pop are atomic: a block may come back in any thread.
+# One block, because a training loop has one gradient at a time. A block may come back in any thread, for which append
+# and pop are atomic.
 _kept: deque[mmap.mmap] = deque(maxlen=1)
 
 
 def _block(size: int) -> mmap.mmap:
-    """At least so many bytes: those that are kept, unless they are too few, or twice too many."""
+    """A block of at least ``size`` bytes: the kept one if its size is between that and twice that, else a new one."""
     try:
         block = _kept.pop()
     except IndexError:
@@ -37,13 +38,13 @@ def _block(size: int) -> mmap.mmap:
 
 
 def _give_back(block: mmap.mmap) -> None:
-    with contextlib.suppress(OSError):  # where memory is locked, say: then none is kept
+    with contextlib.suppress(OSError):  # MADV_FREE is refused, for locked memory say: the block is not kept
         block.madvise(mmap.MADV_FREE)
         _kept.append(block)
 
 
 def empty_cache() -> None:
-    """Let go of the memory that is kept for the next large gradient."""
+    """Free the memory that is kept for the next large gradient."""
     _kept.clear()
 
 
@@ -55,8 +56,8 @@ def empty_like(x: torch.Tensor) -> torch.Tensor:
     try:
         block = _block(size)
     except OSError:
-        return torch.empty_like(x)  # which finds room, or raises PyTorch's error
+        return torch.empty_like(x)  # mmap was refused: PyTorch finds memory, or raises its own error
     memory = np.frombuffer(block, np.uint8, size)
-    weakref.finalize(memory, _give_back, block).atexit = False  # a tensor of this memory holds it to its own end
+    weakref.finalize(memory, _give_back, block).atexit = False  # at exit a tensor may still use it
     strides = torch.empty_like(x, device="meta").stride()
     return torch.from_numpy(memory).view(x.dtype).as_strided(x.shape, strides)

@@ -1,4 +1,4 @@
-"""Whose a call is, and what is wrong with one."""
+"""Whether a call is for the kernels or for PyTorch's own function, and what is wrong with its arguments."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _INTEGERS = frozenset(
 
 
 def are_ours(input, target, weight=None) -> bool:
-    """Whether the kernels are made for such tensors; PyTorch's function takes the rest, or raises."""
+    """Whether the kernels take such tensors; others are handed to PyTorch's function, which may raise."""
     return is_ours(input) and _is_beside(input, target) and (weight is None or _is_beside(input, weight))
 
 
 def is_ours(input) -> bool:
-    """Whether they are made for such logits."""
+    """Whether the kernels take such logits."""
     if not isinstance(input, torch.Tensor) or input.dtype not in FLOATS:
         return False
     if not (input.is_cpu or input.is_cuda or input.is_meta):
@@ -40,7 +40,7 @@ def is_ours(input) -> bool:
 
 
 def _is_beside(input, other) -> bool:
-    """Whether a target or a weight is as plain, and on the same device."""
+    """Whether a target or a weight is dense, of a dtype that the kernels take, and on the device of the logits."""
     if not isinstance(other, torch.Tensor) or other.device != input.device or other.layout is not torch.strided:
         return False
     return not (other.is_floating_point() and other.dtype not in FLOATS) and not private.is_wrapper(other)
@@ -48,7 +48,7 @@ def _is_beside(input, other) -> bool:
 
 @functools.cache
 def _lacks_cuda() -> bool:
-    """Whether there is no backend for tensors on a device, of which it warns once."""
+    """Whether no backend here takes tensors on a device; warns once if so."""
     reason = "it knows NVIDIA's devices alone" if torch.version.hip else backends()[-1].reason
     if reason:
         message = f"crossentropy.torch leaves tensors on a device to PyTorch's own functions: {reason}"
@@ -57,7 +57,7 @@ def _lacks_cuda() -> bool:
 
 
 def is_differentiated_otherwise(target=None, weight=None) -> bool:
-    """Whether by anything but reverse mode on the logits: the kernels have the derivatives of that alone."""
+    """Whether a call is differentiated by anything but reverse mode on the logits, all that the kernels support."""
     if private.are_transforms_active() or private.is_forward_mode():
         return True
     wanted = (target is not None and target.requires_grad) or (weight is not None and weight.requires_grad)
@@ -65,7 +65,7 @@ def is_differentiated_otherwise(target=None, weight=None) -> bool:
 
 
 def as_number(convert, value):
-    """A number as Python has it; as it is, where PyTorch takes it for none."""
+    """``value`` as a Python number by ``convert``; unchanged where PyTorch would refuse it, so that `problem` does."""
     if isinstance(value, str) or (isinstance(value, bool) and convert is operator.index):
         return value
     try:
@@ -75,7 +75,7 @@ def as_number(convert, value):
 
 
 def as_torch_wants(input, target, weight):
-    """Classes and their weights in the dtypes that it takes."""
+    """(target, weight) in dtypes that PyTorch's function takes: int64 classes, weights of the logits' dtype."""
     if target.is_floating_point():
         return target, weight
     return target.long(), None if weight is None else weight.to(input.dtype)
@@ -90,7 +90,7 @@ def by_torch(input, target, weight, options: Options):
     if z_loss == 0:
         return loss
     axis, counts = class_axis(input), None
-    if not target.is_floating_point():  # rows that do not count may hold anything
+    if not target.is_floating_point():  # ignored rows may hold NaN or inf, which must not reach the gradient
         counts = target != ignore_index
         input = torch.where(counts.unsqueeze(axis), input, 0)
     z = z_loss * torch.logsumexp(input, axis) ** 2
@@ -125,7 +125,7 @@ def problem(input, target, weight, options: Options) -> str:
     rows = (*shape[:axis], *shape[axis + 1 :])
     if weight is not None and (weight.shape != shape[axis : axis + 1] or weight.is_complex()):
         return f"weight must be real of shape ({shape[axis]},), got {weight.dtype} {tuple(weight.shape)}"
-    if target.shape == shape:  # PyTorch goes by the shape
+    if target.shape == shape:  # the shape, not the dtype, tells PyTorch that these are probabilities
         if not target.is_floating_point():
             return f"a target of the shape of input is probabilities and must be floating, got {target.dtype}"
         return "ignore_index is for class targets" if ignore_index >= 0 else ""
@@ -146,7 +146,7 @@ def refuse(problem, input, target, weight, options: Options):
 
 
 def result_dtype(input, target, weight):
-    """What PyTorch's loss is."""
+    """The dtype of PyTorch's loss."""
     dtype = computed_dtype(input)
     if not target.is_floating_point():
         return dtype

@@ -1,4 +1,4 @@
-"""The derivatives of the two backwards, for a double backward and any further one: PyTorch's own operations."""
+"""The derivatives of the two backwards, in PyTorch's own operations, which it can differentiate further."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .bridge import class_axis, loss_dtype
 
 
 def second_derivative(h, grad_loss, input, target, weight, divisor, options):
-    """What arrives at grad_loss and at the logits, where ``h`` arrives at the gradient.
+    """The gradients on grad_loss and on the logits, from ``h``, that on the gradient.
 
     A row's loss is sum_c t_c (lse - z_c) + lambda lse^2 with the weighted target t, so its gradient is a p - t with
     a = sum_c t_c + 2 lambda lse, and its Hessian times h, with c = <p, h>, a (p h - p c) + 2 lambda p c.
@@ -36,25 +36,25 @@ def second_derivative(h, grad_loss, input, target, weight, divisor, options):
         of_class = (y >= 0) & (y < classes)
         y = torch.where(of_class, y, 0)
         w_y = w.expand_as(z).gather(axis, y)
-        mass = torch.where(of_class, keep * w_y + floor * w.sum(), torch.nan)  # as the gradient is, on a device
+        mass = torch.where(of_class, keep * w_y + floor * w.sum(), torch.nan)  # a bad target's gradient is NaN, too
         towards = keep * w_y * h.gather(axis, y) + floor * (w * h).sum(axis, keepdim=True)
     p = torch.softmax(z, axis)
     along = (p * h).sum(axis, keepdim=True)
     lse = torch.logsumexp(z, axis, keepdim=True)
     a = mass + 2 * z_loss * lse
     by = 1 / divisor.to(real) if reduction == "mean" else torch.ones((), dtype=real, device=z.device)
-    by = torch.where(torch.isfinite(by), by, 0)  # no row counts: no gradient
+    by = torch.where(torch.isfinite(by), by, 0)  # where no row counts the divisor is 0
     scale = grad_loss.to(real) * by
     scale = scale.unsqueeze(axis) if reduction == "none" else scale
     on_rows, on_logits = a * along - towards, scale * (a * (p * h - p * along) + 2 * z_loss * p * along)
-    if counts is not None:  # rows that do not count may hold anything
+    if counts is not None:  # ignored rows may hold NaN or inf, which must not reach the results
         on_rows, on_logits = torch.where(counts, on_rows, 0), torch.where(counts, on_logits, 0)
     on_grad = by * (on_rows.squeeze(axis) if reduction == "none" else on_rows.sum())
     return on_grad.to(grad_loss.dtype), on_logits.to(input.dtype)
 
 
 def log_softmax_second_derivative(ctx, h):
-    """Of g - p sum(g): h - sum(p h) on g; -p h sum(g) on log p."""
+    """The gradients of g - p sum(g), from ``h``: on g h - sum(p h), on log p -p h sum(g)."""
     g, log_p = ctx.saved_tensors
     p = torch.exp(log_p)
     return h - (p * h).sum(ctx.dim, keepdim=True), -p * h * g.sum(ctx.dim, keepdim=True), None

@@ -1,9 +1,9 @@
-"""Which way a call goes; and the short one, through `torch.autograd.Function`, for what no tracer is to see.
+"""Eager calls by `torch.autograd.Function`, and the choice between these and the operators of ops.py.
 
-Forward and backward of an empty pair of registered operators take 123 us, of an empty Function 50: so eager calls go
-through these, to the same kernels and derivatives.
+An eager call goes by a Function because a registered operator costs PyTorch more than twice as long before any kernel
+runs. A traced one must be an operator. Both end in the same kernels (bridge.py) and derivatives.
 
-The forward keeps the logits and three numbers a row; the backward recomputes the rest.
+The forward keeps the logits and the statistics of each row; the backward recomputes the probabilities from these.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from . import bridge, ops, private
 from .bridge import Options, class_axis
 from .derivatives import log_softmax_second_derivative, second_derivative
 
-# Up to here the gradient is computed with the loss, and kept in place of statistics: such logits are in a cache, where
-# to compute costs more than to write (1024 x 103, one thread: 77 us, and 154 for the two halves).
+# Elements: below this the gradient is computed with the loss and kept in place of statistics. So few logits are in a
+# cache, where writing the gradient early costs less than computing the exponentials again in the backward.
 FUSED_BELOW = 2**18
 
 
 class _Small(torch.autograd.Function):
-    """The loss of a few elements, whose gradient is computed at once. Not for 16 bits: they would be rounded twice."""
+    """The loss of a few elements, whose gradient is computed with it. 16-bit gradients would be rounded twice so."""
 
     @staticmethod
     def forward(ctx, input, target, weight, options):
-        # Not among the saved tensors, so that the backward can let go of it: who finds the only reference to a gradient
-        # keeps it as a parameter's, and copies it otherwise.
+        # AccumulateGrad steals a gradient whose refcount is 1, and copies any other; saving it as a tensor would hold a
+        # second reference and so force a copy.
         loss, ctx.grad = bridge.small(input, target, weight, options)
         ctx.save_for_backward(input, target, weight)
         ctx.options = options
@@ -43,7 +43,7 @@ class _Small(torch.autograd.Function):
         if not keeps:
             ctx.grad = None
         factor = grad_loss.item()
-        if torch.is_grad_enabled() or not math.isfinite(factor):  # times which a gradient of 0 would be NaN
+        if torch.is_grad_enabled() or not math.isfinite(factor):  # 0 * inf is NaN: recompute
             _, *numbers = bridge.forward(*saved, options)
             return _backward(grad_loss, *saved, *numbers, options), None, None, None
         if keeps:
@@ -67,7 +67,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _backward(grad_loss, *rest):
-    """The gradient on the logits, itself differentiable where that is asked for."""
+    """The gradient on the logits, itself differentiable where create_graph asks for that."""
     *tensors, options = rest
     if private.needs_operator(grad_loss):
         return ops.cross_entropy_backward(grad_loss, *tensors, *options)
@@ -75,7 +75,7 @@ def _backward(grad_loss, *rest):
 
 
 class _Gradient(torch.autograd.Function):
-    """The backward, as what is differentiated once more."""
+    """The backward as a Function of its own, for a double backward."""
 
     @staticmethod
     def forward(ctx, grad_loss, input, target, weight, statistics, divisor, options):
@@ -89,11 +89,12 @@ class _Gradient(torch.autograd.Function):
 
 
 class _InPlace(torch.autograd.Function):
-    """The gradient takes the place of the logits; autograd is told, so that nothing else takes them for logits.
+    """The loss whose gradient overwrites the logits; their version is incremented, so that autograd refuses later uses.
 
-    On the CPU at once, in one pass, and multiplied in the backward by what arrives, unless that is 1. Not so float16,
-    whose gradients may need the factor of a loss scaler before they are rounded; nor on a device, where it is not known
-    what arrives and multiplying would be a pass more than recomputing: there the backward writes over the logits.
+    On the CPU the forward writes the gradient, in the same pass as the loss, and the backward multiplies it by
+    grad_loss unless that is 1. In two cases the backward writes it instead. float16: gradients may need the factor of a
+    loss scaler before they are rounded. A device: grad_loss is not known on the host, and multiplying by it always
+    would take a pass more than recomputing.
     """
 
     @staticmethod
@@ -158,12 +159,12 @@ class _LogSoftmaxGradient(torch.autograd.Function):
 
 
 def cross_entropy(input, target, weight, options: Options, inplace: bool) -> torch.Tensor:
-    """The loss of checked arguments, in the real type of the logits, differentiable in the logits."""
+    """The loss of checked arguments, of `bridge.loss_dtype`, differentiable in the logits."""
     if private.is_traced(input, target, weight):
         return ops.cross_entropy(input, target, weight, *options)[0]
     if not (input.requires_grad and torch.is_grad_enabled()):
         return bridge.loss(input, target, weight, options)
-    if inplace and not input.is_neg() and 0 not in input.stride():  # whose elements are not those of its memory
+    if inplace and not input.is_neg() and 0 not in input.stride():  # lazily negated or expanded: not its own memory
         if input.is_leaf or (input._base is not None and input._base.is_leaf and input._base.requires_grad):
             raise RuntimeError("inplace=True would write the gradient over a leaf that requires grad")
         return _InPlace.apply(input, target, weight, options)
@@ -173,7 +174,7 @@ def cross_entropy(input, target, weight, options: Options, inplace: bool) -> tor
 
 
 def log_softmax(input, dim: int) -> torch.Tensor:
-    """The log-softmax of a checked argument."""
+    """The log-softmax of a checked argument, differentiable in it."""
     if private.is_traced(input):
         return ops.log_softmax(input, dim)
     if not (input.requires_grad and torch.is_grad_enabled()):

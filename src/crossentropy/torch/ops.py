@@ -1,7 +1,7 @@
-"""The functions as registered operators: what `torch.compile`, `torch.export` and the like see.
+"""The functions as registered operators, for `torch.compile`, `torch.export` and whatever else traces calls.
 
-Each has a fake kernel, which knows shapes alone, and its derivative is an operator again; that of a backward is written
-in PyTorch's own operations (derivatives.py).
+Each has a fake kernel, which makes results of the right shape and dtype without values. The derivative of a forward is
+an operator again; that of a backward consists of PyTorch's own operations (derivatives.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .derivatives import log_softmax_second_derivative, second_derivative
 
 
 def _statistics_dtype(input):
-    """On the CPU float64; on a device what the loss is."""
+    """The dtype of statistics and divisor: float64 on the CPU, that of the loss on a device."""
     return loss_dtype(input) if input.device.type == "cuda" else torch.float64
 
 
@@ -71,7 +71,7 @@ def _(input, dim):
 
 @custom_op("crossentropy::log_softmax_backward", mutates_args=())
 def log_softmax_backward(grad_output: torch.Tensor, log_p: torch.Tensor, dim: int) -> torch.Tensor:
-    """The gradient on its argument."""
+    """The gradient on the argument of log_softmax, from that on its result log_p."""
     return bridge.log_softmax_backward(grad_output, log_p, dim)
 
 

@@ -1,4 +1,4 @@
-"""What PyTorch has no public name for, in one place; a test calls each of these with the PyTorch that is installed."""
+"""All that is used of PyTorch without a public name; a test calls each of these with the PyTorch that is installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 are_transforms_active = torch._C._are_functorch_transforms_active  # torch.func's
-keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph  # in a backward: whether there may be another
+keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph  # whether this backward's retain_graph is set
 _modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
@@ -18,17 +18,17 @@ def _is_plain(x) -> bool:
 
 
 def is_forward_mode() -> bool:
-    """Whether derivatives are taken forward."""
+    """Whether forward-mode AD is active."""
     return forward_ad._current_level >= 0
 
 
 def is_wrapper(x) -> bool:
-    """Whether a tensor holds others, and knows what functions do to them (DTensor)."""
+    """Whether a tensor wraps others and handles functions itself, as a DTensor does."""
     return not _is_plain(x) and is_traceable_wrapper_subclass(x)
 
 
 def is_traced(input, target=None, weight=None) -> bool:
-    """Whether something other than eager autograd is to see a call."""
+    """Whether a call must be an operator because something other than eager autograd has to see it."""
     return (
         torch.compiler.is_compiling()
         or _modes() > 0  # make_fx, FakeTensorMode, selective checkpointing, counters
@@ -39,8 +39,8 @@ def is_traced(input, target=None, weight=None) -> bool:
 
 
 def needs_operator(grad_output) -> bool:
-    """Whether a backward is to call an operator: it is traced, or several gradients arrive at once.
+    """Whether a backward must call an operator: it is traced, or gets several gradients at once.
 
-    For the latter (``is_grads_batched``) PyTorch calls an operator once for each.
+    The latter is ``is_grads_batched``, for which PyTorch calls an operator once for each gradient.
     """
     return is_traced(grad_output) or _is_batched(grad_output)

@@ -1,51 +1,38 @@
-"""One row in Numba: its maximum and sum of exponentials in one pass, its loss, its gradient.
+"""One row in Numba: its maximum and sum of exponentials in one pass, and what is written from these.
 
-As in kernels/ (rows.h, drivers.c, batch.c), in fewer words: the maximum m and the sum come from one pass at an anchor
-that is guessed from the first classes; the class that leads is left out of the sum, so that
+As in kernels/ in fewer words: the maximum m and the sum come from one pass at an anchor that is guessed from the first
+classes; the class that leads is left out of the sum, so that
 
     rest = sum over all but one class at the maximum of e^(z-m)        loss = (m - z_y) + log1p(rest)
 
 loses no digit of a small loss. A sum runs over CHUNK classes in the lanes' type ("real": float32 for 16-bit logits),
 then in float64 with its rounding errors. What is one number of a row is float64.
+
+An anchor is a pair (shift, k): exponentials are held as e^(z - shift) 2^-k, which must neither overflow nor vanish.
 """
 
 import math
 
 import numpy as np
-from numba.extending import overload
 
-from . import llvm as lanes
-from .layout import (
-    BLOCK,
-    F32,
-    F64,
-    INNER,
-    PIECE,
-    OddRow,
-    Row,
-    block,
-    block_size,
-    flush,
-    in_place,
-    inner,
-    merged,
-    number_at,
-    place,
-    put,
-    stopped,
-)
-from .llvm import address, exp_at, view
+from ..exponential import FLOAT32, FLOAT64
+from .compiling import inner, merged
+from .exponentials import GROUP, exp_at, exp_group, max_and_sum
+from .layout import BLOCK, PIECE, block, block_size, flush, in_place, number_at, place, put, stopped
+from .memory import LINE, address, prefetch, view
 
 CHUNK = 512  # classes that a sum runs over in the lanes' type
-PAD = 64  # what is no multiple of this is filled up to it: the rest of a loop in vectors is one number at a time
+PAD = 64  # rows are filled up to a multiple of this, because the rest of a loop in vectors runs one number at a time
 SCRATCH = 3 * BLOCK + PAD  # numbers of the lanes' type that a kernel works in
 GUESS_FROM = 16  # classes
 LN2 = math.log(2)
+MAGIC_32, BIAS_32 = FLOAT32.magic, FLOAT32.bias
+MAGIC_64, BIAS_64 = FLOAT64.magic, FLOAT64.bias
 
 
 @inner
 def parts(memory):
-    """Of SCRATCH numbers: a block of logits, one of probability targets, one of results, and a padded group."""
+    """SCRATCH numbers in four parts: a block of logits, one of probability targets, one of results, a padded group."""
     at, size = address(memory), BLOCK * memory.itemsize
     x_buffer, q_buffer = view(at, BLOCK, memory), view(at + size, BLOCK, memory)
     return x_buffer, q_buffer, view(at + 2 * size, BLOCK, memory), view(at + 3 * size, PAD, memory)
@@ -53,7 +40,7 @@ def parts(memory):
 
 @inner
 def padded(z, leave, pad):
-    """Up to PAD classes, without class ``leave``; -inf stands for that and for those which there are not."""
+    """Up to PAD classes copied to ``pad``, where -inf stands for class ``leave`` and for the classes past the last."""
     for i in range(PAD):
         pad[i] = z[i] if i < z.size and i != leave else -np.inf
     return pad
@@ -61,9 +48,9 @@ def padded(z, leave, pad):
 
 @inner
 def fetch(at, size):
-    """Have so many bytes on their way."""
-    for line in range(at, at + size, 64):
-        lanes.prefetch(line)
+    """Have ``size`` bytes on their way to the caches."""
+    for line in range(at, at + size, LINE):
+        prefetch(line)
 
 
 # ---------------------------------------------------------------------- sums
@@ -77,7 +64,7 @@ def times(weight, value):
 
 @inner
 def plus(total, error, term):
-    """A sum and its rounding error (Knuth's TwoSum), and another term."""
+    """(total, error) with another term added: error collects what each addition rounds off (Knuth's TwoSum)."""
     new = total + term
     kept = new - total
     return new, error + ((total - (new - kept)) + (term - kept))
@@ -85,16 +72,16 @@ def plus(total, error, term):
 
 @inner
 def sum_of(total, error):
-    """Such a sum as one number."""
+    """A sum of `plus` as one number."""
     return total + error if math.isfinite(total) else total
 
 
 @inner
 def anchor_at(m, headroom, like):
-    """(shift, k) at which e^m, held as e^(m - shift) 2^-k, is about 2^headroom.
+    """The anchor (shift, k) at which e^m, held as e^(m - shift) 2^-k, is about 2^headroom.
 
-    Up to a limit, to which `exp_at` loses nothing, logits are used as they are; above it m is subtracted, exactly for
-    every class that counts.
+    Up to 2^16 `exp_at` loses nothing, and shift is 0. Above it shift is m, whose difference from every class that
+    counts is exact.
     """
     shift = m if abs(m) > 2.0**16 else 0.0
     return shift, np.rint((m - shift) / LN2) - headroom
@@ -102,23 +89,23 @@ def anchor_at(m, headroom, like):
 
 @inner
 def frame_at(shift, k, like):
-    """What `exp_at` takes of an anchor, in the lanes' type."""
+    """(shift, magic, lowest), by which `exp_at` knows an anchor, in the lanes' type."""
     real, single = like.dtype.type, like.itemsize == 4
-    magic, bias = (lanes.MAGIC_32, lanes.BIAS_32) if single else (lanes.MAGIC_64, lanes.BIAS_64)
+    magic, bias = (MAGIC_32, BIAS_32) if single else (MAGIC_64, BIAS_64)
     return real(shift), real(magic + bias - k), real((k - bias) * LN2)
 
 
 @inner
 def exp_alone(z, shift, k):
     """e^(z - shift) 2^-k of one number, in float64."""
-    return exp_at(z - shift, lanes.MAGIC_64 + lanes.BIAS_64 - k, (k - lanes.BIAS_64) * LN2)
+    return exp_at(z - shift, MAGIC_64 + BIAS_64 - k, (k - BIAS_64) * LN2)
 
 
 @merged
 def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
-    """The maximum of a row and where to find it (in the CHUNK from there), and the sum of its e^z at an anchor.
+    """(maximum, start of the CHUNK that holds it, sum of e^z at the anchor) of a row without its class ``leave``.
 
-    All of them without class ``leave``; the sum is NaN where the row has a NaN, which the maximum may not show.
+    The sum is NaN where the row has a NaN; the maximum may miss it.
     """
     shift, magic, lowest = frame_at(anchor[0], anchor[1], pad)
     m, found, total, error = -np.inf, 0, 0.0, 0.0
@@ -137,7 +124,7 @@ def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
                 part, n = padded(z[j : j + PAD], leave - at - j, pad), PAD
             else:
                 part = z[j : j + n]
-            top, s = lanes.max_and_sum(address(part), part.size * part.itemsize, shift, magic, lowest)
+            top, s = max_and_sum(address(part), part.size * part.itemsize, shift, magic, lowest)
             if top > m:
                 m, found = top, at + j
             total, error = plus(total, error, s)
@@ -147,7 +134,7 @@ def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
 
 @inner
 def guess_of(a, row, classes, like):
-    """The maximum of the first classes; NaN or infinite where they say nothing."""
+    """The maximum of the first classes: a guess at the row's own, of no use where it is NaN or infinite."""
     guess = number_at(a, row, like)
     for c in range(1, min(GUESS_FROM, classes)):
         guess = max(guess, number_at(a, row + c * a.stride, like))
@@ -156,11 +143,12 @@ def guess_of(a, row, classes, like):
 
 @inner
 def read_row(a, row, classes, y, hides, buffer, pad, stop):
-    """(max, rest, logit of y) of a row, NaN where it has a NaN or +inf, or nothing but -inf.
+    """(max, rest, logit of y) of a row; max and rest are NaN where it has a NaN or +inf, or nothing but -inf.
 
-    y is the target, which is left out of the sum, or -1. One pass where the guessed anchor serves; another where it
-    doesn't, and where a class other than y holds most of the sum: rest is the difference of that from 1 then. ``hides``
-    says that rest goes into a loss in which max - z_y hides what is lost.
+    y is the target, or -1 for none. The pass leaves it out of the sum, because it leads where the loss is small. A
+    second pass is needed where the guess was too far off for its anchor to serve. Another is where a class that is not
+    the target dominates: rest is that class's share taken from the sum, which cancels, so the sum is redone without
+    that class. ``hides`` says that rest only goes into a loss in which max - z_y is large beside what cancels.
     """
     headroom, window = (40, 40.0) if pad.itemsize == 4 else (512, 300.0)  # e^(guess + window) must not overflow
     guess = guess_of(a, row, classes, pad)
@@ -176,7 +164,7 @@ def read_row(a, row, classes, y, hides, buffer, pad, stop):
         m = max(below, z)
         if math.isnan(z) or not math.isfinite(m):
             break
-        if not (known and m - guess <= window):  # nor does the sum say anything, NaN or not
+        if not (known and m - guess <= window):  # the sum may have overflowed: redo it, whatever it is
             known, guess = True, m
             shift, k = anchor_at(m, headroom, pad)
             continue
@@ -199,9 +187,9 @@ def read_row(a, row, classes, y, hides, buffer, pad, stop):
 
 @inner
 def gradient_frame(m, factor, like):
-    """(shift, magic, lowest) of the e^z whose products with the last number, also returned, are factor e^(z - m).
+    """((shift, magic, lowest), of_e), such that of_e times `exp_at` of z is factor e^(z - m).
 
-    The anchor is where that number is about 2^-32 in float32: results are right down to 2^-149 then.
+    The anchor is chosen so that of_e is about 2^-32 for float32, which keeps results right down to 2^-149.
     """
     _, exponent = math.frexp(factor)
     most, down = (120, 32) if like.itemsize == 4 else (1000, 100)
@@ -210,45 +198,45 @@ def gradient_frame(m, factor, like):
 
 
 @inner
-def write_exp(x, x_row, out, out_row, classes, m, factor, y, value, streams, stop, buffer, scratch, pad):
+def write_exp(x, x_row, out, out_row, classes, m, factor, y, value, bypasses, stop, buffer, scratch, pad):
     """factor e^(z - m) of a row, but ``value`` at class y."""
     real, size = scratch.dtype.type, scratch.itemsize
     (shift, magic, lowest), of_e = gradient_frame(m, factor, scratch)
-    # What is beyond float32 is multiplied apart: grad_output may be 1e40.
+    # grad_output may be 1e40, so a factor beyond float32 is split in two, and ``beyond`` multiplied last.
     beyond = 1.0 if abs(of_e) < 2.0**100 else min(abs(of_e) * 2.0**-100, 2.0**127)
     by = real(of_e / beyond)
     by_rest, beyond = real(of_e / beyond - np.float64(by)), real(beyond)
-    group, most = lanes.GROUP // size, PIECE if in_place(x) and in_place(out) else BLOCK
+    group, most = GROUP // size, PIECE if in_place(x) and in_place(out) else BLOCK
     for at in range(0, classes, most):
         if stopped(stop):
             break
         n = min(most, classes - at)
         z = block(x, x_row, at, n, buffer)
-        source, to, past = address(z), place(out, out_row, at, scratch), in_place(out) and streams != 0
-        j, first = 0, (-to % 64) // size if past else 0
+        source, to, past = address(z), place(out, out_row, at, scratch), in_place(out) and bypasses != 0
+        j, first = 0, (-to % LINE) // size if past else 0
         while j < n:
             here = min(n - j, first if first > 0 and j == 0 else group)
             if in_place(x):
-                fetch(source + (classes + j) * size, lanes.GROUP)  # of the next row, in most cases
+                fetch(source + (classes + j) * size, GROUP)  # the next row, which in most arrays lies there
             if here == group and beyond == 1 and not j <= y - at < j + group:
-                lanes.exp_group(to + j * size, source + j * size, shift, magic, lowest, by, by_rest, past)
-            else:  # in the padded group, to which a partial line or a class of its own is no matter
+                exp_group(to + j * size, source + j * size, shift, magic, lowest, by, by_rest, past)
+            else:  # a part of a group, or one with class y: computed in ``pad``, and what there is of it copied
                 padded(z[j : j + here], y - at - j, pad)
-                lanes.exp_group(address(pad), address(pad), shift, magic, lowest, by, by_rest, False)
+                exp_group(address(pad), address(pad), shift, magic, lowest, by, by_rest, False)
                 result = view(to + j * size, here, pad)
                 for i in range(here):
                     result[i] = pad[i] * beyond
                 if j <= y - at < j + here:
                     result[y - at - j] = real(value)
             j += here
-        flush(out, out_row, at, n, scratch)
+        flush(out, out_row, at, n, z, scratch)
 
 
 @inner
 def target_gradient(m, rest, z, a, others, weight, like):
     """a p_y - weight, where a is others + weight and p_y comes from the target's logit z.
 
-    Where p_y passes 1/2 the target leads, and that would lose the digits of 1 - p_y = rest / (1 + rest).
+    Where p_y passes 1/2 the difference would cancel, so it is others - a (1 - p_y) with 1 - p_y = rest / (1 + rest).
     """
     share = 1 / (1 + rest)
     shift, k = anchor_at(m, 0, like)
@@ -257,7 +245,7 @@ def target_gradient(m, rest, z, a, others, weight, like):
 
 
 @inner
-def write_log_softmax(x, x_row, out, out_row, classes, m, log_sum, streams, stop, buffer, scratch):
+def write_log_softmax(x, x_row, out, out_row, classes, m, log_sum, bypasses, stop, buffer, scratch):
     """(z - max) - log_sum of a row: both terms are <= 0, so neither rounding is magnified."""
     real = scratch.dtype.type
     top, rest = real(m), real(log_sum)
@@ -268,43 +256,4 @@ def write_log_softmax(x, x_row, out, out_row, classes, m, log_sum, streams, stop
         z = block(x, x_row, at, n, buffer)
         for i in range(n):
             scratch[i] = (z[i] - top) - rest
-        put(out, out_row, at, n, scratch, streams)
-
-
-# ---------------------------------------------------------------------- rows that are arrays
-
-
-def as_row(z):
-    """A one-dimensional array of float32 or float64 as a row."""
-
-
-@overload(as_row, jit_options=INNER)
-def _as_row(z):
-    if z.layout == "C":
-        return lambda z: Row(z.itemsize)
-
-    def of_odd_array(z):
-        direct = z.strides[0] == z.itemsize and address(z) % z.itemsize == 0
-        return OddRow(z.strides[0], F32 if z.itemsize == 4 else F64, 0, int(direct))
-
-    return of_odd_array
-
-
-@inner
-def require(z, out):
-    """Raise unless a result has its row's size and dtype."""
-    lanes.require_row(z)
-    lanes.require_row(out)
-    lanes.require_same_kind(z, out)
-    if out.size != z.size:
-        raise ValueError("the result must have the size of the row")
-
-
-@inner
-def read_array(z, y):
-    """As read_row."""
-    lanes.require_row(z)
-    if z.size == 0:
-        return np.nan, np.nan, np.nan
-    x_buffer, _, _, pad = parts(np.empty(SCRATCH, z.dtype))
-    return read_row(as_row(z), address(z), z.size, y, y >= 0, x_buffer, pad, 0)
+        put(out, out_row, at, n, scratch, bypasses)

@@ -1,0 +1,164 @@
+"""One row's targets and options in Numba: its kind, the weights of its target, its loss and its gradient.
+
+Every option of a loss becomes a few numbers of a row here. A numeric one is read from the Task by its own name, as
+``t.z_loss`` is, and acts in `loss_of` and `write_gradient`.
+"""
+
+import math
+
+import numpy as np
+
+from ..contract import Statistics
+from .compiling import inner, merged
+from .exponentials import added, exp_at
+from .layout import BLOCK, block, fill, put_gradient, row_of, stopped
+from .memory import load, view
+from .rows import CHUNK, PAD, gradient_frame, plus, sum_of, target_gradient, times, write_exp
+
+SKIPPED, BAD, READ = range(3)  # what becomes of a row
+
+WIDTH = len(Statistics._fields)  # float64 that are kept of a row
+MAX, REST, MASS = map(Statistics._fields.index, ("max", "rest", "mass"))
+
+
+@inner
+def target_of(t, n):
+    """Target n as int64; of an uint64 the bits."""
+    at, size = t.targets + n * abs(t.target_size), t.target_size
+    if size == -8 or size == 8:
+        return load(at, np.int64)
+    if size == -4:
+        return np.int64(load(at, np.int32))
+    if size == 4:
+        return np.int64(load(at, np.uint32))
+    if size == -2:
+        return np.int64(load(at, np.int16))
+    if size == 2:
+        return np.int64(load(at, np.uint16))
+    if size == -1:
+        return np.int64(load(at, np.int8))
+    return np.int64(load(at, np.uint8))
+
+
+@inner
+def kind_of(t, n, y):
+    """What becomes of row n with target y: SKIPPED by its target or a sample weight of 0, BAD, or READ."""
+    if t.sample_weight and load(t.sample_weight + 8 * n, np.float64) == 0:
+        return SKIPPED
+    if not t.targets:
+        return READ
+    if t.has_ignored and y == t.ignored:
+        return SKIPPED
+    return READ if 0 <= y < t.classes else BAD
+
+
+@merged
+def statistics_of(t, n):
+    """The statistics of row n, which `forward` keeps for `backward`, at MAX, REST and MASS."""
+    return view(t.statistics + 8 * WIDTH * n, WIDTH, np.float64)
+
+
+@inner
+def weight_of(t, y):
+    """((1 - epsilon) w_y, w_y): the weight of target y itself, and of its class; 0 for probability targets."""
+    if not t.targets:
+        return 0.0, 0.0
+    w = load(t.class_weight + 8 * y, np.float64) if t.class_weight else 1.0
+    return (1 - t.label_smoothing) * w, w
+
+
+@inner
+def part_of(i, q, w, keep, floor, has_q, has_w):
+    """t_c = w_c (keep q_c + floor) of class i of a block."""
+    part = keep * np.float64(q[i]) + floor if has_q else floor
+    return part * w[i] if has_w else part
+
+
+@inner
+def spread(t, x_row, q_row, m, buffer, q_buffer):
+    """(mass, distance): the sums of t_c and of t_c (m - z_c) over all classes, where 0 times inf is 0.
+
+    t_c = w_c (keep q_c + floor) is what label smoothing and probability targets spread over class c.
+    """
+    floor, keep = t.label_smoothing / t.classes, 1 - t.label_smoothing
+    has_w, has_q = t.class_weight != 0, t.q.address != 0
+    mass, mass_error, distance, distance_error = 0.0, 0.0, 0.0, 0.0
+    for at in range(0, t.classes, CHUNK):
+        if stopped(t.stop):
+            break
+        n = min(CHUNK, t.classes - at)
+        z = block(t.x, x_row, at, n, buffer)
+        q = block(t.q, q_row, at, n, q_buffer) if has_q else z
+        w = view(t.class_weight + 8 * at, n, np.float64)
+        masses, distances = 0.0, 0.0
+        for i in range(n & -PAD):
+            part = part_of(i, q, w, keep, floor, has_q, has_w)
+            masses = added(masses, part)
+            distances = added(distances, 0.0 if part == 0 else part * (m - np.float64(z[i])))
+        mass, mass_error = plus(mass, mass_error, masses)
+        distance, distance_error = plus(distance, distance_error, distances)
+        for i in range(n & -PAD, n):  # each with its rounding error, of which there may be PAD - 1
+            part = part_of(i, q, w, keep, floor, has_q, has_w)
+            mass, mass_error = plus(mass, mass_error, part)
+            distance, distance_error = plus(distance, distance_error, times(part, m - np.float64(z[i])))
+    return sum_of(mass, mass_error), sum_of(distance, distance_error)
+
+
+@inner
+def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch):
+    """factor e^(z - m) - scale t_c of row n, but ``value`` at class y, in float64 so that neither term overflows."""
+    real = scratch.dtype.type
+    x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
+    floor, keep = t.label_smoothing / t.classes, 1 - t.label_smoothing
+    has_w, has_q = t.class_weight != 0, t.q.address != 0
+    q_row = row_of(t.q, t, n) if has_q else 0
+    (shift, magic, lowest), of_e = gradient_frame(m, factor, scratch)
+    for at in range(0, t.classes, BLOCK):
+        if stopped(t.stop):
+            break
+        size = min(BLOCK, t.classes - at)
+        z = block(t.x, x_row, at, size, x_buffer)
+        q = block(t.q, q_row, at, size, q_buffer) if has_q else z
+        w = view(t.class_weight + 8 * at, size, np.float64)
+        for i in range(size):
+            part = part_of(i, q, w, keep, floor, has_q, has_w)
+            scratch[i] = real(np.float64(exp_at(z[i] - shift, magic, lowest)) * of_e - scale * part)
+        if at <= y < at + size:
+            scratch[y - at] = real(value)
+        put_gradient(t.out, out_row, at, size, z, scratch, t.bypasses)
+
+
+@inner
+def loss_of(t, m, rest, z, own, mass, distance):
+    """The loss of a row of weight 1, in nats, as in reference.py: z is the target's logit, own its weight."""
+    log_sum = math.log1p(rest)
+    lse = m + log_sum
+    return times(own, (m - z) + log_sum) + distance + times(mass, log_sum) + times(t.z_loss, lse * lse)
+
+
+@merged
+def write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scratch, pad):
+    """The gradient of row n, which was read: target y with logit z, the row's statistics m, rest and mass."""
+    scale = load(t.row_scale + 8 * n * t.row_scale_step, np.float64)
+    if t.sample_weight:
+        scale *= load(t.sample_weight + 8 * n, np.float64)
+    own, w = weight_of(t, y)
+    z_term = times(2 * t.z_loss, m + math.log1p(rest))
+    a = own + mass + z_term
+    factor, value = scale * a / (1 + rest), 0.0
+    if t.targets:
+        floor = times(t.label_smoothing / t.classes, w)
+        value = scale * target_gradient(m, rest, z, a, (mass - floor) + z_term, own + floor, scratch)
+    if spreads is not None:
+        write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch)
+    else:
+        x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
+        bypasses, stop = t.bypasses, t.stop
+        write_exp(t.x, x_row, t.out, out_row, t.classes, m, factor, y, value, bypasses, stop, x_buffer, scratch, pad)
+
+
+@inner
+def fill_unread(t, n, kind, scratch):
+    """The gradient of a row that was skipped, 0; or of one that is bad or undefined, NaN."""
+    value = scratch.dtype.type(0.0 if kind == SKIPPED else np.nan)
+    fill(t.out, row_of(t.out, t, n), t.classes, value, scratch)

@@ -1,0 +1,172 @@
+"""A Task: all that a kernel works on, described on Python's side and packed into memory that compiled code reads."""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from ..._arrays import merged_rows
+from .layout import BF16, F16, F32, F64, OddRows, Rows
+
+
+class Task(NamedTuple):
+    """What a kernel works on; addresses are 0 where there is nothing.
+
+    A new numeric option of a loss is one more float with a default here, by its own name; it is used in losses.py.
+    """
+
+    x: Rows | OddRows
+    q: Rows | OddRows  # probability targets, or the grad_output of log_softmax_backward
+    out: Rows | OddRows
+    dims: int
+    shape: int  # the address of int64 (dims,): the rows' dimensions
+    rows: int
+    classes: int
+    targets: int  # address
+    target_size: int  # bytes, negative where signed
+    has_ignored: int
+    ignored: int  # ignore_index as int64; of an uint64 the bits
+    class_weight: int  # address of float64 (classes,)
+    sample_weight: int  # address of float64 (rows,)
+    row_scale: int  # address of float64: one number, or (rows,)
+    row_scale_step: int  # 0 for one number, else 1
+    loss: int  # address of float64 (rows,)
+    statistics: int  # address of float64 (rows, WIDTH): contract.Statistics of each row
+    bypasses: int  # whether stores to out bypass the caches
+    stop: int  # address of an int64 that is not 0 once the call is to end
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+
+_TYPES = {int: types.int64, float: types.float64}
+_FORMATS = {int: "q", float: "d"}
+_ARRAYS = sum(kind == Rows | OddRows for kind in Task.__annotations__.values())  # the first fields
+
+
+def _number_kinds(record, rows):
+    """int or float for each number of a record, in order; its arrays are of type ``rows``."""
+    for kind in record.__annotations__.values():
+        yield from _number_kinds(rows, rows) if kind == Rows | OddRows else [kind]
+
+
+_PACKERS = {
+    rows: struct.Struct("=" + "".join(_FORMATS[kind] for kind in _number_kinds(Task, rows))) for rows in (Rows, OddRows)
+}
+
+
+def packed(task: Task) -> np.ndarray:
+    """The numbers of a Task, 8 bytes each, as `task_at` reads them."""
+    numbers = [number for array in task[:_ARRAYS] for number in array]
+    return np.frombuffer(_PACKERS[type(task.x)].pack(*numbers, *task[_ARRAYS:]), np.int64)
+
+
+@intrinsic
+def task_at(_, address, odd):
+    """The Task whose numbers lie at an address: its arrays are OddRows, or Rows where odd is None.
+
+    Numba would take long to compile a Task as an argument, or one made of an array's numbers in compiled code.
+    """
+    rows = Rows if isinstance(odd, types.NoneType) else OddRows
+
+    def type_of(record):
+        kinds = record.__annotations__.values()
+        return types.BaseTuple.from_types([_TYPES.get(kind) or type_of(rows) for kind in kinds], record)
+
+    kind = type_of(Task)
+
+    def code(context, builder, signature, args):
+        to = context.get_value_type(kind).as_pointer()
+        return builder.load(builder.inttoptr(args[0], to), align=8)
+
+    return kind(types.int64, odd), code
+
+
+# ---------------------------------------------------------------------- arrays described
+
+_ELEMENTS = {"float16": F16, "bfloat16": BF16, "float32": F32, "float64": F64}
+_NONE = OddRows(*[0] * len(OddRows._fields))
+
+
+def address_of(a) -> int:
+    """The address of an array, 0 where there is none."""
+    return 0 if a is None else a.__array_interface__["data"][0]
+
+
+def _described(a, row_strides, real) -> OddRows:
+    """An array (..., classes), its row strides at an address, for kernels whose lanes are of dtype ``real``."""
+    at, dtype, size, stride = address_of(a), a.dtype, a.itemsize, a.strides[-1]
+    swapped, one_class = not dtype.isnative, a.shape[-1] == 1
+    native = dtype == real and not swapped and (stride == size or one_class)
+    strides = a.strides[:-1] if one_class else a.strides
+    direct = native and at % size == 0 and not any(each % size for each in strides)
+    return OddRows(at, row_strides, stride, _ELEMENTS[dtype.name], swapped, direct)
+
+
+def _options_as_fields(options) -> dict:
+    """The options of a loss (`crossentropy._options.RowOptions`) as fields of a Task: their only crossing.
+
+    Weights become addresses and an index that is ignored two integers. All others are numbers, which keep their names,
+    so that one without a field in Task is an error.
+    """
+    given = options._asdict()
+    given.pop("probabilities")  # says whether targets are `q` or `targets`
+    ignored = given.pop("ignore_index")
+    given["has_ignored"] = ignored is not None
+    given["ignored"] = 0 if ignored is None else ignored - (2**64 if ignored >= 2**63 else 0)
+    for name in ("class_weight", "sample_weight"):
+        given[name] = address_of(given[name])
+    return given
+
+
+_NO_OPTIONS = {"has_ignored": 0, "ignored": 0, "class_weight": 0, "sample_weight": 0}
+
+
+class Described(NamedTuple):
+    """A Task in memory, and what must live as long as a kernel may work on it."""
+
+    address: int
+    odd: bool | None  # what `task_at` is told
+    stop: np.ndarray  # int64: not 0 ends the call
+    held: tuple
+
+
+def described(
+    x, bypass_from, q=None, out=None, targets=None, options=None, row_scale=None, loss=None, statistics=None
+) -> Described:
+    """The Task of one call; a result of ``bypass_from`` bytes or more, if not in place, bypasses the caches."""
+    real = np.dtype(np.float64 if x.itemsize == 8 else np.float32)
+    arrays = [x, q, out]
+    given = [a for a in arrays if a is not None]
+    merged = merged_rows(x.shape[:-1], [a.strides for a in given]) or [(1, [0] * len(given))]
+    sizes, strides = zip(*merged, strict=True)
+    dimensions = np.array([sizes, *zip(*strides, strict=True)], np.int64)  # the sizes, then each array's strides
+    shape = address_of(dimensions)
+    at = iter(range(shape + 8 * len(merged), shape + dimensions.nbytes, 8 * len(merged)))
+    rows = [_NONE if a is None else _described(a, next(at), real) for a in arrays]
+    plain = all(a is None or each.direct for a, each in zip(arrays, rows, strict=True))
+    if plain:
+        rows = [Rows(*each[: len(Rows._fields)]) for each in rows]
+    scalar = isinstance(row_scale, float)
+    scale, stop = np.array([row_scale]) if scalar else row_scale, np.zeros(1, np.int64)
+    task = packed(
+        Task(
+            *rows,
+            dims=len(merged),
+            shape=shape,
+            rows=x.size // x.shape[-1],
+            classes=x.shape[-1],
+            targets=address_of(targets),
+            target_size=0 if targets is None else targets.itemsize * (1 if targets.dtype.kind == "u" else -1),
+            row_scale=address_of(scale),
+            row_scale_step=0 if scalar else 1,
+            loss=address_of(loss),
+            statistics=address_of(statistics),
+            bypasses=out is not None and out.nbytes >= bypass_from and address_of(out) != address_of(x),
+            stop=address_of(stop),
+            **(_NO_OPTIONS if options is None else _options_as_fields(options)),
+        )
+    )
+    held = (task, dimensions, *arrays, targets, options, scale, loss, statistics)
+    return Described(address_of(task), None if plain else True, stop, held)
