@@ -20,12 +20,12 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 import crossentropy  # noqa: E402
 from crossentropy.torch import (  # noqa: E402
     CrossEntropyLoss,
+    bridge,
+    cache,
     cross_entropy,
     eager,
     empty_cache,
-    kernels,
     log_softmax,
-    memory,
     ops,
     private,
 )
@@ -636,66 +636,66 @@ def test_subclasses_are_asked():
 
 
 def test_no_more_threads_than_pytorch_takes():
-    x = torch.zeros(2, kernels.SERIAL_BELOW)
+    x = torch.zeros(2, bridge.SERIAL_BELOW)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        with kernels._on_torchs_threads(x):
+        with bridge._on_torchs_threads(x):
             assert crossentropy.native.current_threads() == 1
         torch.set_num_threads(1000)
-        with crossentropy.config(threads=1), kernels._on_torchs_threads(x):
+        with crossentropy.config(threads=1), bridge._on_torchs_threads(x):
             assert crossentropy.native.current_threads() == 1
     finally:
         torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(not memory._CAN_KEEP, reason="this system cannot take memory back lazily")
+@pytest.mark.skipif(not cache._CAN_KEEP, reason="this system cannot take memory back lazily")
 def test_memory_is_kept_when_its_last_tensor_is_gone():
-    x = torch.empty(memory.LARGE // 4, dtype=torch.float32)
-    memory._kept.clear()
-    a = memory.empty_like(x)
+    x = torch.empty(cache.LARGE // 4, dtype=torch.float32)
+    cache._kept.clear()
+    a = cache.empty_like(x)
     address, view, seen = a.data_ptr(), a[3:], a.numpy()
     for holder in ("a", "view"):
-        assert not memory._kept, holder
+        assert not cache._kept, holder
         if holder == "a":
             del a
         else:
             del view
-    assert not memory._kept
+    assert not cache._kept
     del seen
-    assert len(memory._kept) == 1
-    b, c = memory.empty_like(x), memory.empty_like(x)
+    assert len(cache._kept) == 1
+    b, c = cache.empty_like(x), cache.empty_like(x)
     assert b.data_ptr() == address != c.data_ptr()
     assert b.shape == c.shape == x.shape
     del b, c
-    assert len(memory._kept) == 1
+    assert len(cache._kept) == 1
     empty_cache()
-    assert not memory._kept
-    assert memory.empty_like(torch.empty(2 * len(x) + 4)).data_ptr() != address  # too small for that
-    transposed = memory.empty_like(torch.empty(8, len(x) // 8).T)
+    assert not cache._kept
+    assert cache.empty_like(torch.empty(2 * len(x) + 4)).data_ptr() != address  # too small for that
+    transposed = cache.empty_like(torch.empty(8, len(x) // 8).T)
     assert transposed.stride() == (1, len(x) // 8)
 
 
-@pytest.mark.skipif(not memory._CAN_KEEP, reason="this system cannot take memory back lazily")
+@pytest.mark.skipif(not cache._CAN_KEEP, reason="this system cannot take memory back lazily")
 def test_memory_where_the_system_refuses(monkeypatch):
     """No large pages, locked memory, no room: none of them is an error of a loss."""
 
-    class Refuses(memory.mmap.mmap):
+    class Refuses(cache.mmap.mmap):
         def madvise(self, *arguments):
             raise OSError(22, "Invalid argument")
 
-    x = torch.empty(memory.LARGE // 4, dtype=torch.float32)
+    x = torch.empty(cache.LARGE // 4, dtype=torch.float32)
     empty_cache()
     with monkeypatch.context() as patch:
-        patch.setattr(memory.mmap, "mmap", Refuses)
-        memory.empty_like(x).fill_(1)
-        assert not memory._kept
+        patch.setattr(cache.mmap, "mmap", Refuses)
+        cache.empty_like(x).fill_(1)
+        assert not cache._kept
 
     def full(*arguments, **options):
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(memory, "_block", full)
-    assert memory.empty_like(x).shape == x.shape
+    monkeypatch.setattr(cache, "_block", full)
+    assert cache.empty_like(x).shape == x.shape
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
