@@ -20,6 +20,7 @@ if not crossentropy.backends()[0].available:
     pytest.skip("the native backend is not built", allow_module_level=True)
 from crossentropy import bench, native
 from crossentropy.bench import peers as _peers
+from crossentropy.bench import runner as _runner
 
 ROOT = Path(__file__).parent.parent
 SMALL = (16, 4096)  # 256 KiB of float32: the least that has a roof
@@ -63,9 +64,9 @@ def test_the_document_says_on_what(document):
 def test_the_share_of_the_roof_is_that_of_the_same_moment():
     """Where the machine's memory slows down in the middle, the medians by themselves would say anything."""
     case = bench.Case("loss", bench.VOCABULARY)
-    runner = bench._Runner(_peers.Prepared(lambda: None, _peers.loss_alone), roof=object())
+    runner = _runner.Runner(_peers.Prepared(lambda: None, _peers.loss_alone), roof=object())
     runner.times, runner.roof_times = [0.02, 0.02, 0.01, 0.04, 0.04], [0.016, 0.016, 0.008, 0.032, 0.008]
-    record = bench._record(case, bench.implementations(case, peers=False)[0][0], runner)
+    record = _runner.record_of(case, bench.implementations(case, peers=False)[0][0], runner)
     assert record["roof_fraction"] == pytest.approx(0.8 * case.bytes / bench.roof_bytes(case))
     assert record["median_s"] == 0.02
 
