@@ -35,6 +35,7 @@ FIRST = {
 }
 # None at all.
 SLOW = {
+    "test_a_bad_environment_variable_gets_one_line",  # nine processes; test_surroundings.py has the messages
     "test_it_learns",  # the example's command trains, too
     "test_kernels_are_compiled_once_and_kept",  # by Numba, several times in processes of their own
     "test_kernels_of_several_processes_go_together",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import within
 from conftest import AVAILABLE
 from subprocesses import run
 
@@ -203,18 +204,20 @@ def test_bench_writes_its_files(tmp_path):
 
 
 def test_bad_options_get_one_line(tmp_path):
+    for needed in ("click", "rich", "matplotlib"):
+        pytest.importorskip(needed, reason=f"the command line needs {needed}")
     (tmp_path / "file").write_text("")
     for arguments, message in (
         (["--quick", "--only", "no such case"], "--only no such case: no case and implementation with that text"),
         (["--out", "file"], "--out file: file is not a directory"),
         (["--json", "file/a.json"], "--json file: file is not a directory"),
     ):
-        _, err = command(*arguments, cwd=tmp_path, code=2)
+        _, err = within("bench", *arguments, cwd=tmp_path, code=2)
         assert message in err
         assert len(err.splitlines()) == 1
         assert os.listdir(tmp_path) == ["file"]
     for arguments in (["--seconds", "nan"], ["--seconds", "-1"], ["--nonsense"]):
-        _, err = command(*arguments, cwd=tmp_path, code=2)
+        _, err = within("bench", *arguments, cwd=tmp_path, code=2)
         assert arguments[0] in err
 
 
