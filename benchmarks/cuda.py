@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(
-        Path(__file__).resolve().parent / "cuda_card"
-    )  # here this file would hide NVIDIA's package "cuda"
+    here = Path(__file__).resolve().parent
+    # In place of this folder, where this file would hide NVIDIA's package "cuda"; and the checkout is imported.
+    sys.path[:1] = [str(here / "cuda_card"), str(here.parent / "src")]
     from command import main
 
     sys.exit(main())

@@ -30,7 +30,7 @@ def documents(cards: bool = False) -> dict[str, dict]:
 
 def picture(stem: str, op: str) -> Path:
     """Where the plot of an operation on a machine is."""
-    from crossentropy.cli import plots
+    from crossentropy.bench import plots
 
     return FIGURES / f"{stem}-{plots.file_name(op)}.svg"
 
@@ -218,7 +218,7 @@ def draw(found: dict[str, dict]) -> None:
     """The plots that the section shows."""
     import matplotlib
 
-    from crossentropy.cli import plots
+    from crossentropy.bench import plots
 
     matplotlib.rcParams["svg.fonttype"] = "none"  # text as text, which is shorter than its outlines
     matplotlib.rcParams["svg.hashsalt"] = "crossentropy"  # the same bytes from the same results

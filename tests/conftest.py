@@ -3,6 +3,7 @@
 import contextlib
 import os
 
+import layers
 import numpy as np
 import pytest
 
@@ -11,6 +12,12 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         import cuda_simulator  # noqa: F401  # before the package: it stands in for a part of it
 
 import crossentropy
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m leaves out what is slow
+def pytest_collection_modifyitems(items):
+    layers.mark(items)
+
 
 AVAILABLE = {found.name: found.available for found in crossentropy.backends()}
 

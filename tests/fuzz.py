@@ -23,7 +23,7 @@ import numpy as np
 from fuzz_cases import FLOATS, Case
 
 import crossentropy
-from crossentropy import autograd
+from crossentropy import autograd, native
 from crossentropy.testing import LIMITS, largest_error, result_dtype
 
 # ---------------------------------------------------------------------- what is right
@@ -268,7 +268,7 @@ def backends_of(names):
     for name in names or [n for n in available if n != "reference"]:
         if name.partition("-")[0] not in available:
             sys.exit(f"backend {name} is not here; available: {', '.join(available)}")
-        found += [f"native-{isa}" for isa in crossentropy.native.SUPPORTED_ISAS] if name == "native" else [name]
+        found += [f"native-{isa}" for isa in native.SUPPORTED_ISAS] if name == "native" else [name]
     return found
 
 

@@ -17,6 +17,14 @@ FLOATS = tuple(dtypes().values())
 INTEGERS = tuple(np.dtype(f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8))
 GUARD = 128  # bytes on either side of an array
 
+# Options that are given now and then, in the order in which they are drawn: how often, and what of (case, r, rng).
+DRAWS = {
+    "class_weight": (0.25, lambda case, r, rng: case.place(draw_weights(r, rng, (case.classes,)))),
+    "sample_weight": (0.3, lambda case, r, rng: case.place(draw_weights(r, rng, case.rows))),
+    "label_smoothing": (0.3, lambda case, r, rng: r.choice([0.1, 1.0, r.random(), 1e-9])),
+    "z_loss": (0.2, lambda case, r, rng: r.choice([1e-4, 0.01, 1.0])),
+}
+
 # ---------------------------------------------------------------------- memory
 
 
@@ -187,14 +195,9 @@ class Case:
     def draw_options(self, r, rng):
         """Each option now and then."""
         o = self.options
-        if r.random() < 0.25:
-            o["class_weight"] = self.place(draw_weights(r, rng, (self.classes,)))
-        if r.random() < 0.3:
-            o["sample_weight"] = self.place(draw_weights(r, rng, self.rows))
-        if r.random() < 0.3:
-            o["label_smoothing"] = r.choice([0.1, 1.0, r.random(), 1e-9])
-        if r.random() < 0.2:
-            o["z_loss"] = r.choice([1e-4, 0.01, 1.0])
+        for name, (often, draw) in DRAWS.items():
+            if r.random() < often:
+                o[name] = draw(self, r, rng)
         o["reduction"] = r.choice(["none", "sum", "mean"])
         if o["reduction"] == "mean" and r.random() < 0.3:
             o["normalizer"] = r.choice([1, 7.25, 1e-3, 4096])

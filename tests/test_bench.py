@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import within
 from conftest import AVAILABLE
 from subprocesses import run
 
@@ -20,6 +21,7 @@ if not crossentropy.backends()[0].available:
     pytest.skip("the native backend is not built", allow_module_level=True)
 from crossentropy import bench, native
 from crossentropy.bench import peers as _peers
+from crossentropy.bench import runner as _runner
 
 ROOT = Path(__file__).parent.parent
 SMALL = (16, 4096)  # 256 KiB of float32: the least that has a roof
@@ -63,9 +65,9 @@ def test_the_document_says_on_what(document):
 def test_the_share_of_the_roof_is_that_of_the_same_moment():
     """Where the machine's memory slows down in the middle, the medians by themselves would say anything."""
     case = bench.Case("loss", bench.VOCABULARY)
-    runner = bench._Runner(_peers.Prepared(lambda: None, _peers.loss_alone), roof=object())
+    runner = _runner.Runner(_peers.Prepared(lambda: None, _peers.loss_alone), roof=object())
     runner.times, runner.roof_times = [0.02, 0.02, 0.01, 0.04, 0.04], [0.016, 0.016, 0.008, 0.032, 0.008]
-    record = bench._record(case, bench.implementations(case, peers=False)[0][0], runner)
+    record = _runner.record_of(case, bench.implementations(case, peers=False)[0][0], runner)
     assert record["roof_fraction"] == pytest.approx(0.8 * case.bytes / bench.roof_bytes(case))
     assert record["median_s"] == 0.02
 
@@ -202,18 +204,20 @@ def test_bench_writes_its_files(tmp_path):
 
 
 def test_bad_options_get_one_line(tmp_path):
+    for needed in ("click", "rich", "matplotlib"):
+        pytest.importorskip(needed, reason=f"the command line needs {needed}")
     (tmp_path / "file").write_text("")
     for arguments, message in (
         (["--quick", "--only", "no such case"], "--only no such case: no case and implementation with that text"),
         (["--out", "file"], "--out file: file is not a directory"),
         (["--json", "file/a.json"], "--json file: file is not a directory"),
     ):
-        _, err = command(*arguments, cwd=tmp_path, code=2)
+        _, err = within("bench", *arguments, cwd=tmp_path, code=2)
         assert message in err
         assert len(err.splitlines()) == 1
         assert os.listdir(tmp_path) == ["file"]
     for arguments in (["--seconds", "nan"], ["--seconds", "-1"], ["--nonsense"]):
-        _, err = command(*arguments, cwd=tmp_path, code=2)
+        _, err = within("bench", *arguments, cwd=tmp_path, code=2)
         assert arguments[0] in err
 
 

@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import crossentropy  # noqa: E402
+from crossentropy import native  # noqa: E402
 from crossentropy.torch import (  # noqa: E402
     CrossEntropyLoss,
     bridge,
@@ -641,10 +642,10 @@ def test_no_more_threads_than_pytorch_takes():
     try:
         torch.set_num_threads(1)
         with bridge._on_torchs_threads(x):
-            assert crossentropy.native.current_threads() == 1
+            assert native.current_threads() == 1
         torch.set_num_threads(1000)
         with crossentropy.config(threads=1), bridge._on_torchs_threads(x):
-            assert crossentropy.native.current_threads() == 1
+            assert native.current_threads() == 1
     finally:
         torch.set_num_threads(before)
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import document
 from parts import ROOT, Part
 
+from crossentropy.bench import to_json
+
 RESULTS = ROOT / "benchmarks" / "results"
 DTYPES = ("bfloat16", "float32")  # that are timed
 REGIME_DTYPES = ("bfloat16", "float32", "float16", "float64")
@@ -166,7 +168,7 @@ class Run:
         path = args.json or (None if args.rehearse else RESULTS / f"{document.slug(result['machine']['gpu'])}.json")
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(document.to_json(result), encoding="utf-8")
+            path.write_text(to_json(result), encoding="utf-8")
             print(f"written: {path.name}")
         return int(bool(self.found.failures))
 

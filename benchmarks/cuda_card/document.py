@@ -1,6 +1,5 @@
 """What a run found: put together from its parts' records, judged, printed, written down."""
 
-import json
 import re
 
 import bars
@@ -74,13 +73,6 @@ class Found:
 def slug(gpu) -> str:
     """A card's name as that of a file."""
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
-
-
-def to_json(document) -> str:
-    """As text, a record a line."""
-    head = json.dumps({name: value for name, value in document.items() if name != "records"}, indent=1)
-    records = ",\n  ".join(json.dumps(record) for record in document["records"])
-    return f'{head[:-2]},\n "records": [\n  {records}\n ]\n}}\n'
 
 
 def _times(document):

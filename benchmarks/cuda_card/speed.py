@@ -14,6 +14,8 @@ from cases import OPS, REHEARSED, SHAPES, fitting
 from contenders import COMPILED, MAKERS, OURS, arrays, expected, probabilities, wrong
 from timing import Clock, HostClock, nothing, quartiles, ratio, rounds
 
+from crossentropy.bench import described, six_digits
+
 FIRST_SECONDS = 25.0  # with less time left no first call is begun
 LEAST_SECONDS, MOST_SECONDS = 1.0, 12.0  # for a case: with less it is left out; of rounds
 
@@ -25,8 +27,8 @@ class Speed:
         self.device, self.orders = "cpu" if rehearse else "cuda", lines.Orders()
         itemsize = getattr(torch, dtype).itemsize
         memory = 1 << 30 if rehearse else torch.cuda.get_device_properties(0).total_memory
-        self.cases = fitting(REHEARSED if rehearse else SHAPES, dtype, itemsize, memory)
-        self.firsts = {}  # (case, op, name) -> seconds of the first call, None where there is none to be timed
+        self.logits = fitting(REHEARSED if rehearse else SHAPES, dtype, itemsize, memory)
+        self.firsts = {}  # (logits, op, name) -> seconds of the first call, None where there is none to be timed
         self.compiler_started = False
 
     # ---- first calls
@@ -34,36 +36,36 @@ class Speed:
     def prepare(self):
         """First calls until told to hold: torch.compile's of every case after all others."""
         for names in ([name for name in MAKERS if name != COMPILED], [COMPILED]):
-            for case in self.cases:
+            for logits in self.logits:
                 if self.orders.held():
                     return
-                self.first_calls(case, names)
+                self.first_calls(logits, names)
 
-    def missing(self, case, names=tuple(MAKERS)):
-        return [(op, name) for op in OPS for name in names if (case, op, name) not in self.firsts]
+    def missing(self, logits, names=tuple(MAKERS)):
+        return [(op, name) for op in OPS for name in names if (logits, op, name) not in self.firsts]
 
-    def first_calls(self, case, names=tuple(MAKERS)):
+    def first_calls(self, logits, names=tuple(MAKERS)):
         """Those that are missing; where memory is short, which other processes have too, they stay so."""
-        missing, started = self.missing(case, names), time.monotonic()
+        missing, started = self.missing(logits, names), time.monotonic()
         if not missing:
             return
         self.clean()
         try:
-            a = arrays(case, self.device)
+            a = arrays(logits, self.device)
             for op in OPS:
                 left = [name for which, name in missing if which == op]
                 if op == "probability targets":
                     a = probabilities(a)
                 right = expected(op, a) if left else None
                 for name in left:
-                    self.firsts[case, op, name] = self.first_call(case, op, name, a, right)
+                    self.firsts[logits, op, name] = self.first_call(logits, op, name, a, right)
         except torch.OutOfMemoryError:
-            lines.say(f"{case}: too little memory at present")
-        lines.say(f"{case}: first calls of {', '.join(names)} in {time.monotonic() - started:.0f} s")
+            lines.say(f"{logits}: too little memory at present")
+        lines.say(f"{logits}: first calls of {', '.join(names)} in {time.monotonic() - started:.0f} s")
 
-    def first_call(self, case, op, name, a, right):
+    def first_call(self, logits, op, name, a, right):
         """Its seconds, or None where the contender takes no part."""
-        place = f"{case}, {op}, {name}"
+        place = f"{logits}, {op}, {name}"
         if self.device == "cpu" and name == COMPILED:
             return None
         if name == COMPILED and not self.compiler_started:
@@ -105,20 +107,20 @@ class Speed:
 
     def run(self):
         clock = Clock() if self.device == "cuda" else HostClock()
-        for i, case in enumerate(self.cases):
+        for i, logits in enumerate(self.logits):
             if self.orders.left() > FIRST_SECONDS:
-                self.first_calls(case)
-            each = self.orders.left() / (len(self.cases) - i)
-            missing = self.missing(case)
+                self.first_calls(logits)
+            each = self.orders.left() / (len(self.logits) - i)
+            missing = self.missing(logits)
             if each < LEAST_SECONDS or len(missing) == len(OPS) * len(MAKERS):
-                self.left_out(str(case))
+                self.left_out(str(logits))
                 continue
             for op, name in missing:
-                self.left_out(f"{case}, {op}, {name}")
+                self.left_out(f"{logits}, {op}, {name}")
             try:
-                self.time(case, clock, min(MOST_SECONDS, 0.6 * each))
+                self.time(logits, clock, min(MOST_SECONDS, 0.6 * each))
             except torch.OutOfMemoryError:
-                self.left_out(f"the timings of {case}")
+                self.left_out(f"the timings of {logits}")
 
     @staticmethod
     def left_out(what):
@@ -126,50 +128,46 @@ class Speed:
         lines.record("skipped", what=what, why=why)
         lines.say(f"{what}: {why}")
 
-    def time(self, case, clock, seconds):
+    def time(self, logits, clock, seconds):
         self.clean()
-        a = probabilities(arrays(case, self.device))
+        a = probabilities(arrays(logits, self.device))
         best = min(
             ((name, each) for name, each in roofs.readers(a.x, self.device).items()),
             key=lambda pair: quartiles(rounds(clock, {"": (nothing, pair[1])}, 0.0, 3, 3)[""])[1],
         )
-        moved = {"read": best[1].bytes, "copy": 2 * case.bytes}
+        moved = {"read": best[1].bytes, "copy": 2 * logits.bytes}
         calls = {"read": (nothing, best[1]), "copy": (nothing, lambda: a.out.copy_(a.x))}
         contenders = {}
         for (which, op, name), first in self.firsts.items():
-            if which == case and first is not None:
+            if which == logits and first is not None:
                 contenders[op, name] = MAKERS[name](op, a)
                 calls[op, name] = contenders[op, name].restore, contenders[op, name].call
         found = rounds(clock, calls, seconds)
         for op in OPS:
             for name in MAKERS:
                 if (op, name) in contenders:
-                    self.report(case, op, name, found, moved)
+                    self.report(logits, op, name, found, moved)
         rates = {name: moved[name] / quartiles(found[name])[1] / 1e9 for name in moved}
-        lines.record("roofs", rows=case.rows, classes=case.classes, dtype=case.dtype, reader=best[0],
+        lines.record("roofs", rows=logits.rows, classes=logits.classes, dtype=logits.dtype, reader=best[0],
                      read_gb_per_s=round(rates["read"], 1), copy_gb_per_s=round(rates["copy"], 1))  # fmt: skip
-        lines.say(f"{case}: read {rates['read']:.0f} GB/s ({best[0]}), copy {rates['copy']:.0f} GB/s")
+        lines.say(f"{logits}: read {rates['read']:.0f} GB/s ({best[0]}), copy {rates['copy']:.0f} GB/s")
 
-    def report(self, case, op, name, found, moved):
-        passes, roof = OPS[op]
+    def report(self, logits, op, name, found, moved):
+        what, roof = logits.case(op), OPS[op].roof
         low, seconds, high = quartiles(found[op, name])
-        rate, limit = passes * case.bytes / seconds / 1e9, moved[roof] / quartiles(found[roof])[1] / 1e9
-        share = ratio(found[roof], found[op, name]) * passes * case.bytes / moved[roof]
+        rate, limit = what.bytes / seconds / 1e9, moved[roof] / quartiles(found[roof])[1] / 1e9
+        share = ratio(found[roof], found[op, name]) * what.bytes / moved[roof]
         mine = found.get((op, OURS))
         times = None if name == OURS or mine is None else ratio(found[op, name], mine)
-        first = self.firsts[case, op, name]
+        first = self.firsts[logits, op, name]
         record = {
-            "op": op,
-            "shape": [case.rows, case.classes],
-            "axis": -1,
-            "dtype": case.dtype,
-            "inputs": "normal",
+            **described(what),
             "implementation": name,
             "median_s": seconds,
             "quartiles_s": [low, high],
             "rounds": len(found[op, name]),
             "late": sum(late for _, late in found[op, name]),
-            "bytes": passes * case.bytes,
+            "bytes": what.bytes,
             "gb_per_s": rate,
             "roof": roof,
             "roof_gb_per_s": limit,
@@ -177,11 +175,11 @@ class Speed:
             "times_ours": times,
             "compile_s": first if name == COMPILED else None,
         }
-        lines.record("record", **{k: short(v) for k, v in record.items()})
+        lines.record("record", **{name: six_digits(value) for name, value in record.items()})
         late = f", {record['late']} late" if record["late"] else ""
         times_text = f", {times:.2f} x ours" if times else ""
         lines.say(
-            f"{case}, {op}, {name}: {1e3 * seconds:.3f} ms, {rate:.0f} GB/s, {share:.1%} of {roof}{times_text}{late}"
+            f"{logits}, {op}, {name}: {1e3 * seconds:.3f} ms, {rate:.0f} GB/s, {share:.1%} of {roof}{times_text}{late}"
         )
 
     # ---- the device
@@ -194,13 +192,6 @@ class Speed:
         """Give the card what the last case's arrays left with PyTorch: other processes use it too."""
         if self.device == "cuda":
             torch.cuda.empty_cache()
-
-
-def short(value):
-    """Numbers with six digits."""
-    if isinstance(value, list):
-        return [short(each) for each in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def main(dtype, rehearse):

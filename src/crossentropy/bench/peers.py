@@ -156,7 +156,7 @@ def drop_in(p, threads) -> Prepared:
 
 @functools.cache
 def _start_compiler():
-    """What the very first compilation costs apart, some 15 s: it is not that of a case."""
+    """What the very first compilation in a process costs, which is a large part of a minute, is not that of a case."""
     import torch
 
     torch.compile(lambda a: a + 1)(torch.zeros(1))

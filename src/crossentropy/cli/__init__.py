@@ -1,4 +1,4 @@
-"""The command line, for the extra ``cli``: app.py has the commands."""
+"""The command line, for the extra ``cli``: app.py puts the commands together, of which each has a file."""
 
 from .app import entry, main
 

@@ -1,0 +1,71 @@
+"""The pictures of the benchmarks, and the style that the command line's other pictures share."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#1f5fa8", "#d9701a", "#b9c4d0"
+
+
+def figure(width, height, columns=1):
+    """An empty figure of so many inches, and its axes side by side."""
+    made = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    axes = np.atleast_1d(made.subplots(1, columns))
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+        each.grid(alpha=0.25)
+    return made, axes
+
+
+# ISAs of ours in blue, from dark to light; the others in colours that are told apart also without red and green.
+_LINES = {
+    "avx512": "#123f73",
+    "avx2": BLUE,
+    "base": "#7fa8d6",
+    "crossentropy, Numba": "#c2a500",
+    "torch": ORANGE,
+    "torch.compile": "#8c3d0a",
+    "JAX": "#6b4fa0",
+    "scipy": "#767f89",
+    "scikit-learn": "#2a9d8f",
+}
+
+
+def file_name(op: str) -> str:
+    """Of its picture, without the suffix."""
+    return op.replace(" + ", "-").replace(" ", "-")
+
+
+def rates(records: list[dict], op: str) -> Figure | None:
+    """GB/s of the bytes that must move, against the number of classes; the memory's own rate dashed.
+
+    Of float32 normals with the class axis last, each implementation with its best number of threads; None where there
+    is nothing to draw.
+    """
+    plain = {"op": op, "dtype": "float32", "inputs": "normal", "axis": -1}
+    those = [r for r in records if r["roof_gb_per_s"] and all(r[name] == value for name, value in plain.items())]
+    lines, roofs = {}, {}
+    for r in those:
+        name, classes = r["isa"] if r["implementation"] == "crossentropy" else r["implementation"], r["shape"][-1]
+        if name in _LINES:
+            fastest = lines.setdefault(name, {})
+            fastest[classes] = max(fastest.get(classes, 0), r["gb_per_s"])
+            roofs[classes] = max(roofs.get(classes, 0), r["roof_gb_per_s"])
+    if not lines:
+        return None
+    made, (axes,) = figure(8, 4)
+    ticks = sorted(roofs)
+    across = [ticks[0] * 0.8, *ticks, ticks[-1] * 1.25]  # a dash is seen also where there is one point
+    heights = [roofs[min(ticks, key=lambda tick: abs(tick - c))] for c in across]
+    axes.plot(across, heights, color="black", ls="--", lw=1.5, label="the roof: memory alone")
+    for name in filter(lines.get, _LINES):
+        label = f"crossentropy, {name}" if name in ("avx512", "avx2", "base") else name
+        axes.plot(*zip(*sorted(lines[name].items()), strict=True), color=_LINES[name], lw=2, marker=".", label=label)
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, list(map(str, ticks)), rotation=60, ha="right")
+    axes.minorticks_off()
+    axes.set(xlabel="classes", ylabel="GB/s of the bytes that must move", title=f"{op}, float32")
+    axes.set_ylim(bottom=0)
+    made.legend(frameon=False, loc="outside right upper")
+    return made

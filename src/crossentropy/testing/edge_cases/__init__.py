@@ -1,0 +1,8 @@
+"""The design's table of edge cases, by name; for `crossentropy.testing`. A file for each theme enters its own."""
+
+from __future__ import annotations
+
+from . import arguments, shapes, targets, values
+from .case import EDGE_CASES, both
+
+__all__ = ["EDGE_CASES", "arguments", "both", "shapes", "targets", "values"]

@@ -1,0 +1,67 @@
+"""Arrays with no rows, no classes or one of either, and arrays whose elements share memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ... import cross_entropy, log_softmax, logsumexp, softmax
+from ..ulps import near, refuses, require, same
+from .case import NAN, both, edge_case, numbers
+
+
+@edge_case("mean over no effective row")
+def _(dtype):
+    x, t = np.array([[0.0, NAN, 2.0], [1.0, 2.0, 3.0]]).astype(dtype), np.array([1, 1])
+    for options in ({"ignore_index": 1}, {"sample_weight": [0.0, 0.0]}, {"class_weight": [1.0, 0.0, 1.0]}):
+        loss, grad = both(x, t, **options)
+        require(np.isnan(loss) and not grad.any())
+        loss, grad = both(x, t, empty=0.0, **options)
+        require(loss == 0 and not grad.any())
+    loss, grad = both(x, t, ignore_index=1, normalizer=64)
+    require(loss == 0 and not grad.any())
+
+
+@edge_case("no rows")
+def _(dtype):
+    x, t = np.empty((0, 5), dtype), np.empty(0, np.int64)
+    require(cross_entropy(x, t, reduction="none").shape == (0,))
+    require(cross_entropy(x, t, reduction="sum") == 0)
+    require(cross_entropy(x, t, empty=0.0) == 0)
+    loss, grad = both(x, t)
+    require(np.isnan(loss) and grad.shape == (0, 5))
+    require(log_softmax(x).shape == softmax(x).shape == (0, 5) and logsumexp(x).shape == (0,))
+
+
+@edge_case("no classes")
+def _(dtype):
+    x = np.empty((2, 0), dtype)
+    for call in (lambda: cross_entropy(x, [0, 0]), lambda: log_softmax(x), lambda: softmax(x), lambda: logsumexp(x)):
+        with refuses(ValueError, "must have at least one class"):
+            call()
+
+
+@edge_case("one class")
+def _(dtype):
+    for value in (0.0, -3.5, 60000.0):
+        options = {"label_smoothing": 0.3, "class_weight": [2.5], "reduction": "none"}
+        loss, grad = both(np.full((3, 1), value).astype(dtype), np.zeros(3, int), **options)
+        require(not loss.any() and not grad.any())
+
+
+@edge_case("a single row")
+def _(dtype):
+    x = np.array([1.0, 2.0, 3.0]).astype(dtype)
+    loss, grad = both(x, 2)
+    near(loss, 0.40760596444438, 1e-7)
+    require(grad.shape == (3,) and cross_entropy(x, 2, reduction="none").shape == ())
+    require(type(loss) is (np.float64 if dtype.itemsize == 8 else np.float32))
+
+
+@edge_case("arrays of zero stride")
+def _(dtype):
+    row = numbers(1, 9, dtype)[0]
+    x, y = np.broadcast_to(row, (4, 9)), np.array([0, 3, 8, 3])
+    for got, want in zip(both(x, y), both(x.copy(), y), strict=True):
+        same(got, want)
+    x = np.broadcast_to(row[:, None], (9, 5))  # every class of a row is one element
+    same(log_softmax(x), log_softmax(x.copy()))

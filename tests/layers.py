@@ -1,0 +1,102 @@
+"""Which tests are in the fast layer: `python -m pytest` runs that, `python -m pytest -m ""` everything.
+
+Everything is in the fast layer once, and crossed only with the backends. Of a test that runs on several backends and
+has other parameters, so many of its cases are kept that every pair of a backend and another parameter's value occurs
+(an ISA unit of the native backend counts as a backend); the rest is marked `slow`. Tests without a backend are kept
+whole. Those whose cases take seconds each are named below. test_layers.py holds the fast layer to this.
+"""
+
+import collections
+import random
+
+import pytest
+
+BACKENDS = ("kernels", "isa_unit", "backend")  # the fixtures of conftest.py whose values name one
+# A parameter with more values than this meets every backend, but not every ISA unit: all choices of options.
+MANY = 100
+
+# Each value of each parameter occurs, crossed with nothing: every case starts a process, differentiates numerically, or
+# has Hypothesis think of thirty arrays.
+VALUES = {
+    "test_ctrl_c_ends_a_long_call",
+    "test_gradcheck_and_gradgradcheck",
+    "test_property",
+    "test_python_without_assertions",
+    "test_rows_from_a_users_own_function",
+    "test_streamed_results_are_those_of_small_calls",
+    "test_the_loss_takes_no_memory_of_the_logits_size",
+    "test_where_nothing_can_be_written",
+}
+# The first case alone.
+FIRST = {
+    "test_compiled_in_one_graph",  # the others start a C++ compiler
+    "test_eight_threads_at_once_also_as_the_first_call",  # as does Numba's, with nothing on disk
+    "test_more_than_2_31_elements",
+}
+# None at all.
+SLOW = {
+    "test_a_bad_environment_variable_gets_one_line",  # nine processes; test_surroundings.py has the messages
+    "test_it_learns",  # the example's command trains, too
+    "test_kernels_are_compiled_once_and_kept",  # by Numba, several times in processes of their own
+    "test_kernels_of_several_processes_go_together",
+    "test_rows_of_any_stride_and_in_place",  # Numba compiles each row function again for each layout
+    "test_the_curves_coincide",
+}
+# Cases of tests that are kept otherwise: what other libraries take to start.
+SLOW_CASES = {"test_peers_compute_the_same[JAX]", "test_peers_compute_the_same[torch]"}
+
+
+def mark(items):
+    """Mark what is not in the fast layer as slow."""
+    cases = collections.defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    for name, those in cases.items():
+        kept = fast(name.rpartition("::")[2], those)
+        for item in those:
+            if item not in kept:
+                item.add_marker(pytest.mark.slow)
+
+
+def fast(name, items):
+    """The cases of a test that are in the fast layer."""
+    if name in SLOW:
+        return set()
+    if name in FIRST:
+        return set(items[:1])
+    seen = collections.defaultdict(set)
+    for parameter, value in (each for item in items for each in values(item)):
+        seen[parameter].add(value)
+    many = {parameter for parameter, found in seen.items() if len(found) > MANY}
+    promised = {item: promises(item, many, crossed=name not in VALUES) for item in items}
+    kept = {item for item in items if not promised[item]}
+    order = random.Random(name).sample(items, len(items))  # another one for each test, the same in every run
+    missing = set().union(*promised.values())
+    for least in range(max(map(len, promised.values())), 0, -1):  # those that keep most promises at once first
+        for item in order:
+            if len(promised[item] & missing) >= least:
+                missing -= promised[item]
+                kept.add(item)
+    return {item for item in kept if item.name not in SLOW_CASES}
+
+
+def promises(item, many, crossed):
+    """What the fast layer has because of a case: pairs of a backend and a value, or, not crossed, values."""
+    if not crossed:
+        return set(values(item))
+    found = set()
+    for unit in (value for parameter, value in parameters(item) if parameter in BACKENDS):
+        backend = unit.partition("-")[0]
+        others = (each for each in values(item) if each[0] not in BACKENDS)
+        found |= {(backend if each[0] in many else unit, *each) for each in others} or {(unit,)}
+    return found
+
+
+def parameters(item):
+    """(name, value) of each, also of those of its fixtures."""
+    return item.callspec.params.items() if hasattr(item, "callspec") else ()
+
+
+def values(item):
+    """The same, but a value is told by its identity, because some cannot be hashed: all cases share the objects."""
+    return [(name, id(value)) for name, value in parameters(item)]
