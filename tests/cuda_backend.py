@@ -19,6 +19,7 @@ from crossentropy import autograd  # noqa: E402
 from crossentropy._backends import cuda as backend  # noqa: E402
 from crossentropy._backends import reference as reference_backend  # noqa: E402
 from crossentropy._backends.cuda import arrays  # noqa: E402
+from crossentropy._options import NUMERIC  # noqa: E402
 from crossentropy.testing import dtypes  # noqa: E402
 
 
@@ -117,7 +118,7 @@ total = reference_backend.total
 def _call(x, targets, options):
     rows = x.shape[:-1]
     o, real = options._asdict(), np.float64 if x.itemsize == 8 else np.float32
-    given = {name: o[name] for name in ("ignore_index", "label_smoothing", "z_loss")}
+    given = {name: o[name] for name in ("ignore_index", *NUMERIC)}
     if o["class_weight"] is not None:
         given["class_weight"] = Array(o["class_weight"].astype(real))
     if o["sample_weight"] is not None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crossentropy._options import NUMERIC, OPTIONS
 from crossentropy.testing import dtypes
 
 # About the lanes, the unrolled vectors, the chunk, the few classes of a tile, the block; see test_contract.py.
@@ -21,8 +22,9 @@ GUARD = 128  # bytes on either side of an array
 DRAWS = {
     "class_weight": (0.25, lambda case, r, rng: case.place(draw_weights(r, rng, (case.classes,)))),
     "sample_weight": (0.3, lambda case, r, rng: case.place(draw_weights(r, rng, case.rows))),
-    "label_smoothing": (0.3, lambda case, r, rng: r.choice([0.1, 1.0, r.random(), 1e-9])),
-    "z_loss": (0.2, lambda case, r, rng: r.choice([1e-4, 0.01, 1.0])),
+} | {
+    name: (0.25, lambda case, r, rng, values=(*OPTIONS[name].samples, *OPTIONS[name].draws): r.choice(values))
+    for name in NUMERIC
 }
 
 # ---------------------------------------------------------------------- memory

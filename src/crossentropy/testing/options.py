@@ -10,14 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import autograd, cross_entropy, cross_entropy_and_grad, cross_entropy_grad, reference
+from .._options import NUMERIC as _NUMERIC_NAMES
+from .._options import OPTIONS
 from .layouts import LAYOUTS, has_layout
 from .ulps import exact, same, within
 
-# Each option and the values that are crossed. Those of NUMERIC are handed on under their names, to the call as to
-# `reference.Row`; the others say how `problem` makes its arrays.
+# Each option and the values that are crossed. Those of NUMERIC, which the table of options has, are handed on under
+# their names, to the call as to `reference.Row`; the others say how `problem` makes its arrays.
 TARGETS = ("index", "probability")
 FLAGS = ("class_weight", "sample_weight", "ignored")  # given or not; sample weights have a 0 among them
-NUMERIC = {"label_smoothing": (0.0, 0.1, 1.0), "z_loss": (0.0, 0.01)}
+NUMERIC = {name: (OPTIONS[name].default, *OPTIONS[name].samples) for name in _NUMERIC_NAMES}
+TOGETHER = 2  # numeric options that are set at once, at most: with each option more their full product would double
 REDUCTIONS = ("none", "sum", "mean", "normalizer")  # 'normalizer' is 'mean' with one
 
 
@@ -36,12 +39,16 @@ class OptionSet(collections.namedtuple("OptionSet", ["targets", *FLAGS, *NUMERIC
         return "-".join([self.targets, *flags, *(f"{value:g}" for value in self.numeric.values()), self.reduction])
 
 
+def _few_set(chosen: OptionSet) -> bool:
+    return sum(value != OPTIONS[name].default for name, value in chosen.numeric.items()) <= TOGETHER
+
+
 OPTION_SETS = [
     chosen
     for chosen in itertools.starmap(
         OptionSet, itertools.product(TARGETS, *[(False, True)] * len(FLAGS), *NUMERIC.values(), REDUCTIONS)
     )
-    if not (chosen.targets == "probability" and chosen.ignored)  # refused
+    if not (chosen.targets == "probability" and chosen.ignored) and _few_set(chosen)  # the former is refused
 ]
 
 
