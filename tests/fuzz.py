@@ -11,6 +11,7 @@ lies inside a larger buffer whose other bytes are watched. Bad arguments must ra
 import argparse
 import contextlib
 import faulthandler
+import functools
 import importlib
 import random
 import sys
@@ -24,6 +25,7 @@ from fuzz_cases import FLOATS, Case
 
 import crossentropy
 from crossentropy import autograd, native
+from crossentropy._options import NUMERIC, OPTIONS
 from crossentropy.testing import LIMITS, largest_error, result_dtype
 
 # ---------------------------------------------------------------------- what is right
@@ -69,7 +71,7 @@ def loss_units(case, x):
     lse = np.abs(m) + np.log(c)
     a = (t.sum(-1) + 2 * lam * lse)[..., None]
     factor = (v * np.abs(np.asarray(case.g, float)) / (by or 1.0))[..., None]
-    plain = not case.probabilities and not {"class_weight", "label_smoothing", "z_loss"} & set(o)
+    plain = not case.probabilities and not {"class_weight", *NUMERIC} & set(o)
     grad = factor * (np.zeros(1) if plain else np.maximum(a * p, t))
     # what is below e^max 2^-160 does not count in float32, and loses digits below 2^-1022 in float64
     grad = np.maximum(grad, factor * a * 2.0 ** (-138 if case.result.itemsize < 8 else -1000))
@@ -167,15 +169,12 @@ def spoil(case, out):
         "targets": lambda: case.t if case.spoil_target() else case.t[None],
         "class_weight": lambda: r.choice([np.ones(c + 1), -np.ones(c), [np.nan] * c]),
         "sample_weight": lambda: r.choice([np.ones((*rows, 1)), np.full(rows, -1.0)]),
-        "label_smoothing": lambda: r.choice([-0.1, 1.1, np.nan, "1"]),
-        "z_loss": lambda: r.choice([-1, np.inf, None]),
-        "reduction": lambda: r.choice(["average", None, 0]),
-        "normalizer": lambda: r.choice([0, -1.0, np.nan, np.inf]),
         "axis": lambda: r.choice([x.ndim, -x.ndim - 1, 0.5]),
         "grad_output": lambda: np.ones((*rows, 2)),
         "logits": lambda: r.choice([x.astype(complex), x.astype(bool), np.ma.masked_array(x)]),
         "ignore_index": lambda: 1 if case.probabilities else 1.5,
     }
+    bad |= {name: functools.partial(r.choice, option.bad) for name, option in OPTIONS.items() if option.bad}
     memory, at = case.inputs[0].memory.data, case.inputs[0].offset + r.randrange(1, case.result.itemsize)
     outs = [
         lambda: np.zeros((*x.shape, 1), case.result),

@@ -76,7 +76,8 @@ class Option(NamedTuple):
     the value. An option ``of`` the 'row' changes what a row yields, and goes to backends; one of the 'call' does not.
     One with a shape (``over``) is an array: a number for each class, or row. A value is ``inert`` where it changes
     nothing in a call whose every target is a class. ``samples`` are the values, beside the default, that the
-    conformance suite crosses with every other option; the fuzzer draws from these and ``draws``.
+    conformance suite crosses with every other option; the fuzzer draws from these and ``draws``, and what must be
+    refused from ``bad``.
     """
 
     default: Any
@@ -88,6 +89,7 @@ class Option(NamedTuple):
     inert: Callable[[Any], bool] = lambda value: False
     samples: tuple[Any, ...] = ()
     draws: tuple[Any, ...] = ()
+    bad: tuple[Any, ...] = ()
 
     @property
     def numeric(self) -> bool:
@@ -139,6 +141,7 @@ class TargetOptions(TypedDict, total=False):
             _number(lambda value: 0 <= value <= 1, "in [0, 1]"),
             samples=(0.1, 1.0),
             draws=(0.37, 1e-9),
+            bad=(-0.1, 1.1, math.nan, "1"),
         ),
     ]
 
@@ -155,6 +158,7 @@ class ExtraOptions(TypedDict, total=False):
             _number(lambda value: 0 <= value < math.inf, "finite and not negative"),
             samples=(0.01,),
             draws=(1e-4, 1.0),
+            bad=(-1.0, math.inf, math.nan, None),
         ),
     ]
 
@@ -171,6 +175,7 @@ class LossOptions(TargetOptions, ExtraOptions, total=False):
             "sum_n v_n\n(probability targets).",
             _reduction,
             of="call",
+            bad=("average", None, 0),
         ),
     ]
     normalizer: Annotated[
@@ -181,6 +186,7 @@ class LossOptions(TargetOptions, ExtraOptions, total=False):
             "Divisor in place of that one, for gradient accumulation or data parallelism; with 'mean' only.",
             _number(lambda value: 0 < value < math.inf, "finite and positive"),
             of="call",
+            bad=(0, -1.0, math.nan, math.inf),
         ),
     ]
     empty: Annotated[
@@ -191,6 +197,7 @@ class LossOptions(TargetOptions, ExtraOptions, total=False):
             "The mean over no row (all ignored, or the weights sum to 0); the gradient is 0 then.",
             real,
             of="call",
+            bad=("nan", None, True),
         ),
     ]
 

@@ -1,0 +1,119 @@
+"""One description of a loss: what the table of options says is what every public function shows, takes and refuses."""
+
+import importlib.util
+import inspect
+
+import numpy as np
+import pytest
+
+import crossentropy
+from crossentropy import autograd
+from crossentropy._backends import registry
+from crossentropy._options import DEFAULTS, EXTRAS, NUMERIC, OPTIONS
+from crossentropy.testing import same
+
+X, T = np.random.default_rng(0).standard_normal((32, 10), dtype=np.float32), np.arange(32) % 10
+FUNCTIONS = [
+    crossentropy.cross_entropy,
+    crossentropy.cross_entropy_and_grad,
+    crossentropy.cross_entropy_grad,
+    autograd.forward,
+    lambda *given, **options: autograd.restored(np.zeros((32, 3)), None, *given, **options),
+]
+
+
+def arrays(result):
+    """What a function returns, as a tuple."""
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS[:4], autograd.restored], ids=lambda f: f.__name__)
+def test_signature_and_docstring_show_every_option(function):
+    shown = inspect.signature(function).parameters
+    assert set(OPTIONS) <= set(shown)
+    for name, option in OPTIONS.items():
+        assert shown[name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert shown[name].default is option.default
+        assert f"    {name} : {option.kind}\n        " in function.__doc__
+
+
+def test_the_typed_dict_has_them():
+    assert set(crossentropy.LossOptions.__annotations__) == set(OPTIONS)
+    assert crossentropy.LossOptions.__required_keys__ == frozenset()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_misspelt_option_names_the_function_and_the_nearest(function):
+    with pytest.raises(TypeError, match=r"\w+\(\) got an unexpected keyword argument 'label_smothing'; did you mean"):
+        function(X, T, label_smothing=0.1)
+    with pytest.raises(TypeError, match="'xyz'; its options are axis, class_weight"):
+        function(X, T, xyz=0.1)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.bad])
+def test_what_is_outside_the_rule_is_told_so(function, name):
+    for value in OPTIONS[name].bad:
+        with pytest.raises((TypeError, ValueError), match=rf"^{name} must be .*{'got' if value is not None else ''}"):
+            function(X, T, **{name: value})
+
+
+def test_every_option_of_a_row_is_crossed_and_drawn():
+    for name in NUMERIC:
+        assert OPTIONS[name].samples, name
+        assert OPTIONS[name].draws, name
+        assert OPTIONS[name].bad, name
+
+
+@pytest.fixture
+def short_ways(monkeypatch):
+    """How many calls asked for the backend's way for plain calls."""
+    asked, light = [], registry.light
+
+    def counted():
+        asked.append(1)
+        return light()
+
+    monkeypatch.setattr(registry, "light", counted)
+    return asked
+
+
+@pytest.mark.parametrize("function", FUNCTIONS[:3])
+def test_documented_defaults_are_no_options(function, short_ways):
+    """Each by itself and all together, as other objects than the table's."""
+    plain = function(X, T)
+    equal = {name: float(str(value)) if isinstance(value, float) else value for name, value in DEFAULTS.items()}
+    for given in (*({name: value} for name, value in equal.items()), equal):
+        got = function(X, T, **given)
+        for one, other in zip(arrays(got), arrays(plain), strict=True):
+            same(one, other)
+    assert len(short_ways) == len(equal) + 2
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+@pytest.mark.parametrize("function", FUNCTIONS[:3])
+def test_no_option_is_lost_on_small_plain_arrays(function, name, short_ways):
+    plain, got = function(X, T), function(X, T, **{name: OPTIONS[name].samples[0]})
+    for one, other in zip(arrays(got), arrays(plain), strict=True):
+        assert not np.array_equal(one, other)
+    assert len(short_ways) == 1
+
+
+def test_an_index_that_no_class_is_ignored_by_goes_the_short_way(short_ways):
+    same(crossentropy.cross_entropy(X, T, ignore_index=-100), crossentropy.cross_entropy(X, T))
+    crossentropy.cross_entropy(X, T, ignore_index=3)
+    assert len(short_ways) == 2
+
+
+def test_the_drop_in_takes_what_is_beyond_pytorch():
+    if not importlib.util.find_spec("torch"):
+        pytest.skip("torch is missing")
+    import crossentropy.torch as ours
+
+    shown = inspect.signature(ours.cross_entropy).parameters
+    for name in EXTRAS:
+        assert shown[name].default == DEFAULTS[name]
+        assert f"    {name} : {OPTIONS[name].kind}\n        " in ours.cross_entropy.__doc__
+        assert getattr(ours.CrossEntropyLoss(), name) == DEFAULTS[name]
+    with pytest.raises(TypeError, match="'zloss'; did you mean 'z_loss'"):
+        ours.CrossEntropyLoss(zloss=1e-4)
