@@ -509,7 +509,8 @@ def test_where_nothing_can_be_written(compiled, home, tmp_path):
     if libraries.exists():
         shutil.copytree(libraries, place / libraries.name)
     there = sorted(path.name for path in place.iterdir())
-    for directory in (place / "crossentropy", place):
+    folders = [place, *(path for path in (place / "crossentropy").rglob("*") if path.is_dir()), place / "crossentropy"]
+    for directory in folders:
         directory.chmod(0o555)
     try:
         out = run(
@@ -545,7 +546,7 @@ def test_where_nothing_can_be_written(compiled, home, tmp_path):
         )
         left = sorted(path.name for path in place.iterdir())
     finally:
-        for directory in (place, place / "crossentropy"):
+        for directory in folders:
             directory.chmod(0o755)
     if out.strip() == "writable":
         pytest.skip("this user may write everywhere")
