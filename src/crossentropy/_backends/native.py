@@ -37,7 +37,7 @@ OPENMP = _native.OPENMP
 SUPPORTED_ISAS = _native.supported_isas()
 STREAM_ROW = _native.STREAM_ROW
 
-if _native.STATISTICS != len(Statistics._fields):
+if len(Statistics._fields) != _native.STATISTICS:
     raise ImportError("the compiled module keeps other statistics of a row than contract.py names: rebuild it")
 
 # A child of fork has the parent's OpenMP state but none of its threads: entering a parallel region there hangs.
