@@ -17,6 +17,10 @@
 #define CHUNK (4 * UNROLL * LANES)
 #define STRIDE (16 * LANES)    /* classes read before as many of an earlier row are written */
 
+#define spreading NAME(spreading)
+#define gradient_of NAME(gradient_of)
+#define passing NAME(passing)
+
 static double NAME(max)(const void *in, ptrdiff_t n)
 {
     const ELEMENT *x = in;
@@ -77,9 +81,9 @@ static double NAME(total)(const void *in, ptrdiff_t n)
 /* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0
  * if that is looked for (has_zeros). In float64: from - z_c rounded to float32 would cost up to half an ulp of each
  * term. */
-typedef struct { vec_f64 mass[WIDE], distance[WIDE]; } NAME(spreading);
+typedef struct { vec_f64 mass[WIDE], distance[WIDE]; } spreading;
 
-SIMD void NAME(spread_step)(NAME(spreading) *p, vec z, vec q, vec w, vec_f64 from, vec_f64 keep, vec_f64 floor,
+SIMD void NAME(spread_step)(spreading *p, vec z, vec q, vec w, vec_f64 from, vec_f64 keep, vec_f64 floor,
                             int has_q, int has_w, int has_zeros)
 {
     for (int u = 0; u < WIDE; ++u) {
@@ -104,7 +108,7 @@ SIMD void NAME(spread_as)(const ELEMENT *x, ptrdiff_t n, double from, subtrahend
     lane_total_f64 masses = {zero, zero}, distances = {zero, zero};
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
-        NAME(spreading) p;
+        spreading p;
         for (int u = 0; u < WIDE; ++u) p.mass[u] = p.distance[u] = zero;
         for (; end - j >= LANES; j += LANES) {
             if (has_q) prefetch((const char *)(q + j) + PREFETCH);
@@ -147,10 +151,10 @@ typedef struct {
     ptrdiff_t entry;
     double value;
     ELEMENT *out;
-} NAME(gradient_of);
+} gradient_of;
 
 /* The n <= LANES elements from j. */
-SIMD void NAME(gradient_step)(const NAME(gradient_of) *g, ptrdiff_t j, ptrdiff_t n, int bypass, int keeps,
+SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, int bypass, int keeps,
                               int subtracts, int has_q, int has_w)
 {
     const vec e = keeps ? NAME(real_at)(g->kept, j, j + n) : v_exp(NAME(at)(g->x, j, j + n, -INFINITY), g->f);
@@ -173,10 +177,18 @@ SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keep
     const anchor none = {0, 0};
     const subtrahend s = job->s;
     const double factor = SCALES_TO_ZERO ? job->factor : times_power_of_2(job->factor, job->power);
-    const NAME(gradient_of) g = {
-        keeps ? frame_at(none) : frame_at(job->at), v_set1((REAL)factor), v_set1((REAL)job->power),
-        v_set1((REAL)(s.scale * s.keep)), v_set1((REAL)(s.scale * s.floor)), job->x, job->kept, s.q, s.w,
-        job->entry, job->value, job->out};
+    const gradient_of g = {.f = keeps ? frame_at(none) : frame_at(job->at),
+                           .factor = v_set1((REAL)factor),
+                           .power = v_set1((REAL)job->power),
+                           .keep = v_set1((REAL)(s.scale * s.keep)),
+                           .floor = v_set1((REAL)(s.scale * s.floor)),
+                           .x = job->x,
+                           .kept = job->kept,
+                           .q = s.q,
+                           .w = s.w,
+                           .entry = job->entry,
+                           .value = job->value,
+                           .out = job->out};
     ptrdiff_t j = job->done;
     const ptrdiff_t end = job->n - j < n ? job->n : j + n;
     if (j == 0 && (j = NAME(before_vectors)(g.out, job->n, bypass)) > 0)
@@ -205,9 +217,9 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
 /* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed
  * and has no shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL
  * the e^x go there, up to LANES - 1 elements more than n. */
-typedef struct { vec max[UNROLL], nan[UNROLL]; } NAME(passing);
+typedef struct { vec max[UNROLL], nan[UNROLL]; } passing;
 
-SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, NAME(passing) *p, int u, REAL *kept,
+SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, passing *p, int u, REAL *kept,
                          int keeps, ptrdiff_t y, int leaves_out)
 {
     prefetch((const char *)(x + j) + PREFETCH);
@@ -217,7 +229,7 @@ SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, NAME
     return leaves_out ? v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(y - j))), e) : e;
 }
 
-SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, NAME(passing) *p, REAL *kept,
+SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, passing *p, REAL *kept,
                           int keeps, ptrdiff_t y, int leaves_out)
 {
     const vec zero = v_set1(0);
@@ -240,7 +252,7 @@ SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y,
 {
     const EXP_FRAME f = frame_at(at);
     const vec lowest = v_set1(-INFINITY), zero = v_set1(0);
-    NAME(passing) p;
+    passing p;
     for (int u = 0; u < UNROLL; ++u) p.max[u] = lowest, p.nan[u] = zero;
     lane_total total = {v_set1_f64(0), v_set1_f64(0)};
     for (ptrdiff_t j = 0; j < n; j += CHUNK) {

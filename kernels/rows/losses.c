@@ -7,7 +7,8 @@ void find_targets(const task *t, row_batch *n)
     row_targets *r = &n->r;
     const ptrdiff_t row = n->row, rows = n->rows;
     const double *v = t->options.sample_weight ? t->options.sample_weight + row : NULL;
-    const int64_t *as_they_lie = t->targets.data && t->targets.size == -8 ? (const int64_t *)t->targets.data + row : NULL;
+    const int is_int64 = t->targets.data && t->targets.size == -8;
+    const int64_t *as_they_lie = is_int64 ? (const int64_t *)t->targets.data + row : NULL;
     int any = 0;
     for (ptrdiff_t i = 0; i < rows; ++i) r->v[i] = v ? v[i] : 1;
     for (ptrdiff_t i = 0; i < rows; ++i) {

@@ -107,14 +107,18 @@ static int read_about(place *p, ptrdiff_t i, int64_t y, double guess, double *ma
     compensated sum = {0, 0};
     p->n.mass[i] = p->n.distance[i] = 0;
     if (p->whole) {
-        const block row = {0, p->t->classes};
-        sum.sum = p->k->pass(read_block(&p->x, row), row.n, at, y, keeps ? kept_block(p, i, row) : NULL, &p->queue, max);
-    } else for (block b = {0, 0}; next_of(&p->c, &b, p->x.direct && !p->spreads ? POLL_EVERY : BLOCK);) {
-        const void *x = read_block(&p->x, b);    /* blocks by x alone: see is_in_place */
-        double top;
-        compensated_add(&sum, p->k->pass(x, b.n, at, y - b.at, keeps ? kept_block(p, i, b) : NULL, &p->queue, &top));
-        *max = top > *max ? top : *max;
-        if (p->spreads) add_spread(p, i, b, x, guess);
+        const block b = {0, p->t->classes};
+        sum.sum = p->k->pass(read_block(&p->x, b), b.n, at, y, keeps ? kept_block(p, i, b) : NULL, &p->queue, max);
+    } else {
+        const ptrdiff_t most = p->x.direct && !p->spreads ? POLL_EVERY : BLOCK;    /* by x alone: see is_in_place */
+        for (block b = {0, 0}; next_of(&p->c, &b, most);) {
+            const void *x = read_block(&p->x, b);
+            void *kept = keeps ? kept_block(p, i, b) : NULL;
+            double top;
+            compensated_add(&sum, p->k->pass(x, b.n, at, y - b.at, kept, &p->queue, &top));
+            *max = top > *max ? top : *max;
+            if (p->spreads) add_spread(p, i, b, x, guess);
+        }
     }
     const double z = p->n.b.z[i], others = compensated_value(sum);
     /* Past the anchor's maximum an exponent may have wrapped, and the sum be anything. */
