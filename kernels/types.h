@@ -7,8 +7,12 @@
 
 typedef float f32;
 typedef double f64;
-typedef struct { uint16_t bits; } f16;
-typedef struct { uint16_t bits; } bf16;
+typedef struct {
+    uint16_t bits;
+} f16;
+typedef struct {
+    uint16_t bits;
+} bf16;
 
 typedef enum { ELEMENT_F16, ELEMENT_BF16, ELEMENT_F32, ELEMENT_F64 } element;
 
@@ -21,19 +25,19 @@ static inline element lanes_type(element type) { return type == ELEMENT_F64 ? EL
 
 /* One array of rows; the class axis has its own stride, the shape of the others is the task's. Strides are in bytes. */
 typedef struct {
-    char *data;    /* NULL: absent */
+    char *data; /* NULL: absent */
     element type;
-    int swapped;    /* the other byte order */
+    int swapped; /* the other byte order */
     ptrdiff_t class_stride;
     ptrdiff_t row_strides[MAX_DIMS];
 } array;
 
 /* Index targets of any integer type, one per row, contiguous. */
 typedef struct {
-    const void *data;    /* NULL: the targets are probabilities */
-    int size;            /* 1, 2, 4, 8 bytes; negative where signed */
+    const void *data; /* NULL: the targets are probabilities */
+    int size; /* 1, 2, 4, 8 bytes; negative where signed */
     int has_ignored;
-    int64_t ignored;    /* its 64 bits */
+    int64_t ignored; /* its 64 bits */
 } index_targets;
 
 #endif

@@ -52,7 +52,9 @@ typedef struct {
 } gradient_job;
 
 /* Rows whose gradient is written while others are read: a core that does both at once loses the time of neither. */
-typedef struct { gradient_job *next, *end; } gradient_queue;
+typedef struct {
+    gradient_job *next, *end;
+} gradient_queue;
 
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
  * of the lanes' type (float32 for 16-bit elements). */

@@ -9,10 +9,7 @@
 
 #define NAME_R(function) PASTE(function, REAL)
 
-SIMD vec NAME_R(lanes_of)(const double *a)
-{
-    return v_narrow(load_f64(a), load_f64(a + (WIDE - 1) * LANES_f64));
-}
+SIMD vec NAME_R(lanes_of)(const double *a) { return v_narrow(load_f64(a), load_f64(a + (WIDE - 1) * LANES_f64)); }
 
 SIMD void NAME_R(store_lanes)(double *to, vec a)
 {

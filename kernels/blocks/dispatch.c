@@ -12,10 +12,7 @@ static void cpuid(int leaf, int out[4]) { __cpuidex(out, leaf, 0); }
 static uint64_t xcr0(void) { return _xgetbv(0); }
 #else
 #include <cpuid.h>
-static void cpuid(int leaf, int out[4])
-{
-    __cpuid_count(leaf, 0, out[0], out[1], out[2], out[3]);
-}
+static void cpuid(int leaf, int out[4]) { __cpuid_count(leaf, 0, out[0], out[1], out[2], out[3]); }
 static uint64_t xcr0(void)
 {
     uint32_t low, high;
@@ -57,9 +54,6 @@ const isa_table *isa_select(const char *name)
 
 #else
 
-const isa_table *isa_select(const char *name)
-{
-    return strcmp(name, "base") ? NULL : &isa_base;
-}
+const isa_table *isa_select(const char *name) { return strcmp(name, "base") ? NULL : &isa_base; }
 
 #endif

@@ -81,10 +81,12 @@ static double NAME(total)(const void *in, ptrdiff_t n)
 /* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0
  * if that is looked for (has_zeros). In float64: from - z_c rounded to float32 would cost up to half an ulp of each
  * term. */
-typedef struct { vec_f64 mass[WIDE], distance[WIDE]; } spreading;
+typedef struct {
+    vec_f64 mass[WIDE], distance[WIDE];
+} spreading;
 
-SIMD void NAME(spread_step)(spreading *p, vec z, vec q, vec w, vec_f64 from, vec_f64 keep, vec_f64 floor,
-                            int has_q, int has_w, int has_zeros)
+SIMD void NAME(spread_step)(spreading *p, vec z, vec q, vec w, vec_f64 from, vec_f64 keep, vec_f64 floor, int has_q,
+                            int has_w, int has_zeros)
 {
     for (int u = 0; u < WIDE; ++u) {
         const vec_f64 below = v_sub_f64(from, v_widen(z, u));
@@ -154,8 +156,8 @@ typedef struct {
 } gradient_of;
 
 /* The n <= LANES elements from j. */
-SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, int bypass, int keeps,
-                              int subtracts, int has_q, int has_w)
+SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, int bypass, int keeps, int subtracts,
+                              int has_q, int has_w)
 {
     const vec e = keeps ? NAME(real_at)(g->kept, j, j + n) : v_exp(NAME(at)(g->x, j, j + n, -INFINITY), g->f);
     vec grad = v_mul(e, g->factor);
@@ -217,10 +219,12 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
 /* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed
  * and has no shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL
  * the e^x go there, up to LANES - 1 elements more than n. */
-typedef struct { vec max[UNROLL], nan[UNROLL]; } passing;
+typedef struct {
+    vec max[UNROLL], nan[UNROLL];
+} passing;
 
-SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, passing *p, int u, REAL *kept,
-                         int keeps, ptrdiff_t y, int leaves_out)
+SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, passing *p, int u, REAL *kept, int keeps,
+                         ptrdiff_t y, int leaves_out)
 {
     prefetch((const char *)(x + j) + PREFETCH);
     p->max[u] = v_max(z, p->max[u]);
@@ -229,8 +233,8 @@ SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, pass
     return leaves_out ? v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(y - j))), e) : e;
 }
 
-SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, passing *p, REAL *kept,
-                          int keeps, ptrdiff_t y, int leaves_out)
+SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, passing *p, REAL *kept, int keeps,
+                          ptrdiff_t y, int leaves_out)
 {
     const vec zero = v_set1(0);
     vec s[UNROLL];

@@ -50,7 +50,8 @@ static void stream_scale(f32 *x, ptrdiff_t n, double by)
     const vec_f32 factor = v_set1_f32((f32)by);
     for (ptrdiff_t j = 0; j < n; j += STREAM_STEP) {
         prefetch_step(x + j);
-        for (int u = 0; u < 8; ++u) store_f32(x + j + u * LANES_f32, v_mul_f32(load_f32(x + j + u * LANES_f32), factor));
+        for (int u = 0; u < 8; ++u)
+            store_f32(x + j + u * LANES_f32, v_mul_f32(load_f32(x + j + u * LANES_f32), factor));
     }
 }
 

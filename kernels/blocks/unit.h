@@ -11,10 +11,24 @@
 #include "math/lane_total.h"
 #include "simd/simd.h"
 
-#define BLOCK_FUNCTIONS \
-    {LANES, NAME(max), NAME(sum), NAME(pass), NAME(total), NAME(spread), NAME(gradient), NAME(log_softmax), \
-     NAME(log_softmax_backward), NAME(tile_rows), NAME(tile_columns), NAME(untile_rows), NAME(untile_columns), \
-     PASTE(columns_max, REAL), PASTE(columns_sum, REAL), PASTE(columns_spread, REAL), PASTE(columns_gradient, REAL), \
+#define BLOCK_FUNCTIONS             \
+    {LANES,                         \
+     NAME(max),                     \
+     NAME(sum),                     \
+     NAME(pass),                    \
+     NAME(total),                   \
+     NAME(spread),                  \
+     NAME(gradient),                \
+     NAME(log_softmax),             \
+     NAME(log_softmax_backward),    \
+     NAME(tile_rows),               \
+     NAME(tile_columns),            \
+     NAME(untile_rows),             \
+     NAME(untile_columns),          \
+     PASTE(columns_max, REAL),      \
+     PASTE(columns_sum, REAL),      \
+     PASTE(columns_spread, REAL),   \
+     PASTE(columns_gradient, REAL), \
      PASTE(columns_log_softmax, REAL)}
 
 #define REAL f32
@@ -53,8 +67,7 @@ static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
-const isa_table PASTE(isa, ISA) = {TEXT(ISA), fence, complete,
-                                   {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
-                                   &functions_streams};
+const isa_table PASTE(isa, ISA) = {
+    TEXT(ISA), fence, complete, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64}, &functions_streams};
 
 #endif

@@ -5,7 +5,9 @@
 #include <math.h>
 #include <stddef.h>
 
-typedef struct { double sum, error; } compensated;
+typedef struct {
+    double sum, error;
+} compensated;
 
 static inline void compensated_add(compensated *c, double a)
 {

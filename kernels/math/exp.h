@@ -21,26 +21,39 @@
 #include "simd/simd.h"
 
 /* Fit error 0.19 ulp. */
-static const struct { f32 smallest, magic, least, log2e, ln2_hi, ln2_lo; int terms; f32 q[5]; } exp_constants_f32 = {
-    0x1p-126f, 0x1.8p23f, -125, 0x1.715476p+0f, 0x1.62e4p-1f, 0x1.7f7d1cp-20f, 5,
-    {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
+static const struct {
+    f32 smallest, magic, least, log2e, ln2_hi, ln2_lo;
+    int terms;
+    f32 q[5];
+} exp_constants_f32 = {
+    0x1p-126f,    0x1.8p23f,       -125, 0x1.715476p+0f,
+    0x1.62e4p-1f, 0x1.7f7d1cp-20f, 5,    {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
 #if EXP_TABLE_f32 == 16
 static const f32 exp_table_q[] = {0x1.55565cp-3f, 0x1.000148p-1f};    /* fit error 0.11 ulp */
-static const f32 exp_table[] = {
-    0x1p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fep+0f, 0x1.3dea64p+0f,
-    0x1.4bfdaep+0f, 0x1.5ab07ep+0f, 0x1.6a09e6p+0f, 0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f,
-    0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f, 0x1.ea4afap+0f};
+static const f32 exp_table[] = {0x1p+0f,        0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f,
+                                0x1.306fep+0f,  0x1.3dea64p+0f, 0x1.4bfdaep+0f, 0x1.5ab07ep+0f,
+                                0x1.6a09e6p+0f, 0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f,
+                                0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f, 0x1.ea4afap+0f};
 #elif EXP_TABLE_f32 == 8
 static const f32 exp_table_q[] = {0x1.555972p-5f, 0x1.555b7ep-3f, 0x1p-1f};    /* fit error 0.01 ulp */
-static const f32 exp_table[] = {
-    0x1p+0f, 0x1.172b84p+0f, 0x1.306fep+0f, 0x1.4bfdaep+0f, 0x1.6a09e6p+0f, 0x1.8ace54p+0f,
-    0x1.ae89fap+0f, 0x1.d5818ep+0f};
+static const f32 exp_table[] = {0x1p+0f,        0x1.172b84p+0f, 0x1.306fep+0f,  0x1.4bfdaep+0f,
+                                0x1.6a09e6p+0f, 0x1.8ace54p+0f, 0x1.ae89fap+0f, 0x1.d5818ep+0f};
 #endif
 /* Fit error 0.17 ulp. */
-static const struct { f64 smallest, magic, least, log2e, ln2_hi, ln2_lo; int terms; f64 q[10]; } exp_constants_f64 = {
-    0x1p-1022, 0x1.8p52, -1021, LOG2E, LN2_HI, LN2_LO, 10,
-    {0x1.af390ba7e6f47p-26, 0x1.2891d4ffbb0f9p-22, 0x1.71de0d85293b8p-19, 0x1.a019b8ca26fcfp-16, 0x1.a01a01a7cebcdp-13,
-     0x1.6c16c1789d1d7p-10, 0x1.11111111109a6p-7, 0x1.5555555553d37p-5, 0x1.5555555555556p-3, 0x1.0000000000001p-1}};
+static const struct {
+    f64 smallest, magic, least, log2e, ln2_hi, ln2_lo;
+    int terms;
+    f64 q[10];
+} exp_constants_f64 = {0x1p-1022,
+                       0x1.8p52,
+                       -1021,
+                       LOG2E,
+                       LN2_HI,
+                       LN2_LO,
+                       10,
+                       {0x1.af390ba7e6f47p-26, 0x1.2891d4ffbb0f9p-22, 0x1.71de0d85293b8p-19, 0x1.a019b8ca26fcfp-16,
+                        0x1.a01a01a7cebcdp-13, 0x1.6c16c1789d1d7p-10, 0x1.11111111109a6p-7, 0x1.5555555553d37p-5,
+                        0x1.5555555555556p-3, 0x1.0000000000001p-1}};
 
 #define EXP_FRAME PASTE(exp_frame, REAL)
 #define v_exp PASTE(v_exp, REAL)

@@ -1,6 +1,8 @@
 /* The functions of exp.h, which includes this once for each REAL. */
 
-typedef struct { vec shift, magic, bias, lowest; } EXP_FRAME;
+typedef struct {
+    vec shift, magic, bias, lowest;
+} EXP_FRAME;
 
 /* The frame of each lane's own anchor; or of one for all. */
 SIMD EXP_FRAME frame_of(vec shift, vec k)

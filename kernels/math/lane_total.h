@@ -6,8 +6,12 @@
 #include "math/compensated.h"
 #include "simd/simd.h"
 
-typedef struct { vec_f64 low, high; } lane_total_f32;
-typedef struct { vec_f64 sum, error; } lane_total_f64;
+typedef struct {
+    vec_f64 low, high;
+} lane_total_f32;
+typedef struct {
+    vec_f64 sum, error;
+} lane_total_f64;
 
 SIMD void lane_total_add_f32(lane_total_f32 *t, vec_f32 a)
 {

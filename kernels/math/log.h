@@ -9,9 +9,9 @@
 #include "math/anchor.h"
 #include "simd/simd.h"
 
-static const f64 log_constants[7] = {
-    0x1.2b5f68a50d903p-3, 0x1.39fdcceb4bb45p-3, 0x1.7462b91b8df65p-3, 0x1.c71c62d5e53e0p-3,
-    0x1.2492492dfd86cp-2, 0x1.9999999995273p-2, 0x1.5555555555558p-1};
+static const f64 log_constants[7] = {0x1.2b5f68a50d903p-3, 0x1.39fdcceb4bb45p-3, 0x1.7462b91b8df65p-3,
+                                     0x1.c71c62d5e53e0p-3, 0x1.2492492dfd86cp-2, 0x1.9999999995273p-2,
+                                     0x1.5555555555558p-1};
 
 SIMD vec_f64 v_log1p_f64(vec_f64 x)
 {

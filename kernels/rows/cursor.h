@@ -9,7 +9,9 @@
 #define BLOCK 2048     /* classes; one such block of float32 and its result stay in L1 */
 #define POLL_EVERY (1 << 20)    /* classes between polls: a millisecond, 30 at the slowest layout */
 
-typedef struct { ptrdiff_t at, n; } block;
+typedef struct {
+    ptrdiff_t at, n;
+} block;
 
 typedef struct {
     const task *t;

@@ -21,8 +21,7 @@ int is_direct(const task *t, const array *a)
 void rows_of(const task *t, const array *a, ptrdiff_t row, ptrdiff_t rows, char **to)
 {
     to[0] = row_of(t, a, row);
-    for (ptrdiff_t i = 1; i < rows; ++i)
-        to[i] = t->dims == 1 ? to[i - 1] + a->row_strides[0] : row_of(t, a, row + i);
+    for (ptrdiff_t i = 1; i < rows; ++i) to[i] = t->dims == 1 ? to[i - 1] + a->row_strides[0] : row_of(t, a, row + i);
 }
 
 static void swap_bytes(unsigned char *p, ptrdiff_t size)

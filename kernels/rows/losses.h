@@ -50,8 +50,7 @@ void find_targets(const task *t, row_batch *n);
 /* Smoothing and probability targets sum over the classes once more: mass and distance. */
 static inline int has_spread(const task *t)
 {
-    return (t->work == FORWARD || t->work == FORWARD_BACKWARD) &&
-           (!t->targets.data || t->options.label_smoothing > 0);
+    return (t->work == FORWARD || t->work == FORWARD_BACKWARD) && (!t->targets.data || t->options.label_smoothing > 0);
 }
 
 /* A row that is not read: nothing in it may be NaN but what it is told to be. */
@@ -66,7 +65,9 @@ void find_losses(const task *t, row_batch *n);
 
 /* grad_c = factor p_c - scale t_c, but value at an index target. All 0 for a row that is not read, or NaN; returns
  * whether there is such a row. */
-typedef struct { double factor[BATCH], scale[BATCH], value[BATCH]; } row_gradients;
+typedef struct {
+    double factor[BATCH], scale[BATCH], value[BATCH];
+} row_gradients;
 
 int find_gradients(const task *t, const row_batch *n, row_gradients *g);
 

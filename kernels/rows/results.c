@@ -18,7 +18,8 @@ void fill_row(writer *w, cursor *c, double value)
     for (block b = {0, 0}; next_whole(c, &b);) {
         char *out = block_to_write(w, b);
         if (value == 0) memset(out, 0, (size_t)(b.n * size));
-        else for (ptrdiff_t i = 0; i < b.n; ++i) set_element(w->a->type, out + i * size, value);
+        else
+            for (ptrdiff_t i = 0; i < b.n; ++i) set_element(w->a->type, out + i * size, value);
         write_block(w, b, out);
     }
 }

@@ -2,12 +2,12 @@
 
 /* Rows that are no class and not ignored, and how many are ignored; without branches, which the compiler makes
  * vectors of. */
-#define COUNT(TYPE)                                                          \
-    for (ptrdiff_t row = first; row < last; ++row) {                         \
-        const int64_t y = (int64_t)((const TYPE *)t->data)[row];             \
-        const int is_skipped = has_ignored & (y == ignored);                 \
-        skipped += is_skipped;                                               \
-        bad |= ((uint64_t)y >= (uint64_t)classes) & !is_skipped;             \
+#define COUNT(TYPE)                                              \
+    for (ptrdiff_t row = first; row < last; ++row) {             \
+        const int64_t y = (int64_t)((const TYPE *)t->data)[row]; \
+        const int is_skipped = has_ignored & (y == ignored);     \
+        skipped += is_skipped;                                   \
+        bad |= ((uint64_t)y >= (uint64_t)classes) & !is_skipped; \
     }
 
 /* The scan where nothing is weighted; 0 where a row is bad, which the other finds. */

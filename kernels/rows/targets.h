@@ -19,10 +19,7 @@ static inline int64_t target_at(const index_targets *t, ptrdiff_t row)
     }
 }
 
-static inline int is_ignored(const index_targets *t, int64_t target)
-{
-    return t->has_ignored && target == t->ignored;
-}
+static inline int is_ignored(const index_targets *t, int64_t target) { return t->has_ignored && target == t->ignored; }
 
 typedef struct {
     ptrdiff_t first_bad;      /* the first target that is no class, or -1 */

@@ -6,8 +6,17 @@
 #include "types.h"
 
 typedef enum {
-    LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD,
-    STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE    /* by_streams.c */
+    LOGSUMEXP,
+    SOFTMAX,
+    LOG_SOFTMAX,
+    LOG_SOFTMAX_BACKWARD,
+    FORWARD,
+    BACKWARD,
+    FORWARD_BACKWARD,
+    STREAM_READ,
+    STREAM_COPY,
+    STREAM_COMBINE,
+    STREAM_SCALE    /* by_streams.c */
 } work;
 
 /* The options of a loss, filled in by one function (options_of in _native.pyx). 0 or NULL is an option that is not set. */

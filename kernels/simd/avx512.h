@@ -79,10 +79,7 @@ SIMD void store_part_f16(f16 *x, ptrdiff_t n, vec_f32 a) { store_bytes(x, 2 * n,
 
 static const uint16_t high_halves[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
 
-SIMD vec_f32 from_bf16(__m256i bits)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
+SIMD vec_f32 from_bf16(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
 SIMD vec_f32 load_bf16(const bf16 *x) { return from_bf16(_mm256_loadu_si256((const __m256i *)x)); }
 SIMD vec_f32 load_part_bf16(const bf16 *x, ptrdiff_t n, f32 fill)
 {

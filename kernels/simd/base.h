@@ -38,70 +38,85 @@ typedef uint64_t word_f64;
 #define LANE(a, i) (*(&(a) + (i)))
 #endif
 
-#define BASE_OPERATIONS(REAL, MANTISSA)                                                                     \
-    SIMD vec_##REAL load_##REAL(const REAL *x) { vec_##REAL a; memcpy(&a, x, sizeof a); return a; }       \
-    SIMD void store_##REAL(REAL *x, vec_##REAL a) { memcpy(x, &a, sizeof a); }                            \
-    SIMD mask_##REAL bits_##REAL(vec_##REAL a) { mask_##REAL m; memcpy(&m, &a, sizeof m); return m; }       \
-    SIMD vec_##REAL value_##REAL(mask_##REAL m) { vec_##REAL a; memcpy(&a, &m, sizeof a); return a; }       \
-    SIMD vec_##REAL v_set1_##REAL(REAL s)                                                                   \
-    {                                                                                                       \
-        REAL lanes[LANES_##REAL];                                                                           \
-        for (int i = 0; i < LANES_##REAL; ++i) lanes[i] = s;                                                \
-        return load_##REAL(lanes);                                                                        \
-    }                                                                                                       \
-    SIMD vec_##REAL v_add_##REAL(vec_##REAL a, vec_##REAL b) { return a + b; }                              \
-    SIMD vec_##REAL v_sub_##REAL(vec_##REAL a, vec_##REAL b) { return a - b; }                              \
-    SIMD vec_##REAL v_mul_##REAL(vec_##REAL a, vec_##REAL b) { return a * b; }                              \
-    SIMD vec_##REAL v_fma_##REAL(vec_##REAL a, vec_##REAL b, vec_##REAL c) { return a * b + c; }            \
-    SIMD vec_##REAL v_fnma_##REAL(vec_##REAL a, vec_##REAL b, vec_##REAL c) { return c - a * b; }           \
-    SIMD mask_##REAL v_less_##REAL(vec_##REAL a, vec_##REAL b) { return AS_MASK(a < b); }                   \
-    SIMD mask_##REAL v_equal_##REAL(vec_##REAL a, vec_##REAL b) { return AS_MASK(a == b); }                 \
-    SIMD mask_##REAL v_nan_##REAL(vec_##REAL a) { return AS_MASK(a != a); }                                 \
-    SIMD mask_##REAL mask_or_##REAL(mask_##REAL a, mask_##REAL b) { return a | b; }                         \
+#define BASE_OPERATIONS(REAL, MANTISSA)                                                                            \
+    SIMD vec_##REAL load_##REAL(const REAL *x)                                                                     \
+    {                                                                                                              \
+        vec_##REAL a;                                                                                              \
+        memcpy(&a, x, sizeof a);                                                                                   \
+        return a;                                                                                                  \
+    }                                                                                                              \
+    SIMD void store_##REAL(REAL *x, vec_##REAL a) { memcpy(x, &a, sizeof a); }                                     \
+    SIMD mask_##REAL bits_##REAL(vec_##REAL a)                                                                     \
+    {                                                                                                              \
+        mask_##REAL m;                                                                                             \
+        memcpy(&m, &a, sizeof m);                                                                                  \
+        return m;                                                                                                  \
+    }                                                                                                              \
+    SIMD vec_##REAL value_##REAL(mask_##REAL m)                                                                    \
+    {                                                                                                              \
+        vec_##REAL a;                                                                                              \
+        memcpy(&a, &m, sizeof a);                                                                                  \
+        return a;                                                                                                  \
+    }                                                                                                              \
+    SIMD vec_##REAL v_set1_##REAL(REAL s)                                                                          \
+    {                                                                                                              \
+        REAL lanes[LANES_##REAL];                                                                                  \
+        for (int i = 0; i < LANES_##REAL; ++i) lanes[i] = s;                                                       \
+        return load_##REAL(lanes);                                                                                 \
+    }                                                                                                              \
+    SIMD vec_##REAL v_add_##REAL(vec_##REAL a, vec_##REAL b) { return a + b; }                                     \
+    SIMD vec_##REAL v_sub_##REAL(vec_##REAL a, vec_##REAL b) { return a - b; }                                     \
+    SIMD vec_##REAL v_mul_##REAL(vec_##REAL a, vec_##REAL b) { return a * b; }                                     \
+    SIMD vec_##REAL v_fma_##REAL(vec_##REAL a, vec_##REAL b, vec_##REAL c) { return a * b + c; }                   \
+    SIMD vec_##REAL v_fnma_##REAL(vec_##REAL a, vec_##REAL b, vec_##REAL c) { return c - a * b; }                  \
+    SIMD mask_##REAL v_less_##REAL(vec_##REAL a, vec_##REAL b) { return AS_MASK(a < b); }                          \
+    SIMD mask_##REAL v_equal_##REAL(vec_##REAL a, vec_##REAL b) { return AS_MASK(a == b); }                        \
+    SIMD mask_##REAL v_nan_##REAL(vec_##REAL a) { return AS_MASK(a != a); }                                        \
+    SIMD mask_##REAL mask_or_##REAL(mask_##REAL a, mask_##REAL b) { return a | b; }                                \
     SIMD vec_##REAL v_zero_where_##REAL(mask_##REAL m, vec_##REAL a) { return value_##REAL(bits_##REAL(a) & ~m); } \
-    SIMD vec_##REAL v_where_##REAL(mask_##REAL m, vec_##REAL a, vec_##REAL b)                               \
-    {                                                                                                       \
-        return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                  \
-    }                                                                                                       \
-    SIMD vec_##REAL v_max_##REAL(vec_##REAL a, vec_##REAL b)                                                \
-    {                                                                                                       \
-        const mask_##REAL m = AS_MASK(a > b);                                                               \
-        return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                  \
-    }                                                                                                       \
-    SIMD vec_##REAL v_scale_##REAL(vec_##REAL p, vec_##REAL t)    /* unsigned: it may wrap */               \
-    {                                                                                                       \
-        word_##REAL a, b;                                                                                   \
-        memcpy(&a, &p, sizeof a);                                                                           \
-        memcpy(&b, &t, sizeof b);                                                                           \
-        a += b << MANTISSA;                                                                                 \
-        memcpy(&p, &a, sizeof p);                                                                           \
-        return p;                                                                                           \
-    }                                                                                                       \
-    SIMD void transpose_##REAL(vec_##REAL v[LANES_##REAL])                                                  \
-    {                                                                                                       \
-        REAL from[LANES_##REAL * LANES_##REAL], to[LANES_##REAL * LANES_##REAL];                            \
-        for (int i = 0; i < LANES_##REAL; ++i) store_##REAL(from + i * LANES_##REAL, v[i]);                 \
-        for (int i = 0; i < LANES_##REAL; ++i)                                                              \
-            for (int j = 0; j < LANES_##REAL; ++j) to[i * LANES_##REAL + j] = from[j * LANES_##REAL + i];   \
-        for (int i = 0; i < LANES_##REAL; ++i) v[i] = load_##REAL(to + i * LANES_##REAL);                   \
-    }                                                                                                       \
-    SIMD int mask_count_##REAL(mask_##REAL m)                                                               \
-    {                                                                                                       \
-        int n = 0;                                                                                          \
-        for (int i = 0; i < LANES_##REAL; ++i) n -= (int)LANE(m, i);                                        \
-        return n;                                                                                           \
-    }                                                                                                       \
-    SIMD double v_sum_##REAL(vec_##REAL a)                                                                  \
-    {                                                                                                       \
-        double s = 0;                                                                                       \
-        for (int i = 0; i < LANES_##REAL; ++i) s += (double)LANE(a, i);                                     \
-        return s;                                                                                           \
-    }                                                                                                       \
-    SIMD REAL v_top_##REAL(vec_##REAL a)                                                                    \
-    {                                                                                                       \
-        REAL m = LANE(a, 0);                                                                                \
-        for (int i = 1; i < LANES_##REAL; ++i) m = LANE(a, i) > m ? LANE(a, i) : m;                         \
-        return m;                                                                                           \
+    SIMD vec_##REAL v_where_##REAL(mask_##REAL m, vec_##REAL a, vec_##REAL b)                                      \
+    {                                                                                                              \
+        return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                         \
+    }                                                                                                              \
+    SIMD vec_##REAL v_max_##REAL(vec_##REAL a, vec_##REAL b)                                                       \
+    {                                                                                                              \
+        const mask_##REAL m = AS_MASK(a > b);                                                                      \
+        return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                         \
+    }                                                                                                              \
+    SIMD vec_##REAL v_scale_##REAL(vec_##REAL p, vec_##REAL t)    /* unsigned: it may wrap */                      \
+    {                                                                                                              \
+        word_##REAL a, b;                                                                                          \
+        memcpy(&a, &p, sizeof a);                                                                                  \
+        memcpy(&b, &t, sizeof b);                                                                                  \
+        a += b << MANTISSA;                                                                                        \
+        memcpy(&p, &a, sizeof p);                                                                                  \
+        return p;                                                                                                  \
+    }                                                                                                              \
+    SIMD void transpose_##REAL(vec_##REAL v[LANES_##REAL])                                                         \
+    {                                                                                                              \
+        REAL from[LANES_##REAL * LANES_##REAL], to[LANES_##REAL * LANES_##REAL];                                   \
+        for (int i = 0; i < LANES_##REAL; ++i) store_##REAL(from + i * LANES_##REAL, v[i]);                        \
+        for (int i = 0; i < LANES_##REAL; ++i)                                                                     \
+            for (int j = 0; j < LANES_##REAL; ++j) to[i * LANES_##REAL + j] = from[j * LANES_##REAL + i];          \
+        for (int i = 0; i < LANES_##REAL; ++i) v[i] = load_##REAL(to + i * LANES_##REAL);                          \
+    }                                                                                                              \
+    SIMD int mask_count_##REAL(mask_##REAL m)                                                                      \
+    {                                                                                                              \
+        int n = 0;                                                                                                 \
+        for (int i = 0; i < LANES_##REAL; ++i) n -= (int)LANE(m, i);                                               \
+        return n;                                                                                                  \
+    }                                                                                                              \
+    SIMD double v_sum_##REAL(vec_##REAL a)                                                                         \
+    {                                                                                                              \
+        double s = 0;                                                                                              \
+        for (int i = 0; i < LANES_##REAL; ++i) s += (double)LANE(a, i);                                            \
+        return s;                                                                                                  \
+    }                                                                                                              \
+    SIMD REAL v_top_##REAL(vec_##REAL a)                                                                           \
+    {                                                                                                              \
+        REAL m = LANE(a, 0);                                                                                       \
+        for (int i = 1; i < LANES_##REAL; ++i) m = LANE(a, i) > m ? LANE(a, i) : m;                                \
+        return m;                                                                                                  \
     }
 
 BASE_OPERATIONS(f32, 23)
@@ -136,16 +151,16 @@ SIMD vec_f64 widened_from(vec_f32 a, int from)
 SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return widened_from(a, 0); }
 SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return widened_from(a, LANES_f64); }
 
-#define BASE_HALF(TYPE)                                                                                     \
-    SIMD vec_f32 load_##TYPE(const TYPE *x)                                                               \
-    {                                                                                                       \
-        f32 lanes[LANES_f32];                                                                               \
-        for (int i = 0; i < LANES_f32; ++i) lanes[i] = TYPE##_to_f32(x[i]);                                 \
-        return load_f32(lanes);                                                                           \
-    }                                                                                                       \
-    SIMD void store_##TYPE(TYPE *x, vec_f32 a)                                                            \
-    {                                                                                                       \
-        for (int i = 0; i < LANES_f32; ++i) x[i] = f32_to_##TYPE(LANE(a, i));                               \
+#define BASE_HALF(TYPE)                                                       \
+    SIMD vec_f32 load_##TYPE(const TYPE *x)                                   \
+    {                                                                         \
+        f32 lanes[LANES_f32];                                                 \
+        for (int i = 0; i < LANES_f32; ++i) lanes[i] = TYPE##_to_f32(x[i]);   \
+        return load_f32(lanes);                                               \
+    }                                                                         \
+    SIMD void store_##TYPE(TYPE *x, vec_f32 a)                                \
+    {                                                                         \
+        for (int i = 0; i < LANES_f32; ++i) x[i] = f32_to_##TYPE(LANE(a, i)); \
     }
 
 BASE_HALF(f16)

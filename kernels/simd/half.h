@@ -6,8 +6,18 @@
 
 #include "types.h"
 
-static inline f32 bits_to_f32(uint32_t bits) { f32 a; memcpy(&a, &bits, sizeof a); return a; }
-static inline uint32_t f32_to_bits(f32 a) { uint32_t bits; memcpy(&bits, &a, sizeof bits); return bits; }
+static inline f32 bits_to_f32(uint32_t bits)
+{
+    f32 a;
+    memcpy(&a, &bits, sizeof a);
+    return a;
+}
+static inline uint32_t f32_to_bits(f32 a)
+{
+    uint32_t bits;
+    memcpy(&bits, &a, sizeof bits);
+    return bits;
+}
 
 static inline f32 bf16_to_f32(bf16 h) { return bits_to_f32((uint32_t)h.bits << 16); }
 

@@ -30,8 +30,16 @@
 #define WIDE_f32 2
 #define WIDE_f64 1
 SIMD vec_f64 v_widen_f32(vec_f32 a, int part) { return part ? v_widen_high_f32(a) : v_widen_low_f32(a); }
-SIMD vec_f64 v_widen_f64(vec_f64 a, int part) { (void)part; return a; }
-SIMD vec_f64 v_narrow_f64(vec_f64 low, vec_f64 high) { (void)high; return low; }
+SIMD vec_f64 v_widen_f64(vec_f64 a, int part)
+{
+    (void)part;
+    return a;
+}
+SIMD vec_f64 v_narrow_f64(vec_f64 low, vec_f64 high)
+{
+    (void)high;
+    return low;
+}
 
 static const f32 lane_numbers_f32[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 static const f64 lane_numbers_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
