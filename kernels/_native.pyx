@@ -84,8 +84,9 @@ cdef extern from "math/compensated.h" nogil:
     double compensated_value(compensated)
     double total_of(const double *, Py_ssize_t)
 
-# A thread takes so many elements at a time: half a millisecond's work or less; at the slowest layout (byte-swapped with
-# the class axis first, in the base unit) 15 ms, and signals are looked at in between.
+# A thread takes so many elements at a time: few enough that none waits long for the last of the others, and that signals,
+# which are looked at in between, are soon seen at the slowest layout, too (byte-swapped with the class axis first, in
+# the base unit).
 cdef enum:
     MOST_AT_ONCE = 1 << 19
     LEAST_AT_ONCE = 1 << 14
