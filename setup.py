@@ -3,20 +3,40 @@
 import os
 import platform
 import sysconfig
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 # unit -> (GCC and Clang flags, MSVC flags)
+BASE_UNIT = {"kernels/blocks/unit_base.c": ([], [])}
 X86_UNITS = {
-    "kernels/rows_avx2.c": (["-mavx2", "-mfma", "-mf16c", "-mpopcnt"], ["/arch:AVX2"]),
-    "kernels/rows_avx512.c": (
+    "kernels/blocks/unit_avx2.c": (["-mavx2", "-mfma", "-mf16c", "-mpopcnt"], ["/arch:AVX2"]),
+    "kernels/blocks/unit_avx512.c": (
         ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c", "-mpopcnt"],
         ["/arch:AVX512"],
     ),
 }
-BASE_UNIT = {"kernels/rows_base.c": ([], [])}
+# What knows no ISA, with the compiler's own flags.
+SOURCES = ["kernels/_native.pyx", "kernels/math/compensated.c", "kernels/blocks/dispatch.c"] + [
+    f"kernels/rows/{name}.c"
+    for name in (
+        "by_rows",
+        "by_streams",
+        "by_tiles",
+        "layout",
+        "log_softmax_backward",
+        "logits",
+        "losses",
+        "parallel",
+        "place",
+        "read_rows",
+        "results",
+        "targets",
+        "write_rows",
+    )
+]
 # No -ffast-math and no contraction: both break the rounding by a magic constant and the error-free transforms.
 COMMON = {
     "unix": ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"],
@@ -85,11 +105,10 @@ class BuildKernels(build_ext):
 
 native = Extension(
     "crossentropy._native",
-    sources=["kernels/_native.pyx"]
-    + [f"kernels/{n}.c" for n in ("batch", "dispatch", "drivers", "layout", "parallel", "streams", "targets", "tiles")],
+    sources=SOURCES,
     include_dirs=["kernels"],
     # Every header and unit: they go into the sdist and an edit rebuilds.
-    depends=sorted(f"kernels/{name}" for name in os.listdir("kernels") if name.endswith((".h", ".c", ".pyx"))),
+    depends=sorted(str(path) for kind in ("*.h", "*.c", "*.pyx") for path in Path("kernels").rglob(kind)),
     define_macros=[("Py_LIMITED_API", "0x030B0000")] * ABI3 + [("HAVE_X86_UNITS", None)] * X86,
     py_limited_api=ABI3,
 )

@@ -16,8 +16,7 @@ cdef extern from *:
     int leave_signals "PyErr_CheckSignals"() noexcept                      # leaves the exception set
 
 
-cdef extern from "kernels.h" nogil:
-    enum: MAX_DIMS
+cdef extern from "rows/task.h" nogil:
     enum: STREAM_ROW_ELEMENTS "STREAM_ROW"
     ctypedef enum element:
         pass
@@ -37,6 +36,17 @@ cdef extern from "kernels.h" nogil:
     ctypedef enum work:
         LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
         STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE
+    ctypedef struct row_options:
+        int plain
+        const double *class_weight
+        const void *class_weight_real
+        double class_weight_unit
+        double class_weight_sum
+        const double *sample_weight
+        double label_smoothing
+        double z_loss
+    ctypedef struct row_statistics:
+        pass
     ctypedef struct task:
         const isa_table *isa
         work work
@@ -47,24 +57,21 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t *shape
         Py_ssize_t rows, classes
         array x, q, out
-        int stream
+        int bypass
         index_targets targets
-        const double *class_weight
-        const void *class_weight_real
-        double class_weight_unit
-        double class_weight_sum
-        const double *sample_weight
+        row_options options
         const double *row_scale
         Py_ssize_t row_scale_step
-        double label_smoothing, z_loss
         int *out_of_memory
         double *loss
-        double *saved
+        row_statistics *statistics
     const isa_table *isa_select(const char *)
     int has_openmp()
     void coalesce(task *)
     int c_run "run"(const task *, int, Py_ssize_t) noexcept
     int suits_tiles(const task *)
+
+cdef extern from "rows/targets.h" nogil:
     ctypedef struct compensated:
         double sum, error
     ctypedef struct target_scan:
@@ -72,23 +79,27 @@ cdef extern from "kernels.h" nogil:
         compensated weights
     void c_scan_targets "scan_targets"(const index_targets *, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *,
                                        const double *, target_scan *) noexcept
+
+cdef extern from "math/compensated.h" nogil:
     double compensated_value(compensated)
     double total_of(const double *, Py_ssize_t)
 
-# A thread takes so many elements at a time: half a millisecond's work or less; at the slowest layout (byte-swapped with
-# the class axis first, in the base unit) 15 ms, and signals are looked at in between.
+# A thread takes so many elements at a time: few enough that none waits long for the last of the others, and that signals,
+# which are looked at in between, are soon seen at the slowest layout, too (byte-swapped with the class axis first, in
+# the base unit).
 cdef enum:
     MOST_AT_ONCE = 1 << 19
     LEAST_AT_ONCE = 1 << 14
     LARGEST_SLICE = 1 << 23    # of targets
     LONG_ROW = 1 << 22
-    STREAM_FROM = 1 << 24    # bytes
+    BYPASS_FROM = 1 << 24    # bytes
     ROW_COST = 16    # a row of one class takes as long as so many classes do
     MULTIPLE = 64    # rows: of every tile
 
 OPENMP = bool(has_openmp())
 ISAS = ("avx512", "avx2", "base")    # best first
 STREAM_ROW = STREAM_ROW_ELEMENTS
+STATISTICS = sizeof(row_statistics) // sizeof(double)    # fields of the record
 
 
 def supported_isas():
@@ -104,30 +115,13 @@ cdef int poll() noexcept nogil:
     return check_signals()
 
 
-cdef work work_named(str name) except? LOGSUMEXP:
-    if name == "forward":
-        return FORWARD
-    if name == "forward_backward":
-        return FORWARD_BACKWARD
-    if name == "backward":
-        return BACKWARD
-    if name == "logsumexp":
-        return LOGSUMEXP
-    if name == "softmax":
-        return SOFTMAX
-    if name == "log_softmax":
-        return LOG_SOFTMAX
-    if name == "log_softmax_backward":
-        return LOG_SOFTMAX_BACKWARD
-    if name == "stream_read":
-        return STREAM_READ
-    if name == "stream_copy":
-        return STREAM_COPY
-    if name == "stream_combine":
-        return STREAM_COMBINE
-    if name == "stream_scale":
-        return STREAM_SCALE
-    raise ValueError(name)
+cdef dict WORKS = {
+    "forward": FORWARD, "backward": BACKWARD, "forward_backward": FORWARD_BACKWARD,
+    "logsumexp": LOGSUMEXP, "softmax": SOFTMAX,
+    "log_softmax": LOG_SOFTMAX, "log_softmax_backward": LOG_SOFTMAX_BACKWARD,
+    "stream_read": STREAM_READ, "stream_copy": STREAM_COPY,
+    "stream_combine": STREAM_COMBINE, "stream_scale": STREAM_SCALE,
+}
 
 
 cdef class Buffers:
@@ -161,6 +155,43 @@ cdef class Buffers:
     def __dealloc__(self):
         for i in range(self.count):
             PyBuffer_Release(&self.held[i])
+
+
+cdef double number(value, int *plain) except *:
+    """The value of a numeric option, which is plain where it is 0."""
+    cdef double given = value
+    if given != 0:
+        plain[0] = False
+    return given
+
+
+cdef const void *numbers(Buffers buffers, values, int *plain) except? NULL:
+    """The data of an option that is an array, which is plain where it is None."""
+    if values is not None:
+        plain[0] = False
+    return buffers.data(values, PyBUF_SIMPLE)
+
+
+cdef int options_of(row_options *o, Buffers buffers, options, class_weight_in_lanes, Py_ssize_t classes) except -1:
+    """Fill in the options from their record (RowOptions), or None where none is set: here, and nowhere else.
+
+    class_weight_in_lanes: (the class weights over their unit in the lanes' type, that unit, their sum), or None.
+    """
+    memset(o, 0, sizeof(row_options))
+    o.plain = True
+    o.class_weight_unit = 1
+    o.class_weight_sum = <double>classes
+    if options is None:
+        return 0
+    o.plain = not options.probabilities
+    o.class_weight = <const double *>numbers(buffers, options.class_weight, &o.plain)
+    if class_weight_in_lanes is not None:
+        real, o.class_weight_unit, o.class_weight_sum = class_weight_in_lanes
+        o.class_weight_real = buffers.data(real, PyBUF_SIMPLE)
+    o.sample_weight = <const double *>numbers(buffers, options.sample_weight, &o.plain)
+    o.label_smoothing = number(options.label_smoothing, &o.plain)
+    o.z_loss = number(options.z_loss, &o.plain)
+    return 0
 
 
 cdef int targets_of(index_targets *t, Buffers buffers, targets, int size, ignored) except -1:
@@ -198,16 +229,19 @@ cdef Py_ssize_t rows_at_once(const task *t, int threads) noexcept nogil:
     return rows - rows % MULTIPLE if rows > MULTIPLE else rows
 
 
-def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, targets=None, int size=0, ignored=None,
-        class_weight=None, class_weight_real=None, double class_weight_unit=1,
-        double class_weight_sum=0, sample_weight=None, row_scale=None,
-        bint row_scale_is_scalar=False, double label_smoothing=0, double z_loss=0, loss=None, saved=None):
-    """Do the work of that name over all rows of x."""
+def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
+        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None):
+    """Do the work of that name over all rows of x.
+
+    x, q, out: see Buffers.rows_of. targets: (index targets, bytes of each and negative where signed, the ignored one or
+    None). options, class_weight_in_lanes: see options_of. row_scale: a number, or float64 (rows,).
+    """
     cdef Buffers buffers = Buffers()
     cdef task t
+    cdef double one_scale
     memset(&t, 0, sizeof(task))
     t.isa = isa_select(isa.encode())
-    t.work = work_named(work_name)
+    t.work = <work><int>WORKS[work_name]
     buffers.rows_of(&t.x, x, PyBUF_STRIDES)
     cdef Py_buffer *b = &buffers.held[0]
     t.dims = b.ndim - 1
@@ -218,21 +252,20 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, target
         t.rows *= b.shape[d]
     buffers.rows_of(&t.q, q, PyBUF_STRIDES)
     buffers.rows_of(&t.out, out, PyBUF_STRIDED)
-    # Streaming spares the read of each line before its write, and takes the result from the caches: past half of a
-    # large one.
-    t.stream = t.out.data != NULL and t.out.data != t.x.data and t.rows * t.classes * out[0].itemsize >= STREAM_FROM
-    targets_of(&t.targets, buffers, targets, size, ignored)
-    t.class_weight = <const double *>buffers.data(class_weight, PyBUF_SIMPLE)
-    t.class_weight_real = buffers.data(class_weight_real, PyBUF_SIMPLE)
-    t.class_weight_unit = class_weight_unit
-    t.class_weight_sum = class_weight_sum
-    t.sample_weight = <const double *>buffers.data(sample_weight, PyBUF_SIMPLE)
-    t.row_scale = <const double *>buffers.data(row_scale, PyBUF_SIMPLE)
-    t.row_scale_step = 0 if row_scale_is_scalar else 1
-    t.label_smoothing = label_smoothing
-    t.z_loss = z_loss
+    # Bypassing the caches spares the read of each line before its write, and takes the result from them: past half of
+    # a large one.
+    t.bypass = t.out.data != NULL and t.out.data != t.x.data and t.rows * t.classes * out[0].itemsize >= BYPASS_FROM
+    if targets is not None:
+        targets_of(&t.targets, buffers, targets[0], targets[1], targets[2])
+    options_of(&t.options, buffers, options, class_weight_in_lanes, t.classes)
+    if isinstance(row_scale, float):
+        one_scale = row_scale
+        t.row_scale = &one_scale
+    else:
+        t.row_scale = <const double *>buffers.data(row_scale, PyBUF_SIMPLE)
+        t.row_scale_step = 1
     t.loss = <double *>buffers.data(loss, PyBUF_WRITABLE)
-    t.saved = <double *>buffers.data(saved, PyBUF_SIMPLE if t.work == BACKWARD else PyBUF_WRITABLE)
+    t.statistics = <row_statistics *>buffers.data(statistics, PyBUF_SIMPLE if t.work == BACKWARD else PyBUF_WRITABLE)
     coalesce(&t)
 
     t.poll = poll
@@ -278,9 +311,9 @@ cdef enum:
 
 
 def light(str isa, int threads, x, targets, grad):
-    """The mean loss, and its gradient in grad, of arrays as simple as can be, too small to be interrupted or streamed.
+    """The mean loss, and its gradient in grad, of arrays as simple as can be, too small to be interrupted.
 
-    None, with nothing written, for anything else: run() takes all of it, at 5 us more.
+    None, with nothing written, for anything else: run() takes all of it, and takes longer to describe it.
     """
     cdef Buffers buffers = Buffers()
     cdef task t
@@ -330,8 +363,7 @@ def light(str isa, int threads, x, targets, grad):
         t.out.data = <char *>out.buf
     t.targets.data = y.buf
     t.targets.size = -8
-    t.class_weight_unit = 1
-    t.class_weight_sum = <double>t.classes
+    options_of(&t.options, buffers, None, None, t.classes)
     row_scale = 1.0 / t.rows
     t.row_scale = &row_scale
     t.out_of_memory = &out_of_memory

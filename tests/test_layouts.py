@@ -1,6 +1,6 @@
 """Any layout of memory gives what a contiguous copy of it gives: bit for bit up to 64 classes.
 
-With more, rows that lie side by side are summed class by class (tiles.c) and others in vectors of classes: both are
+With more, rows that lie side by side are summed class by class (by_tiles.c) and others in vectors of classes: both are
 within the contract, and may differ in the last bit of float64.
 """
 

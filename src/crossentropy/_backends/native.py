@@ -10,6 +10,7 @@ import os
 import numpy as np
 
 from .. import _settings
+from .contract import Statistics
 
 try:
     from .. import _native
@@ -20,22 +21,24 @@ except ImportError as error:
         "set CROSSENTROPY_REQUIRE_NATIVE=1 as well to see the compiler's error"
     ) from error
 
-_CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}  # `element` in kernels.h
+_CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}  # `element` in kernels/types.h
 _FLOAT32, _FLOAT64, _INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 _PLAIN = {_FLOAT32: 2, _FLOAT64: 3}
 
-# From here on two threads are faster than one: a float32 loss took 10.6 and 17.8 us with 1 and 2 threads at 2**13
-# elements, 11.7 and 17.6 at 2**14, 13.9 and 12.6 at 2**15, 18.2 and 14.7 at 2**16.
+# Below, one thread is faster than two: waking the second takes longer than its share of the work.
 SERIAL_BELOW = 2**15
 
-# Up to here a plain call takes a short way. Beyond, the 20 us that it spares are nothing; but between a model's large
-# operations, when no code is in a cache, they were 230 (1024 x 103).
+# Below, a plain call takes a short way: with warm caches the long one costs a small call more than its work does, and
+# with cold caches (between a model's large operations) ten times that. Above, the difference is nothing.
 LIGHT_BELOW = 2**20
 
 ISAS = _native.ISAS
 OPENMP = _native.OPENMP
 SUPPORTED_ISAS = _native.supported_isas()
 STREAM_ROW = _native.STREAM_ROW
+
+if len(Statistics._fields) != _native.STATISTICS:
+    raise ImportError("the compiled module keeps other statistics of a row than contract.py names: rebuild it")
 
 # A child of fork has the parent's OpenMP state but none of its threads: entering a parallel region there hangs.
 _forked = False
@@ -111,7 +114,7 @@ def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
 
 
 def light(x, targets, wants_grad=False, out=None):
-    """The mean loss of small plain arrays without any option, and its gradient: 32 x 10 takes a third as long so.
+    """The mean loss of small plain arrays without any option, and its gradient, with less to describe than elsewhere.
 
     Returns (loss, gradient or None); None for anything that is not as simple as that, with nothing written.
     """
@@ -152,56 +155,36 @@ def log_softmax_backward(grad_output, log_p, grad):
     _run("log_softmax_backward", log_p, q=grad_output, out=grad)
 
 
-def _class_weight(w, x):
-    """The class weights as _native.run takes them: also in the lanes' type, over the largest of them."""
+def _in_lanes(w, x):
+    """The class weights over the largest of them, in the lanes' type, which has no 1e-50 or 1e50; that; their sum."""
     if w is None:
-        return {"class_weight_sum": float(x.shape[-1])}
+        return None
     unit = float(w.max(initial=0)) or 1.0
     with np.errstate(all="ignore"):  # 1e-50 of the largest is 0 in float32; weights of 1e308 add up to inf
-        return {
-            "class_weight": w,
-            "class_weight_real": (w / unit).astype(np.float64 if x.itemsize == 8 else np.float32),
-            "class_weight_unit": unit,
-            "class_weight_sum": float(w.sum()),
-        }
+        return (w / unit).astype(np.float64 if x.itemsize == 8 else np.float32), unit, float(w.sum())
 
 
-def _loss(work, x, targets, options, out=None, row_scale=None, loss=None, saved=None):
-    scalar = isinstance(row_scale, float)
-    index = (
-        {}
-        if options.probabilities
-        else {
-            "targets": targets,
-            "size": _size(targets),
-            "ignored": _bits(options.ignore_index),
-        }
-    )
+def _loss(work, x, targets, options, **rest):
+    index = None if options.probabilities else (targets, _size(targets), _bits(options.ignore_index))
     _run(
         work,
         x,
         q=targets if options.probabilities else None,
-        out=out,
-        **_class_weight(options.class_weight, x),
-        sample_weight=options.sample_weight,
-        row_scale=np.array([row_scale]) if scalar else row_scale,
-        row_scale_is_scalar=scalar,
-        label_smoothing=options.label_smoothing,
-        z_loss=options.z_loss,
-        loss=loss,
-        saved=saved,
-        **index,
+        targets=index,
+        options=options,
+        class_weight_in_lanes=_in_lanes(options.class_weight, x),
+        **rest,
     )
 
 
-def forward(x, targets, options, loss, saved):
+def forward(x, targets, options, loss, statistics):
     """The rows' losses, and what backward needs of them."""
-    _loss("forward", x, targets, options, loss=loss, saved=saved)
+    _loss("forward", x, targets, options, loss=loss, statistics=statistics)
 
 
-def backward(x, targets, saved, options, row_scale, grad):
+def backward(x, targets, statistics, options, row_scale, grad):
     """The gradient of the sum of row_scale_n loss_n."""
-    _loss("backward", x, targets, options, out=grad, row_scale=row_scale, saved=saved)
+    _loss("backward", x, targets, options, out=grad, row_scale=row_scale, statistics=statistics)
 
 
 def forward_backward(x, targets, options, row_scale, loss, grad):
@@ -216,7 +199,7 @@ def stream(kind, x, q=None, out=None):
     ----------
     kind : str
         ``'read'``: the sum of x. ``'copy'``: out = x. ``'combine'``: out = x + q. ``'scale'``: x *= 1, in place. Large
-        results are stored past the caches, as the kernels store theirs.
+        results bypass the caches, as the kernels' own do.
     x, q, out : ndarray of float32
         Contiguous, aligned to 64 bytes, of the same size, which is a multiple of ``STREAM_ROW``.
 

@@ -1,0 +1,114 @@
+/* The table of block functions that an ISA unit fills (unit.h), and that rows/ calls.
+ *
+ * Decisions
+ *
+ * A. A block function (rows.h) sees one contiguous block of a row in native byte order: the row itself where it lies
+ *    so, else blocks of BLOCK classes (rows/cursor.h) that are copied; whatever else an array may be (strided,
+ *    byte-swapped, misaligned, class axis not last) is a matter of copying one block (rows/logits.c). So no layout
+ *    ever costs a copy of an array.
+ * B. The maximum m of a row and its sum of exponentials come from one pass: the anchor (C) need only be near m, and
+ *    is guessed from the row's first classes. Where m turns out to be far above the guess, or one class holds most
+ *    of the sum (D), the row is done again in two passes, maximum first, while it lies in the L2 cache. Two passes
+ *    for every row take almost twice as long where rows come from memory.
+ * C. Nothing is rounded by subtracting m: e^z is computed as 2^(n-k) e^r with z = n ln2 + r and an integer k chosen
+ *    from m (the anchor), so that z-m is never formed. z-m in float32 costs 16 ulp of p at z-m = -20. Only rows
+ *    whose |m| passes anchor_limit subtract m, and there the subtraction is exact for every class that counts.
+ * D. The classes at the maximum are left out of the sum and counted: with rest = (count - 1) + sum/e^m, the loss is
+ *    (m - z_y) + log1p(rest), a sum of terms >= 0, in which no digit of a small loss can cancel. In the one pass the
+ *    target is left out instead, which serves as well: only where it leads is rest small in a loss that is small.
+ * E. Everything that is one number per row is float64: e^z, logarithms and divisions for a batch of rows in lanes
+ *    (complete.h), the options in rows/losses.c, once for all ISAs and dtypes.
+ * F. With few classes, or rows that lie side by side, the lanes are rows (columns.h, rows/by_tiles.c): a vector of 10
+ *    classes would be two thirds full and end in a horizontal sum, and a class axis that is not last would have every
+ *    row copied. Row by row, either takes twice as long. */
+#ifndef BLOCKS_H
+#define BLOCKS_H
+
+#include "blocks/batch.h"
+#include "math/anchor.h"
+#include "types.h"
+
+/* What is subtracted from p in a gradient row: scale * w_c * (keep * q_c + floor). */
+typedef struct {
+    const void *q;    /* IN (n,) float32 for 16-bit and float32 logits, else float64; NULL: q = 0 */
+    const void *w;    /* IN (n,) as q; NULL: w = 1 */
+    double keep, floor, scale;
+} subtrahend;
+
+/* A row of the gradient that is being written: factor 2^power e^x - s, and one class with a value of its own. The
+ * power is apart since AVX-512 has an instruction for it, and a product that is no normal number takes several times
+ * as long as another. */
+typedef struct {
+    const void *x;       /* IN (n,), or NULL where kept is not: */
+    const void *kept;    /* IN (n,) the e^x at the anchor */
+    anchor at;
+    double factor, power;
+    subtrahend s;
+    ptrdiff_t entry;     /* that class, or -1 */
+    double value;
+    void *out;           /* OUT (n,) */
+    int bypass;          /* the caches */
+    ptrdiff_t n, done;
+} gradient_job;
+
+/* Rows whose gradient is written while others are read: a core that does both at once loses the time of neither. */
+typedef struct {
+    gradient_job *next, *end;
+} gradient_queue;
+
+/* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
+ * of the lanes' type (float32 for 16-bit elements). */
+typedef struct {
+    int lanes;
+    /* rows.h */
+    double (*max)(const void *x, ptrdiff_t n);                                       /* NaN where any is NaN */
+    double (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
+    double (*pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
+                   double *max);                                                     /* of e^x but class y */
+    double (*total)(const void *x, ptrdiff_t n);                                     /* of x itself */
+    void (*spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance);
+    void (*gradient)(gradient_job *job, ptrdiff_t n);                                /* the next n elements, about */
+    /* bypass: write by stores that bypass the caches */
+    void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, void *out, int bypass);
+    void (*log_softmax_backward)(const void *log_p, const void *grad_output, ptrdiff_t n, anchor at, double factor,
+                                 void *out, int bypass);
+    /* tile.h */
+    void (*tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
+    void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);
+    void (*untile_rows)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, char *const *to);
+    void (*untile_columns)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *to, ptrdiff_t stride, int bypass);
+    /* columns.h */
+    void (*columns_max)(const void *tile, ptrdiff_t classes, batch *b);
+    void (*columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b);
+    void (*columns_spread)(const void *tile, const void *q_tile, ptrdiff_t classes, const double *w, double keep,
+                           double floor, const batch *b, double *mass, double *distance);
+    void (*columns_gradient)(void *tile, const void *q_tile, ptrdiff_t classes, const double *factor,
+                             const double *scale, const double *y, const double *value, const void *weights,
+                             double keep, double floor);
+    void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
+} block_functions;
+
+#define STREAM_ROW 16384    /* elements: what streams are split between threads by */
+
+/* What the machine's memory is measured with (streams.h), over n elements of float32, n a multiple of STREAM_ROW. */
+typedef struct {
+    double (*read)(const f32 *x, ptrdiff_t n);                                         /* the sum */
+    void (*copy)(const f32 *x, ptrdiff_t n, f32 *out, int bypass);                     /* out = x */
+    void (*combine)(const f32 *x, const f32 *q, ptrdiff_t n, f32 *out, int bypass);    /* out = x + q */
+    void (*scale)(f32 *x, ptrdiff_t n, double by);    /* x *= by, which a compiler must not know to be 1 */
+} stream_functions;
+
+typedef struct {
+    const char *name;
+    void (*fence)(void);      /* after a thread's last store that bypasses the caches */
+    void (*complete)(batch *b, ptrdiff_t rows, int targets);    /* targets: own and p count */
+    const block_functions *of[4];    /* by element */
+    const stream_functions *streams;
+} isa_table;
+
+extern const isa_table isa_base, isa_avx2, isa_avx512;
+
+/* dispatch.c: the table by name, NULL where this CPU or this build lacks it. */
+const isa_table *isa_select(const char *name);
+
+#endif

@@ -1,0 +1,309 @@
+/* The block functions, written once; unit.h includes this file once for each ELEMENT, after vectors.h.
+ *
+ * float32 and 16-bit elements are worked on in float32 lanes, float64 in float64 lanes. A sum runs in a few vectors of
+ * lanes over a chunk of four vectors each, then goes into a lane_total: all-equal logits, whose rounding errors all
+ * point the same way, would cost 4 ulp of float32 in lanes that run over 1000 classes. (At eight each, 127 classes of
+ * which one led by 3 and others were equal cost the gradient 5.1 ulp on AVX2.)
+ * The last, partial vector of a block goes through the same arithmetic as the others, filled up with what leaves each
+ * result alone; so a row's bits do not depend on where it lies. */
+#include <math.h>
+
+#include "blocks/blocks.h"
+#include "blocks/prefetch.h"
+#include "math/exp.h"
+#include "math/lane_total.h"
+#include "simd/simd.h"
+
+#define CHUNK (4 * UNROLL * LANES)
+#define STRIDE (16 * LANES)    /* classes read before as many of an earlier row are written */
+
+#define spreading NAME(spreading)
+#define gradient_of NAME(gradient_of)
+#define passing NAME(passing)
+
+static double NAME(max)(const void *in, ptrdiff_t n)
+{
+    const ELEMENT *x = in;
+    vec m[4];
+    mask nan = v_nan(v_set1(0));
+    for (int u = 0; u < 4; ++u) m[u] = v_set1(-INFINITY);
+    ptrdiff_t j = 0;
+    for (; n - j >= 4 * LANES; j += 4 * LANES)
+        for (int u = 0; u < 4; ++u) {
+            const vec z = v_load(x + j + u * LANES);
+            nan = mask_or(nan, v_nan(z));
+            m[u] = v_max(z, m[u]);
+        }
+    for (; j < n; j += LANES) {
+        const vec z = NAME(at)(x, j, n, -INFINITY);
+        nan = mask_or(nan, v_nan(z));
+        m[0] = v_max(z, m[0]);
+    }
+    return mask_count(nan) ? NAN : (double)v_top(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
+}
+
+/* The classes at the maximum are counted, not added (blocks.h, D). */
+static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties)
+{
+    const ELEMENT *x = in;
+    const EXP_FRAME f = frame_at(at);
+    const vec top = v_set1((REAL)max), zero = v_set1(0);
+    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
+    for (ptrdiff_t j = 0; j < n;) {
+        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
+        vec s[4] = {zero, zero, zero, zero};
+        for (; end - j >= 4 * LANES; j += 4 * LANES)
+            for (int u = 0; u < 4; ++u) {
+                const vec z = v_load(x + j + u * LANES);
+                const mask tie = v_equal(z, top);
+                *ties += mask_count(tie);
+                s[u] = v_add(s[u], v_zero_where(tie, v_exp(z, f)));
+            }
+        for (; j < end; j += LANES) {
+            const vec z = NAME(at)(x, j, end, -INFINITY);
+            const mask tie = v_equal(z, top);
+            *ties += mask_count(tie);
+            s[0] = v_add(s[0], v_zero_where(tie, v_exp(z, f)));
+        }
+        lane_total_add(&total, v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
+    }
+    return lane_total_value(total);
+}
+
+static double NAME(total)(const void *in, ptrdiff_t n)
+{
+    const ELEMENT *x = in;
+    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
+    for (ptrdiff_t j = 0; j < n; j += LANES) lane_total_add(&total, NAME(at)(x, j, n, 0));
+    return lane_total_value(total);
+}
+
+/* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0
+ * if that is looked for (has_zeros). In float64: from - z_c rounded to float32 would cost up to half an ulp of each
+ * term. */
+typedef struct {
+    vec_f64 mass[WIDE], distance[WIDE];
+} spreading;
+
+SIMD void NAME(spread_step)(spreading *p, vec z, vec q, vec w, vec_f64 from, vec_f64 keep, vec_f64 floor, int has_q,
+                            int has_w, int has_zeros)
+{
+    for (int u = 0; u < WIDE; ++u) {
+        const vec_f64 below = v_sub_f64(from, v_widen(z, u));
+        vec_f64 t = has_q ? v_fma_f64(v_widen(q, u), keep, floor) : floor;
+        if (has_w) t = v_mul_f64(v_widen(w, u), t);
+        p->mass[u] = v_add_f64(p->mass[u], t);
+        if (!has_zeros) p->distance[u] = v_fma_f64(t, below, p->distance[u]);
+        else {
+            const vec_f64 term = v_zero_where_f64(v_equal_f64(t, v_set1_f64(0)), v_mul_f64(t, below));
+            p->distance[u] = v_add_f64(p->distance[u], term);
+        }
+    }
+}
+
+SIMD void NAME(spread_as)(const ELEMENT *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance,
+                          int has_q, int has_w, int has_zeros)
+{
+    const REAL *q = s.q, *w = s.w;
+    const vec_f64 zero = v_set1_f64(0), top = v_set1_f64(from), keep = v_set1_f64(s.keep), floor = v_set1_f64(s.floor);
+    const vec one = v_set1(1);
+    lane_total_f64 masses = {zero, zero}, distances = {zero, zero};
+    for (ptrdiff_t j = 0; j < n;) {
+        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
+        spreading p;
+        for (int u = 0; u < WIDE; ++u) p.mass[u] = p.distance[u] = zero;
+        for (; end - j >= LANES; j += LANES) {
+            if (has_q) prefetch((const char *)(q + j) + PREFETCH);
+            const vec t = has_q ? v_load_real(q + j) : one, weights = has_w ? v_load_real(w + j) : one;
+            NAME(spread_step)(&p, v_load(x + j), t, weights, top, keep, floor, has_q, has_w, has_zeros);
+        }
+        if (j < end) {    /* w is 0 past the end */
+            const mask inside = v_less(v_load_real(lane_numbers), v_set1((REAL)(end - j)));
+            const vec t = has_q ? NAME(real_at)(q, j, end) : one;
+            const vec weights = has_w ? NAME(real_at)(w, j, end) : v_where(inside, one, v_set1(0));
+            NAME(spread_step)(&p, NAME(at)(x, j, end, 0), t, weights, top, keep, floor, has_q, 1, has_zeros);
+            j = end;
+        }
+        for (int u = 0; u < WIDE; ++u) {
+            lane_total_add_f64(&masses, p.mass[u]);
+            lane_total_add_f64(&distances, p.distance[u]);
+        }
+    }
+    *mass = lane_total_value_f64(masses);
+    *distance = lane_total_value_f64(distances);
+}
+
+static void NAME(spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance)
+{
+    if (!s.q && !s.w) NAME(spread_as)(x, n, from, s, mass, distance, 0, 0, 0);
+    else if (!s.q) NAME(spread_as)(x, n, from, s, mass, distance, 0, 1, 0);
+    else if (!s.w) NAME(spread_as)(x, n, from, s, mass, distance, 1, 0, 0);
+    else NAME(spread_as)(x, n, from, s, mass, distance, 1, 1, 0);
+    /* Rarely: a logit of -inf where the target is 0 (or a NaN, which stays one). */
+    if (isnan(*distance)) NAME(spread_as)(x, n, from, s, mass, distance, s.q != NULL, s.w != NULL, 1);
+}
+
+/* ------------------------------------------------------------------ results */
+
+typedef struct {
+    EXP_FRAME f;
+    vec factor, power, keep, floor;
+    const ELEMENT *x;
+    const REAL *kept, *q, *w;
+    ptrdiff_t entry;
+    double value;
+    ELEMENT *out;
+} gradient_of;
+
+/* The n <= LANES elements from j. */
+SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, int bypass, int keeps, int subtracts,
+                              int has_q, int has_w)
+{
+    const vec e = keeps ? NAME(real_at)(g->kept, j, j + n) : v_exp(NAME(at)(g->x, j, j + n, -INFINITY), g->f);
+    vec grad = v_mul(e, g->factor);
+    if (SCALES_TO_ZERO) grad = v_scale(v_zero_where(v_less(e, v_set1(EXP_CONSTANTS.smallest)), grad), g->power);
+    if (subtracts) {
+        vec t = has_q ? v_fma(NAME(real_at)(g->q, j, j + n), g->keep, g->floor) : g->floor;
+        if (has_w) t = v_mul(t, NAME(real_at)(g->w, j, j + n));
+        grad = v_sub(grad, t);
+    }
+    /* Not through memory: a load from there would wait for all the stores before it that bypass the caches. */
+    if ((size_t)(g->entry - j) < (size_t)n)
+        grad = v_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(g->entry - j))), v_set1((REAL)g->value), grad);
+    NAME(put)(g->out + j, n, grad, bypass);
+}
+
+/* The flags are constants where this is inlined. */
+SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keeps, int subtracts, int has_q, int has_w)
+{
+    const anchor none = {0, 0};
+    const subtrahend s = job->s;
+    const double factor = SCALES_TO_ZERO ? job->factor : times_power_of_2(job->factor, job->power);
+    const gradient_of g = {.f = keeps ? frame_at(none) : frame_at(job->at),
+                           .factor = v_set1((REAL)factor),
+                           .power = v_set1((REAL)job->power),
+                           .keep = v_set1((REAL)(s.scale * s.keep)),
+                           .floor = v_set1((REAL)(s.scale * s.floor)),
+                           .x = job->x,
+                           .kept = job->kept,
+                           .q = s.q,
+                           .w = s.w,
+                           .entry = job->entry,
+                           .value = job->value,
+                           .out = job->out};
+    ptrdiff_t j = job->done;
+    const ptrdiff_t end = job->n - j < n ? job->n : j + n;
+    if (j == 0 && (j = NAME(before_vectors)(g.out, job->n, bypass)) > 0)
+        NAME(gradient_step)(&g, 0, j, 0, keeps, subtracts, has_q, has_w);
+    for (; end - j >= LANES; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w);
+    if (j < end && end == job->n) {
+        NAME(gradient_step)(&g, j, end - j, 0, keeps, subtracts, has_q, has_w);
+        j = end;
+    }
+    job->done = j;
+}
+
+static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
+{
+    const subtrahend s = job->s;
+    const int keeps = job->kept != NULL;
+    if (keeps && s.scale == 0 && job->bypass) NAME(gradient_as)(job, n, 1, 1, 0, 0, 0);
+    else if (keeps && s.scale == 0) NAME(gradient_as)(job, n, 0, 1, 0, 0, 0);
+    else if (keeps && s.q && !s.w) NAME(gradient_as)(job, n, job->bypass, 1, 1, 1, 0);
+    else if (s.scale == 0) NAME(gradient_as)(job, n, job->bypass, 0, 0, 0, 0);
+    else NAME(gradient_as)(job, n, job->bypass, keeps, 1, s.q != NULL, s.w != NULL);
+}
+
+/* ------------------------------------------------------------------ reading and writing at once */
+
+/* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed
+ * and has no shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL
+ * the e^x go there, up to LANES - 1 elements more than n. */
+typedef struct {
+    vec max[UNROLL], nan[UNROLL];
+} passing;
+
+SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, passing *p, int u, REAL *kept, int keeps,
+                         ptrdiff_t y, int leaves_out)
+{
+    prefetch((const char *)(x + j) + PREFETCH);
+    p->max[u] = v_max(z, p->max[u]);
+    const vec e = v_exp_summed(z, f, &p->nan[u]);
+    if (keeps) v_store_real(kept + j, e);
+    return leaves_out ? v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(y - j))), e) : e;
+}
+
+SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, passing *p, REAL *kept, int keeps,
+                          ptrdiff_t y, int leaves_out)
+{
+    const vec zero = v_set1(0);
+    vec s[UNROLL];
+    for (int u = 0; u < UNROLL; ++u) s[u] = zero;
+    for (; end - j >= UNROLL * LANES; j += UNROLL * LANES)
+        for (int u = 0; u < UNROLL; ++u) {
+            const ptrdiff_t at = j + u * LANES;
+            s[u] = v_add(s[u], NAME(pass_step)(x, at, v_load(x + at), f, p, u, kept, keeps, y, leaves_out));
+        }
+    for (; j < end; j += LANES)
+        s[0] = v_add(s[0], NAME(pass_step)(x, j, NAME(at)(x, j, end, -INFINITY), f, p, 0, kept, keeps, y, leaves_out));
+    for (int by = 1; by < UNROLL; by *= 2)    /* in pairs: the largest number is rounded with fewer others */
+        for (int u = 0; u < UNROLL; u += 2 * by) s[u] = v_add(s[u], s[u + by]);
+    return s[0];
+}
+
+SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y, REAL *kept, int keeps,
+                          gradient_queue *queue, double *max)
+{
+    const EXP_FRAME f = frame_at(at);
+    const vec lowest = v_set1(-INFINITY), zero = v_set1(0);
+    passing p;
+    for (int u = 0; u < UNROLL; ++u) p.max[u] = lowest, p.nan[u] = zero;
+    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
+    for (ptrdiff_t j = 0; j < n; j += CHUNK) {
+        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
+        if (y >= j && y < end) lane_total_add(&total, NAME(pass_chunk)(x, j, end, f, &p, kept, keeps, y, 1));
+        else lane_total_add(&total, NAME(pass_chunk)(x, j, end, f, &p, kept, keeps, y, 0));
+        if (keeps && end % STRIDE == 0 && queue->next < queue->end) {
+            NAME(gradient)(queue->next, STRIDE);
+            queue->next += queue->next->done == queue->next->n;
+        }
+    }
+    for (int u = 1; u < UNROLL; ++u) p.max[0] = v_max(p.max[0], p.max[u]), p.nan[0] = v_add(p.nan[0], p.nan[u]);
+    *max = (double)v_top(p.max[0]);
+    const int is_nan = !SCALES_TO_ZERO && mask_count(v_nan(p.nan[0]));
+    return is_nan ? NAN : lane_total_value(total);
+}
+
+static double NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
+                         double *max)
+{
+    return kept ? NAME(pass_as)(x, n, at, y, kept, 1, queue, max) : NAME(pass_as)(x, n, at, y, NULL, 0, NULL, max);
+}
+
+/* (z - max) - log_sum: both terms are <= 0, so neither rounding is magnified. */
+static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double log_sum, void *to, int bypass)
+{
+    const ELEMENT *x = in;
+    ELEMENT *out = to;
+    const vec m = v_set1((REAL)max), l = v_set1((REAL)log_sum);
+    ptrdiff_t j = NAME(before_vectors)(out, n, bypass);
+    if (j) NAME(put)(out, j, v_sub(v_sub(NAME(at)(x, 0, j, 0), m), l), 0);
+    for (; n - j >= LANES; j += LANES) NAME(put)(out + j, LANES, v_sub(v_sub(v_load(x + j), m), l), bypass);
+    if (j < n) NAME(put)(out + j, n - j, v_sub(v_sub(NAME(at)(x, j, n, 0), m), l), 0);
+}
+
+/* g - factor e^log_p, where factor carries the sum of g over the row. */
+static void NAME(log_softmax_backward)(const void *in, const void *grad_output, ptrdiff_t n, anchor at, double factor,
+                                       void *to, int bypass)
+{
+    const ELEMENT *x = in, *g = grad_output;
+    ELEMENT *out = to;
+    const EXP_FRAME f = frame_at(at);
+    const vec times = v_set1((REAL)factor);
+    for (ptrdiff_t j = 0, here; j < n; j += here) {
+        const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, bypass);
+        here = before ? before : n - j < LANES ? n - j : LANES;
+        const vec e = v_exp(NAME(at)(x, j, j + here, -INFINITY), f);
+        NAME(put)(out + j, here, v_fnma(e, times, NAME(at)(g, j, j + here, 0)), bypass);
+    }
+}

@@ -1,0 +1,73 @@
+/* One ISA unit: the block functions for every element type, and their table. A unit defines ISA, and USE_* where it is
+ * not the base. Everything but the table is static: of two external copies of an inline function the linker keeps one,
+ * which might be the AVX-512 one for a caller on a CPU without. */
+#ifndef UNIT_H
+#define UNIT_H
+
+#include "blocks/blocks.h"
+#include "blocks/complete.h"
+#include "blocks/streams.h"
+#include "math/exp.h"
+#include "math/lane_total.h"
+#include "simd/simd.h"
+
+#define BLOCK_FUNCTIONS             \
+    {LANES,                         \
+     NAME(max),                     \
+     NAME(sum),                     \
+     NAME(pass),                    \
+     NAME(total),                   \
+     NAME(spread),                  \
+     NAME(gradient),                \
+     NAME(log_softmax),             \
+     NAME(log_softmax_backward),    \
+     NAME(tile_rows),               \
+     NAME(tile_columns),            \
+     NAME(untile_rows),             \
+     NAME(untile_columns),          \
+     PASTE(columns_max, REAL),      \
+     PASTE(columns_sum, REAL),      \
+     PASTE(columns_spread, REAL),   \
+     PASTE(columns_gradient, REAL), \
+     PASTE(columns_log_softmax, REAL)}
+
+#define REAL f32
+#include "blocks/columns.h"
+
+#define ELEMENT f16
+#include "blocks/vectors.h"
+#include "blocks/rows.h"
+#include "blocks/tile.h"
+static const block_functions functions_f16 = BLOCK_FUNCTIONS;
+#undef ELEMENT
+
+#define ELEMENT bf16
+#include "blocks/vectors.h"
+#include "blocks/rows.h"
+#include "blocks/tile.h"
+static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
+#undef ELEMENT
+
+#define ELEMENT f32
+#include "blocks/vectors.h"
+#include "blocks/rows.h"
+#include "blocks/tile.h"
+static const block_functions functions_f32 = BLOCK_FUNCTIONS;
+#undef ELEMENT
+
+#undef REAL
+#define REAL f64
+#include "blocks/columns.h"
+
+#define ELEMENT f64
+#include "blocks/vectors.h"
+#include "blocks/rows.h"
+#include "blocks/tile.h"
+static const block_functions functions_f64 = BLOCK_FUNCTIONS;
+
+#define TEXT_(a) #a
+#define TEXT(a) TEXT_(a)
+const isa_table PASTE(isa, ISA) = {
+    TEXT(ISA), fence, complete, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64}, &functions_streams};
+
+#endif

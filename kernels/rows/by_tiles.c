@@ -1,0 +1,201 @@
+/* Rows side by side, as many as there are lanes, copied into a tile that stays in the caches (blocks/tile.h,
+ * blocks/columns.h): for few classes in any layout, and for a class axis that is not last, read where it lies. A row's
+ * numbers are those of losses.c. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "rows/layout.h"
+#include "rows/logits.h"
+#include "rows/losses.h"
+#include "rows/parallel.h"
+#include "rows/results.h"
+
+#define FEW_CLASSES 64
+#define LARGEST_TILE (1 << 22)    /* bytes: past this a column is gathered for each row instead (by_rows.c) */
+
+static int lies_side_by_side(const task *t, const array *a)
+{
+    return !a->data || (t->dims && a->row_strides[t->dims - 1] == element_size(a->type) && is_aligned(t, a));
+}
+
+/* By the logits alone, so that loss, gradient and backward of the same logits have the same sums, wherever results
+ * go: dimensions of theirs that another array keeps apart (coalesce) count as one. */
+static int is_in_place(const task *t)
+{
+    if (!t->dims || !lies_side_by_side(t, &t->x) || t->classes > LARGEST_TILE / (BATCH * 8)) return 0;
+    ptrdiff_t beside = t->shape[t->dims - 1];
+    for (int d = t->dims - 2; d >= 0 && t->x.row_strides[d] == beside * element_size(t->x.type); --d)
+        beside *= t->shape[d];
+    return beside >= BATCH;
+}
+
+int suits_tiles(const task *t)
+{
+    return t->work != LOG_SOFTMAX_BACKWARD && (t->classes <= FEW_CLASSES || is_in_place(t));
+}
+
+typedef struct {
+    const task *t;
+    const block_functions *k;
+    int is_f64, in_place;
+    ptrdiff_t real, lanes;       /* bytes of a lane; lanes of a vector */
+    tile_reader from_x, from_q;
+    tile_writer to_out;
+    char *x, *q;                 /* the tile, and that of probability targets */
+    row_batch n;
+} tile;
+
+static double get(const tile *w, const char *of, ptrdiff_t i, ptrdiff_t c)
+{
+    const char *at = of + (c * w->lanes + i) * w->real;
+    return w->is_f64 ? *(const f64 *)at : (double)*(const f32 *)at;
+}
+
+static void set(tile *w, ptrdiff_t i, ptrdiff_t c, double value)
+{
+    char *at = w->x + (c * w->lanes + i) * w->real;
+    if (w->is_f64) *(f64 *)at = value;
+    else *(f32 *)at = (f32)value;
+}
+
+static void fill(tile *w, ptrdiff_t i, double value)
+{
+    for (ptrdiff_t c = 0; c < w->t->classes; ++c) set(w, i, c, value);
+}
+
+static void restore_rows(tile *w)
+{
+    for (ptrdiff_t i = 0; i < w->n.rows; ++i) restore(w->t, &w->n, i);
+}
+
+/* From the rows to everything up to their results; where these are products of e^z, the tile holds that then. */
+static void read_rows(tile *w)
+{
+    const task *t = w->t;
+    const int keeps = t->work == SOFTMAX || t->work == BACKWARD || t->work == FORWARD_BACKWARD;
+    row_batch *n = &w->n;
+    read_tile(&w->from_x, n->row, n->rows, w->x);
+    if (t->q.data) read_tile(&w->from_q, n->row, n->rows, w->q);
+    find_targets(t, n);
+    for (ptrdiff_t i = 0; i < n->rows && t->targets.data; ++i)
+        n->b.z[i] = n->r.bad[i] ? -INFINITY : get(w, w->x, i, n->r.y[i]);
+    if (t->work == BACKWARD) restore_rows(w);    /* whose maxima give the anchors that forward had */
+    else w->k->columns_max(w->x, t->classes, &n->b);
+    if (has_spread(t)) {
+        const subtrahend s = subtrahend_of(t, 1);
+        w->k->columns_spread(w->x, w->q, t->classes, t->options.class_weight, s.keep, s.floor, &n->b, n->mass,
+                             n->distance);
+    }
+    w->k->columns_sum(w->x, t->classes, sum_headroom(w->is_f64), anchor_limit(w->is_f64), keeps, &n->b);
+    if (t->work == BACKWARD) restore_rows(w);    /* again: the sums are among the statistics */
+    for (ptrdiff_t i = 0; i < n->rows && n->r.any_unread; ++i) {
+        if (n->r.skipped[i]) set_unread(&n->b, i, 0);
+        else if (n->r.bad[i]) set_unread(&n->b, i, NAN);
+    }
+    t->isa->complete(&n->b, n->rows, t->targets.data && keeps);
+}
+
+/* factor e^(z - max) - scale t_c in float64: what the lanes have no room for. From the array, since the tile has e^z
+ * by now. */
+static void multiply_alone(tile *w, ptrdiff_t i, double factor, double scale, subtrahend s)
+{
+    const task *t = w->t;
+    const batch *b = &w->n.b;
+    const anchor at = {b->shift[i], b->k[i]};
+    const double *weights = t->options.class_weight;
+    reader x = reader_of(t, &t->x, t->x.type);
+    read_from(&x, t, w->n.row + i);
+    for (ptrdiff_t c = 0; c < t->classes; ++c) {
+        const double p = exp_at(at, read_element(&x, c)) / b->top[i];
+        const double q = w->q ? get(w, w->q, i, c) : 0, weight = weights ? weights[c] : 1;
+        set(w, i, c, times(p, factor) - times(weight * (s.keep * q + s.floor), scale));
+    }
+}
+
+static void write_gradient(tile *w)
+{
+    const task *t = w->t;
+    const row_batch *n = &w->n;
+    const subtrahend s = subtrahend_of(t, 1);
+    const double unit = t->options.class_weight_unit;
+    row_gradients g = {{0}, {0}, {0}};
+    double factors[BATCH] = {0}, scales[BATCH] = {0}, y[BATCH] = {0};
+    const int unread = find_gradients(t, n, &g);
+    int alone[BATCH], any_alone = 0;
+    for (ptrdiff_t i = 0; i < n->rows; ++i) {
+        factors[i] = g.factor[i] * n->b.unit[i];
+        alone[i] = !suits_kept(w->is_f64, g.factor[i], n->b.unit[i]);
+        any_alone |= alone[i];
+    }
+    for (ptrdiff_t i = 0; i < n->rows && s.scale != 0; ++i) {
+        scales[i] = g.scale[i] * unit;
+        alone[i] |= is_beyond(w->is_f64, n->b.max[i], g.factor[i] * n->b.share[i], scales[i]);
+        any_alone |= alone[i];
+    }
+    for (ptrdiff_t i = 0; i < n->rows && any_alone; ++i) {
+        if (!alone[i]) continue;
+        multiply_alone(w, i, g.factor[i] * n->b.share[i], s.scale * g.scale[i], s);
+        factors[i] = 1, scales[i] = 0;
+    }
+    for (ptrdiff_t i = 0; i < n->rows; ++i) y[i] = (double)n->r.y[i];
+    w->k->columns_gradient(w->x, w->q, t->classes, factors, scales, y, g.value, t->options.class_weight_real, s.keep,
+                           s.floor);
+    for (ptrdiff_t i = 0; i < n->rows && unread; ++i)
+        if (n->r.skipped[i] || isnan(n->b.max[i])) fill(w, i, n->r.skipped[i] ? 0 : NAN);
+}
+
+/* As many rows as there are lanes; where they are read in place, up to the end of those side by side, and the first
+ * tile of a run whose stores bypass the caches up to where the others are aligned. */
+static ptrdiff_t rows_of_tile(const tile *w, ptrdiff_t row, ptrdiff_t last)
+{
+    const task *t = w->t;
+    ptrdiff_t rows = last - row < w->lanes ? last - row : w->lanes;
+    if (!w->in_place) return rows;
+    const ptrdiff_t inner = t->shape[t->dims - 1], left = inner - row % inner;
+    if (rows > left) rows = left;
+    return rows_to_aligned(&w->to_out, row, rows);
+}
+
+static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
+{
+    const task *t = w->t;
+    for (ptrdiff_t row = first; row < last; row += w->n.rows) {
+        w->n.row = row;
+        w->n.rows = rows_of_tile(w, row, last);
+        read_rows(w);
+        if (t->loss) find_losses(t, &w->n);
+        if (!t->out.data) continue;
+        if (t->work == LOG_SOFTMAX) w->k->columns_log_softmax(w->x, t->classes, &w->n.b);
+        else write_gradient(w);
+        write_tile(&w->to_out, row, w->n.rows, w->x);
+    }
+}
+
+void by_tiles(const task *t)
+{
+    tile *w = calloc(1, sizeof *w);
+    const ptrdiff_t lanes = t->isa->of[t->x.type]->lanes, real = t->x.type == ELEMENT_F64 ? 8 : 4;
+    /* tile_rows fills whole squares */
+    const ptrdiff_t tile_bytes = (t->classes + lanes) * lanes * real, vector = 64;
+    char *memory = w ? malloc((size_t)(2 * tile_bytes + vector + BATCH * t->classes * 8)) : NULL;
+    if (!memory) {
+        free(w);
+        ran_out_of_memory(t);
+        return;
+    }
+    w->t = t;
+    w->k = t->isa->of[t->x.type];
+    w->is_f64 = real == 8, w->real = real, w->lanes = lanes;
+    w->in_place = is_in_place(t);
+    w->x = memory + (vector - (ptrdiff_t)((uintptr_t)memory % (uintptr_t)vector)) % vector;
+    w->q = t->q.data ? w->x + tile_bytes : NULL;
+    char *copies = w->x + 2 * tile_bytes;
+    w->from_x = tile_reader_of(t, &t->x, w->in_place, copies);
+    w->from_q = tile_reader_of(t, &t->q, w->in_place && lies_side_by_side(t, &t->q), copies);
+    w->to_out = tile_writer_of(t, w->in_place && lies_side_by_side(t, &t->out), copies);
+    ptrdiff_t first, last;
+    while (take_rows(t, &first, &last)) run_tiles(w, first, last);
+    t->isa->fence();
+    free(memory);
+    free(w);
+}

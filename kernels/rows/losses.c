@@ -1,0 +1,127 @@
+#include "rows/losses.h"
+
+#include "rows/targets.h"
+
+void find_targets(const task *t, row_batch *n)
+{
+    row_targets *r = &n->r;
+    const ptrdiff_t row = n->row, rows = n->rows;
+    const double *v = t->options.sample_weight ? t->options.sample_weight + row : NULL;
+    const int is_int64 = t->targets.data && t->targets.size == -8;
+    const int64_t *as_they_lie = is_int64 ? (const int64_t *)t->targets.data + row : NULL;
+    int any = 0;
+    for (ptrdiff_t i = 0; i < rows; ++i) r->v[i] = v ? v[i] : 1;
+    for (ptrdiff_t i = 0; i < rows; ++i) {
+        const int64_t y = as_they_lie ? as_they_lie[i] : t->targets.data ? target_at(&t->targets, row + i) : -1;
+        const int skipped = (v && v[i] == 0) | (t->targets.data && is_ignored(&t->targets, y));
+        const int bad = t->targets.data && (uint64_t)y >= (uint64_t)t->classes;
+        r->y[i] = y;
+        r->skipped[i] = skipped;
+        r->bad[i] = bad;
+        any |= skipped | bad;
+    }
+    r->any_unread = any;
+}
+
+/* 1 for what is no class: rows that are skipped or bad come here too, and what becomes of them is seen to later. */
+static double class_weight_of(const task *t, ptrdiff_t c)
+{
+    const double *w = t->options.class_weight;
+    return w && (size_t)c < (size_t)t->classes ? w[c] : 1;
+}
+
+void set_unread(batch *b, ptrdiff_t i, double max)
+{
+    b->max[i] = max;
+    b->shift[i] = b->k[i] = b->z[i] = b->sum[i] = b->base[i] = b->own[i] = 0;
+}
+
+void restore(const task *t, row_batch *n, ptrdiff_t i)
+{
+    const row_statistics *s = t->statistics + n->row + i;
+    n->b.max[i] = s->max, n->b.base[i] = s->rest, n->mass[i] = s->mass;
+    n->b.sum[i] = n->b.own[i] = 0;
+}
+
+static double loss_of(const task *t, const row_batch *n, ptrdiff_t i)
+{
+    const row_options *o = &t->options;
+    const batch *b = &n->b;
+    const double log_sum = b->log_sum[i], lse = b->max[i] + log_sum;
+    double loss = times(n->mass[i], log_sum) + n->distance[i];
+    const double own = (1 - o->label_smoothing) * (t->targets.data ? class_weight_of(t, n->r.y[i]) : 0);
+    loss += times(own, (b->max[i] - b->z[i]) + log_sum);
+    return n->r.v[i] * (loss + times(o->z_loss, lse * lse));
+}
+
+void find_losses(const task *t, row_batch *n)
+{
+    const row_options *o = &t->options;
+    const batch *b = &n->b;
+    double *loss = t->loss + n->row;
+    if (t->work == LOGSUMEXP) {
+        for (ptrdiff_t i = 0; i < n->rows; ++i) loss[i] = b->max[i] + b->log_sum[i];
+        return;
+    }
+    /* From the float64 weights: the gradient at y subtracts W - w_y from it, which must be of the same W. */
+    const double smoothed = times(o->label_smoothing / (double)t->classes, o->class_weight_sum);
+    if (o->plain && !n->r.any_unread)
+        for (ptrdiff_t i = 0; i < n->rows; ++i) loss[i] = (b->max[i] - b->z[i]) + b->log_sum[i];
+    else
+        for (ptrdiff_t i = 0; i < n->rows; ++i) {
+            if (n->r.skipped[i]) loss[i] = 0;
+            else loss[i] = isnan(b->max[i]) ? NAN : loss_of(t, n, i);
+        }
+    for (ptrdiff_t i = 0; i < n->rows && t->targets.data; ++i) n->mass[i] = smoothed;
+    for (ptrdiff_t i = 0; i < n->rows && t->statistics; ++i) {
+        const row_statistics s = {b->max[i], b->rest[i], n->mass[i]};
+        t->statistics[n->row + i] = s;
+    }
+}
+
+static void find_gradient(const task *t, double scale, const row_batch *n, ptrdiff_t i, row_gradients *g)
+{
+    const row_options *o = &t->options;
+    const batch *b = &n->b;
+    const double z_term = times(2 * o->z_loss, b->max[i] + b->log_sum[i]);
+    double a = n->mass[i] + z_term;
+    if (t->targets.data) {
+        const double w = class_weight_of(t, n->r.y[i]), d = o->label_smoothing / (double)t->classes;
+        const double rest_of_w = o->class_weight ? o->class_weight_sum - w : (double)(t->classes - 1);
+        const double own = (1 - o->label_smoothing) * w;
+        a += own;
+        /* At y: a p - b - d w, and where p > 1/2 with a - b - d w taken together, which has no p to cancel against. */
+        const double others = times(d, rest_of_w) + z_term;
+        g->value[i] = scale * (b->p[i] > 0.5 ? others + a * b->below_1[i] : a * b->p[i] - own - d * w);
+    }
+    g->factor[i] = scale * a;
+    g->scale[i] = scale;
+}
+
+int find_gradients(const task *t, const row_batch *n, row_gradients *g)
+{
+    const int plain = t->options.plain, any_weight = t->row_scale && (t->row_scale_step || t->options.sample_weight);
+    const double one = t->row_scale ? t->row_scale[0] : 1;
+    const batch *b = &n->b;
+    int any_nan = 0;
+    for (ptrdiff_t i = 0; i < n->rows; ++i) any_nan |= isnan(b->max[i]) != 0;
+    for (ptrdiff_t i = 0; i < n->rows; ++i) {
+        const double scale = any_weight ? t->row_scale[(n->row + i) * t->row_scale_step] * n->r.v[i] : one;
+        g->factor[i] = scale;
+        g->scale[i] = 0;
+        g->value[i] = scale * b->below_1[i];
+        if (!plain) find_gradient(t, scale, n, i, g);
+    }
+    if (n->r.any_unread | any_nan)
+        for (ptrdiff_t i = 0; i < n->rows; ++i)
+            if (n->r.skipped[i] || isnan(b->max[i])) g->factor[i] = g->scale[i] = g->value[i] = 0;
+    return n->r.any_unread | any_nan;
+}
+
+subtrahend subtrahend_of(const task *t, double scale)
+{
+    const double epsilon = t->options.label_smoothing, floor = epsilon / (double)t->classes;
+    const subtrahend s = {NULL, NULL, t->targets.data ? 0 : 1 - epsilon, floor,
+                          t->targets.data && floor == 0 ? 0 : scale};
+    return s;
+}

@@ -1,0 +1,67 @@
+#include "rows/place.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "rows/parallel.h"
+
+#define VECTOR 64    /* bytes of the widest one */
+
+/* Rows of a batch together stay below this, in bytes of the lanes' type, and so in the L2 cache until they are
+ * written; single rows are kept up to the other limit. */
+#define BATCH_BYTES (1 << 17)
+#define KEPT_BYTES (5 << 17)
+
+/* From malloc, whose addresses are multiples of 16, to that of a vector: every store across two lines would cost
+ * twice. */
+static char *aligned(char *memory)
+{
+    const ptrdiff_t over = (ptrdiff_t)((uintptr_t)memory % VECTOR);
+    return memory + (VECTOR - over) % VECTOR;
+}
+
+void open_place(place *p, const task *t)
+{
+    memset(p, 0, sizeof *p);
+    p->queue.next = p->queue.end = p->jobs;
+    p->t = t;
+    p->x = reader_of(t, &t->x, t->x.type);
+    /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward in that of log_p. */
+    p->q = reader_of(t, &t->q, t->work == LOG_SOFTMAX_BACKWARD ? t->x.type : lanes_type(t->x.type));
+    p->out = writer_of(t);
+    p->k = t->isa->of[p->x.type];
+    p->is_f64 = t->x.type == ELEMENT_F64;
+    p->spreads = has_spread(t);
+    p->whole = p->x.direct && !p->spreads && !t->long_rows && t->classes <= POLL_EVERY;
+    p->s = subtrahend_of(t, 1);
+    const int copies = !(p->x.direct && (p->q.direct || !t->q.data) && (p->out.direct || !t->out.data));
+    const ptrdiff_t row_bytes = t->classes * (p->is_f64 ? 8 : 4);
+    const ptrdiff_t stride = (row_bytes + VECTOR - 1) / VECTOR * VECTOR + VECTOR;
+    p->most_rows = BATCH_BYTES / stride < BATCH ? BATCH_BYTES / stride : BATCH;
+    if (p->most_rows < 1 || !p->x.direct) p->most_rows = 1;
+    const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX) && row_bytes <= KEPT_BYTES;
+    /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
+    if (copies) p->buffers = malloc(3 * BLOCK * sizeof(f64));
+    if (keeps) p->kept.memory = malloc((size_t)(2 * p->most_rows * stride + VECTOR));
+    const cursor c = {t, copies ? BLOCK : POLL_EVERY, 0, (copies && !p->buffers) || (keeps && !p->kept.memory)};
+    p->c = c;
+    if (p->c.stopped) ran_out_of_memory(t);
+    p->kept.stride = stride;
+    if (p->kept.memory) {
+        p->kept.rows = p->kept.halves[0] = aligned(p->kept.memory);
+        p->kept.halves[1] = p->kept.halves[0] + p->most_rows * stride;
+    }
+    if (p->buffers) {
+        p->x.buffer = p->buffers;
+        p->q.buffer = p->buffers + BLOCK;
+        p->out.buffer = p->buffers + 2 * BLOCK;
+    }
+}
+
+void close_place(place *p)
+{
+    p->t->isa->fence();
+    free(p->buffers);
+    free(p->kept.memory);
+}

@@ -1,0 +1,65 @@
+/* Where the logits go through a transform f (logits.c), a gradient is multiplied by f'(z) here, once: writer_of gives a
+ * writer that is not direct, so that every block passes write_block, which reads the block's logits again and
+ * multiplies; write_tile does so with the tile before it leaves. Both then narrow from the lanes' type. */
+#include "rows/results.h"
+
+#include <string.h>
+
+writer writer_of(const task *t)
+{
+    const int direct = t->out.data && is_direct(t, &t->out);
+    const writer w = {&t->out, direct, t->bypass && direct, NULL, NULL};
+    return w;
+}
+
+void fill_row(writer *w, cursor *c, double value)
+{
+    const ptrdiff_t size = element_size(w->a->type);
+    for (block b = {0, 0}; next_whole(c, &b);) {
+        char *out = block_to_write(w, b);
+        if (value == 0) memset(out, 0, (size_t)(b.n * size));
+        else
+            for (ptrdiff_t i = 0; i < b.n; ++i) set_element(w->a->type, out + i * size, value);
+        write_block(w, b, out);
+    }
+}
+
+tile_writer tile_writer_of(const task *t, int columns, char *copies)
+{
+    const block_functions *k = t->isa->of[t->x.type];
+    const tile_writer w = {t, k, k->lanes, columns, t->out.data && is_direct(t, &t->out), copies};
+    return w;
+}
+
+/* Stores that bypass the caches are of whole, aligned vectors. */
+static int bypasses(const tile_writer *w, ptrdiff_t rows, const char *out)
+{
+    const array *a = &w->t->out;
+    const ptrdiff_t vector = w->lanes * element_size(a->type);
+    return w->t->bypass && rows == w->lanes && (uintptr_t)out % (uintptr_t)vector == 0 && a->class_stride % vector == 0;
+}
+
+void write_tile(const tile_writer *w, ptrdiff_t row, ptrdiff_t rows, const char *tile)
+{
+    const task *t = w->t;
+    char *to[BATCH];
+    if (w->columns) {
+        char *out = row_of(t, &t->out, row);
+        w->k->untile_columns(tile, rows, t->classes, out, t->out.class_stride / element_size(t->out.type),
+                             bypasses(w, rows, out));
+        return;
+    }
+    if (w->direct) rows_of(t, &t->out, row, rows, to);
+    for (ptrdiff_t i = 0; i < rows && !w->direct; ++i) to[i] = w->copies + i * t->classes * (ptrdiff_t)sizeof(f64);
+    w->k->untile_rows(tile, rows, t->classes, to);
+    for (ptrdiff_t i = 0; i < rows && !w->direct; ++i) scatter(&t->out, to[i], t->classes, row_of(t, &t->out, row + i));
+}
+
+ptrdiff_t rows_to_aligned(const tile_writer *w, ptrdiff_t row, ptrdiff_t rows)
+{
+    const task *t = w->t;
+    if (!t->bypass || !w->columns) return rows;
+    const ptrdiff_t size = element_size(t->out.type);
+    const ptrdiff_t over = (ptrdiff_t)((uintptr_t)row_of(t, &t->out, row) % (uintptr_t)(w->lanes * size)) / size;
+    return over && rows > w->lanes - over ? w->lanes - over : rows;
+}

@@ -1,0 +1,62 @@
+/* How results leave: the gradient, a softmax or a log-softmax, a block or a tile at a time, straight to where they
+ * belong where a block function can write there, else copied. results.c says what a transform of the logits needs. */
+#ifndef RESULTS_H
+#define RESULTS_H
+
+#include "rows/cursor.h"
+#include "rows/layout.h"
+#include "rows/task.h"
+
+/* ------------------------------------------------------------------ blocks */
+
+typedef struct {
+    const array *a;
+    int direct;        /* block functions write to the array itself */
+    int bypass;        /* by stores that bypass the caches */
+    void *buffer;      /* BLOCK elements of float64's size, where they do not */
+    char *row;         /* the row that is written, NULL where there is no array */
+} writer;
+
+/* Of the task's results; without its buffer. */
+writer writer_of(const task *t);
+
+static inline void write_to(writer *w, const task *t, ptrdiff_t row)
+{
+    w->row = w->a->data ? row_of(t, w->a, row) : NULL;
+}
+
+/* Where a block function writes the block. */
+static inline void *block_to_write(writer *w, block b)
+{
+    return w->direct ? w->row + b.at * w->a->class_stride : w->buffer;
+}
+
+/* The block that was written there leaves. */
+static inline void write_block(writer *w, block b, const void *from)
+{
+    if (!w->direct) scatter(w->a, from, b.n, w->row + b.at * w->a->class_stride);
+}
+
+/* The same value in the whole row. */
+void fill_row(writer *w, cursor *c, double value);
+
+/* ------------------------------------------------------------------ tiles */
+
+typedef struct {
+    const task *t;
+    const block_functions *k;
+    ptrdiff_t lanes;
+    int columns;     /* the rows lie side by side */
+    int direct;
+    char *copies;    /* (BATCH, classes) elements of float64's size */
+} tile_writer;
+
+tile_writer tile_writer_of(const task *t, int columns, char *copies);
+
+void write_tile(const tile_writer *w, ptrdiff_t row, ptrdiff_t rows, const char *tile);
+
+/* Up to here the rows of a tile reach, so that the stores of those that follow are whole, aligned vectors and can
+ * bypass the caches. */
+ptrdiff_t rows_to_aligned(const tile_writer *w, ptrdiff_t row, ptrdiff_t rows);
+
+#endif

@@ -1,0 +1,77 @@
+/* The interface to Python: what a call asks for. _native.pyx describes it as a task, and run() does it. */
+#ifndef TASK_H
+#define TASK_H
+
+#include "blocks/blocks.h"
+#include "types.h"
+
+typedef enum {
+    LOGSUMEXP,
+    SOFTMAX,
+    LOG_SOFTMAX,
+    LOG_SOFTMAX_BACKWARD,
+    FORWARD,
+    BACKWARD,
+    FORWARD_BACKWARD,
+    STREAM_READ,
+    STREAM_COPY,
+    STREAM_COMBINE,
+    STREAM_SCALE    /* by_streams.c */
+} work;
+
+/* The options of a loss, filled in by one function (options_of in _native.pyx). 0 or NULL is an option that is not set. */
+typedef struct {
+    int plain;    /* targets are classes, and no option is set but ignore_index, which belongs to the targets */
+    const double *class_weight;       /* IN (classes,) or NULL */
+    const void *class_weight_real;    /* IN (classes,) the same over the unit, in the lanes' type */
+    double class_weight_unit;         /* the largest weight: 1e-50 and 1e50 have no float32 */
+    double class_weight_sum;          /* W; classes where there are no weights */
+    const double *sample_weight;      /* IN (rows,) or NULL */
+    double label_smoothing, z_loss;
+} row_options;
+
+/* What forward keeps of a row for backward. */
+typedef struct {
+    double max;     /* m, the largest logit; NaN where the loss is */
+    double rest;    /* the sum of e^(z - m) over every class but one at the maximum */
+    double mass;    /* the sum of the target's weights over the classes, as the gradient needs it */
+} row_statistics;
+
+typedef struct {
+    const isa_table *isa;
+    work work;
+    int tiled;                /* done by by_tiles.c */
+    int (*poll)(void);        /* called now and then by the thread that called; nonzero stops */
+    int long_rows;            /* within a row too, on one thread then */
+
+    int dims;                       /* of the rows, after coalescing */
+    ptrdiff_t shape[MAX_DIMS];
+    ptrdiff_t rows, classes;
+
+    array x;        /* IN  logits, or log-probabilities for log_softmax_backward */
+    array q;        /* IN  probability targets, or the grad_output of log_softmax_backward */
+    array out;      /* OUT gradient, softmax or log-softmax */
+    int bypass;     /* the caches, in storing out: it is large, and not x itself */
+    index_targets targets;
+    row_options options;
+
+    const double *row_scale;          /* IN (rows,), or one number where row_scale_step is 0 */
+    ptrdiff_t row_scale_step;
+
+    struct schedule *schedule;    /* of parallel.c */
+    int *out_of_memory;    /* OUT 1 where a thread found no room for its buffers */
+    double *loss;                 /* OUT (rows,) or NULL */
+    row_statistics *statistics;   /* OUT of forward, IN of backward: (rows,) or NULL */
+} task;
+
+/* layout.c: merges the row dimensions that every array lets merge. */
+void coalesce(task *t);
+
+/* by_tiles.c: whether it takes the task; else by_rows.c does. */
+int suits_tiles(const task *t);
+
+/* parallel.c: all the work, on so many threads; nonzero where poll stopped it. */
+int has_openmp(void);
+int run(const task *t, int threads, ptrdiff_t rows_at_once);
+
+#endif

@@ -1,6 +1,0 @@
-/* Compiled with AVX2, FMA and F16C on. */
-#if defined(__x86_64__) || defined(_M_X64)    /* nothing in the arm64 half of a universal build */
-#define ISA avx2
-#define USE_AVX2
-#include "unit.h"
-#endif

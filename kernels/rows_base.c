@@ -1,3 +1,0 @@
-/* Plain C: SSE2 on x86-64, NEON on arm64 (simd_base.h). */
-#define ISA base
-#include "unit.h"

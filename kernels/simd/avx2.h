@@ -1,0 +1,168 @@
+/* AVX2, FMA and F16C: 8 lanes of float32, 4 of float64. Partial vectors pass through a buffer (simd/part.h). */
+#ifndef AVX2_H
+#define AVX2_H
+
+#include <immintrin.h>
+
+#include "simd/inline.h"
+#include "types.h"
+
+#define SCALES_TO_ZERO 0
+#define UNROLL 2    /* vectors of a loop's step: there are registers for the sums of no more */
+#define EXP_TABLE_f32 8     /* a permutation looks up 2^(j/8) */
+#define EXP_TABLE_f64 0
+#define LANES_f32 8
+#define LANES_f64 4
+typedef __m256 vec_f32, mask_f32;
+typedef __m256d vec_f64, mask_f64;
+
+SIMD vec_f32 v_set1_f32(f32 a) { return _mm256_set1_ps(a); }
+SIMD vec_f32 v_add_f32(vec_f32 a, vec_f32 b) { return _mm256_add_ps(a, b); }
+SIMD vec_f32 v_sub_f32(vec_f32 a, vec_f32 b) { return _mm256_sub_ps(a, b); }
+SIMD vec_f32 v_mul_f32(vec_f32 a, vec_f32 b) { return _mm256_mul_ps(a, b); }
+SIMD vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fmadd_ps(a, b, c); }
+SIMD vec_f32 v_fnma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fnmadd_ps(a, b, c); }
+SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm256_max_ps(a, b); }
+SIMD vec_f32 v_scale_f32(vec_f32 p, vec_f32 t)
+{
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+}
+SIMD vec_f32 v_lookup_f32(vec_f32 table, vec_f32 t) { return _mm256_permutevar8x32_ps(table, _mm256_castps_si256(t)); }
+SIMD vec_f32 v_scale_whole_f32(vec_f32 p, vec_f32 t)
+{
+    const __m256i n = _mm256_and_si256(_mm256_slli_epi32(_mm256_castps_si256(t), 20),
+                                       _mm256_set1_epi32((int)0xff800000));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n));
+}
+SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
+SIMD mask_f32 mask_or_f32(mask_f32 a, mask_f32 b) { return _mm256_or_ps(a, b); }
+SIMD int mask_count_f32(mask_f32 m) { return _mm_popcnt_u32((unsigned)_mm256_movemask_ps(m)); }
+SIMD vec_f32 v_zero_where_f32(mask_f32 m, vec_f32 a) { return _mm256_andnot_ps(m, a); }
+SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }
+SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)); }
+SIMD vec_f32 v_where_f32(mask_f32 m, vec_f32 a, vec_f32 b) { return _mm256_blendv_ps(b, a, m); }
+SIMD double v_sum_f32(vec_f32 a)
+{
+    const __m256d s = _mm256_add_pd(v_widen_low_f32(a), v_widen_high_f32(a));
+    const __m128d t = _mm_add_pd(_mm256_castpd256_pd128(s), _mm256_extractf128_pd(s, 1));
+    return _mm_cvtsd_f64(t) + _mm_cvtsd_f64(_mm_unpackhi_pd(t, t));
+}
+SIMD f32 v_top_f32(vec_f32 a)
+{
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+SIMD vec_f32 load_f32(const f32 *x) { return _mm256_loadu_ps(x); }
+SIMD void store_f32(f32 *x, vec_f32 a) { _mm256_storeu_ps(x, a); }
+SIMD vec_f32 load_f16(const f16 *x) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x)); }
+SIMD __m128i to_f16(vec_f32 a) { return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+SIMD void store_f16(f16 *x, vec_f32 a) { _mm_storeu_si128((__m128i *)x, to_f16(a)); }
+SIMD vec_f32 load_bf16(const bf16 *x)
+{
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+SIMD __m128i to_bf16(vec_f32 a)    /* to nearest even, in integers */
+{
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256 r = _mm256_blendv_ps(_mm256_castsi256_ps(up), _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)),
+                                      v_nan_f32(a));
+    const __m256i half = _mm256_srli_epi32(_mm256_castps_si256(r), 16);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0x08);
+    return _mm256_castsi256_si128(packed);
+}
+SIMD void store_bf16(bf16 *x, vec_f32 a) { _mm_storeu_si128((__m128i *)x, to_bf16(a)); }
+
+SIMD vec_f64 v_set1_f64(f64 a) { return _mm256_set1_pd(a); }
+SIMD vec_f64 v_add_f64(vec_f64 a, vec_f64 b) { return _mm256_add_pd(a, b); }
+SIMD vec_f64 v_sub_f64(vec_f64 a, vec_f64 b) { return _mm256_sub_pd(a, b); }
+SIMD vec_f64 v_mul_f64(vec_f64 a, vec_f64 b) { return _mm256_mul_pd(a, b); }
+SIMD vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fmadd_pd(a, b, c); }
+SIMD vec_f64 v_fnma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fnmadd_pd(a, b, c); }
+SIMD vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return _mm256_max_pd(a, b); }
+SIMD vec_f64 v_scale_f64(vec_f64 p, vec_f64 t)
+{
+    return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(p), _mm256_slli_epi64(_mm256_castpd_si256(t), 52)));
+}
+SIMD mask_f64 v_less_f64(vec_f64 a, vec_f64 b) { return _mm256_cmp_pd(a, b, _CMP_LT_OQ); }
+SIMD mask_f64 v_equal_f64(vec_f64 a, vec_f64 b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
+SIMD mask_f64 v_nan_f64(vec_f64 a) { return _mm256_cmp_pd(a, a, _CMP_UNORD_Q); }
+SIMD mask_f64 mask_or_f64(mask_f64 a, mask_f64 b) { return _mm256_or_pd(a, b); }
+SIMD int mask_count_f64(mask_f64 m) { return _mm_popcnt_u32((unsigned)_mm256_movemask_pd(m)); }
+SIMD vec_f64 v_zero_where_f64(mask_f64 m, vec_f64 a) { return _mm256_andnot_pd(m, a); }
+SIMD vec_f64 v_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return _mm256_blendv_pd(b, a, m); }
+SIMD double v_sum_f64(vec_f64 a)
+{
+    const __m128d t = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(t) + _mm_cvtsd_f64(_mm_unpackhi_pd(t, t));
+}
+SIMD f64 v_top_f64(vec_f64 a)
+{
+    const __m128d m = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(m, _mm_unpackhi_pd(m, m)));
+}
+SIMD vec_f64 load_f64(const f64 *x) { return _mm256_loadu_pd(x); }
+SIMD void store_f64(f64 *x, vec_f64 a) { _mm256_storeu_pd(x, a); }
+
+SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm256_div_pd(a, b); }
+SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
+{
+    const __m256i exponent = _mm256_srli_epi64(_mm256_castpd_si256(a), 52);
+    const __m256i magic = _mm256_set1_epi64x(0x4330000000000000);
+    *e = _mm256_sub_pd(_mm256_castsi256_pd(_mm256_or_si256(exponent, magic)), _mm256_set1_pd(0x1p52 + 1023));
+    return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_sub_epi64(_mm256_set1_epi64x(2046), exponent), 52));
+}
+SIMD vec_f32 v_narrow_f32(vec_f64 low, vec_f64 high)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(low)), _mm256_cvtpd_ps(high), 1);
+}
+
+SIMD void transpose_f32(vec_f32 v[8])
+{
+    vec_f32 t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int u = 0; u < 2; ++u) {
+            const __m256d a = _mm256_castps_pd(t[i + u]), b = _mm256_castps_pd(t[i + u + 2]);
+            v[i + 2 * u] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+            v[i + 2 * u + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+        }
+    for (int u = 0; u < 4; ++u) {
+        const vec_f32 a = v[u], b = v[u + 4];
+        v[u] = _mm256_permute2f128_ps(a, b, 0x20);
+        v[u + 4] = _mm256_permute2f128_ps(a, b, 0x31);
+    }
+}
+
+SIMD void transpose_f64(vec_f64 v[4])
+{
+    for (int i = 0; i < 4; i += 2) {
+        const vec_f64 a = v[i], b = v[i + 1];
+        v[i] = _mm256_unpacklo_pd(a, b);
+        v[i + 1] = _mm256_unpackhi_pd(a, b);
+    }
+    for (int u = 0; u < 2; ++u) {
+        const vec_f64 a = v[u], b = v[u + 2];
+        v[u] = _mm256_permute2f128_pd(a, b, 0x20);
+        v[u + 2] = _mm256_permute2f128_pd(a, b, 0x31);
+    }
+}
+
+SIMD void bypass_f32(f32 *x, vec_f32 a) { _mm256_stream_ps(x, a); }
+SIMD void bypass_f16(f16 *x, vec_f32 a) { _mm_stream_si128((__m128i *)x, to_f16(a)); }
+SIMD void bypass_bf16(bf16 *x, vec_f32 a) { _mm_stream_si128((__m128i *)x, to_bf16(a)); }
+SIMD void bypass_f64(f64 *x, vec_f64 a) { _mm256_stream_pd(x, a); }
+SIMD void fence(void) { _mm_sfence(); }
+SIMD void prefetch(const void *x) { _mm_prefetch((const char *)x, _MM_HINT_T0); }
+
+#include "simd/part.h"
+
+#endif

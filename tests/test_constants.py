@@ -1,0 +1,45 @@
+"""The constants of e^z and of the logarithm stand in two languages, and are those that kernels/math/fit.py fits."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = "src/crossentropy/_backends/exponential.py"
+
+
+def check(root):
+    return subprocess.run(
+        [sys.executable, str(root / "kernels/math/fit.py"), "--check"], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_constants_are_as_they_are_fitted():
+    done = check(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "digits", "others", "name"),
+    [
+        ("kernels/math/exp.h", "0x1.120be2p-7", "0x1.120be4p-7", "exp.h: float32: q[1]"),
+        ("kernels/math/exp.h", "0x1.3dea64p", "0x1.3dea66p", "exp.h: float32, table of 16: exp_table[5]"),
+        ("kernels/math/anchor.h", "LN2_LO -0x1.8432a1b0e2634p", "LN2_LO 0x1.8432a1b0e2634p", "exp.h: float64: ln2_lo"),
+        ("kernels/math/log.h", "0x1.2492492dfd86cp-2, ", "", "log.h: log: log_constants[4]"),
+        (PYTHON, "0x1.71547652b82fep+0", "0x1.71547652b82ffp+0", "exponential.py: float64: log2e"),
+        (PYTHON, '"0x1p-1"', '"0x1p-2"', "exponential.py: float32: q[4]"),
+    ],
+)
+def test_a_constant_that_differs_is_named(tmp_path, file, digits, others, name):
+    shutil.copytree(ROOT / "kernels/math", tmp_path / "kernels/math")
+    (tmp_path / PYTHON).parent.mkdir(parents=True)
+    shutil.copy(ROOT / PYTHON, tmp_path / PYTHON)
+    text = (tmp_path / file).read_text()
+    assert digits in text
+    (tmp_path / file).write_text(text.replace(digits, others))
+    done = check(tmp_path)
+    assert done.returncode == 1
+    assert f"{name} is " in done.stdout, done.stdout + done.stderr
