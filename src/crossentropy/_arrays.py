@@ -66,22 +66,16 @@ class Array(NamedTuple):
 def on_host(x: np.ndarray) -> Layout:
     """How a NumPy array lies."""
     dtype = x.dtype
-    # Where a longdouble has 64 bits NumPy takes it for equal to float64, which it is not to kernels.
-    name = "longdouble" if dtype.char == "g" else _name_of(dtype)
-    return _host_layout(x.shape, x.strides, name, dtype, x.flags.writeable)
+    return _host_layout(x.shape, x.strides, dtype, dtype.char, x.flags.writeable)
 
 
 @functools.lru_cache(4096)
 def _host_layout(
-    shape: tuple[int, ...], strides: tuple[int, ...], name: str, dtype: np.dtype, writeable: bool
+    shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype, char: str, writeable: bool
 ) -> Layout:
+    # Where a longdouble has 64 bits NumPy takes it for equal to float64, which it is not to kernels.
+    name = "longdouble" if char == "g" else dtype.name
     return layout(shape, strides, name, dtype.itemsize, not writeable, True, None, not dtype.isnative)
-
-
-@functools.lru_cache(256)
-def _name_of(dtype: np.dtype) -> str:
-    """Kept, since NumPy works the name out anew each time it is asked."""
-    return dtype.name
 
 
 def c_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ of numbers. A check returns what the rest of the package works with; nothing pas
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,16 +189,22 @@ def classes_last(x: np.ndarray, axis: int) -> np.ndarray:
     return x if axis == x.ndim - 1 else np.moveaxis(x, axis, -1)
 
 
+@functools.lru_cache(4096)
+def _axis_and_kind(x: Layout, targets: Layout, axis: int, integer_logits: bool) -> tuple[int, bool]:
+    """The class axis, and whether targets are probabilities: kept, since they are known by how the two arrays lie."""
+    number = class_axis(x, axis, "logits")
+    return number, are_probabilities(targets, x, number, integer_logits)
+
+
 def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
     """The arguments that every loss function has; of the options those that are not at their default."""
     given = array(logits_value, "logits")
     x, like = floats(given, "logits")
-    axis = class_axis(like, left.get("axis", -1), "logits")
     sources = {"logits": given, "targets": array(targets_value, "targets")}
     if isinstance(targets_value, list) and not targets_value:
         sources["targets"] = sources["targets"].astype(np.int64)  # [] is float64 to NumPy
     targets = _arrays.on_host(sources["targets"])
-    probabilities = are_probabilities(targets, like, axis, given is not x)
+    axis, probabilities = _axis_and_kind(like, targets, integer(left.get("axis", -1), "axis"), given is not x)
     options: dict[str, Any] = {}
     for name in ARRAYS:
         if name in left:
