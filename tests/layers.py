@@ -31,7 +31,9 @@ VALUES = {
 FIRST = {
     "test_compiled_in_one_graph",  # the others start a C++ compiler
     "test_eight_threads_at_once_also_as_the_first_call",  # as does Numba's, with nothing on disk
+    "test_forks_while_another_thread_is_in_a_call",  # 200 of them
     "test_more_than_2_31_elements",
+    "test_rows_from_python",  # Numba compiles each row function again for each dtype, and keeps none
 }
 # None at all.
 SLOW = {
@@ -43,7 +45,9 @@ SLOW = {
     "test_the_curves_coincide",
 }
 # Cases of tests that are kept otherwise: what other libraries take to start.
-SLOW_CASES = {"test_peers_compute_the_same[JAX]", "test_peers_compute_the_same[torch]"}
+SLOW_CASES = {f"test_peers_compute_the_same[{name}]" for name in ("JAX", "scikit-learn", "torch")}
+
+collected: list[tuple[str, bool]] = []  # the node id of each test of this session, and whether it is slow
 
 
 def mark(items):
@@ -54,6 +58,7 @@ def mark(items):
     for name, those in cases.items():
         kept = fast(name.rpartition("::")[2], those)
         for item in those:
+            collected.append((item.nodeid, item not in kept))
             if item not in kept:
                 item.add_marker(pytest.mark.slow)
 
