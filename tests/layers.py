@@ -15,35 +15,46 @@ BACKENDS = ("kernels", "isa_unit", "backend")  # the fixtures of conftest.py who
 # A parameter with more values than this meets every backend, but not every ISA unit: all choices of options.
 MANY = 100
 
-# Each value of each parameter occurs, crossed with nothing: every case starts a process, differentiates numerically, or
-# has Hypothesis think of thirty arrays.
+# Each value of each parameter occurs, crossed with nothing: every case starts a process, compares with all of PyTorch's
+# samples, or has Hypothesis think of thirty arrays.
 VALUES = {
+    "test_a_gradient_on_probabilities_is_torchs",
     "test_ctrl_c_ends_a_long_call",
-    "test_gradcheck_and_gradgradcheck",
     "test_property",
-    "test_python_without_assertions",
     "test_rows_from_a_users_own_function",
     "test_streamed_results_are_those_of_small_calls",
-    "test_the_loss_takes_no_memory_of_the_logits_size",
+    "test_the_same_bits_however_it_is_called",
+    "test_values_and_gradients",
     "test_where_nothing_can_be_written",
 }
 # The first case alone.
 FIRST = {
     "test_compiled_in_one_graph",  # the others start a C++ compiler
     "test_eight_threads_at_once_also_as_the_first_call",  # as does Numba's, with nothing on disk
+    "test_forks_while_another_thread_is_in_a_call",  # 200 of them
+    "test_gradcheck_and_gradgradcheck",  # test_torch_samples.py has others
     "test_more_than_2_31_elements",
+    "test_python_without_assertions",
+    "test_rows_from_python",  # Numba compiles each row function again for each dtype, and keeps none
+    "test_the_loss_takes_no_memory_of_the_logits_size",
+    "test_twenty_thousand_calls_leave_nothing_behind",
 }
 # None at all.
 SLOW = {
     "test_a_bad_environment_variable_gets_one_line",  # nine processes; test_surroundings.py has the messages
+    "test_a_stream_that_lacks_the_symbols",
+    "test_distributed_data_parallel",
     "test_it_learns",  # the example's command trains, too
     "test_kernels_are_compiled_once_and_kept",  # by Numba, several times in processes of their own
     "test_kernels_of_several_processes_go_together",
+    "test_kernels_that_cannot_be_kept_are_used",
     "test_rows_of_any_stride_and_in_place",  # Numba compiles each row function again for each layout
     "test_the_curves_coincide",
 }
 # Cases of tests that are kept otherwise: what other libraries take to start.
-SLOW_CASES = {"test_peers_compute_the_same[JAX]", "test_peers_compute_the_same[torch]"}
+SLOW_CASES = {f"test_peers_compute_the_same[{name}]" for name in ("JAX", "scikit-learn", "torch")}
+
+collected: list[tuple[str, bool]] = []  # the node id of each test of this session, and whether it is slow
 
 
 def mark(items):
@@ -54,6 +65,7 @@ def mark(items):
     for name, those in cases.items():
         kept = fast(name.rpartition("::")[2], those)
         for item in those:
+            collected.append((item.nodeid, item not in kept))
             if item not in kept:
                 item.add_marker(pytest.mark.slow)
 

@@ -215,9 +215,9 @@ def test_plot(tmp_path):
     out, _ = crossentropy("plot", cwd=tmp_path)
     assert "figure1.png" in out
     assert (tmp_path / "figure1.png").read_bytes().startswith(PNG)
-    crossentropy("plot", "--out", "pictures/loss.svg", cwd=tmp_path)
+    within("plot", "--out", "pictures/loss.svg", cwd=tmp_path)
     assert b"<svg" in (tmp_path / "pictures" / "loss.svg").read_bytes()
-    _, err = crossentropy("plot", "--out", "loss.txt", cwd=tmp_path, code=2)
+    _, err = within("plot", "--out", "loss.txt", cwd=tmp_path, code=2)
     assert len(err.splitlines()) == 1
 
 
