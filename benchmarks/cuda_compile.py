@@ -109,7 +109,7 @@ def results(kind: str) -> list[Result]:
     found = []
     for extra in ({}, {"spreads": True}, {"spreads": True, "q": kind}):
         found += [Result(loss=True, **extra), Result(loss=True, writes="gradient", **extra)]
-        found += [Result(loss=True, saves="row", **extra), Result(reads="saved", writes="gradient", **extra)]
+        found += [Result(loss=True, saves="row", **extra), Result(reads="statistics", writes="gradient", **extra)]
     found += [Result(writes="log_softmax"), Result(writes="softmax")]
     return [*found, Result(writes="log_softmax_backward", q=kind)]
 
@@ -131,7 +131,7 @@ def units() -> list[Unit]:
             for shape in shapes(bool(result.q), launch.PART, True):
                 found[Unit(shape, Result(saves="part", spreads=result.spreads, q=result.q), kind)] = None
                 if result.writes:
-                    found[Unit(shape, result._replace(reads="saved", saves="", loss=False), kind)] = None
+                    found[Unit(shape, result._replace(reads="statistics", saves="", loss=False), kind)] = None
     return list(found)
 
 

@@ -200,7 +200,7 @@ def _swapped(function, fake):
     The simulator's own puts it back when a device function returns, under the other threads' feet.
     """
     namespace, outermost = function.__globals__, not _namespaces
-    if namespace["cuda"] is not fake:
+    if namespace.get("cuda", fake) is not fake:
         _namespaces.append((namespace, namespace["cuda"]))
         namespace["cuda"] = fake
     try:

@@ -21,7 +21,7 @@ elif registry.device_reason():
 import cuda_backend
 from cuda_backend import Array
 
-from crossentropy import cuda
+from crossentropy._backends import cuda
 from crossentropy._backends.cuda import arrays, driver, launch
 
 OPTIONS = {

@@ -46,12 +46,15 @@ def _assembled(function, signature, bounds):
 class Kernel:
     """A kernel compiled for the current device.
 
-    ``at_once`` blocks are to fit on a multiprocessor, which bounds the registers; ``cluster`` blocks make a cluster.
+    ``arguments`` are types; one NamedTuple type alone stands for its fields, which are passed one by one. ``at_once``
+    blocks are to fit on a multiprocessor, which bounds the registers; ``cluster`` blocks make a cluster.
     """
 
     def __init__(self, function, arguments, threads: int, at_once: int = 1, cluster: int = 1):
         self._threads, self._cluster = threads, cluster
-        self._reals = {i: REALS[kind] for i, kind in enumerate(arguments) if kind in REALS}
+        self._record = arguments[0] if isinstance(arguments[0], types.NamedTuple) else None
+        fields = self._record.types if self._record else arguments
+        self._reals = {i: REALS[kind] for i, kind in enumerate(fields) if kind in REALS}
         signature = types.void(*arguments)
         if SIMULATED:
             self._kernel = cuda.jit(signature)(function)
@@ -69,7 +72,8 @@ class Kernel:
             values[i] = kind(values[i])
         if SIMULATED:  # a cluster is one block there, of all its blocks' threads
             kernel, threads = self._kernel, self._threads * self._cluster
-            return lambda stream, values: kernel[grid, threads, stream](*values), values
+            given = (lambda values: [self._record.instance_class(*values)]) if self._record else list
+            return lambda stream, values: kernel[grid, threads, stream](*given(values)), values
         config, handle = LaunchConfig(grid=grid * self._cluster, block=self._threads), self._handle
         return lambda stream, values: launch(_stream(stream), config, handle, *values), values
 

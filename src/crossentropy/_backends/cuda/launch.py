@@ -6,13 +6,16 @@ import functools
 from collections.abc import Iterator
 
 import numpy as np
-from numba.cuda import types
 
+from ..._arrays import merged_rows
+from ..contract import Statistics
 from . import arrays, driver, reductions
+from .arguments import signature, values_of
 from .arrays import Layout
 from .groups import MOST_BLOCKS, Shape
-from .kernels import INTS, REALS, Result, kernel
+from .kernels import Result, kernel
 from .plans import Number, Operand, Plan
+from .reading import PartStatistics
 
 # How rows are shared out, by the vectors of 16 bytes in a row: (up to, threads, vectors a thread keeps, blocks).
 # Few threads a row, so that none is idle; and several blocks on a multiprocessor, so that one reads while another
@@ -44,7 +47,6 @@ KEPT_BESIDE = 4  # and where there is a second array of rows: past that the comp
 PART = 2048  # vectors, at least, of a part of a row that several blocks share without a cluster
 
 TARGET_SIZES = {f"{sign}int{8 * size}": size if sign else -size for sign in ("", "u") for size in (1, 2, 4, 8)}
-_DEFAULTS = {"scale": 1.0, "label_smoothing": 0.0, "z_loss": 0.0, "parts": 1}
 
 
 @functools.lru_cache(4096)
@@ -73,11 +75,6 @@ def real_of(x: Layout) -> str:
     return "float64" if x.dtype == "float64" else "float32"
 
 
-def signature(kind: str) -> list:
-    """The types of a kernel's arguments."""
-    return [types.int64] * len(INTS) + [types.float64 if kind == "float64" else types.float32] * len(REALS)
-
-
 def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
     """How many blocks are to fit on a multiprocessor: as many as leave room for what a thread holds, without spills."""
     much = shape.kept not in (1, 2, 4) or result.spreads or result.q or shape.alone or kind == "float64"
@@ -95,26 +92,12 @@ def compiled(device: int, kind: str, shape: Shape, result: Result) -> driver.Ker
 # ---------------------------------------------------------------------- arrays as rows
 
 
-def _merged(shape, strides) -> list[tuple[int, list[int]]]:
-    """(size, stride in each array) of the row dimensions, neighbours merged where every array lets them be."""
-    kept: list[tuple[int, list[int]]] = []
-    for d, size in enumerate(shape):
-        if size == 1:
-            continue
-        here = [s[d] for s in strides]
-        if kept and all(outer == size * inner for outer, inner in zip(kept[-1][1], here, strict=True)):
-            kept[-1] = (kept[-1][0] * size, here)
-        else:
-            kept.append((size, here))
-    return kept
-
-
 def _stretches(shape, given: dict[str, tuple[Operand, tuple[int, ...]]]) -> Iterator[tuple[dict, int]]:
     """A launch each: the arguments that say where the rows of each array are, and the number of the first row.
 
     A kernel knows two dimensions of rows; where the arrays have more between them, there are several launches.
     """
-    dims = _merged(shape, [strides for _, strides in given.values()])
+    dims = merged_rows(shape, [strides for _, strides in given.values()])
     dims = [(1, [0] * len(given))] * (2 - len(dims)) + dims
     above, (outer, outer_strides), (inner, row_strides) = dims[:-2], dims[-2], dims[-1]
     first = 0
@@ -143,6 +126,9 @@ def _rows_are_aligned(a: Operand, axis: int) -> bool:
 
 def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None, **given) -> None:
     """Add what computes a result over all rows of x. Arrays in ``given`` have a number for each row, or class."""
+    if "saved" in given:  # what callers call the statistics so far
+        given["statistics"] = given.pop("saved")
+    result = result._replace(reads="statistics") if result.reads == "saved" else result
     layout = x.layout
     if not layout.size:
         return
@@ -168,29 +154,31 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
     if targets is not None:
         described["targets"] = targets, targets.layout.strides
         common["target_size"] = TARGET_SIZES[targets.layout.dtype]
-    step = {"sample_weight": real_size, "loss": real_size, "saved": 3 * real_size, "partial": 4 * real_size * parts}
+    statistics, partial = (count, len(Statistics._fields)), (count, parts, len(PartStatistics._fields))
+    step = {"sample_weight": real_size, "loss": real_size}  # bytes from row to row
+    step |= {"statistics": real_size * statistics[1], "partial": real_size * partial[1] * partial[2]}
     if (scale := given.get("row_scale")) is not None:
         step["row_scale"] = common["row_scale_step"] = real_size if scale.layout.shape else 0
 
     steps = [(shape, result)]
     if parts > 1 and result.reads == "row":
         # Each part as a row, then what they found put together, then what is written.
-        given["partial"] = plan.make((count, parts, 4), real_of(layout))
+        given["partial"] = plan.make(partial, real_of(layout))
         saves = result.saves or ("row" if result.writes else "")
-        if saves and "saved" not in given:
-            given["saved"] = plan.make((count, 3), real_of(layout))
+        if saves and "statistics" not in given:
+            given["statistics"] = plan.make(statistics, real_of(layout))
         steps = [
             (shape, Result(saves="part", spreads=result.spreads, q=result.q)),
             (Shape(32, BLOCK // 32, 0), Result("parts", saves, result.loss, "", result.spreads, result.q)),
         ]
         if result.writes:
-            steps.append((shape, result._replace(reads="saved", saves="", loss=False)))
+            steps.append((shape, result._replace(reads="statistics", saves="", loss=False)))
     blocks = BLOCKS_PER_MULTIPROCESSOR * driver.multiprocessors(device)
     for where, first in _stretches(arrays.without(layout.shape, axis), described):
-        arguments = _DEFAULTS | common | where
+        arguments = common | where
         for name, a in given.items():
             arguments[name] = a.at(first * step.get(name, 0)) if isinstance(a, Operand) else a
-        values = [arguments.get(name) for name in INTS] + [arguments[name] for name in REALS]
+        values = values_of(arguments)
         for shape, result in steps:
             indices = where["rows"] * (1 if result.reads == "parts" else parts)
             grid = min(-(-indices // shape.rows), max(1, blocks // shape.blocks))
