@@ -74,5 +74,7 @@ def signature(kind: str) -> list:
 
 
 def values_of(given: dict) -> list:
-    """The values of a launch in the order of the table."""
+    """The values of a launch in the order of the table; a TypeError for a name that it has not."""
+    if unknown := given.keys() - set(Arguments._fields):
+        raise TypeError(f"kernels of rows have no argument {', '.join(sorted(unknown))}")
     return [given.get(argument.name, argument.default) for argument in TABLE]

@@ -20,16 +20,17 @@ else:
 if not SIMULATED:
     from cuda.core import LaunchConfig, ObjectCode, Stream, launch
 
-    # Numba's own call takes 1 us for each argument; this one 1 us for all 35.
+    # Numba's own call prepares each argument in Python; this one hands all of them to the driver at once.
     _stream = functools.lru_cache(64)(Stream.from_handle)
 
 
 def _assembled(function, signature, bounds):
     """A kernel as the driver assembles it from PTX: whole, and from NVVM for compute capability 9.0 at most.
 
-    Numba's own way links at the end: of 92 kernels 44 then have what a thread keeps of a row in memory or spill, since
-    nvJitLink optimizes anew, or assembles PTX as if it were to be called from elsewhere. Later capabilities have an
-    NVVM that leaves the loops over registers as they are.
+    Numba's own way links at the end, and nvJitLink then optimizes anew, or assembles PTX as if it were to be called
+    from elsewhere: about half of the kernels spill, or have in memory what a thread keeps of a row
+    (``benchmarks/cuda_compile.py --way link`` lists them). Later capabilities have another NVVM, which does not unroll
+    the loops over registers, and what they hold ends up in memory.
     """
     capability = min(tuple(cuda.get_current_device().compute_capability), (9, 0))
     text, _ = cuda.compile(
@@ -38,7 +39,7 @@ def _assembled(function, signature, bounds):
     (name,) = re.findall(r"\.entry\s+(\w+)", text)
     try:
         return ObjectCode.from_ptx(text.encode()).get_kernel(name)
-    except Exception:  # cuda.core's own, which it does not export: a driver older than the toolkit knows not its PTX
+    except Exception:  # A driver older than the toolkit refuses its PTX, by an error that cuda.core does not export.
         (compiled,) = cuda.jit(signature, launch_bounds=bounds)(function).overloads.values()
         return compiled._codelibrary.get_cufunc().kernel
 

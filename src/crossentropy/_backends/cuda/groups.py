@@ -74,7 +74,7 @@ def together(elements, shape, merge, empty):
         p = over_warp(p, turn)
         thread = cuda.threadIdx.x % threads
         lane, warp = thread % WARP, thread // WARP
-        cuda.syncthreads()  # of the row before nothing is needed any more
+        cuda.syncthreads()  # every warp has read what was found of the row before
         if lane == 0:
             put(found, warp, p)
         cuda.syncthreads()
@@ -86,9 +86,9 @@ def together(elements, shape, merge, empty):
 
     @device
     def over_cluster(p, turn):
-        # Each block writes what it found into every block, itself included, and then reads its own memory alone: so one
-        # barrier does, and none may be gone whose memory is read. A place is written again two turns later, when
-        # every block has passed the barrier between, and so has read it.
+        # Each block writes what it found into every block, itself included, and then reads its own memory alone. So one
+        # barrier is enough, and no block can have ended whose memory is read. A place is written again two turns later:
+        # by then every block has passed the barrier between, and so has read the place.
         found = cuda.shared.array(of_blocks, real)
         p = over_block(p, turn)
         thread = cuda.threadIdx.x % threads

@@ -97,7 +97,7 @@ def kernel(kind, shape, result):
             index = min(index, count - 1)
             row = row_of(a, index)
             target = target_of(a, row, smoothing)
-            z_y = read_one(a, row.x + row.target * a.x_class) if row.has_target and not is_part else zero
+            z_y = read_one(a, row.x + row.target * a.x_class) if row.target >= 0 and not is_part else zero
 
             hold(row, lane, words)
             found = find(a, row, target, lane, turn, words, v, u)
@@ -128,13 +128,13 @@ def _saving(kind, result):
 
         @device
         def save(a, row, index, found):
-            store_row(a.statistics + row.number * row_size, Statistics(found.max, found.rest, found.mass))
+            store_row(a.statistics + row.number * row_size, Statistics(max=found.max, rest=found.rest, mass=found.mass))
 
     elif result.saves == "part":
 
         @device
         def save(a, row, index, found):
-            kept = PartStatistics(found.max, found.rest, found.mass, found.distance)
+            kept = PartStatistics(max=found.max, rest=found.rest, mass=found.mass, distance=found.distance)
             store_part(a.partial + index * part_size, kept)
 
     else:

@@ -18,9 +18,9 @@ from .plans import Number, Operand, Plan
 from .reading import PartStatistics
 
 # How rows are shared out, by the vectors of 16 bytes in a row: (up to, threads, vectors a thread keeps, blocks).
-# Few threads a row, so that none is idle; and several blocks on a multiprocessor, so that one reads while another
-# writes (four vectors a thread take up to 80 registers, eight up to 128). Beyond 32 KB, clusters of blocks (compute
-# capability 9.0 on).
+# A row has few threads, because then none is idle. A multiprocessor has several blocks, because then one reads while
+# another writes: four vectors a thread take up to 80 registers, eight up to 128. Rows beyond 32 KB have clusters of
+# blocks (from compute capability 9.0 on).
 TABLE = (
     (1, 1, 1, 1),
     (4, 4, 1, 1),
@@ -43,7 +43,7 @@ STREAMED = 256  # threads of a longer row, of which nothing is kept; in MOST_BLO
 BLOCK = 128  # threads of a block, where a row takes no more than a warp
 BLOCKS_PER_MULTIPROCESSOR = 16  # of the grid; each goes on with other rows
 KEPT = 8  # vectors of a row that a thread may keep
-KEPT_BESIDE = 4  # and where there is a second array of rows: past that the compiler gives up, and they are in memory
+KEPT_BESIDE = 4  # and where there is a second array of rows, because the compiler leaves more of them in memory
 PART = 2048  # vectors, at least, of a part of a row that several blocks share without a cluster
 
 TARGET_SIZES = {f"{sign}int{8 * size}": size if sign else -size for sign in ("", "u") for size in (1, 2, 4, 8)}

@@ -110,11 +110,12 @@ def _factors(kind, result, times):
                 row_factor *= load(a.row_scale + row.number * a.row_scale_step, real)
             z_term = times(two * a.z_loss, numbers.lse)
             total = numbers.own + found.mass + z_term
+            factor = row_factor * total / (one + found.rest)
             if a.targets != 0:
                 others, own = (found.mass - numbers.floor_y) + z_term, numbers.own + numbers.floor_y
                 value = row_factor * target_gradient(found.max, found.rest, z_y, total, others, own)
                 at_target = gradient(a, value, z_y)
-            return row_factor * total / (one + found.rest), row_factor, at_target
+            return factor, row_factor, at_target
 
     elif result.is_backward:
 

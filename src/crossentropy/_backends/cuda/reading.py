@@ -204,17 +204,16 @@ def _of_parts(kind, shape, weights):
     @device
     def find(a, row, target, lane, turn, words, v, u):
         row_sum, found = empty, no_weight
-        first = a.partial + row.number * a.parts * size
         i = lane
         while i < a.parts and row.state == READ:
-            part = load_record(first + i * size)
+            part = load_record(a.partial + (row.number * a.parts + i) * size)
             row_sum = merged(row_sum, RowSum(part.max, part.rest, zero))
             i += threads
         row_sum = reduce(row_sum, turn)
         anchor = zero if row_sum.max == nothing else row_sum.max
         i = lane
         while i < a.parts and row.state == READ:
-            part = load_record(first + i * size)
+            part = load_record(a.partial + (row.number * a.parts + i) * size)
             mass, mass_error = plus(found.mass, found.mass_error, part.mass)
             moved = times(part.mass, anchor - (zero if part.max == nothing else part.max))
             distance, distance_error = plus(found.distance, found.distance_error, moved)

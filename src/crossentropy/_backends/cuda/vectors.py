@@ -57,8 +57,8 @@ def vectors_of(kind: str, q_kind: str) -> Vectors:
     def take_any(words, place, row, stride, first, classes):
         """The vector from a class on, of any row.
 
-        Where it does not lie in one vector of memory it lies in two; these are read if both are the row's own, and
-        otherwise (three of a row at most, where classes are not apart) one class at a time.
+        A vector that does not lie in one vector of memory lies in two. Both are read if all of their bytes are the
+        row's. Otherwise the vector is read one class at a time: three of a row at most, unless its classes are apart.
         """
         at, end = row + first * size, row + classes * size
         low = at & -16
