@@ -12,7 +12,7 @@ from ..contract import Statistics
 from . import arrays, driver, reductions
 from .arguments import signature, values_of
 from .arrays import Layout
-from .groups import MOST_BLOCKS, Shape
+from .groups import MOST_BLOCKS, WARP, Shape
 from .kernels import Result, kernel
 from .plans import Number, Operand, Plan
 from .reading import PartStatistics
@@ -125,16 +125,19 @@ def _rows_are_aligned(a: Operand, axis: int) -> bool:
 
 
 def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None, **given) -> None:
-    """Add what computes a result over all rows of x. Arrays in ``given`` have a number for each row, or class."""
+    """Add to a plan what computes a result over all rows of x.
+
+    ``given`` has values of `arguments.TABLE` by their names: numbers, and arrays with a number for each row, or class.
+    """
     if "saved" in given:  # what callers call the statistics so far
         given["statistics"] = given.pop("saved")
     result = result._replace(reads="statistics") if result.reads == "saved" else result
     layout = x.layout
     if not layout.size:
         return
-    device = driver.device()
+    device, real = driver.device(), real_of(layout)
     clusters = driver.has_clusters(device)
-    real_size, classes = 8 if layout.dtype == "float64" else 4, layout.shape[axis]
+    real_size, classes = 8 if real == "float64" else 4, layout.shape[axis]
     wide = {name: a for name, a in (("x", x), ("out", out), ("q", q)) if a is not None}
     alone = layout.strides[axis] != layout.itemsize and classes > 1
     # Rows are kept if they are vectors throughout, each from a multiple of 16 on.
@@ -154,35 +157,42 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
     if targets is not None:
         described["targets"] = targets, targets.layout.strides
         common["target_size"] = TARGET_SIZES[targets.layout.dtype]
-    statistics, partial = (count, len(Statistics._fields)), (count, parts, len(PartStatistics._fields))
-    step = {"sample_weight": real_size, "loss": real_size}  # bytes from row to row
-    step |= {"statistics": real_size * statistics[1], "partial": real_size * partial[1] * partial[2]}
-    if (scale := given.get("row_scale")) is not None:
-        step["row_scale"] = common["row_scale_step"] = real_size if scale.layout.shape else 0
-
     steps = [(shape, result)]
     if parts > 1 and result.reads == "row":
-        # Each part as a row, then what they found put together, then what is written.
-        given["partial"] = plan.make(partial, real_of(layout))
-        saves = result.saves or ("row" if result.writes else "")
-        if saves and "statistics" not in given:
-            given["statistics"] = plan.make(statistics, real_of(layout))
-        steps = [
-            (shape, Result(saves="part", spreads=result.spreads, q=result.q)),
-            (Shape(32, BLOCK // 32, 0), Result("parts", saves, result.loss, "", result.spreads, result.q)),
-        ]
-        if result.writes:
-            steps.append((shape, result._replace(reads="statistics", saves="", loss=False)))
+        steps = by_parts(shape, result)
+        given["partial"] = plan.make((count, parts, len(PartStatistics._fields)), real)
+        if any(step.saves == "row" for _, step in steps) and "statistics" not in given:
+            given["statistics"] = plan.make((count, len(Statistics._fields)), real)
+    numbers = {  # of a row, in each array
+        "sample_weight": 1,
+        "loss": 1,
+        "statistics": len(Statistics._fields),
+        "partial": parts * len(PartStatistics._fields),
+    }
+    if (scale := given.get("row_scale")) is not None and scale.layout.shape:
+        numbers["row_scale"], common["row_scale_step"] = 1, real_size
+
     blocks = BLOCKS_PER_MULTIPROCESSOR * driver.multiprocessors(device)
     for where, first in _stretches(arrays.without(layout.shape, axis), described):
         arguments = common | where
         for name, a in given.items():
-            arguments[name] = a.at(first * step.get(name, 0)) if isinstance(a, Operand) else a
+            arguments[name] = a.at(first * real_size * numbers.get(name, 0)) if isinstance(a, Operand) else a
         values = values_of(arguments)
         for shape, result in steps:
             indices = where["rows"] * (1 if result.reads == "parts" else parts)
             grid = min(-(-indices // shape.rows), max(1, blocks // shape.blocks))
             plan.launch(compiled(device, layout.dtype, shape, result), grid, values)
+
+
+def by_parts(shape: Shape, result: Result) -> list[tuple[Shape, Result]]:
+    """The launches of rows that are cut: each part as a row, what they found put together, and what is written."""
+    of_part = Result(saves="part", spreads=result.spreads, q=result.q)
+    saves = result.saves or ("row" if result.writes else "")
+    together = Result("parts", saves, result.loss, "", result.spreads, result.q)
+    steps = [(shape, of_part), (Shape(WARP, BLOCK // WARP, 0), together)]
+    if result.writes:
+        steps.append((shape, result._replace(reads="statistics", saves="", loss=False)))
+    return steps
 
 
 def as_real(plan: Plan, a: Operand | None, x: Layout) -> Operand | None:

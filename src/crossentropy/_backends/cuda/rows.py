@@ -89,7 +89,7 @@ def rows_of(kind: str, of_parts: bool) -> Callable:
         x = row_at(a.x, a.x_outer, a.x_row, a.inner, n) + begin * a.x_class
         out = row_at(a.out, a.out_outer, a.out_row, a.inner, n) + begin * a.out_class
         target = y - begin
-        if state != READ or target >= classes:
+        if state != READ or (target >= classes and not of_parts):
             target = np.int64(-1)
         to_read = classes if state == READ else np.int64(0)
         return Row(n, begin, classes, state, to_read, x, out, y, target, weight, divisor)
