@@ -19,7 +19,6 @@ from crossentropy import autograd  # noqa: E402
 from crossentropy._backends import cuda as backend  # noqa: E402
 from crossentropy._backends import reference as reference_backend  # noqa: E402
 from crossentropy._backends.cuda import arrays  # noqa: E402
-from crossentropy._options import NUMERIC  # noqa: E402
 from crossentropy.testing import dtypes  # noqa: E402
 
 
@@ -118,7 +117,7 @@ total = reference_backend.total
 def _call(x, targets, options):
     rows = x.shape[:-1]
     o, real = options._asdict(), np.float64 if x.itemsize == 8 else np.float32
-    given = {name: o[name] for name in ("ignore_index", *NUMERIC)}
+    given = {name: value for name, value in o.items() if name not in ("class_weight", "sample_weight", "probabilities")}
     if o["class_weight"] is not None:
         given["class_weight"] = Array(o["class_weight"].astype(real))
     if o["sample_weight"] is not None:
@@ -134,21 +133,21 @@ def _scale(row_scale, x):
     return Array(row_scale.astype(np.float64 if x.itemsize == 8 else np.float32).reshape(x.shape[:-1]))
 
 
-def forward(x, targets, options, loss, saved):
+def forward(x, targets, options, loss, statistics):
     x_there, t, given = _call(x, targets, options)
-    if saved is None:
+    if statistics is None:
         loss[...] = backend.cross_entropy(x_there, t, **given).to_host().reshape(-1)
         return
     losses, kept = backend.forward(x_there, t, **given)
     loss[...] = losses.to_host().reshape(-1)
-    saved[...] = kept.given[backend.calls.STATISTICS].value.to_host()
+    statistics[...] = kept.given[backend.calls.STATISTICS].value.to_host()
 
 
-def backward(x, targets, saved, options, row_scale, grad):
+def backward(x, targets, statistics, options, row_scale, grad):
     x_there, t, given = _call(x, targets, options)
     _, kept = backend.forward(x_there, t, **given)
     real = np.float64 if x.itemsize == 8 else np.float32
-    kept.given[backend.calls.STATISTICS] = arrays.describe(Array(saved.astype(real)), "saved")
+    kept.given[backend.calls.STATISTICS] = arrays.describe(Array(statistics.astype(real)), "statistics")
     to = _device(grad)
     backend.backward(kept, _scale(row_scale, x), out=to)
     grad[...] = to.to_host()

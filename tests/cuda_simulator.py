@@ -193,25 +193,41 @@ class BlockManager:
                 thread.run.throw()
 
 
-@contextlib.contextmanager
-def _swapped(function, fake):
-    """``cuda`` as kernels see it: in a module from the first call of one of its functions to the end of the launch.
+_namespaces: list[tuple[dict, object]] = []  # of modules whose ``cuda`` is the kernels', with their own
 
-    The simulator's own puts it back when a device function returns, under the other threads' feet.
-    """
-    namespace, outermost = function.__globals__, not _namespaces
-    if namespace["cuda"] is not fake:
+
+def _swap(function, fake):
+    """Let a function see ``cuda`` as kernels do, as far as its module has that name."""
+    namespace = function.__globals__
+    if namespace.get("cuda", fake) is not fake:
         _namespaces.append((namespace, namespace["cuda"]))
         namespace["cuda"] = fake
+
+
+@contextlib.contextmanager
+def _swapped(function, fake):
+    """A launch: modules get their own ``cuda`` back at its end.
+
+    The simulator would put it back when a device function returns, under the other threads' feet.
+    """
+    _swap(function, fake)
     try:
         yield
     finally:
-        while outermost and _namespaces:
+        while _namespaces:
             namespace, own = _namespaces.pop()
             namespace["cuda"] = own
 
 
-_namespaces: list[tuple[dict, object]] = []
+def _called(self, *arguments, launched=kernel.FakeCUDAKernel.__call__):
+    """A device function is called as it is, because a context manager for each call takes longer than the function."""
+    if not self._device:
+        return launched(self, *arguments)
+    _swap(self.fn, kernel._get_kernel_context())
+    return self.fn(*arguments)
+
+
+kernel.FakeCUDAKernel.__call__ = _called
 kernel.swapped_cuda_module = _swapped
 kernel.BlockManager = BlockManager
 kernelapi.threading = types.SimpleNamespace(current_thread=lambda: _now, Lock=kernelapi.threading.Lock)

@@ -15,9 +15,8 @@ import numpy as np
 from numba import cuda
 
 from ... import _device
-from ..._arrays import Array, Layout, c_strides, layout, without  # noqa: F401
+from ..._arrays import Array, Layout, c_strides, layout
 
-DeviceArray = Array
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}  # bytes, of what is made here
 _KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}  # DLDataTypeCode
 

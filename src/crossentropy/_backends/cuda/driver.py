@@ -20,16 +20,17 @@ else:
 if not SIMULATED:
     from cuda.core import LaunchConfig, ObjectCode, Stream, launch
 
-    # Numba's own call takes 1 us for each argument; this one 1 us for all 35.
+    # Numba's own call prepares each argument in Python; this one hands all of them to the driver at once.
     _stream = functools.lru_cache(64)(Stream.from_handle)
 
 
 def _assembled(function, signature, bounds):
     """A kernel as the driver assembles it from PTX: whole, and from NVVM for compute capability 9.0 at most.
 
-    Numba's own way links at the end: of 92 kernels 44 then have what a thread keeps of a row in memory or spill, since
-    nvJitLink optimizes anew, or assembles PTX as if it were to be called from elsewhere. Later capabilities have an
-    NVVM that leaves the loops over registers as they are.
+    Numba's own way links at the end, and nvJitLink then optimizes anew, or assembles PTX as if it were to be called
+    from elsewhere: about half of the kernels spill, or have in memory what a thread keeps of a row
+    (``benchmarks/cuda_compile.py --way link`` lists them). Later capabilities have another NVVM, which does not unroll
+    the loops over registers, and what they hold ends up in memory.
     """
     capability = min(tuple(cuda.get_current_device().compute_capability), (9, 0))
     text, _ = cuda.compile(
@@ -38,7 +39,7 @@ def _assembled(function, signature, bounds):
     (name,) = re.findall(r"\.entry\s+(\w+)", text)
     try:
         return ObjectCode.from_ptx(text.encode()).get_kernel(name)
-    except Exception:  # cuda.core's own, which it does not export: a driver older than the toolkit knows not its PTX
+    except Exception:  # A driver older than the toolkit refuses its PTX, by an error that cuda.core does not export.
         (compiled,) = cuda.jit(signature, launch_bounds=bounds)(function).overloads.values()
         return compiled._codelibrary.get_cufunc().kernel
 
@@ -46,12 +47,15 @@ def _assembled(function, signature, bounds):
 class Kernel:
     """A kernel compiled for the current device.
 
-    ``at_once`` blocks are to fit on a multiprocessor, which bounds the registers; ``cluster`` blocks make a cluster.
+    ``arguments`` are types; one NamedTuple type alone stands for its fields, which are passed one by one. ``at_once``
+    blocks are to fit on a multiprocessor, which bounds the registers; ``cluster`` blocks make a cluster.
     """
 
     def __init__(self, function, arguments, threads: int, at_once: int = 1, cluster: int = 1):
         self._threads, self._cluster = threads, cluster
-        self._reals = {i: REALS[kind] for i, kind in enumerate(arguments) if kind in REALS}
+        self._record = arguments[0] if isinstance(arguments[0], types.NamedTuple) else None
+        fields = self._record.types if self._record else arguments
+        self._reals = {i: REALS[kind] for i, kind in enumerate(fields) if kind in REALS}
         signature = types.void(*arguments)
         if SIMULATED:
             self._kernel = cuda.jit(signature)(function)
@@ -69,7 +73,8 @@ class Kernel:
             values[i] = kind(values[i])
         if SIMULATED:  # a cluster is one block there, of all its blocks' threads
             kernel, threads = self._kernel, self._threads * self._cluster
-            return lambda stream, values: kernel[grid, threads, stream](*values), values
+            given = (lambda values: [self._record.instance_class(*values)]) if self._record else list
+            return lambda stream, values: kernel[grid, threads, stream](*given(values)), values
         config, handle = LaunchConfig(grid=grid * self._cluster, block=self._threads), self._handle
         return lambda stream, values: launch(_stream(stream), config, handle, *values), values
 

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from numba import cuda
 
-from .arithmetic import device
-from .intrinsics import cluster_rank, cluster_store, cluster_sync
+from .elements import device
+from .intrinsics import cluster_rank, cluster_sync
+from .records import record_of
 
 WARP = 32  # threads of a warp
-EVERYONE = 0xFFFFFFFF  # of a warp
 MOST_BLOCKS = 8  # of a cluster, where any card with clusters has room
 SLOTS = 2 * MOST_BLOCKS
+FLIGHT = 4  # vectors that a thread has on their way, where a row is not kept
 
 
 class Shape(NamedTuple):
@@ -33,74 +34,31 @@ class Shape(NamedTuple):
         return self.threads * self.blocks
 
     @property
+    def workers(self) -> int:
+        """How many threads work on a row in fact."""
+        return 1 if self.alone else self.lanes
+
+    @property
+    def flight(self) -> int:
+        """Vectors that a thread has on their way at once."""
+        return min(self.kept or FLIGHT, FLIGHT)
+
+    @property
     def block(self) -> int:
         """Threads of a block."""
         return self.rows if self.alone else self.threads * self.rows
 
 
-def _numbers(count):
-    """(from_lane, put, take, into_cluster) for tuples of 3 or 4: written out, since a tuple has no loop over it."""
-    if count == 3:
+def together(elements, shape, merge, empty):
+    """The device function (p, turn): what merge makes of every lane's record, which all lanes get.
 
-        @device
-        def from_lane(p, step):
-            a, b, c = p
-            a = cuda.shfl_xor_sync(EVERYONE, a, step)
-            b = cuda.shfl_xor_sync(EVERYONE, b, step)
-            return a, b, cuda.shfl_xor_sync(EVERYONE, c, step)
-
-        @device
-        def put(array, i, p):
-            array[3 * i], array[3 * i + 1], array[3 * i + 2] = p
-
-        @device
-        def take(array, i):
-            return array[3 * i], array[3 * i + 1], array[3 * i + 2]
-
-        @device
-        def into_cluster(array, i, block, p):
-            a, b, c = p
-            cluster_store(array, 3 * i, block, a)
-            cluster_store(array, 3 * i + 1, block, b)
-            cluster_store(array, 3 * i + 2, block, c)
-
-    else:
-
-        @device
-        def from_lane(p, step):
-            a, b, c, d = p
-            a = cuda.shfl_xor_sync(EVERYONE, a, step)
-            b = cuda.shfl_xor_sync(EVERYONE, b, step)
-            c = cuda.shfl_xor_sync(EVERYONE, c, step)
-            return a, b, c, cuda.shfl_xor_sync(EVERYONE, d, step)
-
-        @device
-        def put(array, i, p):
-            array[4 * i], array[4 * i + 1], array[4 * i + 2], array[4 * i + 3] = p
-
-        @device
-        def take(array, i):
-            return array[4 * i], array[4 * i + 1], array[4 * i + 2], array[4 * i + 3]
-
-        @device
-        def into_cluster(array, i, block, p):
-            a, b, c, d = p
-            cluster_store(array, 4 * i, block, a)
-            cluster_store(array, 4 * i + 1, block, b)
-            cluster_store(array, 4 * i + 2, block, c)
-            cluster_store(array, 4 * i + 3, block, d)
-
-    return from_lane, put, take, into_cluster
-
-
-def together(real, shape, merge, empty):
-    """(p, turn): what merge makes of every lane's numbers; all of them get it. ``turn`` is 0 and 1 by turns.
-
-    ``merge(p, other)`` is the same either way round; ``empty`` is what changes nothing.
+    ``merge(p, other)`` gives the same either way round; ``empty`` is the record that changes nothing. ``turn`` is 0 and
+    1 by turns, from one call to the next.
     """
-    lanes, warps, blocks = min(shape.threads, WARP), shape.threads // WARP, shape.blocks
+    real, lanes, warps, blocks = elements.real, min(shape.threads, WARP), shape.threads // WARP, shape.blocks
     threads, of_warps, of_blocks = shape.threads, len(empty) * WARP, len(empty) * SLOTS
-    from_lane, put, take, into_cluster = _numbers(len(empty))
+    record = record_of(type(empty), real, elements.real_size)
+    from_lane, put, take, into_cluster = record.from_lane, record.put, record.take, record.into_cluster
 
     @device
     def over_warp(p, turn):
@@ -116,7 +74,7 @@ def together(real, shape, merge, empty):
         p = over_warp(p, turn)
         thread = cuda.threadIdx.x % threads
         lane, warp = thread % WARP, thread // WARP
-        cuda.syncthreads()  # of the row before nothing is needed any more
+        cuda.syncthreads()  # every warp has read what was found of the row before
         if lane == 0:
             put(found, warp, p)
         cuda.syncthreads()
@@ -128,9 +86,9 @@ def together(real, shape, merge, empty):
 
     @device
     def over_cluster(p, turn):
-        # Each block writes what it found into every block, itself included, and then reads its own memory alone: so one
-        # barrier does, and none may be gone whose memory is read. A place is written again two turns later, when
-        # every block has passed the barrier between, and so has read it.
+        # Each block writes what it found into every block, itself included, and then reads its own memory alone. So one
+        # barrier is enough, and no block can have ended whose memory is read. A place is written again two turns later:
+        # by then every block has passed the barrier between, and so has read the place.
         found = cuda.shared.array(of_blocks, real)
         p = over_block(p, turn)
         thread = cuda.threadIdx.x % threads
@@ -143,10 +101,11 @@ def together(real, shape, merge, empty):
     return over_cluster
 
 
-def one_by_one(real, shape, part, merge, empty):
-    """(given): what `together` makes of part(lane, given), lane by lane."""
-    lanes = shape.lanes
-    _, put, take, _ = _numbers(len(empty))
+def one_by_one(elements, shape, part, merge, empty):
+    """The device function (given): what `together` makes of the records part(lane, given), by one thread for all."""
+    real, lanes = elements.real, shape.lanes
+    record = record_of(type(empty), real, elements.real_size)
+    put, take = record.put, record.take
     fields, left, sizes = [], lanes, (WARP, shape.threads // WARP, shape.blocks)
     for size in sizes:  # the bits of a lane's number: its place in a warp, the warp, the block
         width = min(max(size, 1), left).bit_length() - 1

@@ -270,7 +270,7 @@ def fma(_, a, b, c):
 
 @intrinsic
 def larger(_, a, b):
-    """The larger; NaN where either is (``max`` would leave it out, and with it a row's)."""
+    """The larger; NaN where either is. (``max`` would give the other, and a row with a NaN must be NaN.)"""
 
     def code(context, builder, signature, args):
         if a == types.float32:
@@ -306,7 +306,7 @@ def exp2(_, y):
 
 @intrinsic
 def power(_, t):
-    """The number whose exponent is in the last bits of t."""
+    """The power of two whose exponent, with its bias, is in the last bits of t."""
     word, bits = (_WORD, 23) if t == types.float32 else (ir.IntType(64), 52)
 
     def code(context, builder, signature, args):

@@ -6,18 +6,20 @@ import functools
 from collections.abc import Iterator
 
 import numpy as np
-from numba.cuda import types
 
-from . import arrays, driver, reductions
-from .arrays import Layout
-from .groups import MOST_BLOCKS, Shape
-from .kernels import INTS, REALS, Result, kernel
+from ..._arrays import Layout, c_strides, merged_rows, without
+from ..contract import Statistics
+from . import driver, reductions
+from .arguments import signature, values_of
+from .groups import MOST_BLOCKS, WARP, Shape
+from .kernels import Result, kernel
 from .plans import Number, Operand, Plan
+from .reading import PartStatistics
 
 # How rows are shared out, by the vectors of 16 bytes in a row: (up to, threads, vectors a thread keeps, blocks).
-# Few threads a row, so that none is idle; and several blocks on a multiprocessor, so that one reads while another
-# writes (four vectors a thread take up to 80 registers, eight up to 128). Beyond 32 KB, clusters of blocks (compute
-# capability 9.0 on).
+# A row has few threads, because then none is idle. A multiprocessor has several blocks, because then one reads while
+# another writes: four vectors a thread take up to 80 registers, eight up to 128. Rows beyond 32 KB have clusters of
+# blocks (from compute capability 9.0 on).
 TABLE = (
     (1, 1, 1, 1),
     (4, 4, 1, 1),
@@ -40,11 +42,10 @@ STREAMED = 256  # threads of a longer row, of which nothing is kept; in MOST_BLO
 BLOCK = 128  # threads of a block, where a row takes no more than a warp
 BLOCKS_PER_MULTIPROCESSOR = 16  # of the grid; each goes on with other rows
 KEPT = 8  # vectors of a row that a thread may keep
-KEPT_BESIDE = 4  # and where there is a second array of rows: past that the compiler gives up, and they are in memory
+KEPT_BESIDE = 4  # and where there is a second array of rows, because the compiler leaves more of them in memory
 PART = 2048  # vectors, at least, of a part of a row that several blocks share without a cluster
 
 TARGET_SIZES = {f"{sign}int{8 * size}": size if sign else -size for sign in ("", "u") for size in (1, 2, 4, 8)}
-_DEFAULTS = {"scale": 1.0, "label_smoothing": 0.0, "z_loss": 0.0, "parts": 1}
 
 
 @functools.lru_cache(4096)
@@ -73,11 +74,6 @@ def real_of(x: Layout) -> str:
     return "float64" if x.dtype == "float64" else "float32"
 
 
-def signature(kind: str) -> list:
-    """The types of a kernel's arguments."""
-    return [types.int64] * len(INTS) + [types.float64 if kind == "float64" else types.float32] * len(REALS)
-
-
 def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
     """How many blocks are to fit on a multiprocessor: as many as leave room for what a thread holds, without spills."""
     much = shape.kept not in (1, 2, 4) or result.spreads or result.q or shape.alone or kind == "float64"
@@ -95,26 +91,12 @@ def compiled(device: int, kind: str, shape: Shape, result: Result) -> driver.Ker
 # ---------------------------------------------------------------------- arrays as rows
 
 
-def _merged(shape, strides) -> list[tuple[int, list[int]]]:
-    """(size, stride in each array) of the row dimensions, neighbours merged where every array lets them be."""
-    kept: list[tuple[int, list[int]]] = []
-    for d, size in enumerate(shape):
-        if size == 1:
-            continue
-        here = [s[d] for s in strides]
-        if kept and all(outer == size * inner for outer, inner in zip(kept[-1][1], here, strict=True)):
-            kept[-1] = (kept[-1][0] * size, here)
-        else:
-            kept.append((size, here))
-    return kept
-
-
 def _stretches(shape, given: dict[str, tuple[Operand, tuple[int, ...]]]) -> Iterator[tuple[dict, int]]:
     """A launch each: the arguments that say where the rows of each array are, and the number of the first row.
 
     A kernel knows two dimensions of rows; where the arrays have more between them, there are several launches.
     """
-    dims = _merged(shape, [strides for _, strides in given.values()])
+    dims = merged_rows(shape, [strides for _, strides in given.values()])
     dims = [(1, [0] * len(given))] * (2 - len(dims)) + dims
     above, (outer, outer_strides), (inner, row_strides) = dims[:-2], dims[-2], dims[-1]
     first = 0
@@ -134,7 +116,7 @@ def _as_int64(index: int) -> int:
 
 def _rows_are_aligned(a: Operand, axis: int) -> bool:
     """Whether each row is contiguous and begins at a multiple of 16."""
-    starts = a.past, *arrays.without(a.layout.strides, axis)
+    starts = a.past, *without(a.layout.strides, axis)
     return a.layout.strides[axis] == a.layout.itemsize and not any(number % 16 for number in starts)
 
 
@@ -142,13 +124,16 @@ def _rows_are_aligned(a: Operand, axis: int) -> bool:
 
 
 def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None, **given) -> None:
-    """Add what computes a result over all rows of x. Arrays in ``given`` have a number for each row, or class."""
+    """Add to a plan what computes a result over all rows of x.
+
+    ``given`` has values of `arguments.TABLE` by their names: numbers, and arrays with a number for each row, or class.
+    """
     layout = x.layout
     if not layout.size:
         return
-    device = driver.device()
+    device, real = driver.device(), real_of(layout)
     clusters = driver.has_clusters(device)
-    real_size, classes = 8 if layout.dtype == "float64" else 4, layout.shape[axis]
+    real_size, classes = 8 if real == "float64" else 4, layout.shape[axis]
     wide = {name: a for name, a in (("x", x), ("out", out), ("q", q)) if a is not None}
     alone = layout.strides[axis] != layout.itemsize and classes > 1
     # Rows are kept if they are vectors throughout, each from a multiple of 16 on.
@@ -164,37 +149,46 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
     common |= {f"{name}_class": a.layout.strides[axis] for name, a in wide.items()}
     if ignored is not None:
         common |= {"has_ignored": 1, "ignored": _as_int64(ignored)}
-    described = {name: (a, arrays.without(a.layout.strides, axis)) for name, a in wide.items()}
+    described = {name: (a, without(a.layout.strides, axis)) for name, a in wide.items()}
     if targets is not None:
         described["targets"] = targets, targets.layout.strides
         common["target_size"] = TARGET_SIZES[targets.layout.dtype]
-    step = {"sample_weight": real_size, "loss": real_size, "saved": 3 * real_size, "partial": 4 * real_size * parts}
-    if (scale := given.get("row_scale")) is not None:
-        step["row_scale"] = common["row_scale_step"] = real_size if scale.layout.shape else 0
-
     steps = [(shape, result)]
     if parts > 1 and result.reads == "row":
-        # Each part as a row, then what they found put together, then what is written.
-        given["partial"] = plan.make((count, parts, 4), real_of(layout))
-        saves = result.saves or ("row" if result.writes else "")
-        if saves and "saved" not in given:
-            given["saved"] = plan.make((count, 3), real_of(layout))
-        steps = [
-            (shape, Result(saves="part", spreads=result.spreads, q=result.q)),
-            (Shape(32, BLOCK // 32, 0), Result("parts", saves, result.loss, "", result.spreads, result.q)),
-        ]
-        if result.writes:
-            steps.append((shape, result._replace(reads="saved", saves="", loss=False)))
+        steps = by_parts(shape, result)
+        given["partial"] = plan.make((count, parts, len(PartStatistics._fields)), real)
+        if any(step.saves == "row" for _, step in steps) and "statistics" not in given:
+            given["statistics"] = plan.make((count, len(Statistics._fields)), real)
+    numbers = {  # of a row, in each array
+        "sample_weight": 1,
+        "loss": 1,
+        "statistics": len(Statistics._fields),
+        "partial": parts * len(PartStatistics._fields),
+    }
+    if (scale := given.get("row_scale")) is not None and scale.layout.shape:
+        numbers["row_scale"], common["row_scale_step"] = 1, real_size
+
     blocks = BLOCKS_PER_MULTIPROCESSOR * driver.multiprocessors(device)
-    for where, first in _stretches(arrays.without(layout.shape, axis), described):
-        arguments = _DEFAULTS | common | where
+    for where, first in _stretches(without(layout.shape, axis), described):
+        arguments = common | where
         for name, a in given.items():
-            arguments[name] = a.at(first * step.get(name, 0)) if isinstance(a, Operand) else a
-        values = [arguments.get(name) for name in INTS] + [arguments[name] for name in REALS]
+            arguments[name] = a.at(first * real_size * numbers.get(name, 0)) if isinstance(a, Operand) else a
+        values = values_of(arguments)
         for shape, result in steps:
             indices = where["rows"] * (1 if result.reads == "parts" else parts)
             grid = min(-(-indices // shape.rows), max(1, blocks // shape.blocks))
             plan.launch(compiled(device, layout.dtype, shape, result), grid, values)
+
+
+def by_parts(shape: Shape, result: Result) -> list[tuple[Shape, Result]]:
+    """The launches of rows that are cut: each part as a row, what they found put together, and what is written."""
+    of_part = Result(saves="part", spreads=result.spreads, q=result.q)
+    saves = result.saves or ("row" if result.writes else "")
+    together = Result("parts", saves, result.loss, "", result.spreads, result.q)
+    steps = [(shape, of_part), (Shape(WARP, BLOCK // WARP, 0), together)]
+    if result.writes:
+        steps.append((shape, result._replace(reads="statistics", saves="", loss=False)))
+    return steps
 
 
 def as_real(plan: Plan, a: Operand | None, x: Layout) -> Operand | None:
@@ -202,7 +196,7 @@ def as_real(plan: Plan, a: Operand | None, x: Layout) -> Operand | None:
     if a is None:
         return None
     layout, real = a.layout, real_of(x)
-    if layout.dtype == real and layout.strides == arrays.c_strides(layout.shape, layout.itemsize):
+    if layout.dtype == real and layout.strides == c_strides(layout.shape, layout.itemsize):
         return a
     made = plan.make(layout.shape, real)
     convert = reductions.conversion(driver.device(), layout.dtype, real)

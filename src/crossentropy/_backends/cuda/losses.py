@@ -72,18 +72,18 @@ def _plan_loss(plan, kind, given, options):
         array = plan.operands[DIVISOR] if kind == "backward" else launch.weight_sum(plan, call)[0]
     real, outputs = launch.real_of(call.x.layout), {}
     if kind == "backward":
-        outputs["saved"] = plan.operands[STATISTICS]
+        outputs["statistics"] = plan.operands[STATISTICS]
     else:
         outputs["loss"] = plan.make(call.rows_shape, real)
     if saves:
-        outputs["saved"] = plan.make((math.prod(call.rows_shape), len(Statistics._fields)), real)
-        plan.statistics, plan.divisor = outputs["saved"].number, None if array is None else array.number
+        outputs["statistics"] = plan.make((math.prod(call.rows_shape), len(Statistics._fields)), real)
+        plan.statistics, plan.divisor = outputs["statistics"].number, None if array is None else array.number
     if writes:
         outputs["out"] = calls.result(plan, given[OUT], OUT, given[X])
         plan.grad = outputs["out"].number
     q = call.targets.layout.dtype if call.probabilities else ""
     result = Result(
-        reads="saved" if kind == "backward" else "row",
+        reads="statistics" if kind == "backward" else "row",
         saves="row" if saves else "",
         loss=kind != "backward",
         writes="gradient" if writes else "",

@@ -1,6 +1,6 @@
 """What a call launches, prepared once for all calls whose arrays lie alike: then only addresses are filled in.
 
-Checks, the choice of kernels and their arguments take 60 us of Python; a prepared call a fifth of that.
+Checks, the choice of kernels and their arguments take several times as long, in Python, as filling addresses in.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Plan:
         self._steps: list[tuple] = []
 
     def make(self, shape: tuple[int, ...], dtype: str) -> Operand:
-        """An array that each call makes, beside that which `like` describes."""
+        """An array that each call makes, on the device of the first that is given."""
         operand = Operand(len(self.operands) + len(self._made), arrays.plain(tuple(shape), dtype, self._device))
         self._made.append((tuple(shape), dtype))
         return operand

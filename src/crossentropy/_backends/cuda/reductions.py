@@ -10,11 +10,12 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from .arithmetic import arithmetic, device
 from .driver import Kernel
-from .groups import EVERYONE, WARP
+from .elements import device, elements_of
+from .groups import WARP
 from .intrinsics import load, store
-from .vectors import row_at, target_at
+from .records import EVERYONE
+from .rows import row_at, target_at
 
 THREADS = 256
 SHARE = 8192  # rows of a block that adds up losses
@@ -177,7 +178,7 @@ def weight_total(on, name):
 @functools.cache
 def conversion(on, kind, name):
     """(source, outer, row, inner, count, result): numbers of a dtype, at any strides, as real ones in a row."""
-    (size, real), number_at = _real(name), arithmetic(kind).number_at
+    (size, real), number_at = _real(name), elements_of(kind).number_at
 
     def body(source, outer, row, inner, count, result):
         n = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x

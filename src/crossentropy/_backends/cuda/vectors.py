@@ -1,44 +1,37 @@
 """A row in memory: its vectors of 16 bytes, wherever it begins and ends."""
 
-from types import SimpleNamespace
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numba import cuda
 
-from .arithmetic import arithmetic, device
-from .intrinsics import load, load_vector, shifted, store_vector
+from .elements import device, elements_of
+from .intrinsics import load_vector, shifted, store_vector
 
 
-@device
-def target_at(at, size):
-    """The target at an address, widened; the bits of an int64 where it is uint64."""
-    if size == -8 or size == 8:
-        return load(at, np.int64)
-    if size == -4:
-        return np.int64(load(at, np.int32))
-    if size == 4:
-        return np.int64(load(at, np.uint32))
-    if size == -2:
-        return np.int64(load(at, np.int16))
-    if size == 2:
-        return np.int64(load(at, np.uint16))
-    if size == -1:
-        return np.int64(load(at, np.int8))
-    return np.int64(load(at, np.uint8))
+class Vectors(NamedTuple):
+    """How the vectors of a row are read and written.
+
+    ``row`` and ``to`` are addresses of a row's first class, ``first`` is the class that a vector begins with, and
+    ``stride`` the bytes from class to class. The functions that end in _whole are for rows whose classes are
+    neighbours, their number that of whole vectors, and whose addresses are multiples of 16.
+    """
+
+    take_whole: Callable  # (words, place, row, first, classes): a vector's words, into words[place : place + 4]
+    take_any: Callable  # (words, place, row, stride, first, classes): the same
+    give_whole: Callable  # (to, first, v): v[0 : width] into the row
+    give: Callable  # (to, stride, first, classes, v): the same
+    # Of the second array of rows, the classes that a vector of the first has; None where there is no second array:
+    beside_whole: Callable | None  # (u, row, first): into u[0 : width]
+    beside: Callable | None  # (u, row, stride, first, classes): the same
 
 
-@device
-def row_at(address, outer, row, inner, n):
-    """Where row n begins."""
-    if n < inner:  # no division, where there is one dimension of rows
-        return address + n * row
-    return address + n // inner * outer + n % inner * row
-
-
-def vectors_of(a, q_kind):
-    """How a row's vectors are read and written; ``q_kind`` is the dtype of a second array of rows, if there is one."""
-    real, size, width, number_at, put, pack = a.real, a.size, a.width, a.number_at, a.put, a.pack
-    nothing, absent = real(-np.inf), a.absent
+def vectors_of(kind: str, q_kind: str) -> Vectors:
+    """Those of rows of a dtype; ``q_kind`` is the dtype of a second array of rows, if there is one."""
+    e = elements_of(kind)
+    real, size, width, number_at, put, pack, absent = e.real, e.size, e.width, e.number_at, e.put, e.pack, e.absent
+    nothing = real(-np.inf)
 
     @device
     def gathered(row, stride, first, classes):
@@ -64,8 +57,8 @@ def vectors_of(a, q_kind):
     def take_any(words, place, row, stride, first, classes):
         """The vector from a class on, of any row.
 
-        Where it does not lie in one vector of memory it lies in two; these are read if both are the row's own, and
-        otherwise (three of a row at most, where classes are not apart) one class at a time.
+        A vector that does not lie in one vector of memory lies in two. Both are read if all of their bytes are the
+        row's. Otherwise the vector is read one class at a time: three of a row at most, unless its classes are apart.
         """
         at, end = row + first * size, row + classes * size
         low = at & -16
@@ -97,11 +90,10 @@ def vectors_of(a, q_kind):
                 if c >= 0 and c < classes:
                     put(to + c * stride, v[j])
 
-    functions = SimpleNamespace(take_whole=take_whole, take_any=take_any, give_whole=give_whole, give=give)
     if not q_kind:
-        return functions
+        return Vectors(take_whole, take_any, give_whole, give, None, None)
 
-    other = arithmetic(q_kind)
+    other = elements_of(q_kind)
     q_size, q_width, q_at, unpack = other.size, other.width, other.number_at, other.unpack
     loads = width // q_width  # vectors of q beside one of x; 0: less than one
 
@@ -131,5 +123,4 @@ def vectors_of(a, q_kind):
                 c = first + j
                 u[j] = real(q_at(row + c * stride)) if c >= 0 and c < classes else real(0)
 
-    functions.beside, functions.beside_whole = beside, beside_whole
-    return functions
+    return Vectors(take_whole, take_any, give_whole, give, beside_whole, beside)

@@ -1,0 +1,172 @@
+"""What there is to compile: every kernel that `launch` can choose, and a sample of them."""
+
+import heapq
+import itertools
+from functools import cache
+from typing import NamedTuple
+
+from crossentropy._backends.cuda import launch
+from crossentropy._backends.cuda.groups import WARP, Shape
+from crossentropy._backends.cuda.kernels import Result
+
+KINDS = ("bfloat16", "float32", "float16", "float64")
+CAPABILITIES = (80, 90, 100, 120)
+CARD = 90  # what every kernel is compiled for, beside one other: the H100's
+SAMPLE = 44  # kernels of the default run, each for two compute capabilities
+THINNED = (
+    "Every form of a shape (how threads share a row, vectors kept) x every result x bfloat16 and float32, each for "
+    "compute capability 9.0 and one other; shapes of one form, which differ in the number of threads and blocks, take "
+    "turns, and so do the other compute capabilities. The other dtypes, and rows that one thread reads alone: as "
+    "needed for every pair of form, result, dtype and compute capability."
+)
+FULLY = ("bfloat16", "float32")
+
+
+class Unit(NamedTuple):
+    """A kernel: of rows, or (shape None) one of `reductions`, whose name and arguments ``result`` has then."""
+
+    shape: Shape | None
+    result: Result | tuple
+    kind: str
+
+    @property
+    def name(self) -> str:
+        if self.shape is None:
+            return f"{self.result[0]}({', '.join(self.result[1:])})"
+        return f"{result_name(self.result)}, {self.kind}, {shape_name(self.shape)}"
+
+
+def result_name(result: Result) -> str:
+    parts = [result.reads if result.reads != "row" else "", "loss" if result.loss else "", result.writes]
+    parts += [f"saves {result.saves}" if result.saves else "", "spreads" if result.spreads else ""]
+    return " + ".join(filter(None, [*parts, f"q {result.q}" if result.q else ""]))
+
+
+def shape_name(shape: Shape) -> str:
+    parts = [f"{shape.threads} threads", f"{shape.rows} rows" if shape.rows > 1 else "", f"keeps {shape.kept}"]
+    parts += ["alone" if shape.alone else "", f"{shape.blocks} blocks" if shape.blocks > 1 else ""]
+    return " ".join(filter(None, parts))
+
+
+def form(shape: Shape) -> tuple:
+    """What the code of a shape depends on but for numbers of threads and blocks."""
+    level = 2 if shape.blocks > 1 else int(shape.threads > WARP)
+    return level, shape.kept, shape.alone
+
+
+@cache
+def shapes(q: bool, least: int = 0, parts: bool = False) -> list[Shape]:
+    """All that `launch.shape_for` can give for rows of at least so many vectors; ``parts``: of rows that are cut."""
+    ends = [row[0] for row in launch.TABLE] + [launch.TABLE[-1][0] + 1]
+    found = {
+        launch.shape_for(vectors, alone, most, clusters): None
+        for clusters in ((False,) if parts else (True, False))
+        for alone in (False, True)
+        for most in (launch.KEPT_BESIDE if q else launch.KEPT, 0)
+        for vectors in ends
+        if vectors >= least
+    }
+    return list(found)
+
+
+def results(kind: str) -> list[Result]:
+    """What the public functions launch over whole rows."""
+    found = []
+    for extra in ({}, {"spreads": True}, {"spreads": True, "q": kind}):
+        found += [Result(loss=True, **extra), Result(loss=True, writes="gradient", **extra)]
+        found += [Result(loss=True, saves="row", **extra), Result(reads="statistics", writes="gradient", **extra)]
+    found += [Result(writes="log_softmax"), Result(writes="softmax")]
+    return [*found, Result(writes="log_softmax_backward", q=kind)]
+
+
+def units() -> list[Unit]:
+    """Every kernel of rows."""
+    found = {}
+    for kind in KINDS:
+        for result in results(kind):
+            for shape in shapes(bool(result.q)):
+                found[Unit(shape, result, kind)] = None
+        # Rows cut into parts: these, what puts them together, and what writes.
+        for result in results(kind):
+            if result.reads != "row":
+                continue
+            for shape in shapes(bool(result.q), launch.PART, True):
+                of_part, together, *writing = launch.by_parts(shape, result)
+                for step in (together, of_part, *writing):
+                    found[Unit(*step, kind)] = None
+    return list(found)
+
+
+def sums() -> list[Unit]:
+    """The kernels of `reductions`."""
+    reals = ("float32", "float64")
+    calls = [("loss_sums", real) for real in reals]
+    calls += [("loss_total", real, summed) for real in reals for summed in dict.fromkeys((real, "float64"))]
+    calls += [(name, real) for name in ("weight_sums", "weight_total") for real in reals]
+    calls += [("conversion", kind, real) for kind in KINDS for real in reals if kind != real]
+    return [Unit(None, call, "float64") for call in calls]
+
+
+def capabilities(unit: Unit) -> list[int]:
+    clusters = unit.shape is not None and unit.shape.blocks > 1
+    return [sm for sm in CAPABILITIES if sm >= 90 or not clusters]
+
+
+def generic(unit: Unit) -> Result:
+    """The result, whatever the dtype."""
+    return unit.result._replace(q=bool(unit.result.q))
+
+
+def _pairs(unit, sm):
+    facts = ("form", form(unit.shape)), ("result", generic(unit)), ("kind", unit.kind), ("sm", sm)
+    shape = () if unit.shape.alone else ((("shape", unit.shape),),)  # one that is alone stands for all of its form
+    return [*itertools.combinations(facts, 2), *itertools.combinations(facts, 1), *shape]
+
+
+def chosen(candidates: list[tuple[Unit, int]], most: int) -> list[tuple[Unit, int]]:
+    """The candidates, at most so many, that together have as many pairs of values as can be had step by step.
+
+    A value that has not occurred at all counts as much as a hundred pairs. What a candidate adds only shrinks: one
+    whose gain, looked at again, is no less than what was last known of the next is the best.
+    """
+    pairs = [{p: 100 if len(p) == 1 else 1 for sm in {CARD, other} for p in _pairs(u, sm)} for u, other in candidates]
+    heap = [(-sum(gain.values()), i) for i, gain in enumerate(pairs)]
+    heapq.heapify(heap)
+    seen, taken = set(), []
+    while heap and len(taken) < most:
+        promised, i = heapq.heappop(heap)
+        gain = sum(worth for pair, worth in pairs[i].items() if pair not in seen)
+        if gain == 0:
+            continue
+        if gain < -promised:
+            heapq.heappush(heap, (-gain, i))
+            continue
+        seen.update(pairs[i])
+        taken.append(candidates[i])
+    return taken
+
+
+def sample() -> list[tuple[Unit, tuple[int, ...]]]:
+    candidates = [(unit, sm) for unit in units() for sm in capabilities(unit) if sm != CARD]
+    some = sums()[:: len(KINDS)]
+    return [(u, (CARD, sm)) for u, sm in chosen(candidates, SAMPLE)] + [(u, (CARD,)) for u in some]
+
+
+def everything() -> list[tuple[Unit, tuple[int, ...]]]:
+    """See THINNED."""
+    every, groups = units(), {}
+    for unit in every:
+        if unit.kind in FULLY and not unit.shape.alone:
+            groups.setdefault((form(unit.shape), generic(unit), unit.kind), []).append(unit)
+    taken = []
+    for turn, group in enumerate(groups.values()):
+        unit = group[turn % len(group)]
+        others = [sm for sm in capabilities(unit) if sm != CARD]
+        taken.append((unit, others[turn % len(others)]))
+    seen = {pair for unit, other in taken for sm in (CARD, other) for pair in _pairs(unit, sm)}
+    for unit in every:
+        for sm in capabilities(unit):
+            if sm != CARD and not seen.issuperset(_pairs(unit, sm)):
+                taken.append((unit, sm))
+                seen.update(pair for one in (CARD, sm) for pair in _pairs(unit, one))
+    return [(unit, (CARD, sm)) for unit, sm in taken] + [(unit, CAPABILITIES) for unit in sums()]

@@ -1,0 +1,81 @@
+"""The arguments of the kernels of rows: one table, from which their types, their order and this documentation come.
+
+A kernel takes one record, `Arguments`, which Numba passes as its fields one by one. A row of the table is all that a
+new number needs to reach every kernel: `launch.rows` fills it by its name, and device functions read it by its name.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import NamedTuple
+
+from numba.cuda import types
+
+from ..._options import NUMERIC, OPTIONS
+
+INTEGER, REAL = "integer", "real"  # an int64; the type that a row is computed in: float32, or float64 for float64
+
+
+class Argument(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    kind: str  # INTEGER or REAL
+    meaning: str
+    default: float = 0  # where a launch does not say; an address of 0 is an array that is absent
+
+
+def _array_of_rows(name: str, what: str) -> tuple[Argument, ...]:
+    """An array with classes; row n begins at name + n // inner * name_outer + n % inner * name_row."""
+    return (
+        Argument(name, INTEGER, f"address of {what}"),
+        Argument(f"{name}_outer", INTEGER, f"bytes between rows of {name}, in the outer of two dimensions"),
+        Argument(f"{name}_row", INTEGER, f"bytes between rows of {name}, in the inner one"),
+        Argument(f"{name}_class", INTEGER, f"bytes between classes of {name}"),
+    )
+
+
+TABLE = (
+    *_array_of_rows("x", "the logits (or the log-softmax, in its backward)"),
+    *_array_of_rows("out", "what is written"),
+    *_array_of_rows("q", "probability targets, or the gradient that arrives at a log-softmax"),
+    Argument("inner", INTEGER, "rows in the inner dimension of rows"),
+    Argument("rows", INTEGER, "rows"),
+    Argument("classes", INTEGER, "classes of a row"),
+    Argument("parts", INTEGER, "parts that a row is cut into; 1: it is whole", 1),
+    Argument("part_classes", INTEGER, "classes of a part, but for the last"),
+    Argument("targets", INTEGER, "address of the target classes (rows,)"),
+    Argument("targets_outer", INTEGER, "bytes between targets, in the outer dimension of rows"),
+    Argument("targets_row", INTEGER, "bytes between targets, in the inner one"),
+    Argument("target_size", INTEGER, "bytes of a target, negative where its type is signed"),
+    Argument("has_ignored", INTEGER, "1 where `ignored` says something"),
+    Argument("ignored", INTEGER, "the target whose rows are skipped"),
+    Argument("class_weight", INTEGER, "address of reals (classes,)"),
+    Argument("sample_weight", INTEGER, "address of reals (rows,)"),
+    Argument("row_scale", INTEGER, "address of reals (rows,), or of one: the gradient's factor beside `scale`"),
+    Argument("row_scale_step", INTEGER, "bytes between numbers of row_scale; 0 where it is one"),
+    Argument("divisor", INTEGER, "address of one real: the gradient is divided by it"),
+    Argument("loss", INTEGER, "address of reals (rows,), written"),
+    Argument("statistics", INTEGER, "address of reals (rows, fields of contract.Statistics), written or read"),
+    Argument("partial", INTEGER, "address of reals (rows, parts, fields of reading.PartStatistics), likewise"),
+    Argument("scale", REAL, "the gradient's factor, of every row", 1.0),
+    *(Argument(name, REAL, OPTIONS[name].text) for name in NUMERIC),
+)
+
+Arguments = namedtuple("Arguments", [argument.name for argument in TABLE])
+Arguments.__doc__ = "What a kernel of rows is given.\n\n" + "\n".join(
+    f"{argument.name} : {argument.kind}, {argument.meaning}" for argument in TABLE
+)
+
+
+def signature(kind: str) -> list:
+    """The types of a kernel's arguments, of which there is one: the record."""
+    real = types.float64 if kind == "float64" else types.float32
+    return [types.NamedTuple([real if argument.kind == REAL else types.int64 for argument in TABLE], Arguments)]
+
+
+def values_of(given: dict) -> list:
+    """The values of a launch in the order of the table; a TypeError for a name that it has not."""
+    if unknown := given.keys() - set(Arguments._fields):
+        raise TypeError(f"kernels of rows have no argument {', '.join(sorted(unknown))}")
+    return [given.get(argument.name, argument.default) for argument in TABLE]

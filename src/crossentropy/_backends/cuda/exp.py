@@ -1,0 +1,112 @@
+"""e^z on a device: 2^n e^r, with the constants and the polynomial that kernels/math/exp.h has.
+
+An anchor of e^z 2^k is a pair (magic, lowest), from `frame_at(k)`: ``magic`` added to z log2 e leaves the exponent of
+the result in the last bits of the sum, and where z is below ``lowest`` the result is 0.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import exponential
+from .elements import device
+from .intrinsics import exp2, fma, larger, power
+
+
+class Exponential(NamedTuple):
+    """The functions of a dtype."""
+
+    log2e: float  # as a real
+    frame_at: Callable  # (k): the anchor (magic, lowest) of e^y 2^k
+    exp_at: Callable  # (y, magic, lowest): e^y 2^k, for a sum
+    exp_pair: Callable  # (y, magic, lowest): the same and what it is off by
+    exp_near: Callable  # (y, magic, lowest): the same for what is rounded to the dtype
+    exp: Callable  # (y): e^y
+    scale_of: Callable  # (k): 2^k
+    nearest: Callable  # (y): y rounded to an integer
+
+
+def _polynomial(real, terms):
+    """Q(r), in the order of ``terms``: written out, since a loop over constants would keep them in memory."""
+    q = [real(float.fromhex(c)) for c in terms]
+    if real is np.float32:
+        q0, q1, q2, q3, q4 = q
+        return device(lambda r: fma(fma(fma(fma(q0, r, q1), r, q2), r, q3), r, q4))
+    q0, q1, q2, q3, q4, q5, q6, q7, q8, q9 = q
+    upper = device(lambda r: fma(fma(fma(fma(fma(q0, r, q1), r, q2), r, q3), r, q4), r, q5))
+    return device(lambda r: fma(fma(fma(fma(upper(r), r, q6), r, q7), r, q8), r, q9))
+
+
+@functools.cache
+def exponential_of(kind: str) -> Exponential:
+    """Those of the dtype of that name."""
+    real, constants = (np.float64, exponential.FLOAT64) if kind == "float64" else (np.float32, exponential.FLOAT32)
+    log2e, high, low = (real(float.fromhex(c)) for c in (constants.log2e, constants.ln2_high, constants.ln2_low))
+    minus_high, minus_low, ln2, zero, one = -high, -low, real(math.log(2)), real(0), real(1)
+    rest_of_log2e = real(math.log2(math.e) - float(log2e))
+    middle, bias, q = real(constants.magic), real(constants.bias), _polynomial(real, constants.terms)
+
+    @device
+    def frame_at(k):
+        """(magic, lowest): the anchor at which `exp_at` gives e^y 2^k."""
+        return middle + (bias + k), -(bias + k) * ln2
+
+    @device
+    def reduced(y, magic, lowest):
+        """(r, 2^(n + k)): y = n ln2 + r, where |r| <= ln2/2.
+
+        The last bits of y log2 e + magic are n + k and the bias of an exponent.
+        """
+        y = larger(y, lowest)
+        t = fma(y, log2e, magic)
+        n = t - magic
+        return fma(n, minus_low, fma(n, minus_high, y)), power(t)
+
+    @device
+    def exp_at(y, magic, lowest):
+        """e^y 2^k, off by 0.7 ulp at most; y is at most about 0. 0 where y is below ``lowest``; NaN stays NaN."""
+        r, scale = reduced(y, magic, lowest)
+        return fma(fma(q(r), r, one), r, one) * scale
+
+    @device
+    def exp_pair(y, magic, lowest):
+        """(e^y 2^k, what that is off by): off by 0.1 ulp together. y, 0 and NaN as in `exp_at`."""
+        r, scale = reduced(y, magic, lowest)
+        more = fma(q(r) * r, r, r)
+        high = one + more
+        return high * scale, (more - (high - one)) * scale
+
+    exp_near = exp_at
+    if kind in ("float16", "bfloat16"):
+
+        @device
+        def exp_near(y, magic, lowest):
+            """e^y 2^k off by 2^-22.5 of it, for what is rounded to 16 bits. y, 0 and NaN as in `exp_at`.
+
+            The multiprocessor's own 2^r takes the place of eight operations. Sums use `exp_at` for these dtypes, too,
+            because with 2^r the loss of a confident row would be off by 2.8 ulp.
+            """
+            y = larger(y, lowest)
+            t = fma(y, log2e, magic)
+            return exp2(fma(y, rest_of_log2e, fma(y, log2e, -(t - magic)))) * power(t)
+
+    @device
+    def exp(y):
+        """e^y, off by 0.7 ulp at most, where y is at most about 0."""
+        magic, lowest = frame_at(zero)
+        return exp_at(y, magic, lowest)
+
+    @device
+    def scale_of(k):
+        """2^k, for an integer k as a real."""
+        return power(middle + (bias + k))
+
+    @device
+    def nearest(y):
+        """y rounded to an integer."""
+        return (y + middle) - middle
+
+    return Exponential(log2e, frame_at, exp_at, exp_pair, exp_near, exp, scale_of, nearest)

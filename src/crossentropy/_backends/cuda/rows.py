@@ -1,0 +1,97 @@
+"""Which row a group of threads works on: where it lies, whether it is read, and its target."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .elements import device, elements_of
+from .intrinsics import load
+
+SKIPPED, BAD, READ = range(3)  # what becomes of a row: 0 throughout, NaN throughout, its results
+
+
+class Row(NamedTuple):
+    """A row, or the part of one, that a group of threads works on."""
+
+    number: int  # of the row, among all
+    begin: int  # the first class; 0 but for a part
+    classes: int  # how many, from there on
+    state: int  # SKIPPED, BAD or READ
+    to_read: int  # classes where it is READ, otherwise 0
+    x: int  # address of the logit of class `begin`
+    out: int  # and of the result
+    y: int  # the target's class; -1 where there are no targets
+    target: int  # the same, counted from `begin`; negative where it is none of these classes, or the row is not READ
+    sample_weight: float  # 1 where there is none
+    divisor: float  # 1 where there is none
+
+
+@device
+def target_at(at, size):
+    """The target at an address, widened; the bits of an int64 where it is uint64. ``size`` as in arguments.TABLE."""
+    if size == -8 or size == 8:
+        return load(at, np.int64)
+    if size == -4:
+        return np.int64(load(at, np.int32))
+    if size == 4:
+        return np.int64(load(at, np.uint32))
+    if size == -2:
+        return np.int64(load(at, np.int16))
+    if size == 2:
+        return np.int64(load(at, np.uint16))
+    if size == -1:
+        return np.int64(load(at, np.int8))
+    return np.int64(load(at, np.uint8))
+
+
+@device
+def row_at(address, outer, row, inner, n):
+    """Where row n of an array begins."""
+    if n < inner:  # no division, where there is one dimension of rows
+        return address + n * row
+    return address + n // inner * outer + n % inner * row
+
+
+@functools.cache
+def rows_of(kind: str, of_parts: bool) -> Callable:
+    """The device function (a, index): the Row of that number, or where rows are cut the part of that number.
+
+    ``of_parts``: rows are put together from what was found of their parts; then a Row is whole.
+    """
+    elements = elements_of(kind)
+    real, real_size = elements.real, elements.real_size
+    zero, one = real(0), real(1)
+
+    @device
+    def row_of(a, index):
+        n, begin, classes = index, np.int64(0), a.classes
+        if a.parts > 1 and not of_parts:
+            n = index // a.parts
+            begin = (index - n * a.parts) * a.part_classes
+            classes = min(a.part_classes, a.classes - begin)
+        y, state, weight, divisor = np.int64(-1), READ, one, one
+        if a.targets != 0:
+            y = target_at(row_at(a.targets, a.targets_outer, a.targets_row, a.inner, n), a.target_size)
+            if y < 0 or y >= a.classes:
+                state = BAD
+            if a.has_ignored != 0 and y == a.ignored:
+                state = SKIPPED
+        if a.sample_weight != 0:
+            weight = load(a.sample_weight + n * real_size, real)
+            if weight == zero:
+                state = SKIPPED
+        if a.divisor != 0:
+            divisor = load(a.divisor, real)
+            if divisor == zero:
+                state = SKIPPED
+        x = row_at(a.x, a.x_outer, a.x_row, a.inner, n) + begin * a.x_class
+        out = row_at(a.out, a.out_outer, a.out_row, a.inner, n) + begin * a.out_class
+        target = y - begin
+        if state != READ or (target >= classes and not of_parts):
+            target = np.int64(-1)
+        to_read = classes if state == READ else np.int64(0)
+        return Row(n, begin, classes, state, to_read, x, out, y, target, weight, divisor)
+
+    return row_of

@@ -1,0 +1,165 @@
+"""A row's maximum and the sum of its exponentials: of one lane's classes, of two parts as one, of the whole row.
+
+As in kernels/ and in Numba on the CPU, a row is (max, rest): its maximum m, and the sum of e^(z - m) over all classes
+but one at the maximum. What is added up is float32 (float64 for float64) and 2^HEADROOM larger, so that a sum of terms
+below 2^-126 keeps its digits.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .elements import device, elements_of
+from .exp import exponential_of
+from .intrinsics import fma, larger, smaller
+
+HEADROOM = 60
+
+
+class RowSum(NamedTuple):
+    """Of classes of a row: reals. Until `settled`, rest and its error are 2^HEADROOM larger."""
+
+    max: float
+    rest: float  # sum of e^(z - max) over all of the classes but one at the maximum
+    error: float  # what rest has lost to rounding: rest + error is nearer
+
+
+class LaneSum(NamedTuple):
+    """Of the classes that a lane has seen so far: reals."""
+
+    max: float
+    sum: float  # with error: of e^(z - offset) 2^k, over all of the classes but one at the maximum
+    error: float
+    limit: float  # a class beyond it needs another anchor
+    offset: float  # the anchor
+    k: float
+    magic: float  # of e^y 2^k, as exp.py says
+    lowest: float
+
+
+class Sums(NamedTuple):
+    """The functions of a dtype."""
+
+    begun: Callable  # (): the LaneSum of no class
+    added: Callable  # (v, n, lane): the LaneSum with v[0 : n] as well
+    ended: Callable  # (lane): the RowSum of what a lane has seen
+    merged: Callable  # (part, other): the RowSum of both
+    settled: Callable  # (row): the RowSum of a whole row, as itself in place of 2^HEADROOM larger
+    anchored: Callable  # (m): where exponentials of a row of that maximum are anchored
+    plus: Callable  # (total, error, term): a sum, its rounding error, and another term
+    difference: Callable  # (a, b): a - b and its rounding error
+
+
+@functools.cache
+def sums_of(kind: str) -> Sums:
+    """Those of the dtype of that name."""
+    real, e_to = elements_of(kind).real, exponential_of(kind)
+    log2e, frame_at, exp_at, exp_pair, nearest = e_to.log2e, e_to.frame_at, e_to.exp_at, e_to.exp_pair, e_to.nearest
+    zero, lowest_number, nan = real(0), real(-np.inf), real(np.nan)
+    headroom, down = real(HEADROOM), real(2.0**-HEADROOM)
+    # Twice the distance at which e^z is lost beside e^m; and 2^20, by which a sum may pass its anchor.
+    far, room = real(256 if real is np.float32 else 2048), real(20 * math.log(2))
+
+    @device
+    def difference(a, b):
+        """(a - b, its rounding error; 0 where that is undefined)."""
+        d = a - b
+        back = d - a
+        error = (a - (d - back)) - (b + back)
+        return d, error if error == error else zero
+
+    @device
+    def plus(total, error, term):
+        """(total + term, error with what that has lost to rounding)."""
+        new = total + term
+        kept = new - total
+        return new, error + ((total - (new - kept)) + (term - kept))
+
+    @device
+    def merged(part, other):
+        """Two RowSums as one; the same either way round, to the bit."""
+        (m, rest, error), (n, other_rest, other_error) = part, other
+        top, low = larger(m, n), smaller(m, n)
+        magic, lowest = frame_at(headroom)
+        distance, off_by = difference(low, zero if top == lowest_number else top)
+        e, more = exp_pair(distance, magic, lowest)
+        more = fma(e, off_by, more)
+        first = m > n or (m == n and rest >= other_rest)
+        kept, error, lost, lost_error = (
+            (rest, error, other_rest * down, other_error * down)
+            if first
+            else (other_rest, other_error, rest * down, error * down)
+        )
+        product = e * lost
+        error += fma(e, lost, -product) + fma(e, lost_error, fma(more, lost, more))
+        kept, error = plus(kept, error, e)
+        kept, error = plus(kept, error, product)
+        return RowSum(top, kept, error)
+
+    @device
+    def anchored(m):
+        """(offset, k): e^(z - offset) 2^k is about 2^HEADROOM for z = m, and z - offset exact for any z that counts.
+
+        The offset is 0 where it can be, because z - m is rounded: that would cost e^(z - m) 16 ulp at a distance of
+        20. From ``far`` on it is m, because e^z cannot be reduced as it is.
+        """
+        offset = m if abs(m) >= far else zero
+        return offset, headroom - nearest((m - offset) * log2e)
+
+    @device
+    def begun():
+        """The LaneSum of a lane before its first class."""
+        magic, lowest = frame_at(headroom)
+        return LaneSum(lowest_number, zero, zero, lowest_number, zero, headroom, magic, lowest)
+
+    @device
+    def added(v, n, lane):
+        """Folds v[0 : n] into a lane's sum, n even. Overwrites v: each class but the largest makes way for a smaller.
+
+        The group's sum is taken by itself, and the lane's carries its rounding error from group to group: a lane that
+        adds 512 equal terms one by one is off by 126 ulp.
+        """
+        m, s, error, limit, offset, k, magic, lowest = lane
+        top = m
+        for i in range(n):
+            z = v[i]
+            v[i] = smaller(top, z)
+            top = larger(top, z)
+        # The lane's first group always takes this branch; a later one does only where it passes the anchor by more
+        # than the sum's range allows.
+        if top > limit:
+            old_offset, old_k = offset, k
+            offset, k = anchored(top)
+            limit = top + room
+            move, bottom = frame_at(k - old_k + headroom)
+            by = exp_at(old_offset - offset, move, bottom)
+            s, error = (zero, zero) if s == zero else (s * down * by, error * down * by)
+            magic, lowest = frame_at(k)
+        even, odd = zero, zero
+        for i in range(n // 2):
+            even += exp_at(v[2 * i] - offset, magic, lowest)
+            odd += exp_at(v[2 * i + 1] - offset, magic, lowest)
+        s, error = plus(s, error, even + odd)
+        return LaneSum(top, s, error, limit, offset, k, magic, lowest)
+
+    @device
+    def ended(lane):
+        """The RowSum of what a lane has seen."""
+        magic, lowest = frame_at(headroom - lane.k)
+        e, more = exp_pair(lane.offset - lane.max, magic, lowest)
+        s, rest = lane.sum, lane.sum * e
+        error = fma(s, e, -rest) + fma(s, more, lane.error * e)
+        return RowSum(lane.max, zero, zero) if s == zero else RowSum(lane.max, rest, error)
+
+    @device
+    def settled(row):
+        """The RowSum of a whole row as itself, no longer 2^HEADROOM larger; NaN throughout where it is undefined."""
+        m, rest, error = row
+        total = rest + error  # error may be many ulp of rest, because the distance of two maxima is rounded, too
+        error -= total - rest
+        return RowSum(m, total * down, error * down) if m - m == zero else RowSum(nan, nan, nan)
+
+    return Sums(begun, added, ended, merged, settled, anchored, plus, difference)

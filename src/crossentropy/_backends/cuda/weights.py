@@ -1,0 +1,167 @@
+"""The weights that a target puts on a row's classes, and their sums; or what arrives at a log-softmax, and its sum."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from .elements import device, elements_of
+from .groups import one_by_one, together
+from .intrinsics import fma, load
+from .logits import logits_of
+from .rows import row_at
+from .sums import sums_of
+from .vectors import vectors_of
+
+
+class Smoothing(NamedTuple):
+    """The weight of a class is w_c (keep q_c + floor): reals."""
+
+    keep: float  # 1 - label_smoothing
+    floor: float  # label_smoothing / classes
+
+
+class RowTarget(NamedTuple):
+    """Where the weights of a row, or of a part of one, are from."""
+
+    class_weight: int  # address of its first class's; 0 where there are none
+    q: int  # address of its first class's probability, or of what arrives at a log-softmax there
+    q_class: int  # bytes from class to class
+    keep: float  # as in `Smoothing`
+    floor: float
+
+
+class WeightSum(NamedTuple):
+    """Over classes of a row: reals, each with what it has lost to rounding."""
+
+    mass: float  # the sum of the weights
+    mass_error: float
+    distance: float  # the sum of weight times (m - z), m the row's maximum
+    distance_error: float
+
+
+class Weights(NamedTuple):
+    """The functions of a kernel."""
+
+    smoothing_of: Callable  # (a): the Smoothing of every row
+    target_of: Callable  # (a, row, smoothing): the RowTarget of a Row
+    weights_of: Callable  # (u, first, classes, target): the weights of a vector's classes, into u[0 : width]
+    summed: Callable  # (a, row, target, m, lane, turn, v, u): (mass, distance) of the whole row
+    total: Callable  # (found, turn): (mass, distance) of every lane's WeightSum together
+    times: Callable  # (weight, value): their product, where 0 times inf is 0
+    nothing: WeightSum  # of no class
+
+
+def weights_of(kind: str, shape, result) -> Weights:
+    """Those of the kernel of a dtype, a shape of work and a result."""
+    elements, vectors, plus = elements_of(kind), vectors_of(kind, result.q), sums_of(kind).plus
+    real, real_size, width, read = elements.real, elements.real_size, elements.width, logits_of(kind).read
+    take_whole, take_any, beside, beside_whole = (
+        vectors.take_whole,
+        vectors.take_any,
+        vectors.beside,
+        vectors.beside_whole,
+    )
+    q_kind, backward, kept, apart = result.q, result.is_backward, shape.kept, shape.lanes * width
+    zero, one = real(0), real(1)
+    nothing = WeightSum(zero, zero, zero, zero)
+
+    @device
+    def times(weight, value):
+        return zero if weight == zero else weight * value
+
+    @device
+    def smoothing_of(a):
+        return Smoothing(one - a.label_smoothing, a.label_smoothing / real(a.classes))
+
+    @device
+    def target_of(a, row, smoothing):
+        class_weight = a.class_weight + row.begin * real_size if a.class_weight != 0 else a.class_weight
+        q = row_at(a.q, a.q_outer, a.q_row, a.inner, row.number) + row.begin * a.q_class
+        return RowTarget(class_weight, q, a.q_class, smoothing.keep, smoothing.floor)
+
+    @device
+    def weights_of(u, first, classes, target):
+        """w_c (keep q_c + floor); or what arrives at a log-softmax."""
+        if q_kind:
+            if kept:
+                beside_whole(u, target.q, first)
+            else:
+                beside(u, target.q, target.q_class, first, classes)
+        if not backward:
+            for j in range(width):
+                u[j] = fma(target.keep, u[j], target.floor) if q_kind else target.floor
+            if target.class_weight != 0:
+                for j in range(width):
+                    c = first + j
+                    if c >= 0 and c < classes:
+                        u[j] *= load(target.class_weight + c * real_size, real)
+
+    @device
+    def added(v, u, first, classes, target, m, found):
+        """A WeightSum with the classes of a vector, whose logits are v, as well. Overwrites u."""
+        mass, mass_error, distance, distance_error = found
+        weights_of(u, first, classes, target)
+        for j in range(width):
+            if first + j < classes:
+                mass, mass_error = plus(mass, mass_error, u[j])
+                if not backward:
+                    distance, distance_error = plus(distance, distance_error, times(u[j], m - v[j]))
+        return WeightSum(mass, mass_error, distance, distance_error)
+
+    @device
+    def of_lane(lane, given):
+        """The WeightSum of a lane's vectors. Overwrites v and u."""
+        a, row, target, m, v, u = given
+        found = nothing
+        first = np.int64(lane) * width
+        vector = cuda.local.array(4, np.uint32)
+        while first < row.to_read:
+            if not backward:
+                # What registers hold is read again, too, from memory (a cache of it): a loop over registers must be
+                # unrolled, and the compiler gives up on one so long.
+                if kept:
+                    take_whole(vector, 0, row.x, first, row.to_read)
+                else:
+                    take_any(vector, 0, row.x, a.x_class, first, row.to_read)
+                read(a, vector, 0, v, 0)
+            found = added(v, u, first, row.to_read, target, m, found)
+            first += apart
+        return found
+
+    @device
+    def both(part, other):
+        """Two WeightSums as one."""
+        mass, mass_error = plus(part.mass, part.mass_error + other.mass_error, other.mass)
+        distance, distance_error = plus(part.distance, part.distance_error + other.distance_error, other.distance)
+        return WeightSum(mass, mass_error, distance, distance_error)
+
+    @device
+    def rounded(found):
+        """(mass, distance), each with its error; a distance that is infinite has none."""
+        distance = found.distance
+        if distance - distance == zero:
+            distance += found.distance_error
+        return found.mass + found.mass_error, distance
+
+    if shape.alone:
+        over_lanes = one_by_one(elements, shape, of_lane, both, nothing)
+
+        @device
+        def summed(a, row, target, m, lane, turn, v, u):
+            return rounded(over_lanes((a, row, target, m, v, u)))
+
+        total = None
+    else:
+        reduce = together(elements, shape, both, nothing)
+
+        @device
+        def total(found, turn):
+            return rounded(reduce(found, turn))
+
+        @device
+        def summed(a, row, target, m, lane, turn, v, u):
+            return total(of_lane(lane, (a, row, target, m, v, u)), turn)
+
+    return Weights(smoothing_of, target_of, weights_of, summed, total, times, nothing)
