@@ -21,7 +21,6 @@ VALUES = {
     "test_a_gradient_on_probabilities_is_torchs",
     "test_ctrl_c_ends_a_long_call",
     "test_property",
-    "test_rows_from_a_users_own_function",
     "test_streamed_results_are_those_of_small_calls",
     "test_the_same_bits_however_it_is_called",
     "test_values_and_gradients",
@@ -35,6 +34,7 @@ FIRST = {
     "test_gradcheck_and_gradgradcheck",  # test_torch_samples.py has others
     "test_more_than_2_31_elements",
     "test_python_without_assertions",
+    "test_rows_from_a_users_own_function",
     "test_rows_from_python",  # Numba compiles each row function again for each dtype, and keeps none
     "test_the_loss_takes_no_memory_of_the_logits_size",
     "test_twenty_thousand_calls_leave_nothing_behind",
