@@ -22,9 +22,11 @@ def opening(path: Path) -> str:
     if path.suffix == ".py":
         words = ast.get_docstring(ast.parse(text)) or ""
     else:
-        found = re.match(r'(?:#.*\n)*(?:/\*(.*?)\*/|"""(.*?)""")', text, re.DOTALL)
+        found = re.match(r'(?:# .*\n)*(?:/\*(.*?)\*/|"""(.*?)""")', text, re.DOTALL)  # .pyx: after its directives
         words = (found[1] or found[2]).replace("\n *", "\n") if found else ""
     words = " ".join(words.split("\n\n")[0].split())  # of its first paragraph
+    if not words and path.with_suffix(".h").exists():
+        return f"What `{path.stem}.h` declares."
     sentence = re.match(r"(.*?\.)(?= |$)", words)
     return sentence[1] if sentence else words
 

@@ -31,8 +31,8 @@ def holding(pattern):
     """The source files in which a pattern occurs."""
     files = [ROOT / part for part in SEARCHED]
     files = [path for part in files for path in ([part] if part.is_file() else part.rglob("*"))]
-    those = [path for path in files if path.suffix in SUFFIXES and re.search(pattern, path.read_text(encoding="utf-8"))]
-    return {path.relative_to(ROOT).as_posix() for path in those}
+    names = [path.relative_to(ROOT).as_posix() for path in files if path.suffix in SUFFIXES]
+    return {name for name in names if re.search(pattern, name + "\n" + (ROOT / name).read_text(encoding="utf-8"))}
 
 
 @pytest.mark.parametrize(("example", "paths"), recipes() if PAGE.exists() else [])

@@ -211,7 +211,7 @@ def test_classes_at_minus_infinity_count_for_nothing_however_weighted(kernels):
 
 
 def test_small_plain_arrays_give_the_same_bits_as_others(kernels, rng):
-    """The short way of native.light beside the long one, which an option at its default in another object takes."""
+    """The short way of native.light beside the long one, which an option takes."""
     shapes = [(37, 11), (400, 103), (3000, 3), (9000, 5)]  # for several threads; losses for the stack or not, and both
     for dtype, (rows, classes) in itertools.product((np.float32, np.float64), shapes):
         x, t = rng.standard_normal((rows, classes)).astype(dtype), rng.integers(0, classes, rows)

@@ -38,6 +38,8 @@ _HOME = {
     "backends": "_backends.registry",
     "config": "_backends.registry",
 }
+# What needs more than NumPy, or is for those who look under the functions: imported when it is named, as the others.
+_OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "torch")
 _MODULES = ("autograd", "distributions", "reference", "testing", "training")
 
 __all__ = [
@@ -64,7 +66,7 @@ if not TYPE_CHECKING:  # a checker would take it for saying that every name exis
     def __getattr__(name):
         if name in _HOME:
             value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-        elif name in _MODULES:
+        elif name in _MODULES or name in _OPTIONAL:
             value = importlib.import_module(f".{name}", __name__)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -191,6 +191,13 @@ def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], option
     return [options.weight * value for value in grad]
 
 
+def largest_terms(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> list[float]:
+    """The larger of the two terms of each entry of the gradient, v a p_c and v t_c: in its ulp an entry is judged."""
+    t = target_weights(target, len(z), options)
+    a = total([*t, abs(times(2.0 * options.z_loss, logsumexp(z)))])
+    return [options.weight * max(a * p_c, abs(t_c)) for p_c, t_c in zip(softmax(z), t, strict=True)]
+
+
 # ---------------------------------------------------------------------- the batch (algorithm 1's cost)
 
 

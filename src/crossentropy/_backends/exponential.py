@@ -1,4 +1,4 @@
-"""The constants of e^z for Numba and CUDA, as `kernels/fit.py` prints them; kernels/math/exp.h has the same in C.
+"""The constants of e^z for Numba and CUDA, as kernels/math/fit.py prints them; kernels/math/exp.h has the same in C.
 
 z = n ln2 + r with |r| <= ln2/2, and e^r = 1 + r (1 + r Q(r)). A test holds both places to fit.py.
 """

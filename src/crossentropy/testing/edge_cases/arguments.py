@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ... import autograd, cross_entropy, cross_entropy_and_grad, cross_entropy_grad, log_softmax
+from ..._options import NUMERIC, OPTIONS
 from ..ulps import refuses, require, same
 from .case import INF, NAN, both, edge_case, numbers
 
@@ -53,7 +54,6 @@ def _(dtype):
     for options, message in (
         ({"label_smoothing": 1.5}, "label_smoothing must be in [0, 1], got 1.5"),
         ({"label_smoothing": NAN}, "label_smoothing must be in [0, 1], got nan"),
-        ({"z_loss": -1.0}, "z_loss must be finite and not negative, got -1.0"),
         ({"normalizer": 0}, "normalizer must be finite and positive, got 0"),
         ({"normalizer": 5, "reduction": "sum"}, "normalizer goes with reduction='mean'"),
         ({"reduction": "average"}, "reduction must be one of"),
@@ -61,6 +61,10 @@ def _(dtype):
         for call in (cross_entropy, cross_entropy_and_grad, autograd.forward):
             with refuses(ValueError, message):
                 call(x, t, **options)
+    for name in NUMERIC:
+        for value in OPTIONS[name].bad:
+            with refuses(ValueError if isinstance(value, float) else TypeError, f"{name} must be "):
+                cross_entropy(x, t, **{name: value})
 
 
 @edge_case("out that will not do")
