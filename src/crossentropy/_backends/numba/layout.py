@@ -154,6 +154,12 @@ def scatter(a, at, n, buffer):
             memory.store(here, memory.swapped(bits) if a.swapped else bits)
 
 
+@inner
+def odd_row(stride, element, direct):
+    """A single row as an OddRow, in the machine's own byte order."""
+    return OddRow(stride, element, 0, int(direct))
+
+
 # ---------------------------------------------------------------------- blocks of a row
 
 

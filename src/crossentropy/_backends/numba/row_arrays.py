@@ -6,7 +6,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 
 from .compiling import INNER, inner
-from .layout import F32, F64, OddRow, Row
+from .layout import F32, F64, Row, odd_row
 from .memory import address
 from .rows import SCRATCH, parts, read_row
 
@@ -48,7 +48,7 @@ def _as_row(z):
 
     def of_odd_array(z):
         direct = z.strides[0] == z.itemsize and address(z) % z.itemsize == 0
-        return OddRow(z.strides[0], F32 if z.itemsize == 4 else F64, 0, int(direct))
+        return odd_row(z.strides[0], F32 if z.itemsize == 4 else F64, direct)
 
     return of_odd_array
 
