@@ -97,7 +97,7 @@ def kernel(kind, shape, result):
             index = min(index, count - 1)
             row = row_of(a, index)
             target = target_of(a, row, smoothing)
-            z_y = read_one(a, row.x + row.target * a.x_class) if row.target >= 0 and not is_part else zero
+            z_y = read_one(a, row.x + row.target * a.x_class) if row.has_target and not is_part else zero
 
             hold(row, lane, words)
             found = find(a, row, target, lane, turn, words, v, u)

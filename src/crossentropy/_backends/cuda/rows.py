@@ -23,7 +23,8 @@ class Row(NamedTuple):
     x: int  # address of the logit of class `begin`
     out: int  # and of the result
     y: int  # the target's class; -1 where there are no targets
-    target: int  # the same, counted from `begin`; negative where it is none of these classes, or the row is not READ
+    target: int  # the same, counted from `begin`; it may lie past either end
+    has_target: bool  # whether the row is READ and the target's class is one of these
     sample_weight: float  # 1 where there is none
     divisor: float  # 1 where there is none
 
@@ -89,9 +90,8 @@ def rows_of(kind: str, of_parts: bool) -> Callable:
         x = row_at(a.x, a.x_outer, a.x_row, a.inner, n) + begin * a.x_class
         out = row_at(a.out, a.out_outer, a.out_row, a.inner, n) + begin * a.out_class
         target = y - begin
-        if state != READ or (target >= classes and not of_parts):
-            target = np.int64(-1)
+        has_target = state == READ and target >= 0 and (of_parts or target < classes)
         to_read = classes if state == READ else np.int64(0)
-        return Row(n, begin, classes, state, to_read, x, out, y, target, weight, divisor)
+        return Row(n, begin, classes, state, to_read, x, out, y, target, has_target, weight, divisor)
 
     return row_of

@@ -51,7 +51,7 @@ def writing_of(kind: str, shape, result, weights_of) -> Writing:
         else:
             head = results(a, row, target, frame, lane, alive, words, v, u)
             # The thread that has just written the target's class puts the target's own gradient over it.
-            if is_gradient and row.target >= 0 and alive and (row.target + head) // width % workers == lane:
+            if is_gradient and row.has_target and alive and (row.target + head) // width % workers == lane:
                 put(row.out + row.target * a.out_class, frame.at_target)
 
     return Writing(_wait(shape), write)
