@@ -31,11 +31,11 @@ def require_float(a: Layout, name: str) -> None:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64 on a device, got {a.dtype}")
 
 
-def class_axis(x: Layout, axis: Any, name: str) -> int:
-    """The number from 0 of the class axis of logits, which has classes unless there are no rows."""
+@functools.lru_cache(4096)
+def class_axis(x: Layout, number: int, name: str) -> int:
+    """The class axis of logits counted from 0; there are classes along it, unless there are no rows."""
     if x.ndim == 0:
         raise ValueError(f"{name} must have a class axis, got a scalar")
-    number = integer(axis, "axis")
     if not -x.ndim <= number < x.ndim:
         raise np.exceptions.AxisError(number, x.ndim)
     number %= x.ndim
@@ -98,6 +98,7 @@ def require_like(g: Layout, log_p: Layout) -> None:
         raise ValueError(f"grad_output must have shape {log_p.shape}, got {g.shape}")
 
 
+@functools.lru_cache(4096)
 def require_result(out: Layout, x: Layout, is_x: bool = False) -> None:
     """Raise unless a result like x can go to ``out``, as far as that shows in how they lie; ``is_x``: it is x."""
     if out.shape != x.shape:
@@ -116,8 +117,12 @@ def require_apart(out: Array, inputs: dict[str, Array | None], x: Array | None) 
         if other is None or (other is x and _arrays.same_elements(out, other)):
             continue
         if _arrays.may_share_memory(out, other):
-            rule = f" other than being {name} itself" if other is x else ""
-            raise ValueError(f"out must not share memory with {name}{rule}")
+            raise shares_memory(name, other is x)
+
+
+def shares_memory(name: str, may_be: bool) -> ValueError:
+    """The error for an ``out`` that shares memory with an input; ``may_be``: it would do as that input itself."""
+    return ValueError(f"out must not share memory with {name}{f' other than being {name} itself' if may_be else ''}")
 
 
 def require_statistics(statistics: Layout, rows: int, fields: int) -> None:
@@ -181,7 +186,7 @@ def floats(value: Any, name: str) -> tuple[np.ndarray, Layout]:
 def logits(value: Any, axis: Any, name: str = "logits") -> tuple[np.ndarray, int]:
     """The logits as given and the number of their class axis, which has classes unless there are no rows."""
     x, lies = floats(value, name)
-    return x, class_axis(lies, axis, name)
+    return x, class_axis(lies, integer(axis, "axis"), name)
 
 
 def classes_last(x: np.ndarray, axis: int) -> np.ndarray:
@@ -270,12 +275,12 @@ def result(
     if not isinstance(out, np.ndarray) or isinstance(out, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"out must be a plain array, got {type(out).__name__}")
     out = out.view(np.ndarray)
-    to, like = _placed(out), _placed(x)
-    others: dict[str, Array | None] = {key: _placed(value) for key, value in inputs.items()}
-    x_given = others.get(name) if may_be_x else None
-    in_place = may_be_x and _arrays.same_elements(to, like)
-    require_result(to.layout, like.layout, in_place)
-    require_apart(to, others, x_given)
+    sharing = [key for key, value in inputs.items() if np.may_share_memory(out, value)]
+    in_place = bool(sharing) and may_be_x and _arrays.same_elements(_placed(out), _placed(x))
+    require_result(_arrays.on_host(out), _arrays.on_host(x), in_place)
+    for key in sharing:
+        if not (in_place and key == name):
+            raise shares_memory(key, may_be_x and key == name)
     return out
 
 

@@ -166,7 +166,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossO
     np.float64(1.928749847963918e-22)
     """
     left = passed("cross_entropy", options) if options else {}
-    if is_plain(left) and (light := registry.light()) and (found := light(logits, targets)):
+    if (not left or is_plain(left)) and (light := registry.light()) and (found := light(logits, targets)):
         return as_scalar(found[0], loss_dtype(logits))
     if _device.holds(logits):
         return registry.device_backend().cross_entropy(logits, targets, **left)
@@ -260,7 +260,7 @@ def _loss_and_grad(
 ) -> LossAndGrad:
     """Loss and gradient, for the public function of that name."""
     left = passed(name, options) if options else {}
-    plain = is_plain(left) and type(grad_output) is float and grad_output == 1.0
+    plain = (not left or is_plain(left)) and type(grad_output) is float and grad_output == 1.0
     if plain and (light := registry.light()) and (found := light(logits, targets, True, out)):
         return LossAndGrad(as_scalar(found[0], loss_dtype(logits)), found[1])
     if _device.holds(logits):

@@ -120,8 +120,8 @@ def light(x, targets, wants_grad=False, out=None):
     """
     if type(x) is not np.ndarray or type(targets) is not np.ndarray or not 0 < x.size < LIGHT_BELOW:
         return None
-    if (x.dtype is not _FLOAT32 and x.dtype is not _FLOAT64) or targets.dtype is not _INT64:
-        return None  # as it may be for equal dtypes that are other objects
+    if x.dtype not in _PLAIN or targets.dtype != _INT64:
+        return None
     if out is not None and type(out) is not np.ndarray:
         return None
     grad = (np.empty_like(x) if out is None else out) if wants_grad else None
