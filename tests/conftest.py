@@ -17,6 +17,8 @@ import crossentropy
 @pytest.hookimpl(tryfirst=True)  # before -m leaves out what is slow
 def pytest_collection_modifyitems(items):
     layers.mark(items)
+    # Last, and so by one of two processes: what one compiles with Numba the other then finds on disk.
+    items.sort(key=lambda item: "numba" in item.nodeid)
 
 
 AVAILABLE = {found.name: found.available for found in crossentropy.backends()}

@@ -35,7 +35,6 @@ FIRST = {
     "test_more_than_2_31_elements",
     "test_python_without_assertions",
     "test_rows_from_a_users_own_function",
-    "test_rows_from_python",  # Numba compiles each row function again for each dtype, and keeps none
     "test_the_loss_takes_no_memory_of_the_logits_size",
     "test_twenty_thousand_calls_leave_nothing_behind",
 }
@@ -47,9 +46,16 @@ SLOW = {
     "test_it_learns",  # the example's command trains, too
     "test_kernels_are_compiled_once_and_kept",  # by Numba, several times in processes of their own
     "test_kernels_of_several_processes_go_together",
+    "test_info_says_why_a_backend_is_missing",
+    "test_no_memory_but_the_gradients",
+    "test_records_are_complete",  # the quick benchmarks of every backend, ISA and number of threads
+    "test_rows_from_python",  # Numba compiles each row function again for each dtype, and keeps none
+    "test_the_document_says_on_what",  # the same benchmarks
+    "test_train_without_arguments",  # the other tests of the command train, too
     "test_kernels_that_cannot_be_kept_are_used",
     "test_rows_of_any_stride_and_in_place",  # Numba compiles each row function again for each layout
     "test_the_curves_coincide",
+    "test_undefined_rows",  # Numba compiles its row functions for one more dtype
 }
 # Cases of tests that are kept otherwise: what other libraries take to start.
 SLOW_CASES = {f"test_peers_compute_the_same[{name}]" for name in ("JAX", "scikit-learn", "torch")}

@@ -84,7 +84,13 @@ def partial(z: Sequence[float]) -> Partial:
     if any(map(math.isnan, z)) or math.isinf(m):
         return UNDEFINED
     top = z.index(m)
-    return Partial(m, math.fsum(exp_diff(value, m) for c, value in enumerate(z) if c != top))
+    others = [value for c, value in enumerate(z) if c != top]
+    rest = math.fsum(exp_diff(value, m) for value in others)
+    if 0 < rest < 2.0**-1000:  # terms near 2^-1074 are each rounded to a multiple of it: round their sum alone
+        second = max(others)
+        half = exp_diff(second / 2, m / 2)
+        rest = half * math.fsum(exp_diff(value, second) for value in others) * half
+    return Partial(m, rest)
 
 
 def merge(a: Partial, b: Partial) -> Partial:
