@@ -1,4 +1,4 @@
-"""The cases of crossentropy.bench under pytest-benchmark: `python -m pytest benchmarks --benchmark-enable`.
+"""The cases of crossentropy.bench under pytest-benchmark: `python -m pytest benchmarks -n 0 --benchmark-enable`.
 
 What is timed is the same; the order is not: here one implementation after the other, so that a machine that slows down
 meanwhile is unfair to the last. Comparisons are those of `crossentropy bench`, whose rounds take turns.

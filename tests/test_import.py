@@ -1,5 +1,6 @@
 """What ``import crossentropy`` costs and loads."""
 
+import ast
 import importlib.util
 import inspect
 import re
@@ -41,6 +42,27 @@ def test_every_public_name_is_there():
     assert set(crossentropy.__all__) <= set(dir(crossentropy))
     with pytest.raises(AttributeError, match="no attribute 'crossentropy'"):
         crossentropy.crossentropy  # noqa: B018
+
+
+def test_checkers_see_the_names_that_there_are():
+    """What is imported under TYPE_CHECKING is what is imported when it is first used."""
+    tree = ast.parse(inspect.getsource(crossentropy))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {name.name for node in block.body for name in node.names}
+    assert seen == set(crossentropy._HOME) | set(crossentropy._MODULES)
+
+
+@pytest.mark.parametrize("name", ["native", "numba_cpu"])
+def test_a_backend_by_its_public_name_is_one(name):
+    if name == "numba_cpu" and not importlib.util.find_spec("numba"):
+        pytest.skip("numba is missing")
+    backend = getattr(crossentropy, name)
+    with crossentropy.config(backend=backend):
+        loss, grad = crossentropy.cross_entropy_and_grad([[1.0, 2.0]], [0], z_loss=0.1)
+    assert loss > 1
+    assert grad.shape == (1, 2)
+    with pytest.raises(TypeError, match=r"backend must have the functions of one, got crossentropy\.reference without"):
+        crossentropy.config(backend=crossentropy.reference)
 
 
 def test_version_is_the_metadata_s():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import typing
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ FUNCTIONS = [
     crossentropy.cross_entropy_and_grad,
     crossentropy.cross_entropy_grad,
     autograd.forward,
-    lambda *given, **options: autograd.restored(np.zeros((32, 3)), None, *given, **options),
+    lambda *given, **options: autograd.restored(np.zeros((32, autograd.FIELDS)), None, *given, **options),
 ]
 
 
@@ -48,6 +49,22 @@ def test_a_misspelt_option_names_the_function_and_the_nearest(function):
         function(X, T, label_smothing=0.1)
     with pytest.raises(TypeError, match="'xyz'; its options are axis, class_weight"):
         function(X, T, xyz=0.1)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS[1:3])
+def test_a_misspelt_keyword_of_the_function_s_own_is_named_too(function):
+    with pytest.raises(TypeError, match="'grad_ouput'; did you mean 'grad_output'"):
+        function(X, T, grad_ouput=1.0)
+
+
+def test_types_can_be_asked_for():
+    for function in (*FUNCTIONS[:4], autograd.restored, crossentropy.logsumexp, crossentropy.training.fit):
+        assert typing.get_type_hints(function)["return"] is not None
+
+
+def test_a_number_that_is_not_set_is_0():
+    """Where no option is set, C's record and Numba's are filled with zeros."""
+    assert all(DEFAULTS[name] == 0 for name in NUMERIC)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -83,11 +100,12 @@ def test_documented_defaults_are_no_options(function, short_ways):
     """Each by itself and all together, as other objects than the table's."""
     plain = function(X, T)
     equal = {name: float(str(value)) if isinstance(value, float) else value for name, value in DEFAULTS.items()}
-    for given in (*({name: value} for name, value in equal.items()), equal):
+    whole = {name: 0 for name in NUMERIC}  # as the documentation has them
+    for given in (*({name: value} for name, value in equal.items()), equal, whole):
         got = function(X, T, **given)
         for one, other in zip(arrays(got), arrays(plain), strict=True):
             same(one, other)
-    assert len(short_ways) == len(equal) + 2
+    assert len(short_ways) == len(equal) + 3
 
 
 @pytest.mark.parametrize("name", NUMERIC)
@@ -115,5 +133,10 @@ def test_the_drop_in_takes_what_is_beyond_pytorch():
         assert shown[name].default == DEFAULTS[name]
         assert f"    {name} : {OPTIONS[name].kind}\n        " in ours.cross_entropy.__doc__
         assert getattr(ours.CrossEntropyLoss(), name) == DEFAULTS[name]
+        assert inspect.signature(ours.CrossEntropyLoss).parameters[name].default == DEFAULTS[name]
+        assert f"    {name} : {OPTIONS[name].kind}\n        " in ours.CrossEntropyLoss.__doc__
     with pytest.raises(TypeError, match="'zloss'; did you mean 'z_loss'"):
         ours.CrossEntropyLoss(zloss=1e-4)
+    with pytest.raises(TypeError, match="'inplac'; did you mean 'inplace'"):
+        ours.CrossEntropyLoss(inplac=True)
+    assert typing.get_type_hints(ours.cross_entropy)["return"] is not None

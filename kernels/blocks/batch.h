@@ -1,5 +1,5 @@
-/* Rows whose few numbers are worked on together, in float64 lanes: exp, log and divisions of a row alone would take
- * more than half as long as reading its 1000 classes does. */
+/* Rows whose few numbers are worked on together, in float64 lanes, because exp, log and divisions of one row alone are
+ * slow beside the reading of its classes (docs/performance.md). */
 #ifndef BATCH_H
 #define BATCH_H
 

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+
 
 class Layout:
     """How an array lies from its address on: what checks and plans need to know of it, on the host and on a device.
@@ -74,7 +77,8 @@ def _host_layout(
     shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype, char: str, writeable: bool
 ) -> Layout:
     # Where a longdouble has 64 bits NumPy takes it for equal to float64, which it is not to kernels.
-    name = "longdouble" if char == "g" else dtype.name
+    supported = char != "g" and dtype.name in FLOATS | INTEGERS
+    name = dtype.name if supported else "longdouble" if char == "g" else str(dtype)
     return layout(shape, strides, name, dtype.itemsize, not writeable, True, None, not dtype.isnative)
 
 

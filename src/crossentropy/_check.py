@@ -1,7 +1,8 @@
 """Every check of what a caller passes, and every message: the name, the rule, the value.
 
 The rules are about how arrays lie (`_arrays.Layout`), and so the same on the host and on a device; `_options` has those
-of numbers. A check returns what the rest of the package works with; nothing past it looks at an argument again.
+of numbers. A check returns what the rest of the package works with. What only one of them asks besides (a device that
+numbers be aligned, PyTorch that a call be its own) stands where that is asked.
 """
 
 from __future__ import annotations
@@ -12,12 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _arrays, _device
-from ._arrays import Array, Layout
-from ._options import ARRAYS, OPTIONS, RowOptions, integer, numbers_of, real, reduction_of
-
-FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
-INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-
+from ._arrays import FLOATS, INTEGERS, Array, Layout
+from ._options import ARRAYS, OPTIONS, RowOptions, integer, numeric_of, real, reduction_of
 
 # ---------------------------------------------------------------------- rules about how arrays lie, wherever that is
 
@@ -72,12 +69,13 @@ def require_weights(w: Layout, x: Layout, axis: int, name: str) -> None:
         raise ValueError(f"{name} must have shape {shape}, got {w.shape}")
 
 
-def ignored(index: int | None, targets: Layout, probabilities: bool) -> int | None:
+def ignored(value: Any, targets: Layout, probabilities: bool) -> int | None:
     """The index that is ignored, None where no target can equal it."""
-    if index is None:
+    if value is None:
         return None
     if probabilities:
         raise ValueError("ignore_index is for index targets; with probability targets use sample_weight")
+    index = integer(value, "ignore_index")
     limits = np.iinfo(targets.dtype)
     return index if limits.min <= index <= limits.max else None
 
@@ -125,12 +123,13 @@ def shares_memory(name: str, may_be: bool) -> ValueError:
     return ValueError(f"out must not share memory with {name}{f' other than being {name} itself' if may_be else ''}")
 
 
-def require_statistics(statistics: Layout, rows: int, fields: int) -> None:
-    """Raise unless these are the statistics of so many rows, as a forward on the host makes them."""
-    if (statistics.shape, statistics.dtype) != ((rows, fields), "float64"):
-        raise ValueError(
-            f"statistics must be float64 of shape ({rows}, {fields}), got {statistics.dtype} {statistics.shape}"
-        )
+def require_numbers(a: Layout, name: str, dtype: str, shape: tuple[int, ...], in_order: bool = False) -> None:
+    """Raise unless an array is as a forward made it; ``in_order``: in C order, too, as kernels on a device take it."""
+    if (a.shape, a.dtype) != (shape, dtype):
+        raise ValueError(f"{name} must be {dtype} of shape {shape}, got {a.dtype} {a.shape}")
+    strides = zip(shape, a.strides, _arrays.c_strides(shape, a.itemsize), strict=True)
+    if in_order and a.size and not all(size == 1 or got == plain for size, got, plain in strides):
+        raise ValueError(f"{name} must be {dtype} of shape {shape} in C order, got strides {a.strides}")
 
 
 def bad_target(index: tuple[int, ...], value: Any, classes: int) -> IndexError:
@@ -215,9 +214,9 @@ def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
         if name in left:
             sources[name] = array(left[name], name)
             options[name] = _weights(sources[name], like, axis, name)
-    options |= numbers_of(left)
+    options |= numeric_of(left)
     if "ignore_index" in left:
-        options["ignore_index"] = ignored(integer(left["ignore_index"], "ignore_index"), targets, probabilities)
+        options["ignore_index"] = ignored(left["ignore_index"], targets, probabilities)
     last = classes_last(x, axis)
     t = classes_last(sources["targets"], axis) if probabilities else _classes(sources["targets"])
     row = RowOptions(**options, probabilities=probabilities)
@@ -255,7 +254,7 @@ def grad_output(value: Any, call: Loss) -> float | np.ndarray:
 def statistics(value: Any, rows: int, fields: int) -> np.ndarray:
     """What a forward has kept of so many rows."""
     numbers = array(value, "statistics")
-    require_statistics(_arrays.on_host(numbers), rows, fields)
+    require_numbers(_arrays.on_host(numbers), "statistics", "float64", (rows, fields))
     return np.require(numbers, None, ["C", "A"])
 
 
@@ -276,7 +275,7 @@ def result(
         raise TypeError(f"out must be a plain array, got {type(out).__name__}")
     out = out.view(np.ndarray)
     sharing = [key for key, value in inputs.items() if np.may_share_memory(out, value)]
-    in_place = bool(sharing) and may_be_x and _arrays.same_elements(_placed(out), _placed(x))
+    in_place = may_be_x and bool(sharing or not out.size) and _arrays.same_elements(_placed(out), _placed(x))
     require_result(_arrays.on_host(out), _arrays.on_host(x), in_place)
     for key in sharing:
         if not (in_place and key == name):

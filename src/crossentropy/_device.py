@@ -1,4 +1,4 @@
-"""Which arrays lie on a CUDA device: asked of the arrays themselves, so that no framework is imported for it."""
+"""Which arrays are tensors, and which lie on a CUDA device: asked of them alone, so that nothing is imported for it."""
 
 from __future__ import annotations
 

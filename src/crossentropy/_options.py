@@ -6,12 +6,11 @@ option needs: its formula in reference.py, and its use in each backend.
 """
 
 import collections
-import difflib
 import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, SupportsIndex, TypedDict, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, SupportsIndex, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -203,8 +202,7 @@ class LossOptions(TargetOptions, ExtraOptions, total=False):
 
 
 def _described(options: type) -> dict[str, Option]:
-    found = get_type_hints(options, include_extras=True)
-    return {name: next(each for each in hint.__metadata__ if isinstance(each, Option)) for name, hint in found.items()}
+    return {name: hint.__metadata__[0] for name, hint in options.__annotations__.items()}
 
 
 OPTIONS = _described(LossOptions)
@@ -223,21 +221,24 @@ RowOptions = _record("RowOptions", [*_OF_ROW, "probabilities"], defaults=[*(DEFA
 # ---------------------------------------------------------------------- what callers pass
 
 
-def unknown(function: str, name: str, names: Any = tuple(OPTIONS)) -> TypeError:
-    """The error for an option that there is not: it names the nearest that there is."""
+def unknown(function: str, name: str, names: Any) -> TypeError:
+    """The error for an option that there is not: it names the nearest of those that there are."""
+    import difflib  # a call that is right does without
+
     near = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; its options are {', '.join(names)}"
     return TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
-def passed(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not at their default; a TypeError for one that there is not."""
+def passed(function: str, options: Mapping[str, Any], more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The options that are not at their default; a TypeError for one that there is not, nor ``more`` keywords."""
     left = {}
     for name, value in options.items():
         if name not in DEFAULTS:
-            raise unknown(function, name)
+            raise unknown(function, name, (*OPTIONS, *more))
         default = DEFAULTS[name]
-        if type(value) is not type(default) or (value != default and (value == value or default == default)):
+        alike = type(value) is type(default) or (type(value) is int and type(default) is float)
+        if not alike or (value != default and (value == value or default == default)):
             left[name] = value
     return left
 
@@ -258,16 +259,17 @@ def reduction_of(left: dict[str, Any]) -> tuple[str, float | None, float]:
     """(reduction, normalizer, empty) of a call, checked alone and together."""
     if left.keys().isdisjoint(_REDUCTION):
         return _REDUCTION_BY_DEFAULT
-    reduction, normalizer, empty = (
-        OPTIONS[name].rule(left[name], name) if name in left else DEFAULTS[name]  # type: ignore[misc]
-        for name in _REDUCTION
-    )
-    if normalizer is not None and reduction != "mean":
+    reduction = _checked("reduction", left)
+    if "normalizer" in left and reduction != "mean":
         raise ValueError(f"normalizer goes with reduction='mean', got reduction={reduction!r}")
-    return reduction, normalizer, empty
+    return reduction, _checked("normalizer", left), _checked("empty", left)
 
 
-def numbers_of(left: dict[str, Any]) -> dict[str, float]:
+def _checked(name: str, left: dict[str, Any]) -> Any:
+    return OPTIONS[name].rule(left[name], name) if name in left else DEFAULTS[name]  # type: ignore[misc]
+
+
+def numeric_of(left: dict[str, Any]) -> dict[str, float]:
     """The numeric options of a row, checked."""
     return {name: OPTIONS[name].rule(left[name], name) for name in NUMERIC if name in left}  # type: ignore[misc]
 
@@ -294,13 +296,14 @@ def _documentation(names: Any) -> str:
 
 
 def takes_options(function: _Function, names: Any = tuple(OPTIONS)) -> _Function:
-    """A public function with ``**options``: its signature and docstring show each of them."""
-    signature = inspect.signature(function)
+    """A public function, or a class, with ``**options``: its signature and docstring show each of them."""
+    called = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
+    signature = inspect.signature(called)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     before = [p for p in own if p.kind is not p.KEYWORD_ONLY]
     options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS[name]) for name in names]
     after = [p for p in own if p.kind is p.KEYWORD_ONLY]
-    setattr(function, "__signature__", signature.replace(parameters=[*before, *options, *after]))  # noqa: B010
+    setattr(called, "__signature__", signature.replace(parameters=[*before, *options, *after]))  # noqa: B010
     if function.__doc__:  # python -OO has none
         function.__doc__ = function.__doc__.replace("{options}", _documentation(names)).replace("{raises}", _RAISES)
     return function

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _check, _device
 from ._backends import registry
-from ._options import is_plain, passed, takes_options
+from ._options import LossOptions, is_plain, passed, takes_options
 from ._reduction import as_scalar, divisor, gradient_array, loss_dtype, reduced, rounded, row_count, scaled
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from ._options import LossOptions
 
 
 class LossAndGrad(NamedTuple):
@@ -259,7 +254,7 @@ def _loss_and_grad(
     options: LossOptions,
 ) -> LossAndGrad:
     """Loss and gradient, for the public function of that name."""
-    left = passed(name, options) if options else {}
+    left = passed(name, options, ("grad_output", "out")) if options else {}
     plain = (not left or is_plain(left)) and type(grad_output) is float and grad_output == 1.0
     if plain and (light := registry.light()) and (found := light(logits, targets, True, out)):
         return LossAndGrad(as_scalar(found[0], loss_dtype(logits)), found[1])

@@ -11,7 +11,7 @@ size is kept. The logits and targets must not be changed in between.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,13 +19,8 @@ from numpy.typing import ArrayLike
 from . import _check, _device, api
 from ._backends import registry
 from ._backends.contract import Statistics
-from ._options import passed, takes_options
+from ._options import LossOptions, passed, takes_options
 from ._reduction import divisor, gradient_array, reduced, row_count, scaled
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from ._options import LossOptions
 
 FIELDS = len(Statistics._fields)
 

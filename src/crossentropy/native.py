@@ -1,14 +1,24 @@
-"""The native backend by its public name: what it was built with, and the machine's memory at its best."""
+"""The native backend by its public name: its functions, what it was built with, the memory at its best."""
 
 from ._backends.native import (
     ISAS,
     OPENMP,
     STREAM_ROW,
     SUPPORTED_ISAS,
+    backward,
     current_isa,
     current_threads,
+    forward,
+    forward_backward,
     isa_named,
+    light,
+    log_softmax,
+    log_softmax_backward,
+    logsumexp,
+    scan_targets,
+    softmax,
     stream,
+    total,
 )
 
 __all__ = [
@@ -16,8 +26,18 @@ __all__ = [
     "OPENMP",
     "STREAM_ROW",
     "SUPPORTED_ISAS",
+    "backward",
     "current_isa",
     "current_threads",
+    "forward",
+    "forward_backward",
     "isa_named",
+    "light",
+    "log_softmax",
+    "log_softmax_backward",
+    "logsumexp",
+    "scan_targets",
+    "softmax",
     "stream",
+    "total",
 ]

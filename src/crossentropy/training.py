@@ -9,17 +9,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import cross_entropy, cross_entropy_and_grad, softmax
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from ._options import LossOptions
+from ._options import LossOptions
 
 __all__ = ["Model", "Step", "backpropagate", "batches", "fit", "initial_model", "linear"]
 

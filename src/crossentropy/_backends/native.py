@@ -6,6 +6,7 @@ The contract of these functions is in contract.py; the kernels are in kernels/.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ _PLAIN = {_FLOAT32: 2, _FLOAT64: 3}
 SERIAL_BELOW = 2**15
 
 # Below, a plain call takes a short way: with warm caches the long one costs a small call more than its work does, and
-# with cold caches (between a model's large operations) ten times that. Above, the difference is nothing.
+# with cold caches (between a model's large operations) far more (docs/performance.md). Above, it is nothing.
 LIGHT_BELOW = 2**20
 
 ISAS = _native.ISAS
@@ -107,20 +108,28 @@ def _bits(ignore_index):
     return None if ignore_index is None else ignore_index - (2**64 if ignore_index >= 2**63 else 0)
 
 
-def scan_targets(targets, classes, ignore_index, class_weight, sample_weight):
+def scan_targets(
+    targets: np.ndarray,
+    classes: int,
+    ignore_index: int | None,
+    class_weight: np.ndarray | None,
+    sample_weight: np.ndarray | None,
+) -> tuple[int, float]:
     """The first target that is no class (or -1), and the sum of sample weight times class weight over the others."""
     ignored = _bits(ignore_index)
     return _native.scan_targets(targets, _size(targets), ignored, targets.size, classes, class_weight, sample_weight)
 
 
-def light(x, targets, wants_grad=False, out=None):
+def light(x: Any, targets: Any, wants_grad: bool = False, out: Any = None) -> tuple[float, np.ndarray | None] | None:
     """The mean loss of small plain arrays without any option, and its gradient, with less to describe than elsewhere.
 
     Returns (loss, gradient or None); None for anything that is not as simple as that, with nothing written.
     """
     if type(x) is not np.ndarray or type(targets) is not np.ndarray or not 0 < x.size < LIGHT_BELOW:
         return None
-    if x.dtype not in _PLAIN or targets.dtype != _INT64:
+    if (
+        x.dtype not in _PLAIN or targets.dtype != _INT64
+    ):  # what only counts as equal (a longdouble) C tells by its letter
         return None
     if out is not None and type(out) is not np.ndarray:
         return None
@@ -130,27 +139,27 @@ def light(x, targets, wants_grad=False, out=None):
     return None if loss is None else (loss, grad)
 
 
-def total(values):
+def total(values: np.ndarray) -> float:
     """The sum, in blocks whose own sums are added with their rounding errors."""
     return _native.total(values)
 
 
-def logsumexp(x, out):
+def logsumexp(x: np.ndarray, out: np.ndarray) -> None:
     """The logsumexp of each row."""
     _run("logsumexp", x, loss=out)
 
 
-def softmax(x, out):
+def softmax(x: np.ndarray, out: np.ndarray) -> None:
     """The softmax of each row."""
     _run("softmax", x, out=out)
 
 
-def log_softmax(x, out):
+def log_softmax(x: np.ndarray, out: np.ndarray) -> None:
     """The log-softmax of each row."""
     _run("log_softmax", x, out=out)
 
 
-def log_softmax_backward(grad_output, log_p, grad):
+def log_softmax_backward(grad_output: np.ndarray, log_p: np.ndarray, grad: np.ndarray) -> None:
     """The gradient on the logits from that on the log-softmax."""
     _run("log_softmax_backward", log_p, q=grad_output, out=grad)
 
@@ -177,22 +186,36 @@ def _loss(work, x, targets, options, **rest):
     )
 
 
-def forward(x, targets, options, loss, statistics):
+def forward(x: np.ndarray, targets: np.ndarray, options: Any, loss: np.ndarray, statistics: np.ndarray | None) -> None:
     """The rows' losses, and what backward needs of them."""
     _loss("forward", x, targets, options, loss=loss, statistics=statistics)
 
 
-def backward(x, targets, statistics, options, row_scale, grad):
+def backward(
+    x: np.ndarray,
+    targets: np.ndarray,
+    statistics: np.ndarray,
+    options: Any,
+    row_scale: float | np.ndarray,
+    grad: np.ndarray,
+) -> None:
     """The gradient of the sum of row_scale_n loss_n."""
     _loss("backward", x, targets, options, out=grad, row_scale=row_scale, statistics=statistics)
 
 
-def forward_backward(x, targets, options, row_scale, loss, grad):
+def forward_backward(
+    x: np.ndarray,
+    targets: np.ndarray,
+    options: Any,
+    row_scale: float | np.ndarray,
+    loss: np.ndarray,
+    grad: np.ndarray,
+) -> None:
     """The losses and the gradient in one go."""
     _loss("forward_backward", x, targets, options, out=grad, row_scale=row_scale, loss=loss)
 
 
-def stream(kind, x, q=None, out=None):
+def stream(kind: str, x: np.ndarray, q: np.ndarray | None = None, out: np.ndarray | None = None) -> float:
     """What memory does at best, on the threads and by the ISA of this context: the roof that a kernel is held against.
 
     Parameters

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from .. import _settings
+from .contract import FUNCTIONS
 
 
 class Backend(NamedTuple):
@@ -57,6 +58,9 @@ def backends() -> tuple[Backend, ...]:
 def _named(name: str | ModuleType) -> ModuleType:
     """The backend that was asked for by name, or as a module of its own."""
     if isinstance(name, ModuleType):
+        missing = [function for function in FUNCTIONS if not hasattr(name, function)]
+        if missing:
+            raise TypeError(f"backend must have the functions of one, got {name.__name__} without {', '.join(missing)}")
         return name
     if name == "cuda":
         raise ValueError("backend 'cuda' is not chosen: it serves whatever arrays lie on a device, and these alone")

@@ -24,7 +24,7 @@ PAUSE = 5e-3  # OpenMP's threads spin for some milliseconds after a call, on a c
 
 
 def timed(prepared: _peers.Prepared, number: int = 1, *, warm: bool = False) -> tuple[float, object]:
-    """Seconds a call, and the last result, which so is not freed on the clock; ``warm``: as many calls go before."""
+    """Seconds a call, and the last result, kept so that freeing it is not timed; ``warm``: as many calls go before."""
     time.sleep(PAUSE)
     with prepared.settings:
         for _ in range(number if warm else 0):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import operator
 import warnings
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 try:
     import torch
@@ -23,18 +23,15 @@ from torch.nn import _reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-from .._options import EXTRAS, takes_options
+from .._options import EXTRAS, ExtraOptions, takes_options
 from . import calls, eager
 from .bridge import Options
 from .cache import empty_cache
 
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from .._options import ExtraOptions
-
 __all__ = ["CrossEntropyLoss", "cross_entropy", "empty_cache", "log_softmax"]
 
+# The keywords of PyTorch's own, for the hint at a misspelt one.
+_OWN = ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing", "inplace")
 _REDUCTIONS = ("none", "mean", "sum")  # at the numbers that PyTorch's get_enum gives them
 
 
@@ -112,7 +109,7 @@ def cross_entropy(
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if reduction not in _REDUCTIONS:
         reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name; for any other a ValueError
-    options = Options(ignore_index, label_smoothing, **calls.extras("cross_entropy", extras), reduction=reduction)
+    options = Options(ignore_index, label_smoothing, **calls.extras("cross_entropy", extras, _OWN), reduction=reduction)
     if not calls.are_ours(input, target, weight):
         return calls.by_torch(input, target, weight, options)
     if type(ignore_index) is not int or type(label_smoothing) is not float:
@@ -176,6 +173,7 @@ def log_softmax(
     return eager.log_softmax(z, dim % z.dim())
 
 
+@functools.partial(takes_options, names=EXTRAS)
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     """The module of `cross_entropy`, as `torch.nn.CrossEntropyLoss`.
 
@@ -183,8 +181,10 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     ----------
     weight, size_average, ignore_index, reduce, reduction, label_smoothing
         Those of `cross_entropy`.
-    inplace, **extras
+    inplace : bool, default False
         As for `cross_entropy`.
+    {options}
+        Not in PyTorch.
 
     Notes
     -----
@@ -205,7 +205,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.inplace = inplace
-        for name, value in calls.extras("CrossEntropyLoss", extras).items():
+        for name, value in calls.extras("CrossEntropyLoss", extras, _OWN).items():
             setattr(self, name, value)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -83,17 +83,17 @@ def as_torch_wants(input, target, weight):
 
 def by_torch(input, target, weight, options: Options):
     """PyTorch's own function, with the options beyond it in its operations."""
-    ignore_index, reduction, z_loss = options.ignore_index, options.reduction, options.z_loss
+    ignore_index, reduction = options.ignore_index, options.reduction
     loss = F.cross_entropy(
         input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=options.label_smoothing
     )
-    if z_loss == 0:
+    if options.z_loss == 0:
         return loss
     axis, counts = class_axis(input), None
     if not target.is_floating_point():  # ignored rows may hold NaN or inf, which must not reach the gradient
         counts = target != ignore_index
         input = torch.where(counts.unsqueeze(axis), input, 0)
-    z = z_loss * torch.logsumexp(input, axis) ** 2
+    z = options.z_loss * torch.logsumexp(input, axis) ** 2
     if counts is not None:
         z = torch.where(counts, z, 0)
     if reduction == "none":
@@ -106,11 +106,11 @@ def by_torch(input, target, weight, options: Options):
     return loss + z.sum() / torch.where(counts, weights, 0).sum()
 
 
-def extras(function: str, given: dict) -> dict:
-    """The options beyond PyTorch's, all of them, checked."""
+def extras(function: str, given: dict, more: tuple[str, ...]) -> dict:
+    """The options beyond PyTorch's, checked; a TypeError for what is none, with a hint from ``more`` keywords, too."""
     for name in given:
         if name not in EXTRAS:
-            raise unknown(function, name, EXTRAS)
+            raise unknown(function, name, (*EXTRAS, *more))
     return {name: OPTIONS[name].rule(given[name], name) if name in given else DEFAULTS[name] for name in EXTRAS}
 
 

@@ -13,12 +13,7 @@ def second_derivative(h, grad_loss, input, target, weight, divisor, options):
     A row's loss is sum_c t_c (lse - z_c) + lambda lse^2 with the weighted target t, so its gradient is a p - t with
     a = sum_c t_c + 2 lambda lse, and its Hessian times h, with c = <p, h>, a (p h - p c) + 2 lambda p c.
     """
-    ignore_index, epsilon, z_loss, reduction = (
-        options.ignore_index,
-        options.label_smoothing,
-        options.z_loss,
-        options.reduction,
-    )
+    epsilon, reduction = options.label_smoothing, options.reduction
     axis = class_axis(input)
     classes = input.shape[axis]
     real = loss_dtype(input)
@@ -32,7 +27,7 @@ def second_derivative(h, grad_loss, input, target, weight, divisor, options):
         counts = None
     else:
         y = target.long().unsqueeze(axis)
-        counts = y != ignore_index
+        counts = y != options.ignore_index
         of_class = (y >= 0) & (y < classes)
         y = torch.where(of_class, y, 0)
         w_y = w.expand_as(z).gather(axis, y)
@@ -41,12 +36,13 @@ def second_derivative(h, grad_loss, input, target, weight, divisor, options):
     p = torch.softmax(z, axis)
     along = (p * h).sum(axis, keepdim=True)
     lse = torch.logsumexp(z, axis, keepdim=True)
-    a = mass + 2 * z_loss * lse
+    z_slope = 2 * options.z_loss
+    a = mass + z_slope * lse
     by = 1 / divisor.to(real) if reduction == "mean" else torch.ones((), dtype=real, device=z.device)
     by = torch.where(torch.isfinite(by), by, 0)  # where no row counts the divisor is 0
     scale = grad_loss.to(real) * by
     scale = scale.unsqueeze(axis) if reduction == "none" else scale
-    on_rows, on_logits = a * along - towards, scale * (a * (p * h - p * along) + 2 * z_loss * p * along)
+    on_rows, on_logits = a * along - towards, scale * (a * (p * h - p * along) + z_slope * p * along)
     if counts is not None:  # ignored rows may hold NaN or inf, which must not reach the results
         on_rows, on_logits = torch.where(counts, on_rows, 0), torch.where(counts, on_logits, 0)
     on_grad = by * (on_rows.squeeze(axis) if reduction == "none" else on_rows.sum())

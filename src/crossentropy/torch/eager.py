@@ -1,7 +1,7 @@
 """Eager calls by `torch.autograd.Function`, and the choice between these and the operators of ops.py.
 
-An eager call goes by a Function because a registered operator costs PyTorch more than twice as long before any kernel
-runs. A traced one must be an operator. Both end in the same kernels (bridge.py) and derivatives.
+An eager call goes by a Function because PyTorch does less for that than for a registered operator before a kernel runs
+(docs/performance.md). A traced one must be an operator. Both end in the same kernels (bridge.py) and derivatives.
 
 The forward keeps the logits and the statistics of each row; the backward recomputes the probabilities from these.
 """
@@ -23,7 +23,7 @@ FUSED_BELOW = 2**18
 
 
 class _Small(torch.autograd.Function):
-    """The loss of a few elements, whose gradient is computed with it. 16-bit gradients would be rounded twice so."""
+    """The loss of a few elements, whose gradient is computed with it. 16-bit types would have theirs rounded twice."""
 
     @staticmethod
     def forward(ctx, input, target, weight, options):

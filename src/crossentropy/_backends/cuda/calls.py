@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import _arrays, _check
 from ..._arrays import Array
-from ..._options import DEFAULTS, NUMERIC, integer, numbers_of, passed, real, reduction_of
+from ..._options import DEFAULTS, NUMERIC, integer, numeric_of, passed, real, reduction_of
 from ..contract import Statistics
 from . import arrays, launch
 
@@ -46,7 +46,7 @@ def given(function: str, logits, targets, options) -> tuple[list[Array | None], 
     """The arrays of a loss, and its other options, checked as far as they need no array."""
     options = passed(function, options)
     x = arrays.describe(logits, "logits")
-    numbers = {name: DEFAULTS[name] for name in NUMERIC} | numbers_of(options)
+    numbers = {name: DEFAULTS[name] for name in NUMERIC} | numeric_of(options)
     reduction, normalizer, empty = reduction_of(options)
     found = [x, arrays.beside(x, targets, "targets"), *[None] * (DIVISOR - TARGETS)]
     for name, place in PLACES.items():
@@ -85,13 +85,7 @@ def with_statistics(given, fixed: Fixed, statistics, divisor) -> None:
 def _plain_numbers(x, value, name, shape):
     """Real numbers in C order, as kernels take them without another look."""
     a = arrays.beside(x, value, name)
-    layout, wanted = a.layout, arrays.plain(shape, launch.real_of(x.layout))
-    fits = (layout.shape, layout.dtype) == (shape, wanted.dtype)
-    if fits and layout.size:
-        strides = zip(shape, layout.strides, wanted.strides, strict=True)
-        fits = all(size == 1 or got == plain for size, got, plain in strides)
-    if not fits:
-        raise ValueError(f"{name} must be {wanted.dtype} of shape {shape}, as `numbers_of` gave it")
+    _check.require_numbers(a.layout, name, launch.real_of(x.layout), shape, in_order=True)
     return a
 
 

@@ -1,6 +1,6 @@
 """What a call launches, prepared once for all calls whose arrays lie alike: then only addresses are filled in.
 
-Checks, the choice of kernels and their arguments take several times as long, in Python, as filling addresses in.
+A prepared call is spared the checks, the choice of kernels and their arguments (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ... import cross_entropy, log_softmax, logsumexp, softmax
+from ... import cross_entropy, cross_entropy_and_grad, log_softmax, logsumexp, softmax
+from ..layouts import has_layout
 from ..ulps import near, refuses, require, same
 from .case import NAN, both, edge_case, numbers
 
@@ -30,6 +31,10 @@ def _(dtype):
     loss, grad = both(x, t)
     require(np.isnan(loss) and grad.shape == (0, 5))
     require(log_softmax(x).shape == softmax(x).shape == (0, 5) and logsumexp(x).shape == (0,))
+    if has_layout(dtype, "byte-swapped"):  # in place, where there is nothing to overwrite
+        swapped = x.astype(dtype.newbyteorder(">"))
+        require(log_softmax(swapped, out=swapped) is swapped)
+        require(cross_entropy_and_grad(swapped, t, out=swapped).grad is swapped)
 
 
 @edge_case("no classes")
