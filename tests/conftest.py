@@ -11,6 +11,9 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     with contextlib.suppress(ImportError):
         import cuda_simulator  # noqa: F401  # before the package: it stands in for a part of it
 
+# Test processes share the cores: threads that spin while they wait for work would take the others' time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import crossentropy
 
 

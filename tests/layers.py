@@ -24,7 +24,6 @@ VALUES = {
     "test_streamed_results_are_those_of_small_calls",
     "test_the_same_bits_however_it_is_called",
     "test_values_and_gradients",
-    "test_where_nothing_can_be_written",
 }
 # The first case alone.
 FIRST = {
@@ -40,6 +39,7 @@ FIRST = {
 }
 # None at all.
 SLOW = {
+    "test_a_peer_that_is_missing_or_fails_gets_a_line",
     "test_a_bad_environment_variable_gets_one_line",  # nine processes; test_surroundings.py has the messages
     "test_a_stream_that_lacks_the_symbols",
     "test_distributed_data_parallel",
@@ -55,10 +55,11 @@ SLOW = {
     "test_kernels_that_cannot_be_kept_are_used",
     "test_rows_of_any_stride_and_in_place",  # Numba compiles each row function again for each layout
     "test_the_curves_coincide",
+    "test_where_nothing_can_be_written",
     "test_undefined_rows",  # Numba compiles its row functions for one more dtype
 }
 # Cases of tests that are kept otherwise: what other libraries take to start.
-SLOW_CASES = {f"test_peers_compute_the_same[{name}]" for name in ("JAX", "scikit-learn", "torch")}
+SLOW_CASES = {f"test_peers_compute_the_same[{name}]" for name in ("JAX", "reference", "scikit-learn", "torch")}
 
 collected: list[tuple[str, bool]] = []  # the node id of each test of this session, and whether it is slow
 
