@@ -61,6 +61,7 @@ def are_probabilities(targets: Layout, x: Layout, axis: int, integer_logits: boo
     raise ValueError(f"probability targets must have the shape of logits, {x.shape}, got {targets.shape}")
 
 
+@functools.lru_cache(4096)
 def require_weights(w: Layout, x: Layout, axis: int, name: str) -> None:
     """Raise unless an option that is an array is floating, with a number for each class, or row."""
     shape = (x.shape[axis],) if OPTIONS[name].over == "classes" else _arrays.without(x.shape, axis)
