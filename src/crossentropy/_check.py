@@ -128,8 +128,10 @@ def require_numbers(a: Layout, name: str, dtype: str, shape: tuple[int, ...], in
     """Raise unless an array is as a forward made it; ``in_order``: in C order, too, as kernels on a device take it."""
     if (a.shape, a.dtype) != (shape, dtype):
         raise ValueError(f"{name} must be {dtype} of shape {shape}, got {a.dtype} {a.shape}")
+    if not in_order or not a.size:
+        return
     strides = zip(shape, a.strides, _arrays.c_strides(shape, a.itemsize), strict=True)
-    if in_order and a.size and not all(size == 1 or got == plain for size, got, plain in strides):
+    if not all(size == 1 or got == plain for size, got, plain in strides):
         raise ValueError(f"{name} must be {dtype} of shape {shape} in C order, got strides {a.strides}")
 
 
@@ -231,7 +233,7 @@ def _weights(value: np.ndarray, x: Layout, axis: int, name: str) -> np.ndarray:
     bad = ~((flat >= 0) & (flat < np.inf))
     if bad.any():
         first = int(bad.argmax())
-        where = ", ".join(map(str, np.unravel_index(first, w.shape)))
+        where = ", ".join(map(str, index_of(first, w.shape)))
         raise ValueError(f"{name} must be finite and not negative, got {name}[{where}] = {flat[first]}")
     return flat
 

@@ -23,10 +23,8 @@ class Backend(NamedTuple):
     reason: str
 
 
-# name -> module, best first: the order of the automatic choice.
-_MODULES = {"native": "native", "numba": "numba", "reference": "reference"}
-
-
+# Best first, the order of the automatic choice; each is a module or folder beside this file.
+_NAMES = ("native", "numba", "reference")
 _loaded: dict[str, ModuleType | ImportError] = {}
 _warned = False
 
@@ -34,7 +32,7 @@ _warned = False
 def _load(name: str) -> ModuleType | ImportError:
     if name not in _loaded:
         try:
-            _loaded[name] = importlib.import_module(f".{_MODULES[name]}", __package__)
+            _loaded[name] = importlib.import_module(f".{name}", __package__)
         except ImportError as error:
             _loaded[name] = error
     return _loaded[name]
@@ -49,7 +47,7 @@ def backends() -> tuple[Backend, ...]:
         Named tuples (name, available, reason); reason is empty where the backend is available, and otherwise says what
         is missing.
     """
-    found = {name: _load(name) for name in _MODULES}
+    found = {name: _load(name) for name in _NAMES}
     reasons = {name: "" if isinstance(got, ModuleType) else str(got) for name, got in found.items()}
     reasons["cuda"] = device_reason()
     return tuple(Backend(name, not reason, reason) for name, reason in reasons.items())
@@ -64,11 +62,11 @@ def _named(name: str | ModuleType) -> ModuleType:
         return name
     if name == "cuda":
         raise ValueError("backend 'cuda' is not chosen: it serves whatever arrays lie on a device, and these alone")
-    if name not in _MODULES:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, _MODULES))}, got {name!r}")
+    if name not in _NAMES:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, _NAMES))}, got {name!r}")
     got = _load(name)
     if isinstance(got, ImportError):
-        available = ", ".join(repr(b.name) for b in backends() if b.available and b.name in _MODULES)
+        available = ", ".join(repr(b.name) for b in backends() if b.available and b.name in _NAMES)
         raise RuntimeError(f"backend {name!r} is not available: {got}; available: {available}") from got
     return got
 
@@ -84,8 +82,8 @@ def _levels_to_the_caller() -> int:
 
 def _automatic() -> ModuleType:
     global _warned
-    best = next(iter(_MODULES))
-    for name in _MODULES:
+    best = _NAMES[0]
+    for name in _NAMES:
         got = _load(name)
         if not isinstance(got, ModuleType):
             continue
