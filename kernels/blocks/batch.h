@@ -9,7 +9,7 @@ typedef struct {
     double max[BATCH];               /* NaN: the row holds a NaN or +inf, or nothing but -inf */
     double shift[BATCH], k[BATCH];   /* its anchor */
     double z[BATCH];                 /* the logit at an index target, or -inf */
-    double sum[BATCH], base[BATCH], own[BATCH];    /* rest = base + (sum + own e^z) / e^max */
+    double sum[BATCH], sum_error[BATCH], base[BATCH], own[BATCH];    /* rest = base + (sum + own e^z) / e^max */
     /* from here on by complete (complete.h); p where there are targets */
     double top[BATCH];        /* e^max at the anchor */
     double rest[BATCH];       /* the sum of e^(z - max) over every class but one at the maximum */

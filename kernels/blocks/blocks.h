@@ -26,6 +26,7 @@
 
 #include "blocks/batch.h"
 #include "math/anchor.h"
+#include "math/compensated.h"
 #include "types.h"
 
 /* What is subtracted from p in a gradient row: scale * w_c * (keep * q_c + floor). */
@@ -60,11 +61,12 @@ typedef struct {
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
     int lanes;
+    double tile_scale;    /* what columns_sum leaves e^x times */
     /* rows.h */
     double (*max)(const void *x, ptrdiff_t n);                                       /* NaN where any is NaN */
-    double (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
-    double (*pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
-                   double *max);                                                     /* of e^x but class y */
+    compensated (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
+    compensated (*pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
+                        double *max);                                                    /* of e^x but class y */
     double (*total)(const void *x, ptrdiff_t n);                                     /* of x itself */
     void (*spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance);
     void (*gradient)(gradient_job *job, ptrdiff_t n);                                /* the next n elements, about */
@@ -101,7 +103,7 @@ typedef struct {
 typedef struct {
     const char *name;
     void (*fence)(void);      /* after a thread's last store that bypasses the caches */
-    void (*complete)(batch *b, ptrdiff_t rows, int targets);    /* targets: own and p count */
+    void (*complete)(batch *b, ptrdiff_t rows, int targets, int is_f64);    /* targets: own and p count */
     const block_functions *of[4];    /* by element */
     const stream_functions *streams;
 } isa_table;

@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "blocks/blocks.h"
-#include "math/exp.h"
+#include "math/exp_sum.h"
 #include "math/lane_total.h"
 #include "simd/simd.h"
 
@@ -31,9 +31,8 @@ static void NAME_R(columns_max)(const void *tile, ptrdiff_t classes, batch *b)
     NAME_R(store_lanes)(b->max, v_where(undefined, v_set1(NAN), m));
 }
 
-/* The anchor of each row, from its maximum; the sum of e^x over the classes below that, and how many are at it. Four
- * classes at a time go into the totals, so that no lane rounds more than three times in float32. With keeps the tile
- * holds e^x then. */
+/* The anchor of each row, from its maximum; the sum of e^x over the classes below that, and how many are at it. With
+ * keeps the tile holds e^x, times EXP_SCALE, then. */
 static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b)
 {
     REAL *x = tile;
@@ -45,19 +44,23 @@ static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, 
     const vec exponent = v_sub(v_fma(v_sub(top, shift), v_set1(EXP_CONSTANTS.log2e), magic), magic);
     const vec k = v_sub(exponent, v_set1((REAL)headroom));
     const EXP_FRAME f = frame_of(shift, k);
-    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
+    EXP_SUM s = exp_sum_of_none();
+    REAL waiting[CHUNK_VECTORS * LANES];
     vec ties = zero;
-    for (ptrdiff_t c = 0; c < classes; c += 4) {
-        vec s = zero;
-        for (ptrdiff_t u = c; u < classes && u < c + 4; ++u) {
-            const vec z = v_load_real(x + u * LANES), e = v_exp(z, f);
-            if (keeps) v_store_real(x + u * LANES, e);
-            s = v_add(s, v_zero_where(v_equal(z, top), e));
+    for (ptrdiff_t c = 0; c < classes; c += CHUNK_VECTORS) {
+        const ptrdiff_t n = classes - c < CHUNK_VECTORS ? classes - c : CHUNK_VECTORS;
+        for (ptrdiff_t i = 0; i < n; ++i) {
+            REAL *at = x + (c + i) * LANES;
+            const vec z = v_load_real(at);
+            vec q;
+            const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
+            if (keeps) v_store_real(at, v_fma(high, q, high));
+            exp_sum_add_exactly(&s, waiting, i, (int)(i % UNROLL), v_zero_where(v_equal(z, top), high), q);
             ties = v_add(ties, v_zero_where(v_less(z, top), one));
         }
-        lane_total_add(&total, s);
+        exp_sum_end_chunk_exactly(&s, waiting, n);
     }
-    lane_total_store(total, b->sum);
+    exp_sum_store(&s, b->sum, b->sum_error);
     NAME_R(store_lanes)(b->base, v_sub(ties, one));
     NAME_R(store_lanes)(b->own, zero);
     NAME_R(store_lanes)(b->shift, shift);
@@ -83,8 +86,8 @@ static void NAME_R(columns_spread)(const void *tile, const void *q_tile, ptrdiff
         }
     }
     for (int u = 0; u < WIDE; ++u) {
-        lane_total_store_f64(masses[u], mass + u * LANES_f64);
-        lane_total_store_f64(distances[u], distance + u * LANES_f64);
+        store_f64(mass + u * LANES_f64, lane_total_values_f64(masses[u]));
+        store_f64(distance + u * LANES_f64, lane_total_values_f64(distances[u]));
     }
 }
 
@@ -113,6 +116,11 @@ static void NAME_R(columns_gradient)(void *tile, const void *q_tile, ptrdiff_t c
 static void NAME_R(columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b)
 {
     REAL *x = tile;
-    const vec m = NAME_R(lanes_of)(b->max), l = NAME_R(lanes_of)(b->log_sum);
+    double high[BATCH] = {0}, low[BATCH] = {0};
+    for (ptrdiff_t i = 0; i < LANES; ++i) {
+        high[i] = (double)(REAL)(b->max[i] + b->log_sum[i]);
+        low[i] = (b->max[i] - high[i]) + b->log_sum[i];
+    }
+    const vec m = NAME_R(lanes_of)(high), l = NAME_R(lanes_of)(low);
     for (ptrdiff_t c = 0; c < classes; ++c) v_store_real(x + c * LANES, v_sub(v_sub(v_load_real(x + c * LANES), m), l));
 }

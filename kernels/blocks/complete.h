@@ -7,39 +7,109 @@
 #include "math/log.h"
 #include "simd/simd.h"
 
-SIMD void complete_as(batch *b, ptrdiff_t rows, int targets)
+/* A number as the sum of two, the second far below the first's ulp. */
+typedef struct {
+    vec_f64 high, low;
+} pair;
+
+SIMD pair pair_sum(vec_f64 a, vec_f64 b)    /* of any two (Knuth's TwoSum) */
 {
-    const vec_f64 one = v_set1_f64(1);
+    const vec_f64 s = v_add_f64(a, b), kept = v_sub_f64(s, a);
+    const pair p = {s, v_add_f64(v_sub_f64(a, v_sub_f64(s, kept)), v_sub_f64(b, kept))};
+    return p;
+}
+
+/* As v_exp_parts, with what the last two roundings of r and of q lose. */
+SIMD pair exp_pair(vec_f64 z, exp_frame_f64 f)
+{
+    const vec_f64 below = v_sub_f64(z, f.shift), one = v_set1_f64(1);
+    const mask_f64 gone = v_less_f64(below, f.lowest);
+    const vec_f64 y = v_zero_where_f64(gone, below);    /* -inf has no n */
+    const vec_f64 t = v_fma_f64(y, v_set1_f64(LOG2E), f.magic), n = v_sub_f64(t, f.magic);
+    const vec_f64 near = v_fnma_f64(n, v_set1_f64(LN2_HI), y);
+    const pair r = pair_sum(near, v_mul_f64(n, v_set1_f64(-LN2_LO)));
+    vec_f64 p = v_set1_f64(exp_constants_f64.q[0]);
+    for (int i = 1; i < exp_constants_f64.terms; ++i) p = v_fma_f64(p, r.high, v_set1_f64(exp_constants_f64.q[i]));
+    const pair q = pair_sum(r.high, v_mul_f64(v_mul_f64(r.high, r.high), p));
+    const vec_f64 more = v_fma_f64(r.low, v_add_f64(one, r.high), q.low);
+    const pair e = pair_sum(one, q.high);
+    const vec_f64 power = v_raise_f64(gone, one, t);
+    const pair found = {v_mul_f64(power, e.high), v_mul_f64(power, v_add_f64(e.low, more))};
+    return found;
+}
+
+/* a / b: the quotient of the high parts, and what that leaves over. */
+SIMD pair pair_quotient(pair a, pair b)
+{
+    const vec_f64 q = v_div_f64(a.high, b.high), product = v_mul_f64(q, b.high);
+    const vec_f64 over = v_sub_f64(v_sub_f64(a.high, product), v_lost_f64(q, b.high, product));
+    const pair p = {q, v_div_f64(v_add_f64(over, v_fnma_f64(q, b.low, a.low)), b.high)};
+    return p;
+}
+
+/* float32 results show none of what float64 rounds; float64 results would show all of it, so that there numbers are
+ * carried as pairs up to the logarithm and the last division. */
+SIMD void complete_as(batch *b, ptrdiff_t rows, int targets, int is_f64)
+{
+    const vec_f64 one = v_set1_f64(1), zero = v_set1_f64(0);
     for (ptrdiff_t i = 0; i < rows; i += LANES_f64) {
         const exp_frame_f64 f = frame_of_f64(load_f64(b->shift + i), load_f64(b->k + i));
-        const vec_f64 top = v_exp_f64(load_f64(b->max + i), f), inverse = v_div_f64(one, top);
-        vec_f64 above = load_f64(b->sum + i), target = one;
-        if (targets) {
-            target = v_exp_f64(load_f64(b->z + i), f);
-            above = v_fma_f64(load_f64(b->own + i), target, above);
+        const vec_f64 own = load_f64(b->own + i), base = load_f64(b->base + i);
+        pair top = {v_exp_f64(load_f64(b->max + i), f), zero}, target = {one, zero};
+        pair above = {load_f64(b->sum + i), zero}, rest = {zero, zero};
+        vec_f64 share, unit;
+        if (is_f64) {
+            top = exp_pair(load_f64(b->max + i), f);
+            above.low = load_f64(b->sum_error + i);
+            if (targets) {
+                target = exp_pair(load_f64(b->z + i), f);
+                const pair sum = pair_sum(v_mul_f64(own, target.high), above.high);
+                above.low = v_add_f64(v_fma_f64(own, target.low, above.low), sum.low);
+                above.high = sum.high;
+            }
+            const pair over_top = pair_quotient(above, top);
+            rest = pair_sum(base, over_top.high);
+            rest.low = v_add_f64(rest.low, over_top.low);
+            rest = pair_sum(rest.high, rest.low);
+            const pair whole = pair_sum(one, rest.high);
+            const pair all = {whole.high, v_add_f64(whole.low, rest.low)}, first = {one, zero};
+            const pair inverse = pair_quotient(first, all);
+            share = v_add_f64(inverse.high, inverse.low);
+            const pair over = pair_quotient(inverse, top);
+            unit = v_add_f64(over.high, over.low);
+        } else {
+            const vec_f64 inverse = v_div_f64(one, top.high);
+            if (targets) {
+                target.high = v_exp_f64(load_f64(b->z + i), f);
+                above.high = v_fma_f64(own, target.high, above.high);
+            }
+            rest.high = v_add_f64(base, v_mul_f64(above.high, inverse));
+            share = v_div_f64(one, v_add_f64(one, rest.high));
+            unit = v_mul_f64(share, inverse);
         }
-        const vec_f64 rest = v_add_f64(load_f64(b->base + i), v_mul_f64(above, inverse));
-        const vec_f64 share = v_div_f64(one, v_add_f64(one, rest)), unit = v_mul_f64(share, inverse);
-        store_f64(b->top + i, top);
-        store_f64(b->rest + i, rest);
-        store_f64(b->log_sum + i, v_log1p_f64(rest));
+        store_f64(b->top + i, top.high);
+        store_f64(b->rest + i, rest.high);
+        store_f64(b->log_sum + i, v_log1p_f64(rest.high, rest.low));
         store_f64(b->share + i, share);
         store_f64(b->unit + i, unit);
         if (!targets) continue;
         /* Where p > 1/2 the target leads, and 1 - p = rest / (1 + rest): there p - 1 would lose the digits of a
          * small 1 - p. */
-        const vec_f64 p = v_mul_f64(target, unit);
+        const vec_f64 p = v_mul_f64(target.high, unit);
         const mask_f64 leads = v_less_f64(v_set1_f64(0.5), p);
-        const vec_f64 below_1 = v_where_f64(leads, v_sub_f64(v_set1_f64(0), v_mul_f64(rest, share)), v_sub_f64(p, one));
+        const vec_f64 below_1 = v_where_f64(leads, v_sub_f64(zero, v_mul_f64(rest.high, share)), v_sub_f64(p, one));
         store_f64(b->p + i, p);
         store_f64(b->below_1 + i, below_1);
     }
 }
 
-static void complete(batch *b, ptrdiff_t rows, int targets)
+static void complete(batch *b, ptrdiff_t rows, int targets, int is_f64)
 {
-    if (targets) complete_as(b, rows, 1);
-    else complete_as(b, rows, 0);
+    if (is_f64) {
+        if (targets) complete_as(b, rows, 1, 1);
+        else complete_as(b, rows, 0, 1);
+    } else if (targets) complete_as(b, rows, 1, 0);
+    else complete_as(b, rows, 0, 0);
 }
 
 #endif

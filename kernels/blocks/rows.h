@@ -10,16 +10,18 @@
 
 #include "blocks/blocks.h"
 #include "blocks/prefetch.h"
-#include "math/exp.h"
+#include "math/exp_sum.h"
 #include "math/lane_total.h"
 #include "simd/simd.h"
 
-#define CHUNK (4 * UNROLL * LANES)
+#define CHUNK (CHUNK_VECTORS * LANES)
+#define GROUP 2048    /* classes: as BLOCK of rows/cursor.h */
 #define STRIDE (16 * LANES)    /* classes read before as many of an earlier row are written */
 
 #define spreading NAME(spreading)
 #define gradient_of NAME(gradient_of)
 #define passing NAME(passing)
+#define passed NAME(passed)
 
 static double NAME(max)(const void *in, ptrdiff_t n)
 {
@@ -43,31 +45,32 @@ static double NAME(max)(const void *in, ptrdiff_t n)
 }
 
 /* The classes at the maximum are counted, not added (blocks.h, D). */
-static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties)
+SIMD void NAME(sum_step)(vec z, vec top, EXP_FRAME f, EXP_SUM *s, REAL *waiting, ptrdiff_t i, int u, ptrdiff_t *ties)
+{
+    const mask tie = v_equal(z, top);
+    vec q;
+    const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
+    *ties += mask_count(tie);
+    exp_sum_add_exactly(s, waiting, i, u, v_zero_where(tie, high), q);
+}
+
+static compensated NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties)
 {
     const ELEMENT *x = in;
     const EXP_FRAME f = frame_at(at);
-    const vec top = v_set1((REAL)max), zero = v_set1(0);
-    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
+    const vec top = v_set1((REAL)max);
+    EXP_SUM s = exp_sum_of_none();
+    REAL waiting[CHUNK];
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
-        vec s[4] = {zero, zero, zero, zero};
-        for (; end - j >= 4 * LANES; j += 4 * LANES)
-            for (int u = 0; u < 4; ++u) {
-                const vec z = v_load(x + j + u * LANES);
-                const mask tie = v_equal(z, top);
-                *ties += mask_count(tie);
-                s[u] = v_add(s[u], v_zero_where(tie, v_exp(z, f)));
-            }
-        for (; j < end; j += LANES) {
-            const vec z = NAME(at)(x, j, end, -INFINITY);
-            const mask tie = v_equal(z, top);
-            *ties += mask_count(tie);
-            s[0] = v_add(s[0], v_zero_where(tie, v_exp(z, f)));
-        }
-        lane_total_add(&total, v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
+        ptrdiff_t i = 0;
+        for (; end - j >= UNROLL * LANES; j += UNROLL * LANES)
+            for (int u = 0; u < UNROLL; ++u)
+                NAME(sum_step)(v_load(x + j + u * LANES), top, f, &s, waiting, i++, u, ties);
+        for (; j < end; j += LANES) NAME(sum_step)(NAME(at)(x, j, end, -INFINITY), top, f, &s, waiting, i++, 0, ties);
+        exp_sum_end_chunk_exactly(&s, waiting, i);
     }
-    return lane_total_value(total);
+    return exp_sum_value(&s);
 }
 
 static double NAME(total)(const void *in, ptrdiff_t n)
@@ -161,7 +164,9 @@ SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, in
 {
     const vec e = keeps ? NAME(real_at)(g->kept, j, j + n) : v_exp(NAME(at)(g->x, j, j + n, -INFINITY), g->f);
     vec grad = v_mul(e, g->factor);
-    if (SCALES_TO_ZERO) grad = v_scale(v_zero_where(v_less(e, v_set1(EXP_CONSTANTS.smallest)), grad), g->power);
+#if SCALES_TO_ZERO
+    grad = v_scale(v_zero_where(v_less(e, v_set1(EXP_CONSTANTS.smallest)), grad), g->power);
+#endif
     if (subtracts) {
         vec t = has_q ? v_fma(NAME(real_at)(g->q, j, j + n), g->keep, g->floor) : g->floor;
         if (has_w) t = v_mul(t, NAME(real_at)(g->w, j, j + n));
@@ -178,7 +183,8 @@ SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keep
 {
     const anchor none = {0, 0};
     const subtrahend s = job->s;
-    const double factor = SCALES_TO_ZERO ? job->factor : times_power_of_2(job->factor, job->power);
+    const double of_exp = job->factor / EXP_SCALE;
+    const double factor = SCALES_TO_ZERO ? of_exp : times_power_of_2(of_exp, job->power);
     const gradient_of g = {.f = keeps ? frame_at(none) : frame_at(job->at),
                            .factor = v_set1((REAL)factor),
                            .power = v_set1((REAL)job->power),
@@ -220,72 +226,131 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
  * and has no shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL
  * the e^x go there, up to LANES - 1 elements more than n. */
 typedef struct {
-    vec max[UNROLL], nan[UNROLL];
+    vec max[UNROLL];
+    EXP_SUM sum;
 } passing;
 
-SIMD vec NAME(pass_step)(const ELEMENT *x, ptrdiff_t j, vec z, EXP_FRAME f, passing *p, int u, REAL *kept, int keeps,
-                         ptrdiff_t y, int leaves_out)
+/* What stays as it is over a row. */
+typedef struct {
+    const ELEMENT *x;
+    EXP_FRAME f;
+    ptrdiff_t n, y;
+    REAL *kept;
+} passed;
+
+SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, REAL *waiting, ptrdiff_t i, int u, int keeps,
+                          int leaves_out, int exactly)
 {
-    prefetch((const char *)(x + j) + PREFETCH);
+    prefetch((const char *)(r->x + j) + PREFETCH);
     p->max[u] = v_max(z, p->max[u]);
-    const vec e = v_exp_summed(z, f, &p->nan[u]);
-    if (keeps) v_store_real(kept + j, e);
-    return leaves_out ? v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(y - j))), e) : e;
+    vec q, high = v_exp_parts(z, r->f, &q);
+    if (keeps) v_store_real(r->kept + j, v_fma(high, q, high));
+    if (leaves_out) high = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->y - j))), high);
+    if (exactly) exp_sum_add_exactly(&p->sum, waiting, i, u, high, q);
+    else exp_sum_add(&p->sum, u, high, q);
 }
 
-SIMD vec NAME(pass_chunk)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t end, EXP_FRAME f, passing *p, REAL *kept, int keeps,
-                          ptrdiff_t y, int leaves_out)
+/* The chunk from j. */
+SIMD vec NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, int leaves_out, int exactly)
 {
-    const vec zero = v_set1(0);
-    vec s[UNROLL];
-    for (int u = 0; u < UNROLL; ++u) s[u] = zero;
+    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
+    REAL waiting[CHUNK];
+    ptrdiff_t i = 0;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES)
-        for (int u = 0; u < UNROLL; ++u) {
-            const ptrdiff_t at = j + u * LANES;
-            s[u] = v_add(s[u], NAME(pass_step)(x, at, v_load(x + at), f, p, u, kept, keeps, y, leaves_out));
-        }
+        for (int u = 0; u < UNROLL; ++u)
+            NAME(pass_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, waiting, i++, u, keeps, leaves_out,
+                            exactly);
     for (; j < end; j += LANES)
-        s[0] = v_add(s[0], NAME(pass_step)(x, j, NAME(at)(x, j, end, -INFINITY), f, p, 0, kept, keeps, y, leaves_out));
-    for (int by = 1; by < UNROLL; by *= 2)    /* in pairs: the largest number is rounded with fewer others */
-        for (int u = 0; u < UNROLL; u += 2 * by) s[u] = v_add(s[u], s[u + by]);
-    return s[0];
+        NAME(pass_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, waiting, i++, 0, keeps, leaves_out, exactly);
+    if (!exactly) return exp_sum_end_chunk(&p->sum);
+    exp_sum_end_chunk_exactly(&p->sum, waiting, i);
+    return v_set1(0);
 }
 
-SIMD double NAME(pass_as)(const ELEMENT *x, ptrdiff_t n, anchor at, ptrdiff_t y, REAL *kept, int keeps,
-                          gradient_queue *queue, double *max)
+/* What the sum of the high parts in one lane of the chunk from j was off by, where it was rounded to `rounded`. */
+static double NAME(lost_in_lane)(const passed *r, ptrdiff_t j, int lane, REAL rounded)
 {
-    const EXP_FRAME f = frame_at(at);
-    const vec lowest = v_set1(-INFINITY), zero = v_set1(0);
-    passing p;
-    for (int u = 0; u < UNROLL; ++u) p.max[u] = lowest, p.nan[u] = zero;
-    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
-    for (ptrdiff_t j = 0; j < n; j += CHUNK) {
-        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
-        if (y >= j && y < end) lane_total_add(&total, NAME(pass_chunk)(x, j, end, f, &p, kept, keeps, y, 1));
-        else lane_total_add(&total, NAME(pass_chunk)(x, j, end, f, &p, kept, keeps, y, 0));
-        if (keeps && end % STRIDE == 0 && queue->next < queue->end) {
-            NAME(gradient)(queue->next, STRIDE);
-            queue->next += queue->next->done == queue->next->n;
-        }
+    ELEMENT column[LANES];
+    int rows = 0;
+    for (int i = 0; i < CHUNK_VECTORS; ++i) {
+        const ptrdiff_t at = j + i * LANES + lane;
+        if (at < r->n && at != r->y) column[rows++] = r->x[at];
     }
-    for (int u = 1; u < UNROLL; ++u) p.max[0] = v_max(p.max[0], p.max[u]), p.nan[0] = v_add(p.nan[0], p.nan[u]);
-    *max = (double)v_top(p.max[0]);
-    const int is_nan = !SCALES_TO_ZERO && mask_count(v_nan(p.nan[0]));
-    return is_nan ? NAN : lane_total_value(total);
+    vec q;
+    lane_total total = lane_total_of_none();
+    lane_total_add(&total, v_exp_parts(NAME(at)(column, 0, rows, -INFINITY), r->f, &q));
+    return lane_total_value(total) - (double)rounded;
 }
 
-static double NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
-                         double *max)
+/* Of a group of chunks from j: the lanes that hold more than a sixteenth of the group's sum each, which is `whole`. */
+static double NAME(lost_in_group)(const passed *r, ptrdiff_t j, const REAL *sums, int chunks, double whole)
 {
-    return kept ? NAME(pass_as)(x, n, at, y, kept, 1, queue, max) : NAME(pass_as)(x, n, at, y, NULL, 0, NULL, max);
+    const REAL limit = (REAL)(whole / 16);
+    double lost = 0;
+    for (int c = 0; c < chunks; ++c) {
+        if (!mask_count(v_less(v_set1(limit), v_load_real(sums + c * LANES)))) continue;
+        for (int lane = 0; lane < LANES; ++lane)
+            if (sums[c * LANES + lane] > limit)
+                lost += NAME(lost_in_lane)(r, j + c * CHUNK, lane, sums[c * LANES + lane]);
+    }
+    return lost;
 }
 
-/* (z - max) - log_sum: both terms are <= 0, so neither rounding is magnified. */
+/* A group ends where a block of a copied row may (BLOCK): its sum must not depend on how the row lies. One of a single
+ * chunk is added exactly, since there almost every lane would have to be added again. */
+SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue, double *max)
+{
+    const vec lowest = v_set1(-INFINITY);
+    passing p;
+    for (int u = 0; u < UNROLL; ++u) p.max[u] = lowest;
+    compensated sum = {0, 0};
+    for (ptrdiff_t first = 0; first < r->n; first += GROUP) {
+        const ptrdiff_t end = r->n - first < GROUP ? r->n : first + GROUP;
+        const int exactly = EXP_TABLE && end - first <= CHUNK;
+        REAL sums[GROUP / LANES / CHUNK_VECTORS * LANES];
+        int chunks = 0;
+        vec top = v_set1(0);
+        p.sum = exp_sum_of_none();
+        for (ptrdiff_t j = first; j < end; j += CHUNK) {
+            const int leaves_out = r->y >= j && r->y < j + CHUNK;
+            if (exactly && leaves_out) NAME(pass_chunk)(r, j, &p, keeps, 1, 1);
+            else if (exactly) NAME(pass_chunk)(r, j, &p, keeps, 0, 1);
+            else {
+                const vec s = leaves_out ? NAME(pass_chunk)(r, j, &p, keeps, 1, 0)
+                                         : NAME(pass_chunk)(r, j, &p, keeps, 0, 0);
+                if (EXP_TABLE) v_store_real(sums + chunks++ * LANES, s), top = v_max(s, top);
+            }
+            if (keeps && (j + CHUNK) % STRIDE == 0 && j + CHUNK <= r->n && queue->next < queue->end) {
+                NAME(gradient)(queue->next, STRIDE);
+                queue->next += queue->next->done == queue->next->n;
+            }
+        }
+        compensated of_group = lane_total_exact(p.sum.total);
+        if (EXP_TABLE && chunks && (double)v_top(top) > of_group.sum / 16)
+            of_group.sum += NAME(lost_in_group)(r, first, sums, chunks, of_group.sum);
+        compensated_join(&sum, of_group);
+    }
+    for (int u = 1; u < UNROLL; ++u) p.max[0] = v_max(p.max[0], p.max[u]);
+    *max = (double)v_top(p.max[0]);
+    sum.sum /= EXP_SCALE;
+    return sum;
+}
+
+static compensated NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
+                              double *max)
+{
+    const passed r = {x, frame_at(at), n, y, kept};
+    return kept ? NAME(pass_as)(&r, 1, queue, max) : NAME(pass_as)(&r, 0, NULL, max);
+}
+
+/* z - lse, where lse = max + log_sum is a pair. z - high is exact where z is near it, so that the result is rounded
+ * once there, and at most twice elsewhere. */
 static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double log_sum, void *to, int bypass)
 {
     const ELEMENT *x = in;
     ELEMENT *out = to;
-    const vec m = v_set1((REAL)max), l = v_set1((REAL)log_sum);
+    const REAL high = (REAL)(max + log_sum);
+    const vec m = v_set1(high), l = v_set1((REAL)((max - (double)high) + log_sum));
     ptrdiff_t j = NAME(before_vectors)(out, n, bypass);
     if (j) NAME(put)(out, j, v_sub(v_sub(NAME(at)(x, 0, j, 0), m), l), 0);
     for (; n - j >= LANES; j += LANES) NAME(put)(out + j, LANES, v_sub(v_sub(v_load(x + j), m), l), bypass);
@@ -299,7 +364,7 @@ static void NAME(log_softmax_backward)(const void *in, const void *grad_output, 
     const ELEMENT *x = in, *g = grad_output;
     ELEMENT *out = to;
     const EXP_FRAME f = frame_at(at);
-    const vec times = v_set1((REAL)factor);
+    const vec times = v_set1((REAL)(factor / EXP_SCALE));
     for (ptrdiff_t j = 0, here; j < n; j += here) {
         const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, bypass);
         here = before ? before : n - j < LANES ? n - j : LANES;

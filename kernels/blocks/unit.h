@@ -7,12 +7,13 @@
 #include "blocks/blocks.h"
 #include "blocks/complete.h"
 #include "blocks/streams.h"
-#include "math/exp.h"
+#include "math/exp_sum.h"
 #include "math/lane_total.h"
 #include "simd/simd.h"
 
 #define BLOCK_FUNCTIONS             \
     {LANES,                         \
+     EXP_SCALE,                     \
      NAME(max),                     \
      NAME(sum),                     \
      NAME(pass),                    \

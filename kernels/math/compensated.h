@@ -16,6 +16,12 @@ static inline void compensated_add(compensated *c, double a)
     c->sum = sum;
 }
 
+static inline void compensated_join(compensated *c, compensated other)
+{
+    compensated_add(c, other.sum);
+    c->error += other.error;
+}
+
 static inline double compensated_value(compensated c)
 {
     return isfinite(c.sum) ? c.sum + c.error : c.sum;    /* the error of an infinite sum is NaN */

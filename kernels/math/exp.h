@@ -1,19 +1,22 @@
-/* e^z of one vector at an anchor: e^(z - shift) 2^-k (exp_of.h, for either REAL).
+/* e^z of one vector at an anchor: e^(z - shift) 2^-k, times EXP_SCALE (exp_of.h, for either REAL).
  *
  * z = n ln2 + r with |r| <= ln2/2: adding 1.5 2^(mantissa bits) to z log2e rounds it to the integer n. n ln2_hi is
  * exact (15 and 41 bits, n below 2^9 and 2^12 by anchor_limit), so z - n ln2_hi is too: the same code serves ISAs
  * without FMA. e^r = 1 + r (1 + r Q(r)); fit.py prints these constants, and checks them.
  *
  * With a table (EXP_TABLE: float32 on AVX-512 and AVX2) n is a multiple of 1/16 or 1/8, r as much smaller and Q of
- * fewer terms: 2^n is 2^floor(n) times what the last bits of n look up.
+ * fewer terms: 2^n is 2^floor(n) times what the last bits of n look up. The table holds 2^(j/16) EXP_SCALE, because
+ * rounding a table to float32 costs up to half an ulp, but all entries of one at that scale lie within 0.14 (0.03 with
+ * 8 entries) of a float32.
  *
- * Max error, measured: float32 1.00 ulp on AVX-512, 0.95 on AVX2, 1.24 on the base; float64 0.95, 0.95, 1.22
- * (tests/test_accuracy.py, test_error_of_exp, on 2^17 points each).
+ * The result is high (1 + q), where high is 2^n or the table's. Sums take high and high q apart (exp_sum.h): what
+ * rounds e^z to an ulp of its own is adding these two, and where one class holds most of a sum, that ulp may be two of
+ * the loss. Max error of v_exp, which adds them, in ulp, measured: float32 0.68 on AVX-512, 0.57 on AVX2, 0.94 on the
+ * base; float64 0.76, 0.76, 0.98 (tests/test_accuracy.py, test_error_of_exp, on 2^17 points each).
  *
- * Where the ISA scales by a power of 2 (SCALES_TO_ZERO: AVX-512) what underflows is 0 and NaN stays NaN, +inf too.
- * Where not, the constant is lessened by k, so that the low bits of the sum are n - k, ready to be added to the
- * exponent of e^r; what would leave the normal range is 0 then, and z must not be NaN or +inf but in v_exp_summed.
- * Callers anchor so that nothing that a result can show lies below that. */
+ * k is taken off the constant, so that the low bits of the sum are n - k, ready to be added to the exponent of the
+ * table's number; what would leave the normal range is 0. NaN stays NaN, and +inf becomes it. Callers anchor so that
+ * nothing that a result can show lies below that. */
 #ifndef EXP_H
 #define EXP_H
 
@@ -29,16 +32,21 @@ static const struct {
     0x1p-126f,    0x1.8p23f,       -125, 0x1.715476p+0f,
     0x1.62e4p-1f, 0x1.7f7d1cp-20f, 5,    {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
 #if EXP_TABLE_f32 == 16
+#define EXP_SCALE_f32 0x1.084921ccea25fp+0
 static const f32 exp_table_q[] = {0x1.55565cp-3f, 0x1.000148p-1f};    /* fit error 0.11 ulp */
-static const f32 exp_table[] = {0x1p+0f,        0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f,
-                                0x1.306fep+0f,  0x1.3dea64p+0f, 0x1.4bfdaep+0f, 0x1.5ab07ep+0f,
-                                0x1.6a09e6p+0f, 0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f,
-                                0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f, 0x1.ea4afap+0f};
+static const f32 exp_table[] = {0x1.084922p+0f, 0x1.13fc92p+0f, 0x1.2034ap+0f,  0x1.2cf72cp+0f,
+                                0x1.3a4a58p+0f, 0x1.48348ap+0f, 0x1.56bc72p+0f, 0x1.65e90cp+0f,
+                                0x1.75c1a2p+0f, 0x1.864dd2p+0f, 0x1.97959p+0f,  0x1.a9a128p+0f,
+                                0x1.bc7948p+0f, 0x1.d026fcp+0f, 0x1.e4b3bap+0f, 0x1.fa2962p+0f};
 #elif EXP_TABLE_f32 == 8
+#define EXP_SCALE_f32 0x1.16747bf728c53p+0
 static const f32 exp_table_q[] = {0x1.555972p-5f, 0x1.555b7ep-3f, 0x1p-1f};    /* fit error 0.01 ulp */
-static const f32 exp_table[] = {0x1p+0f,        0x1.172b84p+0f, 0x1.306fep+0f,  0x1.4bfdaep+0f,
-                                0x1.6a09e6p+0f, 0x1.8ace54p+0f, 0x1.ae89fap+0f, 0x1.d5818ep+0f};
+static const f32 exp_table[] = {0x1.16747cp+0f, 0x1.2fa848p+0f, 0x1.4b2404p+0f, 0x1.691c8ap+0f,
+                                0x1.89cb7cp+0f, 0x1.ad6fb4p+0f, 0x1.d44dbcp+0f, 0x1.feb052p+0f};
+#else
+#define EXP_SCALE_f32 1.0
 #endif
+#define EXP_SCALE_f64 1.0
 /* Fit error 0.17 ulp. */
 static const struct {
     f64 smallest, magic, least, log2e, ln2_hi, ln2_lo;
@@ -57,10 +65,9 @@ static const struct {
 
 #define EXP_FRAME PASTE(exp_frame, REAL)
 #define v_exp PASTE(v_exp, REAL)
-#define v_exp_unshifted PASTE(v_exp_unshifted, REAL)
-#define v_exp_summed PASTE(v_exp_summed, REAL)
-#define v_exp_unclamped PASTE(v_exp_unclamped, REAL)
+#define v_exp_parts PASTE(v_exp_parts, REAL)
 #define EXP_TABLE PASTE(EXP_TABLE, REAL)
+#define EXP_SCALE PASTE(EXP_SCALE, REAL)
 #define frame_at PASTE(frame_at, REAL)
 #define frame_of PASTE(frame_of, REAL)
 #define EXP_CONSTANTS PASTE(exp_constants, REAL)

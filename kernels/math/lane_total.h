@@ -13,6 +13,17 @@ typedef struct {
     vec_f64 sum, error;
 } lane_total_f64;
 
+SIMD lane_total_f32 lane_total_of_none_f32(void)
+{
+    const lane_total_f32 t = {v_set1_f64(0), v_set1_f64(0)};
+    return t;
+}
+SIMD lane_total_f64 lane_total_of_none_f64(void)
+{
+    const lane_total_f64 t = {v_set1_f64(0), v_set1_f64(0)};
+    return t;
+}
+
 SIMD void lane_total_add_f32(lane_total_f32 *t, vec_f32 a)
 {
     t->low = v_add_f64(t->low, v_widen_low_f32(a));
@@ -27,27 +38,60 @@ SIMD void lane_total_add_f64(lane_total_f64 *t, vec_f64 a)    /* as compensated_
     t->sum = sum;
 }
 
+SIMD void lane_total_add_from_f32(lane_total_f32 *t, const f32 *x)    /* a vector of them in memory */
+{
+    t->low = v_add_f64(t->low, load_widened(x));
+    t->high = v_add_f64(t->high, load_widened(x + LANES_f64));
+}
+
+SIMD void lane_total_add_from_f64(lane_total_f64 *t, const f64 *x) { lane_total_add_f64(t, load_f64(x)); }
+
 SIMD double lane_total_value_f32(lane_total_f32 t) { return v_sum_f64(v_add_f64(t.low, t.high)); }
 
-SIMD double lane_total_value_f64(lane_total_f64 t)
+SIMD compensated lane_total_exact_f32(lane_total_f32 t)
 {
-    const compensated c = {v_sum_f64(t.sum), v_sum_f64(t.error)};
-    return compensated_value(c);
+    const compensated c = {lane_total_value_f32(t), 0};
+    return c;
 }
 
-/* The sum of each lane apart. */
-SIMD void lane_total_store_f32(lane_total_f32 t, double *to)
+SIMD compensated lane_total_exact_f64(lane_total_f64 t)
 {
-    store_f64(to, t.low);
-    store_f64(to + LANES_f64, t.high);
+    f64 sums[LANES_f64], errors[LANES_f64];
+    compensated c = {0, 0};
+    store_f64(sums, t.sum);
+    store_f64(errors, t.error);
+    for (int i = 0; i < LANES_f64; ++i) compensated_add(&c, sums[i]);
+    for (int i = 0; i < LANES_f64; ++i) c.error += errors[i];
+    if (!isfinite(c.sum)) c.error = 0;    /* that of an infinite sum is NaN */
+    return c;
 }
-SIMD void lane_total_store_f64(lane_total_f64 t, double *to)    /* the error of an infinite sum is NaN */
+
+SIMD double lane_total_value_f64(lane_total_f64 t) { return compensated_value(lane_total_exact_f64(t)); }
+
+/* The sum of each lane apart; the error of an infinite sum is NaN. */
+SIMD vec_f64 lane_total_values_f64(lane_total_f64 t)
 {
-    store_f64(to, v_add_f64(t.sum, v_zero_where_f64(v_nan_f64(t.error), t.error)));
+    return v_add_f64(t.sum, v_zero_where_f64(v_nan_f64(t.error), t.error));
+}
+/* The same, and apart from it what it is off by. */
+SIMD void lane_total_store_f32(lane_total_f32 t, double *sums, double *errors)
+{
+    store_f64(sums, t.low);
+    store_f64(sums + LANES_f64, t.high);
+    store_f64(errors, v_set1_f64(0));
+    store_f64(errors + LANES_f64, v_set1_f64(0));
+}
+SIMD void lane_total_store_f64(lane_total_f64 t, double *sums, double *errors)
+{
+    store_f64(sums, t.sum);
+    store_f64(errors, v_zero_where_f64(v_nan_f64(t.error), t.error));
 }
 
 #define lane_total PASTE(lane_total, REAL)
+#define lane_total_of_none PASTE(lane_total_of_none, REAL)
 #define lane_total_add PASTE(lane_total_add, REAL)
+#define lane_total_add_from PASTE(lane_total_add_from, REAL)
+#define lane_total_exact PASTE(lane_total_exact, REAL)
 #define lane_total_value PASTE(lane_total_value, REAL)
 #define lane_total_store PASTE(lane_total_store, REAL)
 

@@ -92,7 +92,7 @@ static void read_rows(tile *w)
         if (n->r.skipped[i]) set_unread(&n->b, i, 0);
         else if (n->r.bad[i]) set_unread(&n->b, i, NAN);
     }
-    t->isa->complete(&n->b, n->rows, t->targets.data && keeps);
+    t->isa->complete(&n->b, n->rows, t->targets.data && keeps, w->is_f64);
 }
 
 /* factor e^(z - max) - scale t_c in float64: what the lanes have no room for. From the array, since the tile has e^z
@@ -123,7 +123,7 @@ static void write_gradient(tile *w)
     const int unread = find_gradients(t, n, &g);
     int alone[BATCH], any_alone = 0;
     for (ptrdiff_t i = 0; i < n->rows; ++i) {
-        factors[i] = g.factor[i] * n->b.unit[i];
+        factors[i] = g.factor[i] * n->b.unit[i] / w->k->tile_scale;
         alone[i] = !suits_kept(w->is_f64, g.factor[i], n->b.unit[i]);
         any_alone |= alone[i];
     }

@@ -33,14 +33,14 @@ static double class_weight_of(const task *t, ptrdiff_t c)
 void set_unread(batch *b, ptrdiff_t i, double max)
 {
     b->max[i] = max;
-    b->shift[i] = b->k[i] = b->z[i] = b->sum[i] = b->base[i] = b->own[i] = 0;
+    b->shift[i] = b->k[i] = b->z[i] = b->sum[i] = b->sum_error[i] = b->base[i] = b->own[i] = 0;
 }
 
 void restore(const task *t, row_batch *n, ptrdiff_t i)
 {
     const row_statistics *s = t->statistics + n->row + i;
     n->b.max[i] = s->max, n->b.base[i] = s->rest, n->mass[i] = s->mass;
-    n->b.sum[i] = n->b.own[i] = 0;
+    n->b.sum[i] = n->b.sum_error[i] = n->b.own[i] = 0;
 }
 
 static double loss_of(const task *t, const row_batch *n, ptrdiff_t i)

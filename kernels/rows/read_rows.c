@@ -59,10 +59,10 @@ static void end_spread(place *p, ptrdiff_t i, double guess)
     p->n.mass[i] *= unit;
 }
 
-static void set_read(batch *b, ptrdiff_t i, double max, anchor at, double sum, double base, double own)
+static void set_read(batch *b, ptrdiff_t i, double max, anchor at, compensated sum, double base, double own)
 {
     b->max[i] = max, b->shift[i] = at.shift, b->k[i] = at.k;
-    b->sum[i] = sum, b->base[i] = base, b->own[i] = own;
+    b->sum[i] = sum.sum, b->sum_error[i] = isfinite(sum.sum) ? sum.error : 0, b->base[i] = base, b->own[i] = own;
 }
 
 /* The sum again with the classes at the maximum left out and counted, so that rest keeps its digits whatever leads. */
@@ -71,8 +71,8 @@ static void sum_below(place *p, ptrdiff_t i, double max, anchor at)
     compensated sum = {0, 0};
     ptrdiff_t ties = 0;
     for (block b = {0, 0}; next_block(&p->c, &b);)
-        compensated_add(&sum, p->k->sum(read_block(&p->x, b), b.n, at, max, &ties));
-    set_read(&p->n.b, i, max, at, compensated_value(sum), (double)(ties - 1), 0);
+        compensated_join(&sum, p->k->sum(read_block(&p->x, b), b.n, at, max, &ties));
+    set_read(&p->n.b, i, max, at, sum, (double)(ties - 1), 0);
 }
 
 /* Two passes, maximum first: for any row. */
@@ -108,27 +108,28 @@ static int read_about(place *p, ptrdiff_t i, int64_t y, double guess, double *ma
     p->n.mass[i] = p->n.distance[i] = 0;
     if (p->whole) {
         const block b = {0, p->t->classes};
-        sum.sum = p->k->pass(read_block(&p->x, b), b.n, at, y, keeps ? kept_block(p, i, b) : NULL, &p->queue, max);
+        sum = p->k->pass(read_block(&p->x, b), b.n, at, y, keeps ? kept_block(p, i, b) : NULL, &p->queue, max);
     } else {
         const ptrdiff_t most = p->x.direct && !p->spreads ? POLL_EVERY : BLOCK;    /* by x alone: see is_in_place */
         for (block b = {0, 0}; next_of(&p->c, &b, most);) {
             const void *x = read_block(&p->x, b);
             void *kept = keeps ? kept_block(p, i, b) : NULL;
             double top;
-            compensated_add(&sum, p->k->pass(x, b.n, at, y - b.at, kept, &p->queue, &top));
+            compensated_join(&sum, p->k->pass(x, b.n, at, y - b.at, kept, &p->queue, &top));
             *max = top > *max ? top : *max;
             if (p->spreads) add_spread(p, i, b, x, guess);
         }
     }
-    const double z = p->n.b.z[i], others = compensated_value(sum);
+    const double z = p->n.b.z[i];
     /* Past the anchor's maximum an exponent may have wrapped, and the sum be anything. */
-    if (!(*max <= most && *max >= (guess < -NEAR(p->is_f64) ? guess : -NEAR(p->is_f64))) || !isfinite(others)) return 0;
+    if (!(*max <= most && *max >= (guess < -NEAR(p->is_f64) ? guess : -NEAR(p->is_f64))) || !isfinite(sum.sum))
+        return 0;
     if (isnan(z)) {
         set_unread(&p->n.b, i, NAN);
         return 1;
     }
     p->kept.has[i] = keeps;
-    set_read(&p->n.b, i, *max, at, others, z == *max ? 0 : -1, z == *max ? 0 : 1);
+    set_read(&p->n.b, i, *max, at, sum, z == *max ? 0 : -1, z == *max ? 0 : 1);
     if (p->spreads) end_spread(p, i, guess);
     return 1;
 }
@@ -180,7 +181,7 @@ void read_batch(place *p)
             if (t->targets.data) p->n.b.z[i] = read_element(&p->x, p->n.r.y[i]);
         }
     }
-    t->isa->complete(&p->n.b, p->n.rows, 1);
+    t->isa->complete(&p->n.b, p->n.rows, 1, p->is_f64);
     int again = 0;
     for (ptrdiff_t i = 0; i < p->n.rows && !p->c.stopped; ++i) {
         if (!lost_digits(p, i)) continue;
@@ -189,5 +190,5 @@ void read_batch(place *p)
         sum_below(p, i, p->n.b.max[i], at);
         again = 1;
     }
-    if (again) t->isa->complete(&p->n.b, p->n.rows, 1);
+    if (again) t->isa->complete(&p->n.b, p->n.rows, 1, p->is_f64);
 }

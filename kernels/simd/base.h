@@ -83,14 +83,14 @@ typedef uint64_t word_f64;
         const mask_##REAL m = AS_MASK(a > b);                                                                      \
         return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                         \
     }                                                                                                              \
-    SIMD vec_##REAL v_scale_##REAL(vec_##REAL p, vec_##REAL t)    /* unsigned: it may wrap */                      \
+    SIMD vec_##REAL v_raise_##REAL(mask_##REAL m, vec_##REAL p, vec_##REAL t)    /* unsigned: it may wrap */       \
     {                                                                                                              \
         word_##REAL a, b;                                                                                          \
         memcpy(&a, &p, sizeof a);                                                                                  \
         memcpy(&b, &t, sizeof b);                                                                                  \
         a += b << MANTISSA;                                                                                        \
         memcpy(&p, &a, sizeof p);                                                                                  \
-        return p;                                                                                                  \
+        return v_zero_where_##REAL(m, p);                                                                          \
     }                                                                                                              \
     SIMD void transpose_##REAL(vec_##REAL v[LANES_##REAL])                                                         \
     {                                                                                                              \
@@ -123,6 +123,16 @@ BASE_OPERATIONS(f32, 23)
 BASE_OPERATIONS(f64, 52)
 
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return a / b; }
+SIMD vec_f64 high_half(vec_f64 a)    /* 26 bits of it (Veltkamp) */
+{
+    const vec_f64 c = a * v_set1_f64(0x1p27 + 1);
+    return c - (c - a);
+}
+SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p)    /* Dekker's product */
+{
+    const vec_f64 ah = high_half(a), bh = high_half(b), al = a - ah, bl = b - bh;
+    return ((ah * bh - p) + ah * bl + al * bh) + al * bl;
+}
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
 {
     word_f64 bits;
@@ -146,6 +156,12 @@ SIMD vec_f64 widened_from(vec_f32 a, int from)
 {
     f64 lanes[LANES_f64];
     for (int i = 0; i < LANES_f64; ++i) lanes[i] = from + i < LANES_f32 ? (f64)LANE(a, from + i) : 0;
+    return load_f64(lanes);
+}
+SIMD vec_f64 load_widened(const f32 *x)
+{
+    f64 lanes[LANES_f64];
+    for (int i = 0; i < LANES_f64; ++i) lanes[i] = (f64)x[i];
     return load_f64(lanes);
 }
 SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return widened_from(a, 0); }

@@ -3,15 +3,18 @@
  *
  *   v_max(a, b)         b where either is NaN
  *   v_fma(a, b, c)      a b + c;  v_fnma: c - a b
- *   v_scale(p, n)       p 2^n where the ISA has that (SCALES_TO_ZERO), else n is an integer in the low bits (exp.h)
- *   v_lookup(table, t)  the lane of the table that the low bits of t name, where EXP_TABLE is the number of lanes;
- *                       v_scale_whole(p, t): p 2^n, where n are the bits above those
+ *   v_scale(p, n)       p 2^n, 0 below the smallest number, where the ISA has that (SCALES_TO_ZERO)
+ *   v_raise(m, p, t)    0 where m holds, else p 2^n, where the low bits of t are the integer n; or, where there is a table (EXP_TABLE, the
+ *                       number of lanes), n and below it the bits of the place in the table, which are in p already
+ *   v_lookup(table, t)  the lane of the table that the low bits of t name; v_table() loads one, without these bits
  *   v_zero_where(m, a)  0 where m holds, else a;  v_where(m, a, b): a where m holds, else b
  *   v_sum(a)            of the lanes, in float64, in a fixed order
  *   v_load_part(x, n, fill), v_store_part(x, n, a)   the first n < LANES elements
  *   v_split(a, &e)      a = m 2^e with 1 <= m < 2 for normal a > 0: e, and 2^-e as the result
  *   transpose(v)        the matrix of LANES vectors
  *   v_widen(a, u)       float64 lanes of the u-th part of WIDE: 2 for float32, 1 for float64
+ *   v_lost(a, b, p)     a b - p exactly, p being the rounded product (float64)
+ *   load_widened(x)     as many float32 as there are float64 lanes, as float64
  *   v_bypass(x, a)      a store that bypasses the caches, x aligned to the vector; fence() before the thread leaves */
 #ifndef SIMD_H
 #define SIMD_H
@@ -55,8 +58,8 @@ static const f64 lane_numbers_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 #define v_fnma PASTE(v_fnma, REAL)
 #define v_max PASTE(v_max, REAL)
 #define v_scale PASTE(v_scale, REAL)
+#define v_raise PASTE(v_raise, REAL)
 #define v_lookup PASTE(v_lookup, REAL)
-#define v_scale_whole PASTE(v_scale_whole, REAL)
 #define v_less PASTE(v_less, REAL)
 #define v_equal PASTE(v_equal, REAL)
 #define v_nan PASTE(v_nan, REAL)
