@@ -1,17 +1,22 @@
 """How many threads a call gets: where the system refuses them, where something limits them, and who is told so."""
 
+import concurrent.futures
+import contextvars
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import NATIVE, NUMBA
+from conftest import AVAILABLE, NATIVE, NUMBA
 from subprocesses import run
 
 import crossentropy
+from crossentropy import _settings
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD, /proc and RLIMIT_NPROC are Linux's")
 OPENMP = bool(NATIVE) and crossentropy.native.OPENMP
@@ -216,3 +221,119 @@ def test_settings_of_the_package_go_over_the_environment_of_openmp():
             **variables,
         )
         assert out.split() == ["True", "2" if variables else "1"]
+
+
+# ---------------------------------------------------------------------- who sees the settings
+
+
+@pytest.fixture
+def process_settings():
+    """Whatever a test sets for the process is taken off again."""
+    yield
+    crossentropy.set_config(backend=None, threads=None, isa=None, check=None)
+
+
+def in_pool(function):
+    """What a function returns in two workers of a pool."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        barrier = threading.Barrier(2)
+        return [done.result() for done in [pool.submit(lambda: (barrier.wait(10), function())[1]) for _ in range(2)]]
+
+
+def test_set_config_is_seen_by_every_thread(process_settings, monkeypatch):
+    monkeypatch.setattr(_settings, "processors", lambda: 8)
+    before = crossentropy.get_config()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # whose thread is there before
+        pool.submit(crossentropy.get_config).result()
+        crossentropy.set_config(threads=1, check=False, backend="reference")
+        assert pool.submit(_settings.threads).result() == 1
+        with crossentropy.config(threads=3):
+            assert _settings.threads() == 3
+            assert in_pool(_settings.threads) == [1, 1]
+            crossentropy.set_config(threads=2)
+            assert (_settings.threads(), pool.submit(_settings.threads).result()) == (3, 2)
+    assert crossentropy.get_config() == before | {"threads": 2, "check": False, "backend": "reference"}
+    assert np.isnan(in_pool(lambda: crossentropy.cross_entropy(np.zeros((1, 2)), [7]))).all()
+    with crossentropy.config(check=True), pytest.raises(IndexError):
+        crossentropy.cross_entropy(np.zeros((1, 2)), [7])
+    crossentropy.set_config(threads=None, check=None)
+    assert crossentropy.get_config() == before | {"backend": "reference"}
+    crossentropy.set_config(backend=None)
+    assert crossentropy.get_config() == before
+
+
+@pytest.mark.skipif(not AVAILABLE["native"], reason="ISAs are the native backend's")
+def test_set_config_chooses_backend_and_isa(process_settings):
+    crossentropy.set_config(backend="native", isa="base")
+    assert in_pool(crossentropy.native.current_isa) == ["base", "base"]
+    with crossentropy.config(isa=crossentropy.native.SUPPORTED_ISAS[0]):
+        assert crossentropy.native.current_isa() == crossentropy.native.SUPPORTED_ISAS[0]
+        assert in_pool(crossentropy.native.current_isa) == ["base", "base"]
+
+
+def test_settings_are_handed_to_workers():
+    """By their values, or with the context; what is in force in one thread is not what others have."""
+
+    def found():
+        return crossentropy.get_config()["threads"], crossentropy.get_config()["check"]
+
+    outside = found()
+    with crossentropy.config(threads=1, check=False):
+        settings, context = crossentropy.get_config(), contextvars.copy_context()
+
+        def work():
+            with crossentropy.config(**settings):
+                return found()
+
+        assert in_pool(work) == [(1, False)] * 2
+        assert in_pool(found) == [outside] * 2
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert pool.submit(context.run, found).result() == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"threads": 0}, "threads must be a positive integer, got 0"),
+        ({"threads": True}, "threads must be a positive integer, got True"),
+        ({"backend": "fortran"}, "backend must be one of"),
+        ({"isa": "mmx"}, "isa must be one of"),
+        ({"check": 1}, "check must be True or False, got 1"),
+    ],
+)
+def test_set_config_refuses_what_config_refuses(process_settings, bad, message):
+    before = crossentropy.get_config()
+    with pytest.raises(ValueError, match=message):
+        crossentropy.set_config(**({"threads": 1, "check": False} | bad))
+    assert crossentropy.get_config() == before
+
+
+def test_set_config_goes_over_the_environment():
+    code = """
+        import crossentropy
+        first = crossentropy.get_config()
+        crossentropy.set_config(threads=1, backend="reference")
+        second = crossentropy.get_config()
+        crossentropy.set_config(threads=None, backend=None)
+        print(first["threads"], first["backend"], second["threads"], second["backend"])
+        print(first == crossentropy.get_config())
+    """
+    variables = {"CROSSENTROPY_NUM_THREADS": "3", "CROSSENTROPY_BACKEND": "native", "CROSSENTROPY_ISA": None}
+    assert run(code, **variables).split() == ["3", "native", "1", "reference", "True"]
+
+
+@LINUX
+def test_set_config_reaches_forked_workers():
+    out = run(
+        """
+        import multiprocessing, warnings
+        import crossentropy
+        warnings.simplefilter("ignore", DeprecationWarning)
+        def threads(_):
+            return crossentropy.get_config()["threads"]
+        crossentropy.set_config(threads=1)
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            print(pool.map(threads, range(2)))
+        """
+    )
+    assert out.strip() == "[1, 1]"
