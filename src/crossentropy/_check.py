@@ -222,7 +222,8 @@ def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
     options: dict[str, Any] = {}
     for name in ARRAYS:
         if name in left:
-            require_no_rule(left[name], like, axis, name)
+            if isinstance(left[name], (dict, str)):
+                raise no_weights(left[name], like, axis, name)
             sources[name] = array(left[name], name)
             options[name] = _weights(sources[name], like, axis, name)
     options |= numeric_of(left)
@@ -234,10 +235,8 @@ def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
     return Loss(last, t, row, last.shape[:-1], axis, *reduction_of(left), sources)
 
 
-def require_no_rule(value: Any, x: Layout, axis: int, name: str) -> None:
-    """Raise for what other libraries make weights of: a dict, or the name of a rule."""
-    if not isinstance(value, (dict, str)):
-        return
+def no_weights(value: Any, x: Layout, axis: int, name: str) -> TypeError:
+    """The error for what other libraries make weights of: a dict, or the name of a rule."""
     classes, way = x.shape[axis], ""
     if OPTIONS[name].over == "classes":
         way = f": pass [weights.get(c, 1) for c in range({classes})]"
@@ -245,11 +244,11 @@ def require_no_rule(value: Any, x: Layout, axis: int, name: str) -> None:
             counts = f"numpy.bincount(y, minlength={classes})"
             way = f": pass len(y) / ({classes} * {counts}) for 'balanced' ones of labels y"
     got = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
-    raise TypeError(f"{name} must be an array with a number for each {'class' if way else 'row'}, got {got}{way}")
+    return TypeError(f"{name} must be an array with a number for each {'class' if way else 'row'}, got {got}{way}")
 
 
 def _weights(value: np.ndarray, x: Layout, axis: int, name: str) -> np.ndarray:
-    w, lies = (value, _arrays.on_host(value)) if value.dtype == bool else floats(value, name)  # False is 0, True 1
+    w, lies = (value, _arrays.on_host(value)) if value.dtype.kind == "b" else floats(value, name)  # False is 0, True 1
     require_weights(lies, x, axis, name)
     flat = np.require(w, np.float64, ["C", "A"]).reshape(-1)
     bad = ~((flat >= 0) & (flat < np.inf))

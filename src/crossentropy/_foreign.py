@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _device
 
+_PLAIN = (list, tuple, int, float)
 _WAYS = {  # with a row whose value is missing
     "targets": "fill them with a number that is no class, and pass that as ignore_index",
     "sample_weight": "fill them with 0",
@@ -20,10 +21,12 @@ _WAYS = {  # with a row whose value is missing
 
 def as_array(value: Any, name: str) -> np.ndarray:
     """The value as an array, in the same memory where NumPy can have it; an error that names the argument."""
+    if type(value) in _PLAIN:
+        return _converted(value, name)
     if _device.is_tensor(value):
         return _of_tensor(value, name)
-    for library, reader in _READERS.items():
-        if any(kind.__module__.partition(".")[0] == library for kind in type(value).__mro__):
+    for kind in type(value).__mro__[:-1]:
+        if reader := _READERS.get(kind.__module__.partition(".")[0]):
             return reader(value, name)
     return _converted(value, name)
 

@@ -34,7 +34,7 @@ def leave() -> None:
 
 
 class _Process:
-    """The settings of the process, and these over its environment: put together once, for calls ask often."""
+    """The settings of the process, and these over its environment: put together once, for calls, which ask often."""
 
     def __init__(self, own: Settings) -> None:
         self.own = own
@@ -91,7 +91,7 @@ def processors() -> int:
 
 def backend() -> str | ModuleType | None:
     """The backend asked for; None for the best available."""
-    return _stack.get()[-1].backend or _defaults().backend
+    return _stack.get()[-1].backend or (_process.over_environment or _defaults()).backend
 
 
 def checks_targets() -> bool:
@@ -111,4 +111,4 @@ def threads() -> int:
 
 def isa() -> str | None:
     """The ISA asked for; None for the best."""
-    return _stack.get()[-1].isa or _defaults().isa
+    return _stack.get()[-1].isa or (_process.over_environment or _defaults()).isa
