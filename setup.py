@@ -33,6 +33,7 @@ SOURCES = ["kernels/_native.pyx", "kernels/math/compensated.c", "kernels/blocks/
         "place",
         "read_rows",
         "results",
+        "startable",
         "targets",
         "write_rows",
     )

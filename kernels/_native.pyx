@@ -66,7 +66,7 @@ cdef extern from "rows/task.h" nogil:
         double *loss
         row_statistics *statistics
     const isa_table *isa_select(const char *)
-    int has_openmp()
+    int openmp_threads()
     void coalesce(task *)
     int c_run "run"(const task *, int, Py_ssize_t) noexcept
     int suits_tiles(const task *)
@@ -96,7 +96,8 @@ cdef enum:
     ROW_COST = 16    # a row of one class takes as long as so many classes do
     MULTIPLE = 64    # rows: of every tile
 
-OPENMP = bool(has_openmp())
+cdef int THREADS_AT_IMPORT = openmp_threads()
+OPENMP = THREADS_AT_IMPORT > 0
 ISAS = ("avx512", "avx2", "base")    # best first
 STREAM_ROW = STREAM_ROW_ELEMENTS
 STATISTICS = sizeof(row_statistics) // sizeof(double)    # fields of the record
@@ -105,6 +106,12 @@ STATISTICS = sizeof(row_statistics) // sizeof(double)    # fields of the record
 def supported_isas():
     """The ISA units that this build has and this CPU runs, best first."""
     return tuple(name for name in ISAS if isa_select(name.encode()) != NULL)
+
+
+def allowed_threads(int threads):
+    """So many, or fewer where the OpenMP runtime has been told so since the import, for this thread's calls."""
+    cdef int told = openmp_threads()
+    return min(threads, told) if told < THREADS_AT_IMPORT else threads
 
 
 cdef int check_signals() noexcept with gil:

@@ -422,6 +422,9 @@ FLOAT8 = X.astype(ml_dtypes.float8_e4m3fn)
         (TypeError, "unexpected keyword", lambda: autograd.forward(Array(X), Array(Y), smoothing=1)),
         (ValueError, r"class_weight must have shape \(4,\)", lambda: weighted(class_weight=Array(X[0, :3]))),
         (TypeError, "sample_weight must be an array on the device", lambda: weighted(sample_weight=[1, 2, 3])),
+        (TypeError, "class_weight must be an array on the device", lambda: weighted(class_weight="balanced")),
+        (TypeError, "look one-hot, int64", lambda: crossentropy.cross_entropy(Array(X), Array(X.astype(int)))),
+        (TypeError, "look one-hot, bool", lambda: crossentropy.cross_entropy(Array(X), Array(X == 0))),
         (ValueError, "must be a scalar with", lambda: with_gradient(grad_output=Array(X[:, 0]))),
         (ValueError, "ignore_index", lambda: crossentropy.cross_entropy(Array(X), Array(X), ignore_index=1)),
     ],
@@ -435,6 +438,20 @@ def test_errors(error, message, call):
 
 def weighted(**weights):
     return crossentropy.cross_entropy(Array(X), Array(Y), **weights)
+
+
+@pytest.mark.parametrize("step", [1, 2, -1])
+def test_masks_on_the_device(step, dtype):
+    """Bytes of 0 and 1, at any stride."""
+    x, y = np.random.default_rng(1).standard_normal((5, 7)).astype(dtype), np.arange(5)
+    for name, size in (("sample_weight", 5), ("class_weight", 7)):
+        mask = (np.arange(2 * size) % 3 > 0)[::step][:size]
+        got, want = (
+            crossentropy.cross_entropy_and_grad(Array(x), Array(y), **{name: Array(w)})
+            for w in (mask, mask.astype(np.float32))
+        )
+        for a, b in zip(got, want, strict=True):
+            same(a.to_host(), b.to_host())
 
 
 def with_gradient(**options):

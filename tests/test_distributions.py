@@ -65,6 +65,31 @@ def test_entropy_and_divergence(k):
     assert distributions.kl_divergence(p, q) >= -1e-16
 
 
+@given(counts, st.integers(0, 3))
+def test_what_does_not_sum_to_1_is_normalised_as_scipy_does(k, scale):
+    stats = pytest.importorskip("scipy.stats")
+    k, q = np.array(k) * 10**scale, np.arange(1, len(k) + 1)
+    assert distributions.entropy(k) == pytest.approx(stats.entropy(k), rel=1e-13, abs=1e-14)
+    assert distributions.entropy(k) == pytest.approx(distributions.entropy(k / k.sum()), rel=1e-13, abs=1e-14)
+    assert distributions.kl_divergence(k, q) == pytest.approx(stats.entropy(k, q), rel=1e-12, abs=1e-13)
+    assert distributions.cross_entropy_of(k, q / q.sum()) == pytest.approx(
+        stats.entropy(k) + stats.entropy(k, q), rel=1e-12
+    )
+
+
+def test_counts_are_distributions_too():
+    """Eq. 4 for the counts themselves, and for a q that does not sum to 1, which both of its sides take as it is."""
+    assert distributions.entropy([3, 5]) == pytest.approx(0.6615632381579821, rel=1e-15)
+    k, q = [3, 5, 0], [0.3, 0.1, 0.0]
+    assert distributions.cross_entropy_of(k, q) == pytest.approx(-distributions.log_likelihood(k, q) / 8, rel=1e-15)
+    assert distributions.entropy([1e308] * 4) == pytest.approx(math.log(4), rel=1e-15)
+    assert distributions.entropy([5e-324] * 4) == pytest.approx(math.log(4), rel=1e-15)
+    assert distributions.kl_divergence([2, 6], [1, 3]) == 0
+    assert distributions.entropy(np.array([0.1, 0.3], np.float16)) == pytest.approx(
+        distributions.entropy([1, 3]), rel=1e-3
+    )
+
+
 def test_equation_2():
     assert distributions.likelihood([2, 1], [0.5, 0.25]) == pytest.approx(0.5**2 * 0.25, rel=1e-15)
     assert distributions.likelihood([1000, 1000], [0.5, 0.5]) == 0  # underflows; hence eq. 3
@@ -102,6 +127,9 @@ def test_counts_of_every_integer_dtype():
             "counts must be finite and not negative",
         ),
         (lambda: distributions.kl_divergence([0.5, 0.5], [0.5, math.nan]), ValueError, "q must be finite"),
+        (lambda: distributions.entropy([0, 0]), ValueError, r"p must have an entry that is positive, got \[0.0, 0.0\]"),
+        (lambda: distributions.entropy([]), ValueError, r"p must have an entry that is positive, got \[\]"),
+        (lambda: distributions.kl_divergence([1, 0], [0, 0]), ValueError, "q must have an entry that is positive"),
     ],
 )
 def test_errors(call, error, message):

@@ -24,6 +24,8 @@ model.predict(x).sum()
 model.loss(x, y, z_loss=1e-4)
 with crossentropy.config(backend="native", threads=1):
     available: bool = crossentropy.backends()[0].available
+crossentropy.set_config(threads=1, backend=None)
+threads: int = crossentropy.get_config()["threads"]
 for name, check in conformance():
     name.upper()
     check()
@@ -33,6 +35,7 @@ crossentropy.cross_entropy(x, y, reduction="average")  # arg-type
 crossentropy.cross_entropy_and_grad(x, y, z_loss="much")  # arg-type
 crossentropy.cross_entropy_grad(x, y, out=[0.0])  # arg-type
 crossentropy.config(thread=1)  # call-arg
+crossentropy.set_config(threads="1")  # arg-type
 crossentropy.softmax(x, keepdims=True)  # call-arg
 autograd.forward(x, y, smoothing=0.1)  # call-arg
 crossentropy.cross_entropi(x, y)  # attr-defined

@@ -103,7 +103,7 @@ def sums() -> list[Unit]:
     calls = [("loss_sums", real) for real in reals]
     calls += [("loss_total", real, summed) for real in reals for summed in dict.fromkeys((real, "float64"))]
     calls += [(name, real) for name in ("weight_sums", "weight_total") for real in reals]
-    calls += [("conversion", kind, real) for kind in KINDS for real in reals if kind != real]
+    calls += [("conversion", kind, real) for kind in (*KINDS, "bool") for real in reals if kind != real]
     return [Unit(None, call, "float64") for call in calls]
 
 

@@ -5,6 +5,7 @@
 #define _POSIX_C_SOURCE 200809L    /* clock_gettime */
 #endif
 #include "rows/parallel.h"
+#include "rows/startable.h"
 
 #include <time.h>
 
@@ -12,9 +13,11 @@
 #include <omp.h>
 #else
 static int omp_get_thread_num(void) { return 0; }
+static int omp_get_max_threads(void) { return 0; }
 #endif
 
 #define POLL_SECONDS 0.05
+#define ASK_AGAIN_SECONDS 1.0
 
 struct schedule {
     ptrdiff_t next, at_once;
@@ -22,14 +25,7 @@ struct schedule {
     int stopped, alone;
 };
 
-int has_openmp(void)
-{
-#ifdef _OPENMP
-    return 1;
-#else
-    return 0;
-#endif
-}
+int openmp_threads(void) { return omp_get_max_threads(); }
 
 static double now(void)
 {
@@ -86,20 +82,55 @@ void ran_out_of_memory(const task *t)
     }
 }
 
+#ifdef _OPENMP
+/* The runtime keeps a team for each thread that calls: where a call wants no more than that has, nothing is asked. */
+static struct {
+    int threads;       /* of the last call: a smaller team sends the others home */
+    int most;          /* that could be had, when the system refused one */
+    double refused;    /* when that was; 0: never */
+} team;
+#pragma omp threadprivate(team)
+
+/* As many of the threads that are wanted as there can be; *starts: some of them must be started. */
+static int threads_at_hand(int wanted, int *starts)
+{
+    const int there = team.threads > 1 ? team.threads : 1;
+    const double time = now();
+    if (team.refused > 0 && time < team.refused + ASK_AGAIN_SECONDS && wanted > team.most) wanted = team.most;
+    if (wanted <= there) return there;
+    const int threads = there + startable(wanted - there);
+    if (threads < wanted) {
+        team.most = threads;
+        team.refused = time;
+    }
+    *starts = threads > there;
+    if (!*starts) have_started();
+    return threads;
+}
+#endif
+
 int run(const task *given, int threads, ptrdiff_t rows_at_once)
 {
     task t = *given;
-    struct schedule s = {0, rows_at_once, rows_at_once < t.rows ? now() : 0, 0, threads <= 1};
     void (*const work)(const task *) = t.work >= STREAM_READ ? by_streams : t.tiled ? by_tiles : by_rows;
+#ifdef _OPENMP
+    int starts = 0;
+    if (threads > 1 && threads > team.threads) threads = threads_at_hand(threads, &starts);
+#else
+    threads = 1;
+#endif
+    struct schedule s = {0, rows_at_once, rows_at_once < t.rows ? now() : 0, 0, threads <= 1};
     t.schedule = &s;
 #ifdef _OPENMP
     if (threads > 1) {
 #pragma omp parallel num_threads(threads)
-        work(&t);
+        {
+            if (starts && omp_get_thread_num() == 0) have_started();
+            work(&t);
+        }
+        team.threads = threads;
         return s.stopped;
     }
-#else
-    (void)threads;
 #endif
     work(&t);
     return s.stopped;

@@ -70,8 +70,8 @@ void coalesce(task *t);
 /* by_tiles.c: whether it takes the task; else by_rows.c does. */
 int suits_tiles(const task *t);
 
-/* parallel.c: all the work, on so many threads; nonzero where poll stopped it. */
-int has_openmp(void);
+/* parallel.c: all the work, on at most so many threads; nonzero where poll stopped it. */
+int openmp_threads(void);    /* that the runtime would take for a call of this thread; 0 without OpenMP */
 int run(const task *t, int threads, ptrdiff_t rows_at_once);
 
 #endif

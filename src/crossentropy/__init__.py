@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and editors; a test compares the two
     from . import autograd, distributions, reference, testing, training
-    from ._backends.registry import backends, config
+    from ._backends.registry import backends, config, get_config, set_config
     from ._options import LossOptions
     from .api import (
         LossAndGrad,
@@ -37,6 +37,8 @@ _HOME = {
     "LossOptions": "_options",
     "backends": "_backends.registry",
     "config": "_backends.registry",
+    "get_config": "_backends.registry",
+    "set_config": "_backends.registry",
 }
 # What needs more than NumPy, or is for those who look under the functions: imported when it is named, as the others.
 _OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "torch")
@@ -53,9 +55,11 @@ __all__ = [
     "cross_entropy_and_grad",
     "cross_entropy_grad",
     "distributions",
+    "get_config",
     "log_softmax",
     "logsumexp",
     "reference",
+    "set_config",
     "softmax",
     "testing",
     "training",

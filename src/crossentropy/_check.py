@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _arrays, _device
+from . import _arrays, _device, _foreign
 from ._arrays import FLOATS, INTEGERS, Array, Layout
 from ._options import ARRAYS, OPTIONS, RowOptions, integer, numeric_of, real, reduction_of
 
@@ -44,6 +44,11 @@ def class_axis(x: Layout, number: int, name: str) -> int:
 def are_probabilities(targets: Layout, x: Layout, axis: int, integer_logits: bool = False) -> bool:
     """Whether targets are probabilities, like the logits, and not classes, of the rows' shape."""
     rows_shape = _arrays.without(x.shape, axis)
+    if (targets.dtype in INTEGERS or targets.dtype == "bool") and targets.shape == x.shape:
+        raise TypeError(
+            f"targets look one-hot, {targets.dtype} of the shape of logits, {x.shape}: pass their classes, "
+            f"targets.argmax({axis}), or floats"
+        )
     if targets.dtype in INTEGERS:
         if targets.shape != rows_shape:
             raise ValueError(
@@ -63,9 +68,10 @@ def are_probabilities(targets: Layout, x: Layout, axis: int, integer_logits: boo
 
 @functools.lru_cache(4096)
 def require_weights(w: Layout, x: Layout, axis: int, name: str) -> None:
-    """Raise unless an option that is an array is floating, with a number for each class, or row."""
+    """Raise unless an option that is an array is floating, or a mask, with a number for each class, or row."""
     shape = (x.shape[axis],) if OPTIONS[name].over == "classes" else _arrays.without(x.shape, axis)
-    require_float(w, name)
+    if w.dtype != "bool":
+        require_float(w, name)
     if w.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {w.shape}")
 
@@ -137,8 +143,12 @@ def require_numbers(a: Layout, name: str, dtype: str, shape: tuple[int, ...], in
 
 def bad_target(index: tuple[int, ...], value: Any, classes: int) -> IndexError:
     """The error that names the first target that is no class; a value of None is not known."""
-    where = ", ".join(map(str, index)) or "()"
-    return IndexError(f"targets[{where}]{'' if value is None else f' = {value}'} is not in [0, {classes})")
+    return IndexError(f"{at('targets', index)}{'' if value is None else f' = {value}'} is not in [0, {classes})")
+
+
+def at(name: str, index: tuple[int, ...]) -> str:
+    """A number of an array, as it is written in Python; of a single number its name."""
+    return f"{name}[{', '.join(map(str, index))}]" if index else name
 
 
 # ---------------------------------------------------------------------- arrays on the host, as kernels take them
@@ -169,10 +179,7 @@ def array(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name} must be a plain array, got {type(value).__name__}")
     if _device.holds(value):
         raise TypeError(f"{name} is a CUDA array where the others are on the host: nothing is copied implicitly")
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array: {error}") from None
+    return _foreign.as_array(value, name)
 
 
 def floats(value: Any, name: str) -> tuple[np.ndarray, Layout]:
@@ -215,6 +222,8 @@ def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
     options: dict[str, Any] = {}
     for name in ARRAYS:
         if name in left:
+            if isinstance(left[name], (dict, str)):
+                raise no_weights(left[name], like, axis, name)
             sources[name] = array(left[name], name)
             options[name] = _weights(sources[name], like, axis, name)
     options |= numeric_of(left)
@@ -226,15 +235,27 @@ def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
     return Loss(last, t, row, last.shape[:-1], axis, *reduction_of(left), sources)
 
 
+def no_weights(value: Any, x: Layout, axis: int, name: str) -> TypeError:
+    """The error for what other libraries make weights of: a dict, or the name of a rule."""
+    classes, way = x.shape[axis], ""
+    if OPTIONS[name].over == "classes":
+        way = f": pass [weights.get(c, 1) for c in range({classes})]"
+        if isinstance(value, str):
+            counts = f"numpy.bincount(y, minlength={classes})"
+            way = f": pass len(y) / ({classes} * {counts}) for 'balanced' ones of labels y"
+    got = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+    return TypeError(f"{name} must be an array with a number for each {'class' if way else 'row'}, got {got}{way}")
+
+
 def _weights(value: np.ndarray, x: Layout, axis: int, name: str) -> np.ndarray:
-    w, lies = floats(value, name)
+    w, lies = (value, _arrays.on_host(value)) if value.dtype.kind == "b" else floats(value, name)  # False is 0, True 1
     require_weights(lies, x, axis, name)
     flat = np.require(w, np.float64, ["C", "A"]).reshape(-1)
     bad = ~((flat >= 0) & (flat < np.inf))
     if bad.any():
         first = int(bad.argmax())
-        where = ", ".join(map(str, index_of(first, w.shape)))
-        raise ValueError(f"{name} must be finite and not negative, got {name}[{where}] = {flat[first]}")
+        where = at(name, index_of(first, w.shape))
+        raise ValueError(f"{name} must be finite and not negative, got {where} = {flat[first]}")
     return flat
 
 

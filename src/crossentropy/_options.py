@@ -59,6 +59,14 @@ def _number(holds: Callable[[float], bool], told: str) -> Callable[[Any, str], f
     return rule
 
 
+def _normalizer(value: Any, name: str) -> float:
+    number = real(value, name)
+    if not 0 < number < math.inf:
+        way = "; pass max(count, 1), with the count of all ranks or batches together, the same in each" * (number == 0)
+        raise ValueError(f"{name} must be finite and positive, got {value!r}{way}")
+    return number
+
+
 def _reduction(value: Any, name: str) -> str:
     if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, REDUCTIONS))}, got {value!r}")
@@ -110,14 +118,16 @@ class TargetOptions(TypedDict, total=False):
         ),
     ]
     class_weight: Annotated[
-        ArrayLike | None, Option(None, "array_like, shape (C,), optional", "w_c >= 0, finite.", over="classes")
+        ArrayLike | None,
+        Option(None, "array_like, shape (C,), optional", "w_c >= 0, finite; or a mask.", over="classes"),
     ]
     sample_weight: Annotated[
         ArrayLike | None,
         Option(
             None,
             "array_like of the rows' shape, optional",
-            "v_n >= 0, finite. A row of weight 0 does not count, whatever it holds: its loss and gradient are 0.",
+            "v_n >= 0, finite; or a mask (False is 0, True 1). A row of weight 0 does not count, whatever it holds:\n"
+            "its loss and gradient are 0.",
             over="rows",
         ),
     ]
@@ -182,8 +192,9 @@ class LossOptions(TargetOptions, ExtraOptions, total=False):
         Option(
             None,
             "float > 0, optional",
-            "Divisor in place of that one, for gradient accumulation or data parallelism; with 'mean' only.",
-            _number(lambda value: 0 < value < math.inf, "finite and positive"),
+            "Divisor in place of that one, for gradient accumulation or data parallelism; with 'mean' only. The same\n"
+            "in each call, also in one whose own rows do not count: its loss and gradient are 0.",
+            _normalizer,
             of="call",
             bad=(0, -1.0, math.nan, math.inf),
         ),

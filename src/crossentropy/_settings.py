@@ -1,4 +1,4 @@
-"""What is in force for a call: the settings of `config`, over the environment's, over the machine's own."""
+"""What is in force for a call: settings of `config`, over those of `set_config`, the environment, the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Settings(NamedTuple):
-    """What ``config`` sets; None leaves the choice to the environment and then to the machine."""
+    """What ``config`` and ``set_config`` set; None leaves the choice to what they stand over."""
 
     backend: str | ModuleType | None = None
     threads: int | None = None
@@ -33,20 +33,45 @@ def leave() -> None:
     _stack.set(_stack.get()[:-1])
 
 
-class Environment(NamedTuple):
-    """The settings of the process, from its environment variables."""
+class _Process:
+    """The settings of the process, and these over its environment: put together once, for calls, which ask often."""
 
-    backend: str | None
-    threads: int
-    isa: str | None
+    def __init__(self, own: Settings) -> None:
+        self.own = own
+        self.over_environment: Settings | None = None
+
+
+_process = _Process(Settings())
+
+
+def set_for_process(given: dict[str, Any]) -> None:
+    """Put settings under those of every context, in every thread; None takes one off again."""
+    global _process
+    _process = _Process(_process.own._replace(**given))  # a new one: what a thread finds out of the old goes with it
 
 
 @functools.cache
-def _environment() -> Environment:
+def _environment() -> Settings:
     """Read at the first call and kept: os.environ decodes a variable each time it is asked."""
-    return Environment(
+    return Settings(
         os.environ.get("CROSSENTROPY_BACKEND") or None, _default_threads(), os.environ.get("CROSSENTROPY_ISA") or None
     )
+
+
+def _defaults() -> Settings:
+    process = _process
+    if process.over_environment is None:
+        process.over_environment = _over(process.own, _environment())
+    return process.over_environment
+
+
+def _over(above: Settings, below: Settings) -> Settings:
+    return below._replace(**{name: value for name, value in above._asdict().items() if value is not None})
+
+
+def in_force() -> Settings:
+    """All settings of this context; None where the choice is the machine's."""
+    return _over(_stack.get()[-1], _defaults())
 
 
 def _default_threads() -> int:
@@ -65,25 +90,25 @@ def processors() -> int:
 
 
 def backend() -> str | ModuleType | None:
-    """The backend asked for by config or CROSSENTROPY_BACKEND; None for the best available."""
-    return _stack.get()[-1].backend or _environment().backend
+    """The backend asked for; None for the best available."""
+    return _stack.get()[-1].backend or (_process.over_environment or _defaults()).backend
 
 
 def checks_targets() -> bool:
     """Whether a bad target raises (the default on the CPU) or gives NaN in its row."""
-    return _stack.get()[-1].check is not False
+    return in_force().check is not False
 
 
 def checks_targets_on_device() -> bool:
     """Whether a bad target on a CUDA device raises, which waits for the device; by default it doesn't."""
-    return _stack.get()[-1].check is True
+    return in_force().check is True
 
 
 def threads() -> int:
-    """Threads for a call: by config, CROSSENTROPY_NUM_THREADS, OMP_NUM_THREADS, else one for each CPU; never more."""
-    return min(_stack.get()[-1].threads or _environment().threads, processors())
+    """Threads for a call, as they were asked for or one for each CPU; never more than these."""
+    return min(_stack.get()[-1].threads or _defaults().threads or 1, processors())
 
 
 def isa() -> str | None:
-    """The ISA asked for by config or CROSSENTROPY_ISA; None for the best."""
-    return _stack.get()[-1].isa or _environment().isa
+    """The ISA asked for; None for the best."""
+    return _stack.get()[-1].isa or (_process.over_environment or _defaults()).isa

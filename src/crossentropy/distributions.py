@@ -93,7 +93,7 @@ def likelihood(counts: ArrayLike, q: ArrayLike) -> float:
     counts : array_like, shape (K,)
         k_c >= 0.
     q : array_like, shape (K,)
-        The model's probabilities q_c (the note's p^_c), >= 0.
+        The model's probabilities q_c (the note's p^_c), >= 0. They need not sum to 1, and are taken as they are.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def log_likelihood(counts: ArrayLike, q: ArrayLike) -> float:
     counts : array_like, shape (K,)
         k_c >= 0.
     q : array_like, shape (K,)
-        The model's probabilities, >= 0. They need not sum to 1.
+        The model's probabilities, >= 0. They need not sum to 1, and are taken as they are.
 
     Returns
     -------
@@ -140,8 +140,10 @@ def cross_entropy_of(p: ArrayLike, q: ArrayLike) -> float:
 
     Parameters
     ----------
-    p, q : array_like, shape (K,)
-        Probabilities, >= 0; they are not normalised here.
+    p : array_like, shape (K,)
+        Probabilities, >= 0; they are divided by their sum, so that counts will do.
+    q : array_like, shape (K,)
+        The model's probabilities, >= 0; as in `log_likelihood` they need not sum to 1, and are taken as they are.
 
     Returns
     -------
@@ -151,10 +153,10 @@ def cross_entropy_of(p: ArrayLike, q: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        For different shapes, or entries that are negative or not finite.
+        For different shapes, or entries that are negative or not finite, or none that is positive.
     """
     p, q = _pair(p, q, "p")
-    return math.fsum(-weight * _log(value) for weight, value in zip(p, q, strict=True) if weight)
+    return math.fsum(-w * _log(value) for w, value in zip(_normalised(p, "p"), q, strict=True) if w)
 
 
 def entropy(p: ArrayLike) -> float:
@@ -163,18 +165,21 @@ def entropy(p: ArrayLike) -> float:
     Parameters
     ----------
     p : array_like, shape (K,)
-        Probabilities, >= 0.
+        Probabilities, >= 0; they are divided by their sum, so that counts will do: ``entropy([3, 5])`` is that of 3/8
+        and 5/8.
 
     Returns
     -------
     float
+        Between 0 and log K.
 
     Raises
     ------
     ValueError
-        For entries that are negative or not finite.
+        For entries that are negative or not finite, or none that is positive.
     """
-    return cross_entropy_of(p, p)
+    p = _normalised(_pair(p, p, "p")[0], "p")
+    return math.fsum(-value * math.log(value) for value in p if value)
 
 
 def kl_divergence(p: ArrayLike, q: ArrayLike) -> float:
@@ -183,7 +188,7 @@ def kl_divergence(p: ArrayLike, q: ArrayLike) -> float:
     Parameters
     ----------
     p, q : array_like, shape (K,)
-        Probabilities, >= 0; they are not normalised here.
+        Probabilities, >= 0; each is divided by its sum, as scipy.stats.entropy(p, q) does, so that counts will do.
 
     Returns
     -------
@@ -193,10 +198,20 @@ def kl_divergence(p: ArrayLike, q: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        For different shapes, or entries that are negative or not finite.
+        For different shapes, or entries that are negative or not finite, or none that is positive.
     """
     p, q = _pair(p, q, "p")
-    return math.fsum(a * _log_ratio(a, b) for a, b in zip(p, q, strict=True) if a)
+    return math.fsum(a * _log_ratio(a, b) for a, b in zip(_normalised(p, "p"), _normalised(q, "q"), strict=True) if a)
+
+
+def _normalised(values: list[float], name: str) -> list[float]:
+    """The values over their sum."""
+    _, exponent = math.frexp(max(values, default=0.0))
+    scaled = [math.ldexp(value, -exponent) for value in values]  # exact, and of a sum within float64's range
+    total = math.fsum(scaled)
+    if not total:
+        raise ValueError(f"{name} must have an entry that is positive, got {values}")
+    return [value / total for value in scaled]
 
 
 def _pair(p: ArrayLike, q: ArrayLike, name: str) -> tuple[list[float], list[float]]:

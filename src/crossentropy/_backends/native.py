@@ -71,9 +71,9 @@ def current_isa() -> str:
 
 
 def current_threads() -> int:
-    """Threads for a large call in this context."""
+    """Threads for a large call in this context: no more than the OpenMP runtime has been limited to at run time."""
     chosen = _settings.threads()
-    return 1 if _forked or not OPENMP else chosen
+    return 1 if _forked or not OPENMP else _native.allowed_threads(chosen)
 
 
 def _described(x):

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Callable
-from types import ModuleType
+from types import EllipsisType, ModuleType
 from typing import Any, NamedTuple
 
 from .. import _settings
@@ -140,8 +140,22 @@ def device_backend(name: str = "logits") -> ModuleType:
 # ---------------------------------------------------------------------- settings
 
 
+def _checked(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings that can be had; None is no setting, and always can."""
+    backend, threads, isa, check = (given.get(name) for name in _settings.Settings._fields)
+    if backend is not None:
+        _named(backend)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads must be a positive integer, got {threads!r}")
+    if isa is not None:
+        _named("native").isa_named(isa)
+    if check is not None and not isinstance(check, bool):
+        raise ValueError(f"check must be True or False, got {check!r}")
+    return given
+
+
 class config:
-    """Settings for the calls in a ``with`` block.
+    """Settings for the calls in a ``with`` block, in the thread that enters it; `set_config` is for the process.
 
     Parameters
     ----------
@@ -167,8 +181,14 @@ class config:
 
     Notes
     -----
-    Settings belong to the context (``contextvars``): a new thread starts from the defaults, an asyncio task inherits.
-    Environment variables are read once, at the first call.
+    Settings belong to the context (``contextvars``): an asyncio task inherits them, a new thread starts from those of
+    `set_config`. So does a worker of a pool that is started inside the block: hand it ``get_config()``, or the context
+    itself (``pool.submit(contextvars.copy_context().run, function)``). Environment variables are read once, at the
+    first call.
+
+    A limit that a program puts on the OpenMP runtime (``threadpoolctl.threadpool_limits``, ``omp_set_num_threads``)
+    counts as well, for the native backend in the thread that it is put in. It can't reach the Numba backend, whose
+    threads are Python's.
 
     Examples
     --------
@@ -184,15 +204,7 @@ class config:
         isa: str | None = None,
         check: bool | None = None,
     ) -> None:
-        if backend is not None:
-            _named(backend)
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise ValueError(f"threads must be a positive integer, got {threads!r}")
-        if isa is not None:
-            _named("native").isa_named(isa)
-        if check is not None and not isinstance(check, bool):
-            raise ValueError(f"check must be True or False, got {check!r}")
-        given: dict[str, Any] = {"backend": backend, "threads": threads, "isa": isa, "check": check}
+        given = _checked({"backend": backend, "threads": threads, "isa": isa, "check": check})
         self._given = {name: value for name, value in given.items() if value is not None}
 
     def __enter__(self) -> config:
@@ -201,3 +213,61 @@ class config:
 
     def __exit__(self, *exception: object) -> None:
         _settings.leave()
+
+
+def set_config(
+    *,
+    backend: str | ModuleType | EllipsisType | None = ...,
+    threads: int | EllipsisType | None = ...,
+    isa: str | EllipsisType | None = ...,
+    check: bool | EllipsisType | None = ...,
+) -> None:
+    """Settings for the process: for every thread, where no `config` says otherwise.
+
+    Parameters
+    ----------
+    backend, threads, isa, check : optional
+        As those of `config`, over the environment variables. What is left out stays as it is; None takes a setting off
+        again, so that the environment's is in force, or the machine's choice.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As for `config`; nothing is set then.
+
+    Notes
+    -----
+    It holds from the next call on, also in threads that are there already. A child of fork inherits it; a process that
+    is started afresh (``spawn``) does not, as it would an environment variable.
+
+    Examples
+    --------
+    >>> crossentropy.set_config(threads=1)  # each worker of a pool is one thread
+    """
+    given = {"backend": backend, "threads": threads, "isa": isa, "check": check}
+    _settings.set_for_process(_checked({name: value for name, value in given.items() if value is not ...}))
+
+
+def get_config() -> dict[str, Any]:
+    """The settings in force here: those of `config`, over those of `set_config`, over the environment's.
+
+    Returns
+    -------
+    dict
+        ``backend``, ``threads``, ``isa`` and ``check``, as `config` takes them; None where nothing is asked for (the
+        best available then, and whatever `config` says of ``check``). ``threads`` is a number always; a call takes no
+        more than the process has CPUs.
+
+    Raises
+    ------
+    ValueError
+        For a CROSSENTROPY_NUM_THREADS that is no number of threads.
+
+    Examples
+    --------
+    >>> settings = crossentropy.get_config()
+    >>> def work(rows):  # in another thread
+    ...     with crossentropy.config(**settings):
+    ...         return crossentropy.logsumexp(rows)
+    """
+    return _settings.in_force()._asdict()

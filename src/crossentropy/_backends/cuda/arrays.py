@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from numba import cuda
 
-from ... import _device
+from ... import _device, _foreign
 from ..._arrays import Array, Layout, c_strides, layout
 
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}  # bytes, of what is made here
@@ -48,6 +48,8 @@ def describe(value, name: str) -> Array:
     if _device.is_tensor(value) and value.is_cuda:
         if value.is_neg():
             raise ValueError(f"{name} must hold its own numbers, got a view that negates them (resolve_neg)")
+        if value.requires_grad:
+            raise _foreign.loses_gradient(name)
         found = _tensor_layout(value.shape, value.stride(), value.dtype, value.element_size(), value.device.index)
         return Array(value, value.data_ptr(), found)
     if not _device.holds(value):
@@ -109,7 +111,7 @@ def _of_dlpack(value):
     tensor = _Tensor.from_address(pointer(capsule, b"dltensor"))
     shape, itemsize = tuple(tensor.shape[: tensor.ndim]), tensor.bits // 8
     strides = tuple(s * itemsize for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
-    dtype = f"{_KINDS.get(tensor.code, f'type {tensor.code} of ')}{tensor.bits}"
+    dtype = "bool" if tensor.code == 6 else f"{_KINDS.get(tensor.code, f'type {tensor.code} of ')}{tensor.bits}"
     address = (tensor.data or 0) + tensor.byte_offset
     strides = strides or c_strides(shape, itemsize)
     return Array(value, address, layout(shape, strides, dtype, itemsize, False, False, tensor.device_id), capsule)

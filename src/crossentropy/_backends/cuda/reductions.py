@@ -175,10 +175,15 @@ def weight_total(on, name):
     return Kernel(body, [types.int64] * 5, THREADS)
 
 
+@device
+def _truth_at(address):
+    return np.float32(load(address, np.uint8) != 0)
+
+
 @functools.cache
 def conversion(on, kind, name):
     """(source, outer, row, inner, count, result): numbers of a dtype, at any strides, as real ones in a row."""
-    (size, real), number_at = _real(name), elements_of(kind).number_at
+    (size, real), number_at = _real(name), _truth_at if kind == "bool" else elements_of(kind).number_at
 
     def body(source, outer, row, inner, count, result):
         n = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x

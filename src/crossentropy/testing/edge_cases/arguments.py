@@ -6,7 +6,7 @@ import numpy as np
 
 from ... import autograd, cross_entropy, cross_entropy_and_grad, cross_entropy_grad, log_softmax
 from ..._options import NUMERIC, OPTIONS
-from ..ulps import refuses, require, same
+from ..ulps import near, refuses, require, same
 from .case import INF, NAN, both, edge_case, numbers
 
 
@@ -48,13 +48,68 @@ def _(dtype):
             cross_entropy(x, t, **{name: np.ones(good + 1)})
 
 
+@edge_case("masks as weights")
+def _(dtype):
+    x, t = numbers(4, 5, dtype), np.array([0, 4, 2, 2])
+    for name, mask in (
+        ("sample_weight", [True, False, True, False]),
+        ("class_weight", [True, True, False, True, True]),
+    ):
+        for given in (mask, np.array(mask)):
+            for reduction in ("none", "sum", "mean"):
+                got = both(x, t, reduction=reduction, **{name: given})
+                want = both(x, t, reduction=reduction, **{name: np.array(mask, float)})
+                same(got[0], want[0])
+                same(got[1], want[1])
+    with refuses(ValueError, "sample_weight must have shape (4,), got (5,)"):
+        cross_entropy(x, t, sample_weight=np.ones(5, bool))
+
+
+@edge_case("weights as other libraries describe them")
+def _(dtype):
+    x, t = np.zeros((3, 4), dtype), np.array([0, 1, 2])
+    for value, message in (
+        ({0: 1.0, 2: 3.0}, "got a dict: pass [weights.get(c, 1) for c in range(4)]"),
+        ("balanced", "got 'balanced': pass len(y) / (4 * numpy.bincount(y, minlength=4))"),
+    ):
+        with refuses(TypeError, f"class_weight must be an array with a number for each class, {message}"):
+            cross_entropy(x, t, class_weight=value)
+        with refuses(TypeError, "sample_weight must be an array with a number for each row, got "):
+            cross_entropy_and_grad(x, t, sample_weight=value)
+
+
+@edge_case("one-hot targets that are not floating")
+def _(dtype):
+    x, hot = numbers(3, 4, dtype), np.eye(3, 4)
+    for kind in (np.int64, np.uint8, bool):
+        for call in (cross_entropy, cross_entropy_and_grad, autograd.forward):
+            message = f"targets look one-hot, {np.dtype(kind)} of the shape of logits, (3, 4): "
+            with refuses(TypeError, f"{message}pass their classes, targets.argmax(1), or floats"):
+                call(x, hot.astype(kind))
+            with refuses(TypeError, "targets.argmax(0), or floats"):
+                call(x, hot.astype(kind), axis=0)
+        with refuses(TypeError, "targets.argmax(0), or floats"):
+            cross_entropy(x[0], hot[0].astype(kind))
+    near(cross_entropy(x, hot.astype(int).argmax(1)), cross_entropy(x, hot), 1e-6)
+
+
+@edge_case("arguments of a single row")
+def _(dtype):
+    x = np.zeros(4, dtype)
+    with refuses(IndexError, "targets = 9 is not in [0, 4)"):
+        cross_entropy(x, 9)
+    with refuses(ValueError, "sample_weight must be finite and not negative, got sample_weight = -1.0"):
+        cross_entropy(x, 1, sample_weight=-1.0)
+
+
 @edge_case("options outside their rules")
 def _(dtype):
     x, t = np.zeros((3, 4), dtype), np.array([0, 1, 2])
     for options, message in (
         ({"label_smoothing": 1.5}, "label_smoothing must be in [0, 1], got 1.5"),
         ({"label_smoothing": NAN}, "label_smoothing must be in [0, 1], got nan"),
-        ({"normalizer": 0}, "normalizer must be finite and positive, got 0"),
+        ({"normalizer": 0}, "normalizer must be finite and positive, got 0; pass max(count, 1), with the count of all"),
+        ({"normalizer": NAN}, "normalizer must be finite and positive, got nan"),
         ({"normalizer": 5, "reduction": "sum"}, "normalizer goes with reduction='mean'"),
         ({"reduction": "average"}, "reduction must be one of"),
     ):

@@ -1,0 +1,204 @@
+"""Arrays of other libraries: what pandas, PyArrow, Polars, PyTorch and JAX hold is taken, or told in a line."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+
+import crossentropy
+from crossentropy import autograd
+from crossentropy.testing import same
+
+X = np.random.default_rng(1).standard_normal((4, 3)).astype(np.float32)
+T = np.array([0, 2, 1, 1])
+W = np.array([True, False, True, True])
+FUNCTIONS = (crossentropy.cross_entropy, crossentropy.cross_entropy_and_grad, autograd.forward)
+
+
+def refuses(error, message):
+    return pytest.raises(error, match=re.escape(message))
+
+
+def loss_and_grad(x=X, t=T, **options):
+    return crossentropy.cross_entropy_and_grad(x, t, reduction="none", **options)
+
+
+def taken_as(given, plain, **options):
+    """An argument of another library gives what NumPy's array of the same numbers gives."""
+    for got, want in zip(loss_and_grad(**given, **options), loss_and_grad(**plain, **options), strict=True):
+        same(got, want)
+
+
+# ---------------------------------------------------------------------- data frames
+
+
+@pytest.fixture(params=["pandas", "pyarrow", "polars", "pandas of pyarrow"])
+def library(request):
+    """(frame of float columns, series of a dtype that may have no values in it), which make it from lists."""
+    if request.param == "pandas":
+        pandas = pytest.importorskip("pandas")
+        kinds = {float: "Float32", int: "Int64", bool: "boolean"}
+        return (
+            lambda columns: pandas.DataFrame({k: pandas.array(c, dtype="Float32") for k, c in columns.items()}),
+            lambda values, kind: pandas.Series(values, dtype=kinds[kind]),
+        )
+    arrow = pytest.importorskip("pyarrow")
+    if request.param == "pandas of pyarrow":
+        pandas = pytest.importorskip("pandas")
+        kinds = {float: "float[pyarrow]", int: "int64[pyarrow]", bool: "bool[pyarrow]"}
+        return (
+            lambda columns: pandas.DataFrame({k: pandas.Series(c, dtype=kinds[float]) for k, c in columns.items()}),
+            lambda values, kind: pandas.Series(values, dtype=kinds[kind]),
+        )
+    if request.param == "pyarrow":
+        kinds = {float: arrow.float32(), int: arrow.int64(), bool: arrow.bool_()}
+        return (
+            lambda columns: arrow.table({k: arrow.array(c, kinds[float]) for k, c in columns.items()}),
+            lambda values, kind: arrow.array(values, kinds[kind]),
+        )
+    polars = pytest.importorskip("polars")
+    kinds = {float: polars.Float32, int: polars.Int64, bool: polars.Boolean}
+    return (
+        lambda columns: polars.DataFrame({k: polars.Series(c, dtype=kinds[float]) for k, c in columns.items()}),
+        lambda values, kind: polars.Series(values, dtype=kinds[kind]),
+    )
+
+
+def columns_of(x):
+    return {name: column.tolist() for name, column in zip("abc", x.T, strict=True)}
+
+
+def test_frames_and_series(library):
+    frame, series = library
+    taken_as({"x": frame(columns_of(X))}, {})
+    taken_as({"t": series(T.tolist(), int)}, {})
+    q = np.abs(X)
+    taken_as({"t": frame(columns_of(q))}, {"t": q})
+    for weights, kind in ((W, bool), (W * 0.5, float), (W * 3, int)):
+        plain = weights.astype(np.float32 if kind is float else weights.dtype)
+        taken_as({"sample_weight": series(weights.tolist(), kind)}, {"sample_weight": plain})
+    taken_as({"class_weight": series([1, 2, 3], int)}, {"class_weight": [1, 2, 3]})
+    same(crossentropy.log_softmax(frame(columns_of(X))), crossentropy.log_softmax(X))
+
+
+def test_missing_values_are_named(library):
+    frame, series = library
+    holes = columns_of(X)
+    holes["b"][2] = None
+    for function in FUNCTIONS:
+        with refuses(ValueError, "logits must have no missing values, got one at logits[2, 1]: fill them, or leave"):
+            function(frame(holes), T)
+    with refuses(ValueError, "x must have no missing values, got one at x[2, 1]"):
+        crossentropy.softmax(frame(holes))
+    with refuses(ValueError, "targets[3]: fill them with a number that is no class, and pass that as ignore_index"):
+        crossentropy.cross_entropy(X, series([0, 1, 2, None], int))
+    for kind in (bool, int, float):
+        with refuses(ValueError, "got one at sample_weight[1]: fill them with 0"):
+            crossentropy.cross_entropy(X, T, sample_weight=series([kind(1), None, kind(1), kind(1)], kind))
+
+
+def test_pandas_of_several_kinds():
+    """Columns of different dtypes meet in one; a NaN of NumPy's is a number, and NA is not."""
+    pandas = pytest.importorskip("pandas")
+    mixed = pandas.DataFrame({"a": pandas.array([1, 2], dtype="Int64"), "b": [0.5, np.nan], "c": [1, 2]})
+    loss, _ = crossentropy.cross_entropy_and_grad(mixed, [0, 1], reduction="none")
+    assert np.isnan(loss).tolist() == [False, True]
+    same(loss[0], crossentropy.cross_entropy([1.0, 0.5, 1.0], 0))
+    same(crossentropy.logsumexp(pandas.DataFrame(X)), crossentropy.logsumexp(X))
+    same(crossentropy.cross_entropy(X, pandas.Index(T)), crossentropy.cross_entropy(X, T))
+    same(crossentropy.cross_entropy(X, pandas.array(T, dtype="UInt8")), crossentropy.cross_entropy(X, T))
+    with refuses(TypeError, "logits must be float16, bfloat16, float32, float64 or integers, got object"):
+        crossentropy.cross_entropy(
+            pandas.DataFrame({"a": ["x", "y"], "b": pandas.array([1, 2], dtype="Int64")}), [0, 1]
+        )
+
+
+# ---------------------------------------------------------------------- PyTorch and JAX
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32", "float64"])
+def test_tensors(kind):
+    """Also of a layout of their own, and as any argument; bfloat16 stays it."""
+    torch = pytest.importorskip("torch")
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = torch.tensor(X).to(getattr(torch, kind))
+    plain = X.astype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind)
+    taken_as({"x": x, "t": torch.tensor(T)}, {"x": plain})
+    taken_as({"x": x.T.contiguous().T}, {"x": plain})
+    taken_as({"t": x.abs()}, {"t": np.abs(plain)})
+    taken_as({"x": x._neg_view()}, {"x": -plain})
+    taken_as({"sample_weight": torch.tensor(W)}, {"sample_weight": W})
+    taken_as({"grad_output": x[:, 0]}, {"grad_output": plain[:, 0]})
+    same(crossentropy.softmax(x), crossentropy.softmax(plain))
+
+
+def test_bfloat16_tensors_share_their_memory():
+    torch = pytest.importorskip("torch")
+    x = torch.zeros((4, 3), dtype=torch.bfloat16)
+    found = crossentropy._check.array(x, "x")
+    found[1, 2] = 5
+    assert x[1, 2] == 5
+
+
+def test_tensors_that_are_refused():
+    torch = pytest.importorskip("torch")
+    x = torch.tensor(X, requires_grad=True)
+    way = "requires grad, which this function would lose: call that of crossentropy.torch, or pass"
+    for function in FUNCTIONS:
+        for given in (x, x * 2, x.bfloat16()):
+            with refuses(TypeError, f"logits {way} logits.detach()"):
+                function(given, T)
+        with refuses(TypeError, f"targets {way} targets.detach()"):
+            function(X, x)
+    with refuses(TypeError, f"class_weight {way} class_weight.detach()"):
+        crossentropy.cross_entropy(X, T, class_weight=torch.ones(3, requires_grad=True))
+    taken_as({"x": x.detach()}, {})
+    with refuses(TypeError, "x must be a dense tensor, got torch.sparse_coo: pass x.to_dense()"):
+        crossentropy.softmax(torch.tensor(X).to_sparse())
+    with refuses(TypeError, "x must lie on the CPU, or on a CUDA device, got a tensor on meta"):
+        crossentropy.softmax(torch.tensor(X).to("meta"))
+    with refuses(TypeError, "x must be an array: "):
+        crossentropy.softmax(torch.tensor(X).to(torch.float8_e4m3fn))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with refuses(TypeError, "x must be a dense tensor, got a nested one"):
+        crossentropy.softmax(nested)
+
+
+def test_jax():
+    jax = pytest.importorskip("jax")
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    taken_as({"x": jax.numpy.array(X), "t": jax.numpy.array(T)}, {})
+    taken_as({"x": jax.numpy.array(X, jax.numpy.bfloat16)}, {"x": X.astype(ml_dtypes.bfloat16)})
+    for transform in (jax.jit, jax.grad):
+        with refuses(TypeError, "logits is traced by JAX and has no values yet"):
+            transform(lambda x: crossentropy.cross_entropy(x, T))(X)
+
+
+# ---------------------------------------------------------------------- the protocols
+
+
+class OfDLPack:
+    """An array that has no other way out."""
+
+    def __init__(self, a):
+        self.__dlpack__, self.__dlpack_device__ = a.__dlpack__, a.__dlpack_device__
+
+
+def test_protocols():
+    class OfInterface:
+        __array_interface__ = X.__array_interface__
+
+    class Failing:
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("lies elsewhere")
+
+    taken_as({"x": OfDLPack(X), "t": OfDLPack(T)}, {})
+    taken_as({"x": OfInterface()}, {})
+    with refuses(TypeError, "logits must be an array: lies elsewhere"):
+        loss_and_grad(Failing())
+    sparse = pytest.importorskip("scipy.sparse")
+    with refuses(TypeError, "logits must be an array, got csr_array: pass logits.toarray()"):
+        loss_and_grad(sparse.csr_array(X))
