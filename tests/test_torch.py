@@ -230,11 +230,11 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("way", ["fused", "in halves", "operator"])
+@pytest.mark.parametrize("way", ["at once", "in halves", "operator"])
 @pytest.mark.parametrize("options", CALLS, ids=str)
 def test_gradcheck_and_gradgradcheck(options, way, monkeypatch):
     if way == "in halves":
-        monkeypatch.setattr(eager, "FUSED_BELOW", 0)
+        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
     elif way == "operator":
         monkeypatch.setattr(private, "is_traced", lambda *tensors: True)
     for shape in ((4, 6), (3, 5, 2)):
@@ -263,14 +263,15 @@ def test_rows_that_do_not_count_have_no_second_derivative():
 
 @pytest.fixture
 def _in_halves(monkeypatch):
-    """Losses that are not small, on few elements."""
-    monkeypatch.setattr(eager, "FUSED_BELOW", 0)
+    """Losses that keep their logits, as those of 16 bits do."""
+    monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
 
 
-@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_a_second_backward_gives_the_same(reduction, fused_below, monkeypatch):
-    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
+def test_a_second_backward_gives_the_same(reduction, at_once, monkeypatch):
+    if not at_once:
+        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
     x, t, _, _ = problem(5, 7)
     loss = cross_entropy(x, t, reduction=reduction).sum()
     first = torch.autograd.grad(loss, x, retain_graph=True)[0]
@@ -308,10 +309,11 @@ def test_logits_changed_in_between_are_noticed():
 
 
 @pytest.mark.parametrize("arriving", [float("inf"), float("nan")])
-@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
-def test_nothing_arrives_at_an_ignored_row(fused_below, arriving, monkeypatch):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_nothing_arrives_at_an_ignored_row(at_once, arriving, monkeypatch):
     """Not even what overflowed."""
-    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
+    if not at_once:
+        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
     x, t, _, _ = problem(4, 6)
     (cross_entropy(x, t) * arriving).backward()
     assert torch.equal(x.grad[0], torch.zeros(6))
@@ -487,9 +489,10 @@ def test_seen_by_tracers():
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
-def test_the_backward_of_an_eager_forward_is_compiled(fused_below, inplace, monkeypatch):
-    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_backward_of_an_eager_forward_is_compiled(at_once, inplace, monkeypatch):
+    if not at_once:
+        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
     x, t, _, _ = problem(4, 6)
 
     def step():
@@ -538,10 +541,11 @@ def test_what_pytorch_has_no_public_name_for():
 # ---------------------------------------------------------------------- the rest of training
 
 
-@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_activation_checkpointing(use_reentrant, fused_below, monkeypatch):
-    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
+def test_activation_checkpointing(use_reentrant, at_once, monkeypatch):
+    if not at_once:
+        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
     x, t, _, _ = problem(3, 20)
     loss = checkpoint(lambda z: cross_entropy(z * 2, t), x, use_reentrant=use_reentrant)
     found = torch.autograd.grad(loss, x)[0] if not use_reentrant else (loss.backward(), x.grad)[1]
