@@ -212,8 +212,8 @@ def cross_entropy(input, target, weight, options: Options, inplace: bool) -> tor
 def is_at_once(input, options: Options) -> bool:
     """Whether the gradient is computed with the loss.
 
-    A loss of each row has a factor of each row to come, 16-bit gradients are rounded once, after they are multiplied, and
-    on a device the factor is not known to the host. Hooks on saved tensors are there to keep nothing, or elsewhere.
+    Else it is multiplied by what arrives before it is rounded: where a factor of each row is to come, for 16-bit types,
+    and on a device, whose numbers the host does not know. Hooks on saved tensors are there so that nothing is kept.
     """
     if options.reduction == "none" or input.itemsize == 2 or input.is_cuda:
         return False

@@ -1,7 +1,7 @@
 """Whether what a forward has kept for its backward is still what it was.
 
-Autograd sees a change by PyTorch's own operations. It sees none through NumPy, which shares the memory of tensors on the
-CPU, nor through ``.data``: the gradient would be of other logits than the loss.
+Autograd sees a change by PyTorch's own operations. It sees none through NumPy, which shares the memory of tensors on
+the CPU, nor through ``.data``: the gradient would be of other logits than the loss.
 """
 
 from __future__ import annotations
@@ -43,28 +43,25 @@ def check(saved: Saved) -> None:
     backend, call, _, statistics = saved
     if not len(statistics) or backend.__name__ not in _WITH_STATISTICS:
         return
-    rows, x, targets = _spread(len(statistics)), np.atleast_2d(call.x), call.targets
-    if not call.options.probabilities:
-        rows = rows[_counts(targets[rows], call)]
-        if not rows.size:
-            return
+    rows = _spread(len(statistics))
+    x, targets, probabilities = call.x, call.targets, call.options.probabilities
+    if x.ndim == 1:
+        x, targets = x[None], targets[None] if probabilities else targets
     index = rows if x.ndim == 2 else np.unravel_index(rows, x.shape[:-1])
-    targets = np.atleast_2d(targets)[index] if call.options.probabilities else targets[rows]
+    targets = targets[index if probabilities else rows]
     now = np.empty((len(rows), FIELDS))
     backend.forward(x[index], targets, call.options, np.empty(len(rows)), now)
-    tolerance = _TOLERANCES.get(call.x.itemsize, _TOLERANCE)
-    for before, after in zip(statistics[rows].tolist(), now.tolist(), strict=True):
-        if not (_is_close(before[0], after[0], tolerance) and _is_close(before[1], after[1], tolerance)):
+    tolerance = _TOLERANCES.get(x.itemsize, _TOLERANCE)
+    for y, before, after in zip(targets.tolist(), statistics[rows].tolist(), now.tolist(), strict=True):
+        same = _is_close(before[0], after[0], tolerance) and _is_close(before[1], after[1], tolerance)
+        if not same and (probabilities or _counts(y, call)):
             raise RuntimeError(CHANGED)
 
 
-def _counts(targets, call):
-    """Which of these rows have statistics: not the ignored ones, nor those whose target is no class or weighs nothing."""
-    classes, w = call.x.shape[-1], call.options.class_weight
-    counts = (targets >= 0) & (targets < classes)
-    if call.options.ignore_index is not None:
-        counts &= targets != call.options.ignore_index
-    return counts if w is None else counts & (w[np.where(counts, targets, 0)] != 0)
+def _counts(y: int, call) -> bool:
+    """Whether a row of this class has statistics: not where it is ignored, is no class, or weighs nothing."""
+    w = call.options.class_weight
+    return y != call.options.ignore_index and 0 <= y < call.x.shape[-1] and (w is None or w[y] != 0)
 
 
 def _is_close(a: float, b: float, tolerance: float) -> bool:
