@@ -101,13 +101,41 @@ def test_smoothing_that_pytorch_lets_through_is_refused(epsilon):
         cross_entropy(x, t, label_smoothing=epsilon)
 
 
-@pytest.mark.parametrize("w", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("w", [float("nan"), float("inf")])
 def test_weights_that_pytorch_lets_through_are_refused(w):
     x, t, _, weight = problem(3, 6)
     weight[2] = w
     F.cross_entropy(x, t, weight)
     with pytest.raises(ValueError, match=r"class_weight\[2\] = "):
         cross_entropy(x, t, weight)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_below_0_are_pytorchs(dtype, reduction):
+    x, t, q, weight = problem(9, 6, dtype=dtype)
+    weight[2], weight[3] = -0.5, -0.0
+    for target in (t, q):
+        for inplace in (False, True):
+            options = {"reduction": reduction, "label_smoothing": 0.1}
+            wanted = F.cross_entropy(x, target, weight, **options)
+            found = cross_entropy(x * 1, target, weight, inplace=inplace, **options)
+            assert torch.equal(found, wanted)
+            assert torch.equal(*(torch.autograd.grad(a.sum(), x)[0] for a in (found, wanted)))
+    with torch.no_grad():
+        assert torch.equal(cross_entropy(x, t.int(), weight.double()), F.cross_entropy(x, t, weight))
+    plain = cross_entropy(x, t, weight, reduction="sum", z_loss=0.1)
+    torch.testing.assert_close(plain, cross_entropy(x.detach(), t, weight, reduction="sum", z_loss=0.1))
+
+
+def test_weights_below_0_of_a_traced_call_are_refused():
+    """Only when it runs do they have values."""
+    x, t, _, weight = problem(9, 6)
+    weight[2] = -0.5
+    compiled = torch.compile(cross_entropy, fullgraph=True, backend="aot_eager")
+    with pytest.raises(ValueError, match=r"class_weight\[2\] = "):
+        compiled(x, t, weight)
+    torch.compiler.reset()
 
 
 def test_probability_0_at_a_logit_of_minus_infinity_counts_nothing():
@@ -523,6 +551,10 @@ def test_what_pytorch_has_no_public_name_for():
     assert not private.is_forward_mode()
     assert not private.is_wrapper(x)
     assert not private.is_traced(x, t, None)
+    assert not private.is_onnx_export()
+    assert not private.has_hooks_on_saved_tensors()
+    with torch.autograd.graph.saved_tensors_hooks(lambda a: a, lambda a: a):
+        assert private.has_hooks_on_saved_tensors()
     assert not private.needs_operator(x)
     seen = []
     x.register_hook(lambda g: seen.append(private.keeps_graph()))
