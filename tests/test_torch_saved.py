@@ -144,6 +144,16 @@ def test_what_overflowed_after_a_change(arriving):
     assert not x.grad[[0, 2, 3]].isfinite().any()
 
 
+@pytest.mark.parametrize("changed", ["target", "weight"])
+def test_targets_and_weights_that_were_changed_are_an_error_as_in_pytorch(changed):
+    for function in (F.cross_entropy, cross_entropy):
+        x, given = torch.randn(4, 6, requires_grad=True), {"target": torch.arange(4), "weight": torch.rand(6)}
+        loss = function(x, **given)
+        given[changed].add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
 # ---------------------------------------------------------------------- double backwards need the logits
 
 

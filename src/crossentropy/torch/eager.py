@@ -29,18 +29,19 @@ class _AtOnce(torch.autograd.Function):
         # second reference and so force a copy.
         ctx.loss, ctx.grad = bridge.at_once(input, target, weight, options)
         ctx.save_for_backward(input, target, weight)  # for a double backward; reading them raises if they were changed
-        ctx.options = options
+        ctx.beside, ctx.options = (target, weight, *_versions(target, weight)), options
         return bridge.tensor(ctx.loss)
 
     @staticmethod
     def backward(ctx, grad_loss):
         grad, keeps = ctx.grad, private.keeps_graph()
-        if grad is None:
-            ctx.saved_tensors  # noqa: B018 -- raises: they are freed, too
+        # PyTorch's errors, for a graph that is gone, and for targets or weights that were changed.
+        if grad is None or _versions(*ctx.beside[:2]) != ctx.beside[2:]:
+            ctx.saved_tensors  # noqa: B018
         if private.needs_operator(grad_loss):
             return grad * grad_loss, None, None, None
         if not keeps:
-            ctx.grad = None
+            ctx.grad = ctx.beside = None
         if torch.is_grad_enabled():
             return _Multiplied.apply(grad_loss, *ctx.saved_tensors, grad, ctx.loss, ctx.options), None, None, None
         factor = grad_loss.item()
@@ -51,6 +52,10 @@ class _AtOnce(torch.autograd.Function):
         elif factor != 1:
             grad *= grad_loss
         return grad, None, None, None
+
+
+def _versions(target, weight):
+    return target._version, 0 if weight is None else weight._version
 
 
 def _overflowed(ctx, grad_loss, grad):
