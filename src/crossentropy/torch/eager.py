@@ -34,12 +34,13 @@ class _AtOnce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_loss):
-        grad, keeps = ctx.grad, private.keeps_graph()
+        grad = ctx.grad
+        if grad is not None and private.needs_operator(grad_loss):
+            return grad * grad_loss, None, None, None
         # PyTorch's errors, for a graph that is gone, and for targets or weights that were changed.
         if grad is None or _versions(*ctx.beside[:2]) != ctx.beside[2:]:
             ctx.saved_tensors  # noqa: B018
-        if private.needs_operator(grad_loss):
-            return grad * grad_loss, None, None, None
+        keeps = private.keeps_graph()
         if not keeps:
             ctx.grad = ctx.beside = None
         if torch.is_grad_enabled():
