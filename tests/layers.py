@@ -32,6 +32,9 @@ FIRST = {
     "test_forks_while_another_thread_is_in_a_call",  # 200 of them
     "test_gradcheck_and_gradgradcheck",  # test_torch_samples.py has others
     "test_more_than_2_31_elements",
+    "test_onnx",  # its exporters take seconds each
+    "test_onnx_of_probabilities",
+    "test_onnx_with_class_axis_1_of_several",
     "test_python_without_assertions",
     "test_rows_from_a_users_own_function",
     "test_the_loss_takes_no_memory_of_the_logits_size",

@@ -101,13 +101,41 @@ def test_smoothing_that_pytorch_lets_through_is_refused(epsilon):
         cross_entropy(x, t, label_smoothing=epsilon)
 
 
-@pytest.mark.parametrize("w", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("w", [float("nan"), float("inf")])
 def test_weights_that_pytorch_lets_through_are_refused(w):
     x, t, _, weight = problem(3, 6)
     weight[2] = w
     F.cross_entropy(x, t, weight)
     with pytest.raises(ValueError, match=r"class_weight\[2\] = "):
         cross_entropy(x, t, weight)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_below_0_are_pytorchs(dtype, reduction):
+    x, t, q, weight = problem(9, 6, dtype=dtype)
+    weight[2], weight[3] = -0.5, -0.0
+    for target in (t, q):
+        for inplace in (False, True):
+            options = {"reduction": reduction, "label_smoothing": 0.1}
+            wanted = F.cross_entropy(x, target, weight, **options)
+            found = cross_entropy(x * 1, target, weight, inplace=inplace, **options)
+            assert torch.equal(found, wanted)
+            assert torch.equal(*(torch.autograd.grad(a.sum(), x)[0] for a in (found, wanted)))
+    with torch.no_grad():
+        assert torch.equal(cross_entropy(x, t.int(), weight.double()), F.cross_entropy(x, t, weight))
+    plain = cross_entropy(x, t, weight, reduction="sum", z_loss=0.1)
+    torch.testing.assert_close(plain, cross_entropy(x.detach(), t, weight, reduction="sum", z_loss=0.1))
+
+
+def test_weights_below_0_of_a_traced_call_are_refused():
+    """Only when it runs do they have values."""
+    x, t, _, weight = problem(9, 6)
+    weight[2] = -0.5
+    compiled = torch.compile(cross_entropy, fullgraph=True, backend="aot_eager")
+    with pytest.raises(ValueError, match=r"class_weight\[2\] = "):
+        compiled(x, t, weight)
+    torch.compiler.reset()
 
 
 def test_probability_0_at_a_logit_of_minus_infinity_counts_nothing():
@@ -230,11 +258,11 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("way", ["fused", "in halves", "operator"])
+@pytest.mark.parametrize("way", ["at once", "in halves", "operator"])
 @pytest.mark.parametrize("options", CALLS, ids=str)
 def test_gradcheck_and_gradgradcheck(options, way, monkeypatch):
     if way == "in halves":
-        monkeypatch.setattr(eager, "FUSED_BELOW", 0)
+        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
     elif way == "operator":
         monkeypatch.setattr(private, "is_traced", lambda *tensors: True)
     for shape in ((4, 6), (3, 5, 2)):
@@ -263,14 +291,15 @@ def test_rows_that_do_not_count_have_no_second_derivative():
 
 @pytest.fixture
 def _in_halves(monkeypatch):
-    """Losses that are not small, on few elements."""
-    monkeypatch.setattr(eager, "FUSED_BELOW", 0)
+    """Losses that keep their logits, as those of 16 bits do."""
+    monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
 
 
-@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_a_second_backward_gives_the_same(reduction, fused_below, monkeypatch):
-    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
+def test_a_second_backward_gives_the_same(reduction, at_once, monkeypatch):
+    if not at_once:
+        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
     x, t, _, _ = problem(5, 7)
     loss = cross_entropy(x, t, reduction=reduction).sum()
     first = torch.autograd.grad(loss, x, retain_graph=True)[0]
@@ -308,10 +337,11 @@ def test_logits_changed_in_between_are_noticed():
 
 
 @pytest.mark.parametrize("arriving", [float("inf"), float("nan")])
-@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
-def test_nothing_arrives_at_an_ignored_row(fused_below, arriving, monkeypatch):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_nothing_arrives_at_an_ignored_row(at_once, arriving, monkeypatch):
     """Not even what overflowed."""
-    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
+    if not at_once:
+        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
     x, t, _, _ = problem(4, 6)
     (cross_entropy(x, t) * arriving).backward()
     assert torch.equal(x.grad[0], torch.zeros(6))
@@ -487,9 +517,10 @@ def test_seen_by_tracers():
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
-def test_the_backward_of_an_eager_forward_is_compiled(fused_below, inplace, monkeypatch):
-    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_backward_of_an_eager_forward_is_compiled(at_once, inplace, monkeypatch):
+    if not at_once:
+        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
     x, t, _, _ = problem(4, 6)
 
     def step():
@@ -520,6 +551,10 @@ def test_what_pytorch_has_no_public_name_for():
     assert not private.is_forward_mode()
     assert not private.is_wrapper(x)
     assert not private.is_traced(x, t, None)
+    assert not private.is_onnx_export()
+    assert not private.has_hooks_on_saved_tensors()
+    with torch.autograd.graph.saved_tensors_hooks(lambda a: a, lambda a: a):
+        assert private.has_hooks_on_saved_tensors()
     assert not private.needs_operator(x)
     seen = []
     x.register_hook(lambda g: seen.append(private.keeps_graph()))
@@ -538,10 +573,11 @@ def test_what_pytorch_has_no_public_name_for():
 # ---------------------------------------------------------------------- the rest of training
 
 
-@pytest.mark.parametrize("fused_below", [0, eager.FUSED_BELOW])
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_activation_checkpointing(use_reentrant, fused_below, monkeypatch):
-    monkeypatch.setattr(eager, "FUSED_BELOW", fused_below)
+def test_activation_checkpointing(use_reentrant, at_once, monkeypatch):
+    if not at_once:
+        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
     x, t, _, _ = problem(3, 20)
     loss = checkpoint(lambda z: cross_entropy(z * 2, t), x, use_reentrant=use_reentrant)
     found = torch.autograd.grad(loss, x)[0] if not use_reentrant else (loss.backward(), x.grad)[1]

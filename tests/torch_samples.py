@@ -72,8 +72,8 @@ class Sample(NamedTuple):
         return tuple(value for value in self.args if isinstance(value, torch.Tensor) and value.requires_grad)
 
     @property
-    def refused(self):
-        """Whether class weights are below 0, which the drop-in does not take."""
+    def weighs_below_0(self):
+        """Whether class weights are below 0, which the drop-in hands to torch's own function."""
         return "weight" in self.options and bool((self.options["weight"] < 0).any())
 
 

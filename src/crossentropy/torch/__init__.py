@@ -23,15 +23,16 @@ from torch.nn import _reduction
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-from .._options import EXTRAS, ExtraOptions, takes_options
-from . import calls, eager
+from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
+from . import calls, composed, eager
 from .bridge import Options
 from .cache import empty_cache
 
 __all__ = ["CrossEntropyLoss", "cross_entropy", "empty_cache", "log_softmax"]
 
 # The keywords of PyTorch's own, for the hint at a misspelt one.
-_OWN = ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing", "inplace")
+_OWN = ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing", "inplace", "dtype")
+_BEYOND = {"inplace": False, "dtype": None, **{name: DEFAULTS[name] for name in EXTRAS}}
 _REDUCTIONS = ("none", "mean", "sum")  # at the numbers that PyTorch's get_enum gives them
 
 
@@ -47,6 +48,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     *,
     inplace: bool = False,
+    dtype: torch.dtype | None = None,
     **extras: Unpack[ExtraOptions],
 ) -> torch.Tensor:
     """Cross-entropy of targets against the softmax of logits, as `torch.nn.functional.cross_entropy`.
@@ -59,7 +61,7 @@ def cross_entropy(
         Classes: any integer dtype, shape (), (N,) or (N, d1, ...). Or probabilities: floating, of the shape of
         ``input``.
     weight : Tensor, shape (C,), optional
-        Of the classes: w_c >= 0, finite.
+        Of the classes: w_c finite. Where one is negative, PyTorch's own function computes.
     size_average, reduce : bool, optional
         Deprecated, as in PyTorch.
     ignore_index : int, default -100
@@ -71,13 +73,17 @@ def cross_entropy(
     inplace : bool, default False
         Allow the gradient to be written over ``input``, whose values are gone then: no memory is needed for it. Ignored
         where nothing is differentiated and where the call is traced. Not in PyTorch.
+    dtype : torch.dtype, optional
+        What the logits are converted to first, as for `log_softmax`, and the dtype of the loss: float32, float64,
+        bfloat16 or float16. float32 for logits of 16 bits needs no memory: losses are float32 inside, and without
+        ``dtype`` are rounded to PyTorch's result dtype. Not in PyTorch.
     {options}
         Not in PyTorch.
 
     Returns
     -------
     Tensor
-        In nats: a scalar, or of the rows' shape with ``reduction='none'``; of PyTorch's result dtype.
+        In nats: a scalar, or of the rows' shape with ``reduction='none'``; of ``dtype``, or PyTorch's result dtype.
 
     Raises
     ------
@@ -87,8 +93,9 @@ def cross_entropy(
     Notes
     -----
     Eq. 5 and 6 of the note for a row, the cost c(b) of its algorithm 1 for the mean; the gradient is derived in
-    ``docs/derivation.md``, section 3. The forward keeps the logits and the statistics of each row, from which the
-    backward recomputes the probabilities.
+    ``docs/derivation.md``, section 3. For float32 and float64 on the CPU it is computed with
+    the loss, unless that is of each row. Elsewhere the forward keeps the logits and the statistics of each row, from
+    which the backward recomputes the probabilities.
     """
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
@@ -103,6 +110,7 @@ def cross_entropy(
             reduction=reduction,
             label_smoothing=label_smoothing,
             inplace=inplace,
+            dtype=dtype,
             **extras,
         )
     if size_average is not None or reduce is not None:
@@ -110,8 +118,10 @@ def cross_entropy(
     if reduction not in _REDUCTIONS:
         reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name; for any other a ValueError
     options = Options(ignore_index, label_smoothing, **calls.extras("cross_entropy", extras, _OWN), reduction=reduction)
+    if dtype is not None:
+        input = calls.converted(input, dtype)
     if not calls.are_ours(input, target, weight):
-        return calls.by_torch(input, target, weight, options)
+        return composed.by_torch(input, target, weight, options, dtype)
     if type(ignore_index) is not int or type(label_smoothing) is not float:
         ignore_index = calls.as_number(operator.index, ignore_index)
         label_smoothing = calls.as_number(float, label_smoothing)
@@ -122,10 +132,15 @@ def cross_entropy(
         weight = weight.to(input.dtype)
     if input.dim() == 1 and not target.is_floating_point():
         target = target.reshape(())  # from (1,), which PyTorch takes, too
-    if calls.is_differentiated_otherwise(target, weight):
-        return calls.by_torch(input, *calls.as_torch_wants(input, target, weight), options)
-    loss = eager.cross_entropy(input, target, weight, options, inplace)
-    dtype = calls.result_dtype(input, target, weight)
+    if calls.is_pytorchs(target, weight):
+        return composed.by_torch(input, *composed.as_torch_wants(input, target, weight), options, dtype)
+    try:
+        loss = eager.cross_entropy(input, target, weight, options, inplace)
+    except ValueError:  # for a weight below 0, or NaN, or infinite: no work is done yet
+        if not calls.is_negative(weight):
+            raise
+        return composed.by_torch(input, *composed.as_torch_wants(input, target, weight), options, dtype)
+    dtype = dtype or calls.result_dtype(input, target, weight)
     return loss if loss.dtype is dtype else loss.to(dtype)
 
 
@@ -165,7 +180,7 @@ def log_softmax(
         warnings.warn(message, stacklevel=_stacklevel - 1)
     if not (calls.is_ours(input) and type(dim) is int and -input.dim() <= dim < input.dim() and input.shape[dim] > 0):
         return F.log_softmax(input, dim, dtype=dtype)
-    if (dtype is not None and dtype not in calls.FLOATS) or calls.is_differentiated_otherwise():
+    if (dtype is not None and dtype not in calls.FLOATS) or calls.is_pytorchs():
         return F.log_softmax(input, dim, dtype=dtype)
     z = input if dtype is None else input.to(dtype)
     if dtype is None and z.is_cuda and calls.computed_dtype(z) is not z.dtype:
@@ -183,13 +198,18 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         Those of `cross_entropy`.
     inplace : bool, default False
         As for `cross_entropy`.
+    dtype : torch.dtype, optional
+        As for `cross_entropy`.
     {options}
         Not in PyTorch.
 
     Notes
     -----
-    Called with ``input`` and ``target``; raises what `cross_entropy` raises.
+    Called with ``input`` and ``target``; raises what `cross_entropy` raises. `torch.jit.script` makes PyTorch's own
+    operations of it.
     """
+
+    __constants__ = (*torch.nn.CrossEntropyLoss.__constants__, "dtype")
 
     def __init__(
         self,
@@ -201,15 +221,35 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         label_smoothing: float = 0.0,
         *,
         inplace: bool = False,
+        dtype: torch.dtype | None = None,
         **extras: Unpack[ExtraOptions],
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.inplace = inplace
+        self.dtype = calls.result_dtype_named(dtype)
         for name, value in calls.extras("CrossEntropyLoss", extras, _OWN).items():
             setattr(self, name, value)
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(_BEYOND | state)  # which may have been pickled before an option was added
+
+    def extra_repr(self) -> str:
+        """The options beyond PyTorch's that are not at their defaults."""
+        now = {name: getattr(self, name) for name in _BEYOND}
+        return ", ".join(f"{name}={value}" for name, value in now.items() if value != _BEYOND[name])
+
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `cross_entropy`."""
+        if torch.jit.is_scripting():
+            z = input if self.dtype is None else input.to(self.dtype)
+            target, weight = composed.as_torch_wants(z, target, self.weight)
+            options = self.ignore_index, self.label_smoothing, self.z_loss, self.reduction
+            loss = composed.composed(z, target, weight, *options)
+            return loss if self.dtype is None else loss.to(self.dtype)
+        else:  # which torch.jit.script leaves out
+            return self._by_kernels(input, target)
+
+    def _by_kernels(self, input, target):
         return cross_entropy(
             input,
             target,
@@ -218,5 +258,6 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
             inplace=self.inplace,
+            dtype=self.dtype,
             **{name: getattr(self, name) for name in EXTRAS},
         )

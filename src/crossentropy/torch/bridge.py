@@ -16,7 +16,7 @@ from .. import autograd, config, cross_entropy, cross_entropy_and_grad
 from .. import log_softmax as log_softmax_of_array
 from .._options import DEFAULTS, EXTRAS
 from .._settings import threads
-from . import cache
+from . import cache, kept
 
 # Elements: a smaller call takes one thread, whatever the settings are.
 SERIAL_BELOW = 2**15
@@ -93,36 +93,53 @@ def forward(input, target, weight, options: Options) -> tuple[torch.Tensor, torc
     return tensor(found), statistics, tensor(divisor)
 
 
-def backward(grad_loss, input, target, weight, statistics, divisor, options: Options, out=None) -> torch.Tensor:
-    """The gradient on the logits; into ``out`` where that is given."""
+def backward(
+    grad_loss, input, target, weight, statistics, divisor, options: Options, out=None, *, checks=False
+) -> torch.Tensor:
+    """The gradient on the logits; into ``out`` where that is given; ``checks`` that the logits are still the same."""
     out = cache.empty_like(input) if out is None else out
-    named = _named(input, target, weight, options)
-    summed = options.reduction == "mean"
     with _on_torchs_threads(input):
-        saved = autograd.restored(
-            array(statistics), array(divisor) if summed else None, array(input), array(target), **named
-        )
+        saved = _restored(input, target, weight, statistics, divisor, options)
+        if checks and not input.is_cuda:
+            kept.check(saved)
         autograd.backward(saved, array(grad_loss), out=array(out))
     return out
 
 
-def small(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss, gradient) of a few elements of float32 or float64 on the CPU."""
+def _restored(input, target, weight, statistics, divisor, options: Options):
+    by = array(divisor) if options.reduction == "mean" else None
+    named = _named(input, target, weight, options)
+    return autograd.restored(array(statistics), by, array(input), array(target), **named)
+
+
+def check(input, target, weight, statistics, divisor, options: Options) -> None:
+    """Raise where the logits of these statistics are not what they were; on a device go on."""
+    if not input.is_cuda:
+        kept.check(_restored(input, target, weight, statistics, divisor, options))
+
+
+def at_once(input, target, weight, options: Options) -> tuple[np.floating, torch.Tensor]:
+    """(loss, gradient) of logits of float32 or float64 on the CPU, for 'mean' and 'sum'."""
+    small = input.numel() * input.itemsize < cache.LARGE
     plain = weight is None and options[1:] == PLAIN[1:] and input.dim() == 2 and not target.is_floating_point()
-    if plain:  # no option is passed, because only a call without options takes the package's short way
+    if small and plain:  # no option is passed, because only a call without options takes the package's short way
         with _on_torchs_threads(input):
             x = input.detach().resolve_neg().numpy()
             found = cross_entropy_and_grad(x, target.numpy(), ignore_index=options.ignore_index)
-        return tensor(found.loss), tensor(found.grad)
-    grad = torch.empty_like(input)
-    return forward_backward(input, target, weight, options, grad), grad
+        return found.loss, tensor(found.grad)
+    grad = cache.empty_like(input)
+    return _forward_backward(input, target, weight, options, grad), grad
+
+
+def _forward_backward(input, target, weight, options: Options, out: torch.Tensor):
+    named = _named(input, target, weight, options)
+    with _on_torchs_threads(input):
+        return cross_entropy_and_grad(array(input), array(target), **named, out=array(out)).loss
 
 
 def forward_backward(input, target, weight, options: Options, out: torch.Tensor) -> torch.Tensor:
     """The loss; the gradient is written to ``out``, which may be ``input``."""
-    named = _named(input, target, weight, options)
-    with _on_torchs_threads(input):
-        return tensor(cross_entropy_and_grad(array(input), array(target), **named, out=array(out)).loss)
+    return tensor(_forward_backward(input, target, weight, options, out))
 
 
 def log_softmax(input, dim: int) -> torch.Tensor:

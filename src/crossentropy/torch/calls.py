@@ -7,12 +7,12 @@ import operator
 import warnings
 
 import torch
-from torch.nn import functional as F
 
 from .. import backends
 from .._options import DEFAULTS, EXTRAS, OPTIONS, unknown
 from . import private
 from .bridge import Options, class_axis
+from .composed import by_torch
 
 FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _SHORT = frozenset((torch.bfloat16, torch.float16))
@@ -56,9 +56,12 @@ def _lacks_cuda() -> bool:
     return bool(reason)
 
 
-def is_differentiated_otherwise(target=None, weight=None) -> bool:
-    """Whether a call is differentiated by anything but reverse mode on the logits, all that the kernels support."""
-    if private.are_transforms_active() or private.is_forward_mode():
+def is_pytorchs(target=None, weight=None) -> bool:
+    """Whether PyTorch's own function has to be called whatever the tensors hold.
+
+    For differentiation by anything but reverse mode on the logits, all that the kernels support, and for ONNX.
+    """
+    if private.are_transforms_active() or private.is_forward_mode() or private.is_onnx_export():
         return True
     wanted = (target is not None and target.requires_grad) or (weight is not None and weight.requires_grad)
     return wanted and torch.is_grad_enabled()
@@ -72,38 +75,6 @@ def as_number(convert, value):
         return convert(value)
     except (TypeError, ValueError, RuntimeError):
         return value
-
-
-def as_torch_wants(input, target, weight):
-    """(target, weight) in dtypes that PyTorch's function takes: int64 classes, weights of the logits' dtype."""
-    if target.is_floating_point():
-        return target, weight
-    return target.long(), None if weight is None else weight.to(input.dtype)
-
-
-def by_torch(input, target, weight, options: Options):
-    """PyTorch's own function, with the options beyond it in its operations."""
-    ignore_index, reduction = options.ignore_index, options.reduction
-    loss = F.cross_entropy(
-        input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=options.label_smoothing
-    )
-    if options.z_loss == 0:
-        return loss
-    axis, counts = class_axis(input), None
-    if not target.is_floating_point():  # ignored rows may hold NaN or inf, which must not reach the gradient
-        counts = target != ignore_index
-        input = torch.where(counts.unsqueeze(axis), input, 0)
-    z = options.z_loss * torch.logsumexp(input, axis) ** 2
-    if counts is not None:
-        z = torch.where(counts, z, 0)
-    if reduction == "none":
-        return loss + z
-    if reduction == "sum":
-        return loss + z.sum()
-    if target.is_floating_point():
-        return loss + z.mean()
-    weights = torch.ones_like(z) if weight is None else weight[torch.where(counts, target, 0)]
-    return loss + z.sum() / torch.where(counts, weights, 0).sum()
 
 
 def extras(function: str, given: dict, more: tuple[str, ...]) -> dict:
@@ -143,6 +114,27 @@ def refuse(problem, input, target, weight, options: Options):
     with torch.no_grad():
         by_torch(input, target, weight, options._replace(**{name: DEFAULTS[name] for name in EXTRAS}))
     raise RuntimeError(problem)
+
+
+def result_dtype_named(dtype):
+    """The ``dtype`` of a call, if a loss can be of it; None stands for PyTorch's."""
+    if dtype is not None and dtype not in FLOATS:
+        names = ", ".join(sorted(map(str, FLOATS)))
+        raise TypeError(f"dtype must be None or one of {names}, got {dtype!r}")
+    return dtype
+
+
+def converted(input, dtype):
+    """The logits in ``dtype``, or as they are where a float32 loss of 16-bit logits is wanted, as it is inside."""
+    result_dtype_named(dtype)
+    if not isinstance(input, torch.Tensor) or (dtype is torch.float32 and input.dtype in _SHORT):
+        return input
+    return input.to(dtype)
+
+
+def is_negative(weight) -> bool:
+    """Whether a class weight is negative."""
+    return weight is not None and bool((weight < 0).any())
 
 
 def result_dtype(input, target, weight):

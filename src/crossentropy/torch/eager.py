@@ -3,7 +3,9 @@
 An eager call goes by a Function because PyTorch does less for that than for a registered operator before a kernel runs
 (docs/performance.md). A traced one must be an operator. Both end in the same kernels (bridge.py) and derivatives.
 
-The forward keeps the logits and the statistics of each row; the backward recomputes the probabilities from these.
+What a forward keeps may be changed under it: metrics work in place on ``logits.detach().numpy()``. So the gradient is
+computed with the loss where its rounding allows that (`_AtOnce`). Elsewhere the forward keeps the logits and the
+statistics of each row, from which the backward recomputes the probabilities, and checks a few rows first (kept.py).
 """
 
 from __future__ import annotations
@@ -13,44 +15,79 @@ import math
 import torch
 from torch.autograd.graph import increment_version
 
-from . import bridge, ops, private
+from . import bridge, cache, kept, ops, private
 from .bridge import Options, class_axis
 from .derivatives import log_softmax_second_derivative, second_derivative
 
-# Elements: below this the gradient is computed with the loss and kept in place of statistics. So few logits are in a
-# cache, where writing the gradient early costs less than computing the exponentials again in the backward.
-FUSED_BELOW = 2**18
 
-
-class _Small(torch.autograd.Function):
-    """The loss of a few elements, whose gradient is computed with it. 16-bit types would have theirs rounded twice."""
+class _AtOnce(torch.autograd.Function):
+    """The loss whose gradient is computed with it, of float32 or float64: 16-bit types would have it rounded twice."""
 
     @staticmethod
     def forward(ctx, input, target, weight, options):
         # AccumulateGrad steals a gradient whose refcount is 1, and copies any other; saving it as a tensor would hold a
         # second reference and so force a copy.
-        loss, ctx.grad = bridge.small(input, target, weight, options)
-        ctx.save_for_backward(input, target, weight)
-        ctx.options = options
-        return loss
+        ctx.loss, ctx.grad = bridge.at_once(input, target, weight, options)
+        ctx.save_for_backward(input, target, weight)  # for a double backward; reading them raises if they were changed
+        ctx.beside, ctx.options = (target, weight, *_versions(target, weight)), options
+        return bridge.tensor(ctx.loss)
 
     @staticmethod
     def backward(ctx, grad_loss):
-        saved, options, grad = ctx.saved_tensors, ctx.options, ctx.grad
-        if private.needs_operator(grad_loss):
+        grad = ctx.grad
+        if grad is not None and private.needs_operator(grad_loss):
             return grad * grad_loss, None, None, None
+        # PyTorch's errors, for a graph that is gone, and for targets or weights that were changed.
+        if grad is None or _versions(*ctx.beside[:2]) != ctx.beside[2:]:
+            ctx.saved_tensors  # noqa: B018
         keeps = private.keeps_graph()
         if not keeps:
-            ctx.grad = None
+            ctx.grad = ctx.beside = None
+        if torch.is_grad_enabled():
+            return _Multiplied.apply(grad_loss, *ctx.saved_tensors, grad, ctx.loss, ctx.options), None, None, None
         factor = grad_loss.item()
-        if torch.is_grad_enabled() or not math.isfinite(factor):  # 0 * inf is NaN: recompute
-            _, *numbers = bridge.forward(*saved, options)
-            return _backward(grad_loss, *saved, *numbers, options), None, None, None
-        if keeps:
-            grad = grad * grad_loss
+        if not math.isfinite(factor):
+            grad = _overflowed(ctx, grad_loss, grad)
+        elif keeps:
+            grad = torch.mul(grad, grad_loss, out=cache.empty_like(grad))
         elif factor != 1:
             grad *= grad_loss
         return grad, None, None, None
+
+
+def _versions(target, weight):
+    return target._version, 0 if weight is None else weight._version
+
+
+def _overflowed(ctx, grad_loss, grad):
+    """The gradient where inf or NaN arrives: still 0 in rows that do not count, where a product would be NaN."""
+    try:
+        tensors = ctx.saved_tensors
+    except RuntimeError:  # the logits were changed: rows whose gradient is 0 are taken for such rows
+        counts = (grad != 0).any(class_axis(grad), keepdim=True)
+        return torch.where(counts, grad * grad_loss, 0)
+    _, *numbers = bridge.forward(*tensors, ctx.options)
+    return bridge.backward(grad_loss, *tensors, *numbers, ctx.options)
+
+
+class _Multiplied(torch.autograd.Function):
+    """What arrives times the gradient that was computed with the loss, for a double backward."""
+
+    @staticmethod
+    def forward(ctx, grad_loss, input, target, weight, grad, loss, options):
+        ctx.save_for_backward(grad_loss, input, target, weight)
+        ctx.loss, ctx.options = loss, options
+        return grad * grad_loss
+
+    @staticmethod
+    def backward(ctx, h):
+        grad_loss, *tensors = ctx.saved_tensors
+        if private.needs_operator(h):
+            _, _, divisor = ops.cross_entropy(*tensors, *ctx.options)
+        else:
+            loss, _, divisor = bridge.forward(*tensors, ctx.options)
+            kept.check_loss(ctx.loss, loss.item(), tensors[1])
+        return *second_derivative(h, grad_loss, *tensors, divisor, ctx.options), *[None] * 5
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -71,7 +108,9 @@ def _backward(grad_loss, *rest):
     *tensors, options = rest
     if private.needs_operator(grad_loss):
         return ops.cross_entropy_backward(grad_loss, *tensors, *options)
-    return (_Gradient.apply if torch.is_grad_enabled() else bridge.backward)(grad_loss, *rest)
+    return (
+        _Gradient.apply(grad_loss, *rest) if torch.is_grad_enabled() else bridge.backward(grad_loss, *rest, checks=True)
+    )
 
 
 class _Gradient(torch.autograd.Function):
@@ -79,13 +118,16 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, grad_loss, input, target, weight, statistics, divisor, options):
-        ctx.save_for_backward(grad_loss, input, target, weight, divisor)
+        ctx.save_for_backward(grad_loss, input, target, weight, statistics, divisor)
         ctx.options = options
-        return bridge.backward(grad_loss, input, target, weight, statistics, divisor, options)
+        return bridge.backward(grad_loss, input, target, weight, statistics, divisor, options, checks=True)
 
     @staticmethod
     def backward(ctx, h):
-        return *second_derivative(h, *ctx.saved_tensors, ctx.options), *[None] * 5
+        grad_loss, input, target, weight, statistics, divisor = ctx.saved_tensors
+        if not private.needs_operator(h):
+            bridge.check(input, target, weight, statistics, divisor, ctx.options)
+        return *second_derivative(h, grad_loss, input, target, weight, divisor, ctx.options), *[None] * 5
 
 
 class _InPlace(torch.autograd.Function):
@@ -119,7 +161,7 @@ class _InPlace(torch.autograd.Function):
             by_row = ctx.options.reduction == "none"
             return grad * (grad_loss.unsqueeze(class_axis(grad)) if by_row else grad_loss), None, None, None
         if not ctx.at_once:
-            bridge.backward(grad_loss, input, *rest, ctx.options, out=grad)
+            bridge.backward(grad_loss, input, *rest, ctx.options, out=grad, checks=True)
             increment_version(input)
         elif ctx.options.reduction == "none":
             grad *= grad_loss.unsqueeze(class_axis(grad))
@@ -168,9 +210,20 @@ def cross_entropy(input, target, weight, options: Options, inplace: bool) -> tor
         if input.is_leaf or (input._base is not None and input._base.is_leaf and input._base.requires_grad):
             raise RuntimeError("inplace=True would write the gradient over a leaf that requires grad")
         return _InPlace.apply(input, target, weight, options)
-    if input.numel() < FUSED_BELOW and options.reduction != "none" and input.itemsize > 2 and not input.is_cuda:
-        return _Small.apply(input, target, weight, options)
+    if is_at_once(input, options):
+        return _AtOnce.apply(input, target, weight, options)
     return _CrossEntropy.apply(input, target, weight, options)
+
+
+def is_at_once(input, options: Options) -> bool:
+    """Whether the gradient is computed with the loss.
+
+    Else it is multiplied by what arrives before it is rounded: where a factor of each row is to come, for 16-bit types,
+    and on a device, whose numbers the host does not know. Hooks on saved tensors are there so that nothing is kept.
+    """
+    if options.reduction == "none" or input.itemsize == 2 or input.is_cuda:
+        return False
+    return not private.has_hooks_on_saved_tensors()
 
 
 def log_softmax(input, dim: int) -> torch.Tensor:

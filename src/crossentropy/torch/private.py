@@ -22,6 +22,16 @@ def is_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def has_hooks_on_saved_tensors() -> bool:
+    """Whether what a Function saves now goes through hooks: checkpointing, offloading."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def is_onnx_export() -> bool:
+    """Whether a call is traced for ONNX, which knows PyTorch's operators alone."""
+    return (torch.compiler.is_compiling() or _tracing_state() is not None) and torch.onnx.is_in_onnx_export()
+
+
 def is_wrapper(x) -> bool:
     """Whether a tensor wraps others and handles functions itself, as a DTensor does."""
     return not _is_plain(x) and is_traceable_wrapper_subclass(x)
