@@ -31,9 +31,22 @@ static void NAME_R(columns_max)(const void *tile, ptrdiff_t classes, batch *b)
     NAME_R(store_lanes)(b->max, v_where(undefined, v_set1(NAN), m));
 }
 
+/* One class of the tile: to the sum goes what is below the maximum, to the ties what is at it. */
+SIMD void NAME_R(column_step)(REAL *x, vec top, EXP_FRAME f, EXP_SUM *s, REAL *waiting, ptrdiff_t i, int u, int keeps,
+                              vec *ties)
+{
+    const vec z = v_load_real(x);
+    const mask tie = v_equal(z, top);
+    vec q;
+    const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
+    if (keeps) v_store_real(x, v_fma(high, q, high));
+    exp_sum_add_exactly(s, waiting, i, u, v_zero_where(tie, high), q);
+    *ties = v_add(*ties, v_where(tie, v_set1(1), v_set1(0)));
+}
+
 /* The anchor of each row, from its maximum; the sum of e^x over the classes below that, and how many are at it. With
  * keeps the tile holds e^x, times EXP_SCALE, then. */
-static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b)
+SIMD void NAME_R(columns_sum_as)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b)
 {
     REAL *x = tile;
     const vec one = v_set1(1), zero = v_set1(0), magic = v_set1(EXP_CONSTANTS.magic);
@@ -49,15 +62,12 @@ static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, 
     vec ties = zero;
     for (ptrdiff_t c = 0; c < classes; c += CHUNK_VECTORS) {
         const ptrdiff_t n = classes - c < CHUNK_VECTORS ? classes - c : CHUNK_VECTORS;
-        for (ptrdiff_t i = 0; i < n; ++i) {
-            REAL *at = x + (c + i) * LANES;
-            const vec z = v_load_real(at);
-            vec q;
-            const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
-            if (keeps) v_store_real(at, v_fma(high, q, high));
-            exp_sum_add_exactly(&s, waiting, i, (int)(i % UNROLL), v_zero_where(v_equal(z, top), high), q);
-            ties = v_add(ties, v_zero_where(v_less(z, top), one));
-        }
+        REAL *at = x + c * LANES;
+        ptrdiff_t i = 0;
+        for (; i + UNROLL <= n; i += UNROLL)
+            for (int u = 0; u < UNROLL; ++u)
+                NAME_R(column_step)(at + (i + u) * LANES, top, f, &s, waiting, i + u, u, keeps, &ties);
+        for (; i < n; ++i) NAME_R(column_step)(at + i * LANES, top, f, &s, waiting, i, 0, keeps, &ties);
         exp_sum_end_chunk_exactly(&s, waiting, n);
     }
     exp_sum_store(&s, b->sum, b->sum_error);
@@ -65,6 +75,12 @@ static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, 
     NAME_R(store_lanes)(b->own, zero);
     NAME_R(store_lanes)(b->shift, shift);
     NAME_R(store_lanes)(b->k, k);
+}
+
+static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b)
+{
+    if (keeps) NAME_R(columns_sum_as)(tile, classes, headroom, limit, 1, b);
+    else NAME_R(columns_sum_as)(tile, classes, headroom, limit, 0, b);
 }
 
 /* As spread in rows.h, from the maximum; q is a tile too. */

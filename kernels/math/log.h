@@ -22,7 +22,8 @@ SIMD vec_f64 v_log1p_f64(vec_f64 x, vec_f64 low)
     const vec_f64 high = v_zero_where_f64(v_less_f64(v_mul_f64(y, scale), v_set1_f64(0x1.6a09e667f3bcdp+0)), one);
     e = v_add_f64(e, high);
     scale = v_fnma_f64(v_mul_f64(high, v_set1_f64(0.5)), scale, scale);
-    const vec_f64 m = v_mul_f64(y, scale), f = v_sub_f64(m, one), of_lost = v_div_f64(v_mul_f64(lost, scale), m);
+    const vec_f64 m = v_mul_f64(y, scale), f = v_sub_f64(m, one);
+    const vec_f64 inverse = v_fnma_f64(f, v_sub_f64(one, f), one);    /* of m, near enough for what was lost */
     const vec_f64 s = v_div_f64(f, v_add_f64(v_set1_f64(2), f)), z = v_mul_f64(s, s);
     vec_f64 p = v_set1_f64(log_constants[0]);
     for (int i = 1; i < 7; ++i) p = v_fma_f64(p, z, v_set1_f64(log_constants[i]));
@@ -31,7 +32,7 @@ SIMD vec_f64 v_log1p_f64(vec_f64 x, vec_f64 low)
     const vec_f64 under = v_sub_f64(half, v_mul_f64(s, v_fma_f64(z, p, half)));
     const vec_f64 big = v_mul_f64(e, v_set1_f64(LN2_HI)), sum = v_add_f64(big, f), seen = v_sub_f64(sum, big);
     const vec_f64 over = v_add_f64(v_sub_f64(big, v_sub_f64(sum, seen)), v_sub_f64(f, seen));
-    const vec_f64 small = v_add_f64(over, v_fma_f64(e, v_set1_f64(LN2_LO), of_lost));
+    const vec_f64 small = v_add_f64(over, v_fma_f64(e, v_set1_f64(LN2_LO), v_mul_f64(v_mul_f64(lost, scale), inverse)));
     return v_add_f64(sum, v_sub_f64(small, under));
 }
 
