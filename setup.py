@@ -34,6 +34,7 @@ SOURCES = ["kernels/_native.pyx", "kernels/math/compensated.c", "kernels/blocks/
         "read_rows",
         "results",
         "targets",
+        "weighted_logsumexp",
         "write_rows",
     )
 ]

@@ -41,8 +41,14 @@ class Backend(Protocol):
     def total(self, values: np.ndarray) -> float:
         """The sum of float64 (N,), always taken in the same order."""
 
-    def logsumexp(self, x: np.ndarray, out: np.ndarray) -> None:
-        """The logsumexp of each row, into float64 (N,)."""
+    def logsumexp(
+        self, x: np.ndarray, out: np.ndarray, weights: np.ndarray | None = None, sign: np.ndarray | None = None
+    ) -> None:
+        """The logsumexp of each row, into float64 (N,); with weights of either sign, of x's shape, log |sum b e^z|.
+
+        ``weights`` are floating, of any of the four dtypes and any strides, 0 included; with them comes ``sign``, float64
+        (N,), for the sign of the sum: 1, -1, 0 or NaN.
+        """
 
     def softmax(self, x: np.ndarray, out: np.ndarray) -> None:
         """The softmax of each row, into an array like x."""
