@@ -72,6 +72,14 @@ def class_axes(ndim: int, axis: Axis) -> tuple[int, ...]:
     return found if ndim else ()
 
 
+def together(x: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of logits and their weights together."""
+    try:
+        return np.broadcast_shapes(x, b)
+    except ValueError:
+        raise ValueError(f"b must have a shape that broadcasts with that of x, {x}, got {b}") from None
+
+
 def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool = False) -> tuple[int, ...]:
     """The shape of one number a row: without these axes, or with 1 in their places."""
     return tuple(1 if a in axes else size for a, size in enumerate(shape) if keepdims or a not in axes)
@@ -232,10 +240,7 @@ def weighted(value: Any, weights: Any, axis: Any) -> tuple[np.ndarray, np.ndarra
     x, _ = floats(value, "x")
     given = array(weights, "b")
     b, _ = floats(given.astype(np.float64) if given.dtype.kind == "b" else given, "b")
-    try:
-        shape = np.broadcast_shapes(x.shape, b.shape)
-    except ValueError:
-        raise ValueError(f"b must broadcast with x, of shape {x.shape}, got {b.shape}") from None
+    shape = together(x.shape, b.shape)
     return np.broadcast_to(x, shape), np.broadcast_to(b, shape), class_axes(len(shape), axis_of(axis))
 
 

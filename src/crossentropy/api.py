@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from . import _check, _device
 from ._backends import registry
+from ._backends.contract import LogAndSign as LogAndSign
 from ._options import LossOptions, is_plain, passed, takes_options
 from ._reduction import as_scalar, divisor, gradient_array, loss_dtype, reduced, rounded, row_count, scaled
 
@@ -18,13 +19,6 @@ class LossAndGrad(NamedTuple):
 
     loss: Any
     grad: np.ndarray
-
-
-class LogAndSign(NamedTuple):
-    """The log of a sum's absolute value, and its sign: 1, -1, 0 (whose log is -inf) or NaN."""
-
-    log: Any
-    sign: Any
 
 
 # ---------------------------------------------------------------------- row functions

@@ -19,6 +19,13 @@ class Statistics(NamedTuple):
     mass: float  # sum of the target's weights over the classes, as the gradient needs it
 
 
+class LogAndSign(NamedTuple):
+    """The log of a sum's absolute value, and its sign: 1, -1, 0 (whose log is -inf) or NaN."""
+
+    log: Any
+    sign: Any
+
+
 class Backend(Protocol):
     """The functions of a backend, over arrays that are checked already.
 
