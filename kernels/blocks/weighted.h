@@ -23,7 +23,7 @@ static int NAME(weighted_max)(const void *in, const double *weights, ptrdiff_t n
             const vec_f64 here = v_where_f64(none, lowest, v_widen(logits, u));
             vec_f64 power;
             (void)split_weight(b, &power);
-            undefined = mask_or_f64(undefined, v_nan_f64(v_add_f64(here, v_sub_f64(b, b))));    /* inf - inf is NaN */
+            undefined = mask_or_f64(undefined, v_nan_f64(v_add_f64(here, v_sub_f64(b, b)))); /* inf - inf is NaN */
             const mask_f64 above = v_less_f64(v_mul_f64(v_sub_f64(e, power), ln2), v_sub_f64(here, z));
             z = v_where_f64(above, here, z);
             e = v_where_f64(above, power, e);
@@ -55,7 +55,7 @@ static void NAME(weighted_sum)(const void *in, const double *weights, ptrdiff_t 
             const vec_f64 m = split_weight(b, &power);
             const vec_f64 y = v_sub_f64(z, from), kept = v_sub_f64(z, y);
             const vec_f64 lost = v_add_f64(v_sub_f64(z, v_add_f64(y, kept)), v_sub_f64(kept, from));
-            const vec_f64 off = v_zero_where_f64(v_less_f64(y, v_set1_f64(-0x1p14)), lost);    /* NaN at -inf */
+            const vec_f64 off = v_zero_where_f64(v_less_f64(y, v_set1_f64(-0x1p14)), lost); /* NaN at -inf */
             const vec_f64 term = v_mul_f64(m, v_exp_unshifted_f64(y, frame_of_f64(zero, v_sub_f64(over, power))));
             lane_total_add_f64(&total, v_zero_where_f64(none, v_fma_f64(term, off, term)));
         }

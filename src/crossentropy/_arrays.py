@@ -130,7 +130,7 @@ def overlaps_itself(a: Layout) -> bool:
 def merged_axes(
     axes: Sequence[int], shape: Sequence[int], strides: Sequence[Sequence[int]]
 ) -> tuple[int, list[int]] | None:
-    """Several axes as one, (size, its stride in each array), if there is a stride for that; no axis counts as one of size 1.
+    """Several axes as one, (size, its stride in each array), where there is a stride for that; none are one of size 1.
 
     The axes are taken from the slowest to the fastest of the first array, so that it does not matter how they are
     numbered: a row's classes may come in any order, as long as it is the same in all arrays.

@@ -230,13 +230,13 @@ def floats(value: Any, name: str) -> tuple[np.ndarray, Layout]:
 
 
 def logits(value: Any, axis: Any, name: str = "logits") -> tuple[np.ndarray, tuple[int, ...]]:
-    """The logits of a row function as given, and the numbers of the axes of their classes, of which there may be none."""
+    """The logits of a row function as given, and the axes of their classes, of which there may be none."""
     x, _ = floats(value, name)
     return x, class_axes(x.ndim, axis_of(axis))
 
 
 def weighted(value: Any, weights: Any, axis: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """Logits x and weights b of any sign, each seen in the shape of both together; and the axes of the classes there."""
+    """Logits x and weights b of any sign, each seen in the shape of both together; the axes of the classes there."""
     x, _ = floats(value, "x")
     given = array(weights, "b")
     b, _ = floats(given.astype(np.float64) if given.dtype.kind == "b" else given, "b")

@@ -98,7 +98,8 @@ def logsumexp(
         The class axis, or several, as for `log_softmax`.
     b : array_like, optional
         Weights of either sign, of a shape that broadcasts with x's: float16, bfloat16, float32, float64, or integers or
-        booleans (taken as float64). Default: 1 throughout. Where a weight is 0 the logit does not count, whatever it is.
+        booleans (taken as float64). Default: 1 throughout. Where a weight is 0 the logit does not count, whatever it
+        is.
     keepdims : bool, default False
         Keep each of those axes with length 1.
     return_sign : bool, default False
@@ -117,13 +118,16 @@ def logsumexp(
 
     Notes
     -----
-    With weights everything is computed in float64, the error of each rounding included: no weight and no logit is too
-    large or too small (1e300 and -1e300), and the result is within the contract unless terms cancel, in which case it is
-    off by as much as the largest of them is.
+    With weights everything is computed in float64: no weight and no logit is too large or too small (1e300, 1e-300),
+    and the result is within the contract, in ulp of the largest logit, unless terms of both signs cancel.
 
     As `scipy.special.logsumexp`, but for these. The default axis is -1 and not None. A float64 ``b`` does not make a
-    float32 result float64. Of classes that all have weight 0 the result is -inf where SciPy's is NaN if their logits are
-    infinite or NaN, and the sign over no classes is 0 where SciPy's is -1: a sum of no terms is 0.
+    float32 result float64. Where all classes have weight 0 the result is -inf, and SciPy's NaN if one of their logits
+    is +inf or NaN; the sign over no classes is 0, and SciPy's -1: a sum of no terms is 0. An infinite weight on a logit
+    so low that its exponential is 0 in float64 gives inf, and SciPy's is NaN. ``keepdims`` of a scalar gives a scalar,
+    and not the shape (1,).
+
+    On a device weights are floating and lie there too, and several axes must be as one in memory (nothing is copied).
 
     Examples
     --------

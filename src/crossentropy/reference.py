@@ -101,7 +101,7 @@ def merge(a: Partial, b: Partial) -> Partial:
 
 
 def logsumexp(z: Sequence[float]) -> float:
-    """log sum_c e^(z_c), in nats: of no class, or of -inf alone, -inf; where there is a +inf, +inf; NaN where a NaN is."""
+    """log sum_c e^(z_c), in nats: -inf over no class or -inf alone, +inf where there is one, NaN where a NaN is."""
     m = math.nan if any(map(math.isnan, z)) else max(z, default=-math.inf)
     return m if math.isinf(m) else partial(z).lse
 
@@ -121,6 +121,13 @@ def scaled_term(weight: float, value: float, top: float, power: int) -> float:
     return math.ldexp(m * math.exp((d - n * LN2_HIGH) - n * LN2_LOW) * (1.0 + error), n + e - power)
 
 
+def undefined_term(value: float, weight: float) -> float:
+    """weight e^value where either is infinite or NaN: inf times e^-1000 is inf, and not inf times a rounded 0."""
+    if math.isnan(value):
+        return value
+    return weight * (0.0 if value == -math.inf else math.inf)
+
+
 def weighted_logsumexp(z: Sequence[float], weights: Sequence[float]) -> tuple[float, float]:
     """(log |s|, sign of s) for s = sum_c b_c e^(z_c); (-inf, 0) where s is 0.
 
@@ -132,11 +139,10 @@ def weighted_logsumexp(z: Sequence[float], weights: Sequence[float]) -> tuple[fl
     where 2^k is put back into S as far as that has a place, since k ln2 + log S would cancel where |s| is near e^m.
     """
     terms = [(value, b) for value, b in zip(z, weights, strict=True) if b != 0]
-    undefined = [b * (0.0 if value == -math.inf else math.inf) + (value - value if math.isnan(value) else 0.0)
-                 for value, b in terms if not (math.isfinite(b) and (math.isfinite(value) or value == -math.inf))]
+    undefined = [undefined_term(value, b) for value, b in terms if not (math.isfinite(b) and value < math.inf)]
     if undefined:
         s = sum(undefined)
-        return abs(s), math.copysign(1.0, s) if s == s else s
+        return abs(s), s if math.isnan(s) else math.copysign(1.0, s)
     finite = [(value, b) for value, b in terms if value != -math.inf]
     if not finite:
         return -math.inf, 0.0

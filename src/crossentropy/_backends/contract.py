@@ -53,8 +53,8 @@ class Backend(Protocol):
     ) -> None:
         """The logsumexp of each row, into float64 (N,); with weights of either sign, of x's shape, log |sum b e^z|.
 
-        ``weights`` are floating, of any of the four dtypes and any strides, 0 included; with them comes ``sign``, float64
-        (N,), for the sign of the sum: 1, -1, 0 or NaN.
+        ``weights`` are of any of the four dtypes and any strides, 0 included; with them comes ``sign``, float64 (N,),
+        for the sign of the sum: 1, -1, 0 or NaN.
         """
 
     def softmax(self, x: np.ndarray, out: np.ndarray) -> None:

@@ -41,10 +41,14 @@ class Total(NamedTuple):
     error: float  # what it has lost to rounding
 
 
-def shape_for(classes: int) -> Shape:
+def threads_for(classes: int) -> int:
     """How many threads a row of so many classes has."""
-    threads = 8 if classes <= 64 else 32 if classes <= 1024 else 256
-    return Shape(threads, max(1, 128 // threads), 0)
+    return 8 if classes <= 64 else 32 if classes <= 1024 else 256
+
+
+def rows_for(threads: int) -> int:
+    """How many rows of so many threads a block has at once."""
+    return max(1, 128 // threads)
 
 
 @device
@@ -100,7 +104,7 @@ def _log_of():
 
 
 @functools.cache
-def kernel(on: int, kind: str, weights: str, shape: Shape) -> driver.Kernel:
+def weighted_sums(on: int, kind: str, weights: str, threads: int) -> driver.Kernel:
     """(x, q, inner, rows, classes, log_sum, sign): log |sum q e^x|, and the sign of that sum.
 
     ``x`` and ``q`` with their strides, as in arguments.TABLE; without q (0) each weight is 1, and without sign (0) what
@@ -109,7 +113,8 @@ def kernel(on: int, kind: str, weights: str, shape: Shape) -> driver.Kernel:
     elements, e_to = elements_of(kind), exponential_of("float64")
     x_at, q_at, real, real_size = elements.number_at, elements_of(weights).number_at, elements.real, elements.real_size
     frame_at, exp_at, plus, log_of = e_to.frame_at, e_to.exp_at, sums_of("float64").plus, _log_of()
-    wide, threads, at_once = elements_of("float64"), shape.threads, shape.rows
+    wide, at_once = elements_of("float64"), rows_for(threads)
+    shape = Shape(threads, at_once, 0)
 
     @device
     def both(p, other):
@@ -137,9 +142,7 @@ def kernel(on: int, kind: str, weights: str, shape: Shape) -> driver.Kernel:
                 log_sum = found.top + log_of(sign * total.sum, sign * total.error, found.power)
         return log_sum, sign
 
-    def body(
-        x, x_outer, x_row, x_class, q, q_outer, q_row, q_class, inner, rows, classes, log_sum, sign
-    ):
+    def body(x, x_outer, x_row, x_class, q, q_outer, q_row, q_class, inner, rows, classes, log_sum, sign):
         thread = np.int64(cuda.threadIdx.x)
         lane, place = thread % threads, thread // threads
         base = np.int64(cuda.blockIdx.x) * at_once

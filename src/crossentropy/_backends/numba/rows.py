@@ -184,7 +184,7 @@ def read_row(a, row, classes, y, hides, buffer, pad, stop):
 
 @inner
 def undefined_max(a, row, classes, like):
-    """The maximum of a row that `read_row` calls undefined, which is its logsumexp: +inf or -inf, or NaN where one is."""
+    """The maximum of a row that `read_row` calls undefined, +inf, -inf, or NaN where one is: its logsumexp."""
     m = -np.inf
     for c in range(classes):
         z = number_at(a, row + c * a.stride, like)

@@ -1,7 +1,7 @@
 """The weighted sum of one row's exponentials in Numba, sum b e^z for weights b of either sign, in float64 throughout.
 
-As in kernels/blocks/weighted.h: a weight is m 2^e, the largest term about e^top 2^power, and every other is added in units
-of that, so that nothing overflows or vanishes on the way.
+As in kernels/blocks/weighted.h: a weight is m 2^e, the largest term about e^top 2^power, and every other is added in
+units of that, so that nothing overflows or vanishes on the way.
 """
 
 import math
@@ -25,7 +25,7 @@ def undefined_term(z, b):
 
 @inner
 def log_of(total, error, power):
-    """log((total + error) 2^power) for what is positive, by log1p where that is near 1, whose distance keeps its digits."""
+    """log((total + error) 2^power) for what is positive, by log1p near 1, so that the distance keeps its digits."""
     if abs(power) < 900:
         total, error, power = math.ldexp(total, power), math.ldexp(error, power), 0
     above_1 = (total - 1) + error
