@@ -6,7 +6,7 @@
 #define BATCH 16
 
 typedef struct {
-    double max[BATCH];               /* NaN: the row holds a NaN or +inf, or nothing but -inf (LOGSUMEXP: its own) */
+    double max[BATCH];               /* NaN: the row holds a NaN or +inf, or nothing but -inf (a logsumexp's own is kept) */
     double shift[BATCH], k[BATCH];   /* its anchor */
     double z[BATCH];                 /* the logit at an index target, or -inf */
     double sum[BATCH], base[BATCH], own[BATCH];    /* rest = base + (sum + own e^z) / e^max */

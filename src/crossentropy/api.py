@@ -57,7 +57,7 @@ def log_softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: n
     return _like_x("log_softmax", x, axis, out)
 
 
-def softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: np.ndarray | None = None) -> np.ndarray:
+def softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: np.ndarray | None = None) -> Any:
     """Probabilities e^(z_c) / sum_k e^(z_k).
 
     Parameters
