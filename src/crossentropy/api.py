@@ -132,7 +132,7 @@ def logsumexp(
     Examples
     --------
     >>> crossentropy.logsumexp([1.0, 2.0], b=[1, -1], return_sign=True)
-    LogAndSign(log=np.float64(1.541324854612918), sign=np.float64(-1.0))
+    LogAndSign(log=np.float64(1.5413248546129181), sign=np.float64(-1.0))
     """
     if _device.holds(x):
         return registry.device_backend("x").logsumexp(x, axis, b=b, keepdims=keepdims, return_sign=return_sign)
@@ -144,17 +144,20 @@ def logsumexp(
         arrays = [given, weights]
     rows = np.full(_check.kept_shape(given.shape, axes), -np.inf)
     sign = np.zeros_like(rows) if b is not None or return_sign else None
+    more = [] if b is None or sign is None else [sign.reshape(-1)]
     if given.size:
         # Where no stride leads through the classes of several axes, a copy is what makes them one row.
         views = _check.one_class_axis(arrays, axes) or [_check.copied_rows(a, axes) for a in arrays]
-        registry.current().logsumexp(views[0], rows.reshape(-1), *views[1:], *([] if b is None else [sign.reshape(-1)]))
+        registry.current().logsumexp(views[0], rows.reshape(-1), *views[1:], *more)
     if b is None and sign is not None:
         sign[...] = np.where(np.isnan(rows), rows, rows > -np.inf)
     if sign is not None and not return_sign:
         rows[sign < 0] = np.nan
     shape, dtype = _check.kept_shape(given.shape, axes, keepdims), loss_dtype(given)
     found = rounded(rows.reshape(shape), dtype)[()]
-    return LogAndSign(found, rounded(sign.reshape(shape), dtype)[()]) if return_sign else found
+    if sign is None or not return_sign:
+        return found
+    return LogAndSign(found, rounded(sign.reshape(shape), dtype)[()])
 
 
 def _like_x(name: str, x: ArrayLike, axis: int | tuple[int, ...] | None, out: np.ndarray | None) -> Any:

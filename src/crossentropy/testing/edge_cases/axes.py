@@ -12,7 +12,7 @@ from ..ulps import refuses, require, result_dtype, same
 from .case import edge_case, numbers
 
 SHAPE = (3, 4, 5)
-AXES = [None, *itertools.chain.from_iterable(itertools.permutations(range(3), n) for n in (1, 2, 3)), (-1, 0), (-3, -2)]
+AXES = (None, (1,), (1, 2), (2, 0), (-3, -2))  # as one in memory in some layouts and not in others
 
 
 def _as_one(x, axis):
@@ -33,33 +33,35 @@ def _equal(got, want):
     np.testing.assert_allclose(got.astype(float), want.astype(float), rtol=eps, atol=eps)
 
 
+def several_axes(axis, layout, dtype):
+    """Assert that these axes of an array that lies so are what they are as one: in new arrays, ``out`` and in place."""
+    x = numbers(12, 5, dtype).reshape(SHAPE)
+    laid, rows, back = LAYOUTS[layout](x), *_as_one(x, axis)
+    lse, kept = logsumexp(laid, axis), logsumexp(laid, axis, keepdims=True)
+    _equal(lse, logsumexp(rows))
+    axes = range(3) if axis is None else [a % 3 for a in axis]
+    require(kept.shape == tuple(1 if a in axes else size for a, size in enumerate(SHAPE)))
+    same(kept.reshape(np.shape(lse)), np.asarray(lse))
+    for function in (log_softmax, softmax):
+        want = back(function(rows))
+        _equal(function(laid, axis), want)
+        if layout == "read-only":
+            continue
+        if layout != "byte-swapped":  # a result has native order
+            out = LAYOUTS[layout](np.zeros_like(x))
+            require(function(laid, axis, out=out) is out)
+            _equal(out, want)
+        in_place = LAYOUTS[layout](x)
+        require(function(in_place, axis, out=in_place) is in_place)
+        _equal(in_place.astype(dtype), want)
+    same(laid.astype(float), x.astype(float))
+
+
 @edge_case("several class axes, in any layout")
 def _(dtype):
-    x = numbers(12, 5, dtype).reshape(SHAPE)
-    for axis, (name, layout) in itertools.product(AXES, LAYOUTS.items()):
-        if not has_layout(dtype, name):
-            continue
-        laid = layout(x)
-        rows, back = _as_one(x, axis)
-        lse = logsumexp(laid, axis)
-        _equal(lse, logsumexp(rows))
-        kept = logsumexp(laid, axis, keepdims=True)
-        axes = range(3) if axis is None else [a % 3 for a in axis]
-        require(kept.shape == tuple(1 if a in axes else size for a, size in enumerate(SHAPE)))
-        same(kept.reshape(np.shape(lse)), np.asarray(lse))
-        for function in (log_softmax, softmax):
-            want = back(function(rows))
-            _equal(function(laid, axis), want)
-            if name == "read-only":
-                continue
-            if name != "byte-swapped":  # a result has native order
-                out = layout(np.zeros_like(x))
-                require(function(laid, axis, out=out) is out)
-                _equal(out, want)
-            in_place = layout(x)
-            require(function(in_place, axis, out=in_place) is in_place)
-            _equal(in_place.astype(dtype), want)
-        same(laid.astype(float), x.astype(float))
+    for axis, layout in itertools.product(AXES, LAYOUTS):
+        if has_layout(dtype, layout):
+            several_axes(axis, layout, dtype)
 
 
 @edge_case("several class axes with weights")

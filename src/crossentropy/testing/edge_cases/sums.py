@@ -9,8 +9,7 @@ from ..layouts import LAYOUTS, has_layout
 from ..ulps import near, refuses, require, result_dtype, same, within
 from .case import INF, NAN, edge_case, numbers
 
-# Few classes (a tile), one vector and its ends, blocks of classes and their ends.
-SIZES = (2, 3, 10, 64, 65, 257, 2047, 2048, 2049)
+SIZES = (2, 10, 65)  # classes; tests/test_contract.py has others, by the code path of the package's own backends
 
 
 def _extreme_rows(classes, dtype):
@@ -37,32 +36,28 @@ def _extreme_rows(classes, dtype):
     return x, lse
 
 
+def infinite_rows(classes, dtype, layouts=("contiguous",)):
+    """Assert what such rows give: laid in these ways, with the class axis last and first, and with weights of 1."""
+    x, lse = _extreme_rows(classes, dtype)
+    for name in layouts:
+        if has_layout(dtype, name):
+            layout = LAYOUTS[name]
+            within(logsumexp(layout(x)), lse, dtype, "loss")
+            within(logsumexp(layout(np.ascontiguousarray(x.T)), 0), lse, dtype, "loss")
+            within(logsumexp(layout(x), b=layout(np.ones_like(x))), lse, dtype, "loss")
+    for n in (1, 4, 8):  # alone
+        same(logsumexp(x[n]), lse[n].astype(result_dtype(dtype, "loss")))
+    for function in (log_softmax, softmax):
+        finite, got = np.isfinite(lse), function(x)
+        require((np.isnan(got.astype(float)) != finite[:, None]).all())
+        same(got[finite], function(x[finite]))
+
+
 @edge_case("logsumexp of infinite rows")
 def _(dtype):
     for classes in SIZES:
-        x, lse = _extreme_rows(classes, dtype)
-        within(logsumexp(x), lse, dtype, "loss")
-        finite = np.isfinite(lse)
-        for function in (log_softmax, softmax):
-            defined = ~np.isnan(function(x).astype(float))
-            require((defined == finite[:, None]).all())
-            same(function(x)[finite], function(x[finite]))
-        near(logsumexp(x[finite]), logsumexp(x)[finite].astype(float), 1e-15)
-
-
-@edge_case("logsumexp of infinite rows in any layout")
-def _(dtype):
-    for classes in (3, 65, 300):
-        x, lse = _extreme_rows(classes, dtype)
-        for name, layout in LAYOUTS.items():
-            if not has_layout(dtype, name):
-                continue
-            laid = layout(x)
-            within(logsumexp(laid), lse, dtype, "loss")
-            within(logsumexp(layout(np.ascontiguousarray(x.T)), 0), lse, dtype, "loss")  # the class axis first
-            within(logsumexp(laid, b=layout(np.ones_like(x))), lse, dtype, "loss")
-            for n in (1, 4, 8):  # alone
-                same(logsumexp(laid[n]), lse[n].astype(result_dtype(dtype, "loss")))
+        infinite_rows(classes, dtype)
+    infinite_rows(3, dtype, LAYOUTS)
 
 
 @edge_case("the report's rows")
@@ -90,23 +85,28 @@ def _expected(x, b):
     return log, sign
 
 
+def weights_of_any_size(classes, dtype):
+    """Assert the result with weights from 1e-250 to 1e250, some of them 0, and with all of them negative."""
+    x = numbers(6, classes, dtype)
+    b = np.random.default_rng(5).lognormal(0, 2, x.shape)
+    b[1] = 1
+    b[2, ::2] = 0
+    b[3, :-1] *= 1e-9
+    b[4] *= 1e250
+    b[5] *= 1e-250
+    unit = np.abs(x.astype(float)).max(1) + np.abs(np.log(b, where=b > 0, out=np.zeros_like(b))).max(1)
+    log, sign = logsumexp(x, b=b, return_sign=True)
+    within(log, _expected(x, b)[0], dtype, "loss", unit_at=unit)
+    require(sign.tolist() == b.any(1).tolist() and log.dtype == sign.dtype == result_dtype(dtype, "loss"))
+    same(logsumexp(x, b=b), log)
+    same(logsumexp(x, b=-b, return_sign=True).log, log)
+    require((np.isnan(logsumexp(x, b=-b)) == b.any(1)).all())
+
+
 @edge_case("logsumexp with weights of any size")
 def _(dtype):
-    for classes in SIZES:
-        x = numbers(6, classes, dtype)
-        b = np.random.default_rng(5).lognormal(0, 2, x.shape)
-        b[1] = 1
-        b[2, ::2] = 0
-        b[3, :-1] *= 1e-9
-        b[4] *= 1e250
-        b[5] *= 1e-250
-        unit = np.abs(x.astype(float)).max(1) + np.abs(np.log(b, where=b > 0, out=np.zeros_like(b))).max(1)
-        log, sign = logsumexp(x, b=b, return_sign=True)
-        within(log, _expected(x, b)[0], dtype, "loss", unit_at=unit)
-        require(sign.tolist() == [1] * 6 and log.dtype == sign.dtype == result_dtype(dtype, "loss"))
-        same(logsumexp(x, b=b), log)
-        same(logsumexp(x, b=-b, return_sign=True).log, log)
-        require(np.isnan(logsumexp(x, b=-b)).all())
+    for classes in (1, *SIZES):
+        weights_of_any_size(classes, dtype)
 
 
 @edge_case("logsumexp with weights of every dtype, shape and layout")
@@ -153,7 +153,7 @@ def _(dtype):
         ([-INF, 1.0], [INF, 1], NAN, NAN),  # inf times e^-inf
         ([-INF, 1.0], [-1, 1], 1, 1),
     ):
-        for more in (0, 61, 2046):  # classes that do not count, before and after
+        for more in (0, 61):  # classes that do not count, before and after
             x = np.array([NAN] * more + row + [INF] * more).astype(dtype)
             weights = np.array([0.0] * more + b + [0.0] * more)
             many = np.stack([numbers(1, x.size, dtype)[0], x, numbers(1, x.size, dtype)[0]])
