@@ -80,6 +80,7 @@ def together(x: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
         raise ValueError(f"b must have a shape that broadcasts with that of x, {x}, got {b}") from None
 
 
+@functools.lru_cache(4096)
 def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool = False) -> tuple[int, ...]:
     """The shape of one number a row: without these axes, or with 1 in their places."""
     return tuple(1 if a in axes else size for a, size in enumerate(shape) if keepdims or a not in axes)
