@@ -34,7 +34,7 @@ cdef extern from "rows/task.h" nogil:
         int has_ignored
         int64_t ignored
     ctypedef enum work:
-        LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
+        LOGSUMEXP, WEIGHTED_LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
         STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE
     ctypedef struct row_options:
         int plain
@@ -64,6 +64,7 @@ cdef extern from "rows/task.h" nogil:
         Py_ssize_t row_scale_step
         int *out_of_memory
         double *loss
+        double *sign
         row_statistics *statistics
     const isa_table *isa_select(const char *)
     int openmp_threads()
@@ -124,7 +125,7 @@ cdef int poll() noexcept nogil:
 
 cdef dict WORKS = {
     "forward": FORWARD, "backward": BACKWARD, "forward_backward": FORWARD_BACKWARD,
-    "logsumexp": LOGSUMEXP, "softmax": SOFTMAX,
+    "logsumexp": LOGSUMEXP, "weighted_logsumexp": WEIGHTED_LOGSUMEXP, "softmax": SOFTMAX,
     "log_softmax": LOG_SOFTMAX, "log_softmax_backward": LOG_SOFTMAX_BACKWARD,
     "stream_read": STREAM_READ, "stream_copy": STREAM_COPY,
     "stream_combine": STREAM_COMBINE, "stream_scale": STREAM_SCALE,
@@ -133,7 +134,7 @@ cdef dict WORKS = {
 
 cdef class Buffers:
     """The buffers of one call, released together."""
-    cdef Py_buffer held[10]
+    cdef Py_buffer held[11]
     cdef int count
 
     cdef void *data(self, obj, int flags) except? NULL:
@@ -237,7 +238,7 @@ cdef Py_ssize_t rows_at_once(const task *t, int threads) noexcept nogil:
 
 
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
-        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None):
+        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, sign=None):
     """Do the work of that name over all rows of x.
 
     x, q, out: see Buffers.rows_of. targets: (index targets, bytes of each and negative where signed, the ignored one or
@@ -272,6 +273,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
         t.row_scale = <const double *>buffers.data(row_scale, PyBUF_SIMPLE)
         t.row_scale_step = 1
     t.loss = <double *>buffers.data(loss, PyBUF_WRITABLE)
+    t.sign = <double *>buffers.data(sign, PyBUF_WRITABLE)
     t.statistics = <row_statistics *>buffers.data(statistics, PyBUF_SIMPLE if t.work == BACKWARD else PyBUF_WRITABLE)
     coalesce(&t)
 

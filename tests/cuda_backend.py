@@ -95,8 +95,12 @@ def log_softmax(x, out):
     _row_function("log_softmax", x, out)
 
 
-def logsumexp(x, out):
-    out[...] = backend.logsumexp(_device(x)).to_host().reshape(-1)
+def logsumexp(x, out, weights=None, sign=None):
+    if weights is None:
+        out[...] = backend.logsumexp(_device(x)).to_host().reshape(-1)
+    else:
+        found = backend.logsumexp(_device(x), b=_device(weights), return_sign=True)
+        out[...], sign[...] = (a.to_host().reshape(-1) for a in found)
 
 
 def log_softmax_backward(grad_output, log_p, grad):

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import types
 
 import numpy as np
@@ -12,6 +13,7 @@ import crossentropy
 from crossentropy import autograd, reference, testing
 from crossentropy._backends import reference as reference_backend
 from crossentropy.testing import same, within
+from crossentropy.testing.edge_cases import axes, sums
 
 # LANES: 16 and 8 (AVX-512), 8 and 4 (AVX2), 4 and 2 (base), for float32 and float64; four vectors are unrolled, a sum's
 # chunk is 16 vectors, a block 2048 classes. In Numba a group is 64 classes, a chunk 512, a block 2048.
@@ -65,6 +67,23 @@ def test_plain_rows_of_every_length(kernels, dtype, classes, rng):
     within(crossentropy.logsumexp(x), [reference.logsumexp(row) for row in z.tolist()], dtype, "loss")
     assert grad.dtype == dtype
     assert loss.dtype == (np.float64 if dtype == np.float64 else np.float32)
+
+
+@pytest.mark.parametrize("classes", [3, 63, 64, 65, 300, 2047, 2048, 2049, 4099])
+def test_infinite_rows_and_weights_of_every_length(kernels, dtype, classes):
+    """In tiles and in blocks: in every layout, beside rows that are not infinite."""
+    sums.infinite_rows(classes, dtype, testing.LAYOUTS)
+    sums.weights_of_any_size(classes, dtype)
+
+
+EVERY = [None, *itertools.chain.from_iterable(itertools.permutations(range(3), n) for n in (1, 2, 3))]
+
+
+@pytest.mark.parametrize("layout", testing.LAYOUTS)
+@pytest.mark.parametrize("axis", EVERY, ids=str)
+def test_several_axes(kernels, dtype, axis, layout):
+    if testing.has_layout(dtype, layout):
+        axes.several_axes(axis, layout, dtype)
 
 
 @pytest.fixture

@@ -394,6 +394,7 @@ def to_3d(a):
 
 
 X, Y = np.zeros((3, 4), np.float32), np.array([0, 1, 2])
+CUBE = np.zeros((2, 3, 4), np.float32)
 FLOAT8 = X.astype(ml_dtypes.float8_e4m3fn)
 
 
@@ -408,7 +409,25 @@ FLOAT8 = X.astype(ml_dtypes.float8_e4m3fn)
         (ValueError, r"without the class axis, \(3,\)", lambda: crossentropy.cross_entropy(Array(X), Array(Y[:2]))),
         (TypeError, "device's byte order, got '>f4'", lambda: crossentropy.log_softmax(Array(X.astype(">f4")))),
         (TypeError, "float64 on a device, got float8_e4m3fn", lambda: crossentropy.log_softmax(Array(FLOAT8))),
-        (ValueError, "at least one class", lambda: crossentropy.logsumexp(Array(X[:, :0]))),
+        (ValueError, "at least one class", lambda: crossentropy.cross_entropy(Array(X[:, :0]), Array(Y))),
+        (ValueError, r"axis \(0, 2\) of x must be as one in memory", lambda: crossentropy.softmax(Array(CUBE), (0, 2))),
+        (
+            ValueError,
+            r"axis \(1, 2\) of x and b must be as one in memory",
+            lambda: crossentropy.logsumexp(Array(CUBE), (1, 2), b=Array(CUBE[0, 0])),
+        ),
+        (ValueError, "must not name an axis twice", lambda: crossentropy.log_softmax(Array(X), (0, -2))),
+        (
+            TypeError,
+            "b must be float16, bfloat16, float32",
+            lambda: crossentropy.logsumexp(Array(X), b=Array(Y[:, None])),
+        ),
+        (TypeError, "b must be an array on the device", lambda: crossentropy.logsumexp(Array(X), b=[1.0])),
+        (
+            ValueError,
+            "b must have a shape that broadcasts",
+            lambda: crossentropy.logsumexp(Array(X), b=Array(X[0, :3])),
+        ),
         (ValueError, "axis 2 is out of bounds", lambda: crossentropy.softmax(Array(X), axis=2)),
         (ValueError, "out must have shape", lambda: crossentropy.softmax(Array(X), out=Array(X[:2]))),
         (ValueError, "out must have dtype", lambda: crossentropy.softmax(Array(X), out=Array(X.astype("f8")))),
@@ -434,6 +453,56 @@ def test_errors(error, message, call):
     for _ in range(2):  # also when the plan is looked for again
         with pytest.raises(error, match=message):
             call()
+
+
+def to_host(found):
+    return type(found)(*map(to_host, found)) if isinstance(found, tuple) else found.to_host()
+
+
+@pytest.mark.parametrize("axis", [None, 1, (0,), (1, 2), (2, 1), (0, 1), (-3, -2), (0, 1, 2), (2, 0, 1)])
+def test_several_axes_where_they_lie(axis):
+    x = np.random.default_rng(5).standard_normal((2, 3, 4)).astype(np.float32)
+    b = np.random.default_rng(6).standard_normal((2, 3, 4))
+    there, weights = Array(x), Array(b)
+    for function in (crossentropy.log_softmax, crossentropy.softmax):
+        want = function(x, axis)
+        np.testing.assert_allclose(function(there, axis).to_host(), want, rtol=2e-6)
+        out, in_place = Array(np.zeros_like(x)), Array(x)
+        assert function(there, axis, out=out) is out
+        assert function(in_place, axis, out=in_place) is in_place
+        same(out.to_host(), function(there, axis).to_host())
+        same(in_place.to_host(), out.to_host())
+    for keepdims in (False, True):
+        want = crossentropy.logsumexp(x, axis, keepdims=keepdims)
+        got = crossentropy.logsumexp(there, axis, keepdims=keepdims).to_host()
+        np.testing.assert_allclose(got, want, rtol=2e-6)
+        assert (got.shape, got.dtype) == (want.shape, want.dtype)
+        want = crossentropy.logsumexp(x, axis, b=b, keepdims=keepdims, return_sign=True)
+        got = to_host(crossentropy.logsumexp(there, axis, b=weights, keepdims=keepdims, return_sign=True))
+        np.testing.assert_allclose(got, want, rtol=2e-6)
+        assert got.log.shape == got.sign.shape == want.log.shape
+    with np.errstate(invalid="ignore"):
+        want = np.where(want.sign < 0, np.nan, want.log)
+    got = crossentropy.logsumexp(there, axis, b=weights, keepdims=True).to_host()
+    np.testing.assert_allclose(got, want, rtol=2e-6)
+
+
+def test_a_scalar_no_class_and_weights_of_other_shapes():
+    one = Array(np.array(2.5, np.float32))
+    assert (crossentropy.log_softmax(one).to_host(), crossentropy.softmax(one, None).to_host()) == (0, 1)
+    assert crossentropy.logsumexp(one).to_host() == 2.5
+    none = Array(np.zeros((3, 0), np.float32))
+    assert crossentropy.softmax(none).shape == crossentropy.log_softmax(none, (0, 1)).shape == (3, 0)
+    assert crossentropy.logsumexp(none).to_host().tolist() == [-np.inf] * 3
+    assert crossentropy.logsumexp(none, None).to_host() == -np.inf
+    assert crossentropy.logsumexp(none, 0).shape == (0,)
+    x = np.random.default_rng(7).standard_normal((3, 4)).astype(np.float32)
+    for b in (np.float64(-2), x[:1], x[:, :1], x[0], np.stack([x, -x])):
+        want = crossentropy.logsumexp(x, b=b, return_sign=True)
+        got = to_host(crossentropy.logsumexp(Array(x), b=Array(np.array(b)), return_sign=True))
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-7)
+    got = to_host(crossentropy.logsumexp(Array(np.array([[0, 1], [-np.inf] * 2, [np.nan, 0]])), return_sign=True))
+    np.testing.assert_array_equal(got.sign, [1, 0, np.nan])
 
 
 def weighted(**weights):

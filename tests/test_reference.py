@@ -88,6 +88,38 @@ def test_merged_blocks_are_the_whole_row(z, data):
     assert merged.rest == pytest.approx(whole.rest, rel=2e-15, abs=0)
 
 
+weights = st.floats(1e-300, 1e300) | st.floats(0.1, 10)
+
+
+@given(st.lists(st.tuples(logits, weights), min_size=1, max_size=12), st.data())
+def test_weighted_logsumexp(terms, data):
+    """In ulp of the largest logit or log of a weight; where terms cancel, of the sum of their sizes."""
+    z, b = zip(*terms, strict=True)
+    unit = math.ulp(max(map(abs, [*z, *map(math.log, b), 1.0])))
+    exact = mp.log(mp.fsum(mp.mpf(w) * mp.e ** mp.mpf(value) for value, w in terms))
+    log, sign = reference.weighted_logsumexp(z, b)
+    assert abs(mp.mpf(log) - exact) <= 3 * unit
+    assert sign == 1
+    signs = [data.draw(st.sampled_from([1, -1])) for _ in b]
+    signed = mp.fsum(mp.mpf(w * s) * mp.e ** mp.mpf(value) for (value, w), s in zip(terms, signs, strict=True))
+    log, sign = reference.weighted_logsumexp(z, [w * s for w, s in zip(b, signs, strict=True)])
+    lost = mp.mpf(4 * len(z) * 2.0**-53) * mp.e**exact + abs(signed) * 3 * unit
+    assert abs(sign * mp.e ** mp.mpf(log) - signed if sign else signed) <= lost
+
+
+@pytest.mark.parametrize("z", [[0.0, -40.0], [-40.0, 0.0], [3.5], [1e300, -1e300]])
+def test_weights_of_1_change_nothing(z):
+    assert reference.weighted_logsumexp(z, [1.0] * len(z)) == (reference.logsumexp(z), 1.0)
+
+
+def test_logsumexp_of_infinite_rows():
+    inf, nan = math.inf, math.nan
+    assert [reference.logsumexp(z) for z in ([], [-inf], [-inf, -inf], [inf, 0.0], [-inf, inf])] == [-inf] * 3 + [
+        inf
+    ] * 2
+    assert all(math.isnan(reference.logsumexp(z)) for z in ([nan], [nan, inf], [inf, nan], [-inf, nan]))
+
+
 def test_special_rows():
     inf, nan = math.inf, math.nan
     assert reference.cross_entropy([0.0, -inf, 1.0], 0) == reference.cross_entropy([0.0, 1.0], 0)

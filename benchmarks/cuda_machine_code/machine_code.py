@@ -12,7 +12,7 @@ from numba.cuda import codegen, compiler, dispatcher, types
 from numba.cuda.cudadrv import driver as linking
 from units import CARD, Unit
 
-from crossentropy._backends.cuda import driver, launch, reductions
+from crossentropy._backends.cuda import driver, launch, reductions, weighted
 
 REGISTERS, MOST_REGISTERS = 65536, 255  # of a multiprocessor; of a thread
 WAYS = {
@@ -84,7 +84,8 @@ def compiled(unit: Unit, capabilities: tuple[int, ...], way: str) -> list[tuple[
     """A record for each compute capability, and what is wrong with it."""
     try:
         if unit.shape is None:
-            made = getattr(reductions, unit.result[0])(0, *unit.result[1:])
+            module = reductions if hasattr(reductions, unit.result[0]) else weighted
+            made = getattr(module, unit.result[0])(0, *unit.result[1:])
         else:
             made = launch.compiled(0, unit.kind, unit.shape, unit.result)
         library = _library(made)

@@ -5,7 +5,7 @@ import itertools
 from functools import cache
 from typing import NamedTuple
 
-from crossentropy._backends.cuda import launch
+from crossentropy._backends.cuda import launch, weighted
 from crossentropy._backends.cuda.groups import WARP, Shape
 from crossentropy._backends.cuda.kernels import Result
 
@@ -23,7 +23,7 @@ FULLY = ("bfloat16", "float32")
 
 
 class Unit(NamedTuple):
-    """A kernel: of rows, or (shape None) one of `reductions`, whose name and arguments ``result`` has then."""
+    """A kernel: of rows, or (shape None) one of `reductions` or `weighted`: ``result`` has its name and arguments."""
 
     shape: Shape | None
     result: Result | tuple
@@ -32,7 +32,7 @@ class Unit(NamedTuple):
     @property
     def name(self) -> str:
         if self.shape is None:
-            return f"{self.result[0]}({', '.join(self.result[1:])})"
+            return f"{self.result[0]}({', '.join(map(str, self.result[1:]))})"
         return f"{result_name(self.result)}, {self.kind}, {shape_name(self.shape)}"
 
 
@@ -98,12 +98,14 @@ def units() -> list[Unit]:
 
 
 def sums() -> list[Unit]:
-    """The kernels of `reductions`."""
+    """The kernels of `reductions` and `weighted`."""
     reals = ("float32", "float64")
     calls = [("loss_sums", real) for real in reals]
     calls += [("loss_total", real, summed) for real in reals for summed in dict.fromkeys((real, "float64"))]
     calls += [(name, real) for name in ("weight_sums", "weight_total") for real in reals]
     calls += [("conversion", kind, real) for kind in (*KINDS, "bool") for real in reals if kind != real]
+    threads = [weighted.threads_for(classes) for classes in (64, 1024, 1025)]
+    calls += [("weighted_sums", *pair, each) for pair in zip(KINDS, KINDS[::-1], strict=True) for each in threads]
     return [Unit(None, call, "float64") for call in calls]
 
 

@@ -6,18 +6,18 @@
 #define BATCH 16
 
 typedef struct {
-    double max[BATCH];               /* NaN: the row holds a NaN or +inf, or nothing but -inf */
-    double shift[BATCH], k[BATCH];   /* its anchor */
-    double z[BATCH];                 /* the logit at an index target, or -inf */
-    double sum[BATCH], sum_error[BATCH], base[BATCH], own[BATCH];    /* rest = base + (sum + own e^z) / e^max */
+    double max[BATCH]; /* NaN: the row holds a NaN or +inf, or nothing but -inf (a logsumexp's own is kept) */
+    double shift[BATCH], k[BATCH]; /* its anchor */
+    double z[BATCH]; /* the logit at an index target, or -inf */
+    double sum[BATCH], sum_error[BATCH], base[BATCH], own[BATCH]; /* rest = base + (sum + own e^z) / e^max */
     /* from here on by complete (complete.h); p where there are targets */
-    double top[BATCH];        /* e^max at the anchor */
-    double rest[BATCH];       /* the sum of e^(z - max) over every class but one at the maximum */
-    double log_sum[BATCH];    /* log1p(rest) = lse - max */
-    double share[BATCH];      /* 1 / (1 + rest): the probability at the maximum */
-    double unit[BATCH];       /* share / top: what e^z at the anchor is a probability times */
-    double p[BATCH];          /* the probability of the target, */
-    double below_1[BATCH];    /* and p - 1 */
+    double top[BATCH]; /* e^max at the anchor */
+    double rest[BATCH]; /* the sum of e^(z - max) over every class but one at the maximum */
+    double log_sum[BATCH]; /* log1p(rest) = lse - max */
+    double share[BATCH]; /* 1 / (1 + rest): the probability at the maximum */
+    double unit[BATCH]; /* share / top: what e^z at the anchor is a probability times */
+    double p[BATCH]; /* the probability of the target, */
+    double below_1[BATCH]; /* and p - 1 */
 } batch;
 
 #endif

@@ -57,6 +57,14 @@ typedef struct {
     gradient_job *next, *end;
 } gradient_queue;
 
+/* The largest term of a weighted sum, about: weight m 2^e with 1 <= |m| < 2, times e^z. Two numbers, since at z = 1e300
+ * one would have lost e. */
+typedef struct {
+    double z, e;
+} top_term;
+
+static inline int is_above(top_term a, top_term b) { return a.z - b.z > (b.e - a.e) * LN2; }
+
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
@@ -74,6 +82,9 @@ typedef struct {
     void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, void *out, int bypass);
     void (*log_softmax_backward)(const void *log_p, const void *grad_output, ptrdiff_t n, anchor at, double factor,
                                  void *out, int bypass);
+    /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
+    int (*weighted_max)(const void *x, const double *weights, ptrdiff_t n, top_term *top);
+    void (*weighted_sum)(const void *x, const double *weights, ptrdiff_t n, top_term top, compensated *sum);
     /* tile.h */
     void (*tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
     void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);

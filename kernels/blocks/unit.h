@@ -9,6 +9,7 @@
 #include "blocks/streams.h"
 #include "math/exp_sum.h"
 #include "math/lane_total.h"
+#include "math/split_weight.h"
 #include "simd/simd.h"
 
 #define BLOCK_FUNCTIONS             \
@@ -22,6 +23,8 @@
      NAME(gradient),                \
      NAME(log_softmax),             \
      NAME(log_softmax_backward),    \
+     NAME(weighted_max),            \
+     NAME(weighted_sum),            \
      NAME(tile_rows),               \
      NAME(tile_columns),            \
      NAME(untile_rows),             \
@@ -38,6 +41,7 @@
 #define ELEMENT f16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/weighted.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -45,6 +49,7 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #define ELEMENT bf16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/weighted.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -52,6 +57,7 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #define ELEMENT f32
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/weighted.h"
 #include "blocks/tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -63,6 +69,7 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #define ELEMENT f64
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/weighted.h"
 #include "blocks/tile.h"
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 

@@ -31,7 +31,8 @@ static int is_in_place(const task *t)
 
 int suits_tiles(const task *t)
 {
-    return t->work != LOG_SOFTMAX_BACKWARD && (t->classes <= FEW_CLASSES || is_in_place(t));
+    return t->work != LOG_SOFTMAX_BACKWARD && t->work != WEIGHTED_LOGSUMEXP &&
+           (t->classes <= FEW_CLASSES || is_in_place(t));
 }
 
 typedef struct {
@@ -68,6 +69,18 @@ static void restore_rows(tile *w)
     for (ptrdiff_t i = 0; i < w->n.rows; ++i) restore(w->t, &w->n, i);
 }
 
+/* The maximum of a row that columns_max calls undefined: +inf or -inf, or NaN where there is one. For the logsumexp alone,
+ * so that the columns of every other work stay as short as they are. */
+static double undefined_max(const tile *w, ptrdiff_t i)
+{
+    double max = -INFINITY;
+    for (ptrdiff_t c = 0; c < w->t->classes && !isnan(max); ++c) {
+        const double z = get(w, w->x, i, c);
+        max = isnan(z) || z > max ? z : max;
+    }
+    return max;
+}
+
 /* From the rows to everything up to their results; where these are products of e^z, the tile holds that then. */
 static void read_rows(tile *w)
 {
@@ -92,6 +105,8 @@ static void read_rows(tile *w)
         if (n->r.skipped[i]) set_unread(&n->b, i, 0);
         else if (n->r.bad[i]) set_unread(&n->b, i, NAN);
     }
+    for (ptrdiff_t i = 0; i < n->rows && t->work == LOGSUMEXP; ++i)
+        if (isnan(n->b.max[i])) n->b.max[i] = undefined_max(w, i);
     t->isa->complete(&n->b, n->rows, t->targets.data && keeps, w->is_f64);
 }
 

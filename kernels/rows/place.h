@@ -65,7 +65,8 @@ void read_batch(place *p);
 void write_batch(place *p);
 void write_waiting(place *p);
 
-/* log_softmax_backward.c */
+/* log_softmax_backward.c, weighted_logsumexp.c */
 void log_softmax_backward(place *p, ptrdiff_t first, ptrdiff_t last);
+void weighted_logsumexp(place *p, ptrdiff_t first, ptrdiff_t last);
 
 #endif

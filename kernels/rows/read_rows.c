@@ -85,8 +85,8 @@ static void read_exactly(place *p, ptrdiff_t i)
         max = isnan(top) || top > max ? top : max;
         if (isnan(max)) break;
     }
-    if (!isfinite(max)) {
-        set_unread(&p->n.b, i, NAN);
+    if (!isfinite(max)) {    /* of which the logsumexp is made; everything else is NaN there */
+        set_unread(&p->n.b, i, p->t->work == LOGSUMEXP ? max : NAN);
         return;
     }
     sum_below(p, i, max, anchor_at(max, sum_headroom(p->is_f64), p->is_f64));

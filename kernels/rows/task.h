@@ -7,6 +7,7 @@
 
 typedef enum {
     LOGSUMEXP,
+    WEIGHTED_LOGSUMEXP,
     SOFTMAX,
     LOG_SOFTMAX,
     LOG_SOFTMAX_BACKWARD,
@@ -49,19 +50,20 @@ typedef struct {
     ptrdiff_t rows, classes;
 
     array x;        /* IN  logits, or log-probabilities for log_softmax_backward */
-    array q;        /* IN  probability targets, or the grad_output of log_softmax_backward */
-    array out;      /* OUT gradient, softmax or log-softmax */
-    int bypass;     /* the caches, in storing out: it is large, and not x itself */
+    array q; /* IN  probability targets, the grad_output of log_softmax_backward, or the weights of a logsumexp */
+    array out; /* OUT gradient, softmax or log-softmax */
+    int bypass; /* the caches, in storing out: it is large, and not x itself */
     index_targets targets;
     row_options options;
 
-    const double *row_scale;          /* IN (rows,), or one number where row_scale_step is 0 */
+    const double *row_scale; /* IN (rows,), or one number where row_scale_step is 0 */
     ptrdiff_t row_scale_step;
 
-    struct schedule *schedule;    /* of parallel.c */
-    int *out_of_memory;    /* OUT 1 where a thread found no room for its buffers */
-    double *loss;                 /* OUT (rows,) or NULL */
-    row_statistics *statistics;   /* OUT of forward, IN of backward: (rows,) or NULL */
+    struct schedule *schedule; /* of parallel.c */
+    int *out_of_memory; /* OUT 1 where a thread found no room for its buffers */
+    double *loss; /* OUT (rows,) or NULL */
+    double *sign; /* OUT of a weighted logsumexp (rows,) */
+    row_statistics *statistics; /* OUT of forward, IN of backward: (rows,) or NULL */
 } task;
 
 /* layout.c: merges the row dimensions that every array lets merge. */

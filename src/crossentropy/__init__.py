@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
     from ._backends.registry import backends, config, get_config, set_config
     from ._options import LossOptions
     from .api import (
+        LogAndSign,
         LossAndGrad,
         cross_entropy,
         cross_entropy_and_grad,
@@ -33,6 +34,7 @@ _HOME = {
     "cross_entropy": "api",
     "cross_entropy_and_grad": "api",
     "cross_entropy_grad": "api",
+    "LogAndSign": "api",
     "LossAndGrad": "api",
     "LossOptions": "_options",
     "backends": "_backends.registry",
@@ -45,6 +47,7 @@ _OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "torch")
 _MODULES = ("autograd", "distributions", "reference", "testing", "training")
 
 __all__ = [
+    "LogAndSign",
     "LossAndGrad",
     "LossOptions",
     "__version__",

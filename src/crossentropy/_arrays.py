@@ -127,6 +127,21 @@ def overlaps_itself(a: Layout) -> bool:
     return False
 
 
+def merged_axes(
+    axes: Sequence[int], shape: Sequence[int], strides: Sequence[Sequence[int]]
+) -> tuple[int, list[int]] | None:
+    """Several axes as one, (size, its stride in each array), where there is a stride for that; none are one of size 1.
+
+    The axes are taken from the slowest to the fastest of the first array, so that it does not matter how they are
+    numbered: a row's classes may come in any order, as long as it is the same in all arrays.
+    """
+    order = sorted(axes, key=lambda a: -abs(strides[0][a]))
+    kept = merged_rows([shape[a] for a in order], [[of[a] for a in order] for of in strides])
+    if not kept:
+        return 1, [0] * len(strides)
+    return kept[0] if len(kept) == 1 else None
+
+
 def merged_rows(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
     """The row dimensions of several arrays, neighbours merged where every array lets them be.
 

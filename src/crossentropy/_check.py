@@ -41,6 +41,51 @@ def class_axis(x: Layout, number: int, name: str) -> int:
     return number
 
 
+Axis = int | tuple[int, ...] | None  # of a row function; None: all axes
+
+
+def axis_of(value: Any) -> Axis:
+    """The axis of a row function as plain integers; a TypeError for what is none, nor several, nor None."""
+    if value is None or type(value) is int:
+        return value
+    if isinstance(value, tuple):
+        return tuple(integer(each, "axis") for each in value)
+    try:
+        return integer(value, "axis")
+    except TypeError:
+        raise TypeError(f"axis must be an integer, a tuple of integers or None, got {value!r}") from None
+
+
+@functools.lru_cache(4096)
+def class_axes(ndim: int, axis: Axis) -> tuple[int, ...]:
+    """The axes over which a row function takes its classes, counted from 0; none of a scalar, which is one class."""
+    given = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    if axis == ():
+        raise ValueError("axis must name one axis or more, or be None for all, got ()")
+    most = ndim or 1  # a scalar is taken along its axis -1, or 0, as if it had one
+    for number in given:
+        if not -most <= number < most:
+            raise np.exceptions.AxisError(number, ndim)
+    found = tuple(number % most for number in given)
+    if len(set(found)) < len(found):
+        raise ValueError(f"axis must not name an axis twice, got {axis}")
+    return found if ndim else ()
+
+
+def together(x: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of logits and their weights together."""
+    try:
+        return np.broadcast_shapes(x, b)
+    except ValueError:
+        raise ValueError(f"b must have a shape that broadcasts with that of x, {x}, got {b}") from None
+
+
+@functools.lru_cache(4096)
+def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool = False) -> tuple[int, ...]:
+    """The shape of one number a row: without these axes, or with 1 in their places."""
+    return tuple(1 if a in axes else size for a, size in enumerate(shape) if keepdims or a not in axes)
+
+
 def are_probabilities(targets: Layout, x: Layout, axis: int, integer_logits: bool = False) -> bool:
     """Whether targets are probabilities, like the logits, and not classes, of the rows' shape."""
     rows_shape = _arrays.without(x.shape, axis)
@@ -192,15 +237,49 @@ def floats(value: Any, name: str) -> tuple[np.ndarray, Layout]:
     return x, lies
 
 
-def logits(value: Any, axis: Any, name: str = "logits") -> tuple[np.ndarray, int]:
-    """The logits as given and the number of their class axis, which has classes unless there are no rows."""
-    x, lies = floats(value, name)
-    return x, class_axis(lies, integer(axis, "axis"), name)
+def logits(value: Any, axis: Any, name: str = "logits") -> tuple[np.ndarray, tuple[int, ...]]:
+    """The logits of a row function as given, and the axes of their classes, of which there may be none."""
+    x, _ = floats(value, name)
+    return x, class_axes(x.ndim, axis_of(axis))
+
+
+def weighted(value: Any, weights: Any, axis: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Logits x and weights b of any sign, each seen in the shape of both together; the axes of the classes there."""
+    x, _ = floats(value, "x")
+    given = array(weights, "b")
+    b, _ = floats(given.astype(np.float64) if given.dtype.kind == "b" else given, "b")
+    shape = together(x.shape, b.shape)
+    return np.broadcast_to(x, shape), np.broadcast_to(b, shape), class_axes(len(shape), axis_of(axis))
 
 
 def classes_last(x: np.ndarray, axis: int) -> np.ndarray:
     """A view with the class axis last."""
     return x if axis == x.ndim - 1 else np.moveaxis(x, axis, -1)
+
+
+def one_class_axis(arrays: list[np.ndarray], axes: tuple[int, ...]) -> list[np.ndarray] | None:
+    """Views of arrays of one shape, with these axes as one, which is the last; None where there are no such views."""
+    if len(axes) == 1:
+        return [classes_last(a, axes[0]) for a in arrays]
+    shape = arrays[0].shape
+    if (merged := _arrays.merged_axes(axes, shape, [a.strides for a in arrays])) is None:
+        return None
+    rows, found = kept_shape(shape, axes), []
+    for a, stride in zip(arrays, merged[1], strict=True):
+        strides = (*(s for n, s in enumerate(a.strides) if n not in axes), stride)
+        found.append(np.lib.stride_tricks.as_strided(a, (*rows, merged[0]), strides))
+    return found
+
+
+def axes_last(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """A view with these axes last."""
+    return np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+
+
+def copied_rows(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """A copy, in C order and native byte order, with these axes as one, which is the last."""
+    moved = axes_last(x, axes)
+    return np.array(moved, x.dtype.newbyteorder("="), order="C").reshape(*kept_shape(x.shape, axes), -1)
 
 
 @functools.lru_cache(4096)

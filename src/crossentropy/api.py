@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from . import _check, _device
 from ._backends import registry
+from ._backends.contract import LogAndSign as LogAndSign
 from ._options import LossOptions, is_plain, passed, takes_options
 from ._reduction import as_scalar, divisor, gradient_array, loss_dtype, reduced, rounded, row_count, scaled
 
@@ -23,104 +24,164 @@ class LossAndGrad(NamedTuple):
 # ---------------------------------------------------------------------- row functions
 
 
-def log_softmax(x: ArrayLike, axis: int = -1, *, out: np.ndarray | None = None) -> np.ndarray:
+def log_softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: np.ndarray | None = None) -> Any:
     """Log of the softmax, z_c - logsumexp(z), with full relative accuracy where it is near 0.
 
     Parameters
     ----------
     x : array_like, shape (..., C, ...)
         Logits: float16, bfloat16, float32, float64, or integers (taken as float64); any strides and byte order.
-    axis : int, default -1
-        The class axis.
+    axis : int, tuple of int or None, default -1
+        The class axis; or several, whose classes together are one row; None: all of them. A scalar is one class.
     out : ndarray, optional
         Where to put the result: x's shape and (native) dtype, writeable, sharing no memory with ``x`` but for ``x``
         itself (in place).
 
     Returns
     -------
-    ndarray
-        Of x's shape and dtype, in nats, rounded once. Rows with a NaN or +inf, or with -inf alone, are NaN.
+    ndarray, or a scalar for a scalar
+        Of x's shape and dtype, in nats, rounded once. Rows with a NaN or +inf, or with -inf alone, are NaN; without
+        classes there is nothing, (3, 0) gives (3, 0).
 
     Raises
     ------
     TypeError, ValueError
-        For a dtype, shape or ``out`` that does not fit.
+        For a dtype, shape, axis or ``out`` that does not fit (`numpy.exceptions.AxisError` for an axis that x lacks).
 
     Notes
     -----
     The softmax p~_c that the note leaves open (``docs/derivation.md``, section 1); within 2 ulp for float32, 4 for
-    float64, 0.51 for 16-bit types.
+    float64, 0.51 for 16-bit types. Several axes are read where they lie if one stride leads through all their classes,
+    as in any contiguous array whose axes are neighbours; otherwise they are copied, and the result once more.
     """
     return _like_x("log_softmax", x, axis, out)
 
 
-def softmax(x: ArrayLike, axis: int = -1, *, out: np.ndarray | None = None) -> np.ndarray:
+def softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: np.ndarray | None = None) -> Any:
     """Probabilities e^(z_c) / sum_k e^(z_k).
 
     Parameters
     ----------
     x : array_like, shape (..., C, ...)
         Logits, as for `log_softmax`.
-    axis : int, default -1
-        The class axis.
-    out : ndarray, optional
+    axis, out
         As for `log_softmax`.
 
     Returns
     -------
-    ndarray
+    ndarray, or a scalar for a scalar
         Of x's shape and dtype, rounded once. Rows with a NaN or +inf, or with -inf alone, are NaN.
 
     Raises
     ------
     TypeError, ValueError
-        For a dtype, shape or ``out`` that does not fit.
+        For a dtype, shape, axis or ``out`` that does not fit.
     """
     return _like_x("softmax", x, axis, out)
 
 
-def logsumexp(x: ArrayLike, axis: int = -1, *, keepdims: bool = False) -> Any:
-    """Log of the sum of exponentials over the class axis.
+def logsumexp(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    *,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+) -> Any:
+    """Log of the sum of exponentials over the class axis, log sum_c b_c e^(x_c).
 
     Parameters
     ----------
     x : array_like, shape (..., C, ...)
         Logits, as for `log_softmax`.
-    axis : int, default -1
-        The class axis.
+    axis : int, tuple of int or None, default -1
+        The class axis, or several, as for `log_softmax`.
+    b : array_like, optional
+        Weights of either sign, of a shape that broadcasts with x's: float16, bfloat16, float32, float64, or integers or
+        booleans (taken as float64). Default: 1 throughout. Where a weight is 0 the logit does not count, whatever it
+        is.
     keepdims : bool, default False
-        Keep that axis with length 1.
+        Keep each of those axes with length 1.
+    return_sign : bool, default False
+        Return the log of the sum's absolute value and the sum's sign. Otherwise a negative sum gives NaN.
 
     Returns
     -------
-    ndarray or scalar
-        Of the rows' shape, in nats; float64 for float64 and integers, otherwise float32.
+    ndarray or scalar, or `LogAndSign` of two of them with ``return_sign``
+        Of the rows' shape, in nats; float64 for x of float64 and integers, otherwise float32, whatever b is. Of -inf
+        alone, of no class, or of a sum that is 0: -inf (and the sign 0); with a +inf: +inf; with a NaN: NaN.
 
     Raises
     ------
     TypeError, ValueError
-        For a dtype or shape that does not fit.
+        For a dtype, shape or axis that does not fit.
+
+    Notes
+    -----
+    With weights everything is computed in float64: no weight and no logit is too large or too small (1e300, 1e-300),
+    and the result is within the contract, in ulp of the largest logit, unless terms of both signs cancel.
+
+    As `scipy.special.logsumexp`, but for these. The default axis is -1 and not None. A float64 ``b`` does not make a
+    float32 result float64. Where all classes have weight 0 the result is -inf, and SciPy's NaN if one of their logits
+    is +inf or NaN; the sign over no classes is 0, and SciPy's -1: a sum of no terms is 0. An infinite weight on a logit
+    so low that its exponential is 0 in float64 gives inf, and SciPy's is NaN. ``keepdims`` of a scalar gives a scalar,
+    and not the shape (1,).
+
+    On a device weights are floating and lie there too, and several axes must be as one in memory (nothing is copied).
+
+    Examples
+    --------
+    >>> crossentropy.logsumexp([1.0, 2.0], b=[1, -1], return_sign=True)
+    LogAndSign(log=np.float64(1.5413248546129181), sign=np.float64(-1.0))
     """
     if _device.holds(x):
-        return registry.device_backend("x").logsumexp(x, axis, keepdims=keepdims)
-    given, axis = _check.logits(x, axis, "x")
-    last = _check.classes_last(given, axis)
-    rows = np.empty(row_count(last), np.float64)
-    if rows.size:
-        registry.current().logsumexp(last, rows)
-    result = rounded(rows.reshape(last.shape[:-1]), loss_dtype(last))
-    return np.expand_dims(result, axis) if keepdims else result[()]
+        return registry.device_backend("x").logsumexp(x, axis, b=b, keepdims=keepdims, return_sign=return_sign)
+    if b is None:
+        given, axes = _check.logits(x, axis, "x")
+        arrays = [given]
+        if len(axes) == 1 and given.size and not return_sign:  # the usual call, in two thirds of the time
+            last = _check.classes_last(given, axes[0])
+            rows = np.empty(row_count(last), np.float64)
+            registry.current().logsumexp(last, rows)
+            result = rounded(rows.reshape(last.shape[:-1]), loss_dtype(last))
+            return np.expand_dims(result, axes) if keepdims else result[()]
+    else:
+        given, weights, axes = _check.weighted(x, b, axis)
+        arrays = [given, weights]
+    rows = np.full(_check.kept_shape(given.shape, axes), -np.inf)
+    sign = np.zeros_like(rows) if b is not None or return_sign else None
+    more = [] if b is None or sign is None else [sign.reshape(-1)]
+    if given.size:
+        # Where no stride leads through the classes of several axes, a copy is what makes them one row.
+        views = _check.one_class_axis(arrays, axes) or [_check.copied_rows(a, axes) for a in arrays]
+        registry.current().logsumexp(views[0], rows.reshape(-1), *views[1:], *more)
+    if b is None and sign is not None:
+        sign[...] = np.where(np.isnan(rows), rows, rows > -np.inf)
+    if sign is not None and not return_sign:
+        rows[sign < 0] = np.nan
+    shape, dtype = _check.kept_shape(given.shape, axes, bool(keepdims)), loss_dtype(given)
+    found = rounded(rows.reshape(shape), dtype)[()]
+    if sign is None or not return_sign:
+        return found
+    return LogAndSign(found, rounded(sign.reshape(shape), dtype)[()])
 
 
-def _like_x(name: str, x: ArrayLike, axis: int, out: np.ndarray | None) -> np.ndarray:
+def _like_x(name: str, x: ArrayLike, axis: int | tuple[int, ...] | None, out: np.ndarray | None) -> Any:
     if _device.holds(x):
         return getattr(registry.device_backend("x"), name)(x, axis, out=out)
     source = _check.array(x, "x")
-    given, axis = _check.logits(source, axis, "x")
+    given, axes = _check.logits(source, axis, "x")
     to = _check.result(out, given, {"x": source}, name="x")
     if given.size:
-        getattr(registry.current(), name)(_check.classes_last(given, axis), _check.classes_last(to, axis))
-    return to if out is None else out
+        function = getattr(registry.current(), name)
+        if views := _check.one_class_axis([given, to], axes):
+            function(*views)
+        else:  # no stride leads through the classes of these axes in both arrays
+            rows = _check.copied_rows(given, axes)
+            function(rows, rows)
+            moved = _check.axes_last(to, axes)
+            moved[...] = rows.reshape(moved.shape)
+    return out if out is not None else to if to.ndim else to[()]
 
 
 # ---------------------------------------------------------------------- the loss

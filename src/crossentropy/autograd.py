@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from . import _check, _device, api
 from ._backends import registry
 from ._backends.contract import Statistics
-from ._options import LossOptions, passed, takes_options
+from ._options import LossOptions, integer, passed, takes_options
 from ._reduction import divisor, gradient_array, reduced, row_count, scaled
 
 FIELDS = len(Statistics._fields)
@@ -192,8 +192,11 @@ def log_softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[np.ndarray, Saved
     TypeError, ValueError
         As `crossentropy.log_softmax`.
     """
-    log_p = api.log_softmax(x, axis)
-    return log_p, SavedLogSoftmax(log_p, axis % len(log_p.shape))
+    number = integer(axis, "axis")  # several axes, and scalars, are for the function alone
+    log_p = api.log_softmax(x, number)
+    if not log_p.shape:
+        raise ValueError("x must have a class axis, got a scalar")
+    return log_p, SavedLogSoftmax(log_p, number % len(log_p.shape))
 
 
 def log_softmax_backward(

@@ -21,7 +21,7 @@ from numba import njit
 from ._backends.numba.compiling import OPTIONS
 from ._backends.numba.memory import address
 from ._backends.numba.row_arrays import as_row, read_array, require
-from ._backends.numba.rows import SCRATCH, parts, read_row, target_gradient, write_exp, write_log_softmax
+from ._backends.numba.rows import SCRATCH, parts, read_row, target_gradient, undefined_max, write_exp, write_log_softmax
 
 __all__ = ["cross_entropy_grad_row", "cross_entropy_row", "log_softmax_row", "logsumexp_row"]
 
@@ -33,12 +33,12 @@ def logsumexp_row(z):
     Parameters
     ----------
     z : 1-d array of float32 or float64
-        Logits, C >= 1 of them; any stride.
+        Logits, of which there may be none; any stride.
 
     Returns
     -------
     float64
-        In nats; NaN where the row has a NaN or +inf, or nothing but -inf.
+        In nats; NaN where the row has a NaN, else +inf where it has one, and -inf where there is nothing else.
 
     Notes
     -----
@@ -46,7 +46,7 @@ def logsumexp_row(z):
     types of ``z`` are a TypingError.
     """
     m, rest, _ = read_array(z, -1)
-    return m + math.log1p(rest)
+    return m + math.log1p(rest) if m == m else undefined_max(as_row(z), address(z), z.size, z)
 
 
 @njit(**OPTIONS)

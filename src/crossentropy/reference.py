@@ -14,7 +14,7 @@ so that a loss of 1e-22 keeps every digit. Losses and log-probabilities are with
 gradients within 3 (tests/test_reference.py, against 400 digits).
 
 Conventions. A product with a weight or probability of exactly 0 is 0, also with an infinite factor. A row with a NaN or
-+inf, or with nothing but -inf, gives NaN; a row of weight 0 is never looked at and gives 0.
++inf, or with nothing but -inf, gives NaN, but for its logsumexp; a row of weight 0 is never looked at and gives 0.
 """
 
 from __future__ import annotations
@@ -101,8 +101,66 @@ def merge(a: Partial, b: Partial) -> Partial:
 
 
 def logsumexp(z: Sequence[float]) -> float:
-    """log sum_c e^(z_c), in nats."""
-    return partial(z).lse
+    """log sum_c e^(z_c), in nats: -inf over no class or -inf alone, +inf where there is one, NaN where a NaN is."""
+    m = math.nan if any(map(math.isnan, z)) else max(z, default=-math.inf)
+    return m if math.isinf(m) else partial(z).lse
+
+
+LN2 = math.log(2)
+LN2_HIGH = float.fromhex("0x1.62e42fefa4p-1")  # of 41 bits: its products with an exponent are exact
+LN2_LOW = float.fromhex("-0x1.8432a1b0e2634p-43")
+
+
+def scaled_term(weight: float, value: float, top: float, power: int) -> float:
+    """weight e^(value - top) 2^-power, for numbers of which none alone need have a place among the floats."""
+    m, e = math.frexp(weight)
+    d, error = two_diff(value, top)
+    if d < -5000:
+        return 0.0
+    n = round(d / LN2)
+    return math.ldexp(m * math.exp((d - n * LN2_HIGH) - n * LN2_LOW) * (1.0 + error), n + e - power)
+
+
+def undefined_term(value: float, weight: float) -> float:
+    """weight e^value where either is infinite or NaN: inf times e^-1000 is inf, and not inf times a rounded 0."""
+    if math.isnan(value):
+        return value
+    return weight * (0.0 if value == -math.inf else math.inf)
+
+
+def weighted_logsumexp(z: Sequence[float], weights: Sequence[float]) -> tuple[float, float]:
+    """(log |s|, sign of s) for s = sum_c b_c e^(z_c); (-inf, 0) where s is 0.
+
+    A class of weight 0 does not count, whatever its logit. Terms that are infinite or NaN decide alone, as IEEE 754 has
+    their sum. Otherwise, with the largest term taken to be about e^m 2^k,
+
+        s = e^m 2^k S        S = sum_c b_c e^(z_c - m) 2^-k        log |s| = m + log |S 2^k|
+
+    where 2^k is put back into S as far as that has a place, since k ln2 + log S would cancel where |s| is near e^m.
+    """
+    terms = [(value, b) for value, b in zip(z, weights, strict=True) if b != 0]
+    undefined = [undefined_term(value, b) for value, b in terms if not (math.isfinite(b) and value < math.inf)]
+    if undefined:
+        s = sum(undefined)
+        return abs(s), s if math.isnan(s) else math.copysign(1.0, s)
+    finite = [(value, b) for value, b in terms if value != -math.inf]
+    if not finite:
+        return -math.inf, 0.0
+    top, power = finite[0][0], math.frexp(finite[0][1])[1]
+    for value, b in finite:
+        e = math.frexp(b)[1]
+        if value - top > (power - e) * LN2:
+            top, power = value, e
+    parts = [scaled_term(b, value, top, power) for value, b in finite]
+    s = math.fsum(parts)
+    if s == 0:
+        return -math.inf, 0.0
+    sign = math.copysign(1.0, s)
+    if abs(power) < 900:
+        parts, power = [math.ldexp(part, power) for part in parts], 0
+    above_1 = math.fsum([*(sign * part for part in parts), -1.0])
+    log = math.log1p(above_1) if abs(above_1) < 0.5 else math.log(abs(math.fsum(parts)))
+    return top + (power * LN2 + log), sign
 
 
 def softmax(z: Sequence[float]) -> list[float]:

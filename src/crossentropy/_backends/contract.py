@@ -19,6 +19,13 @@ class Statistics(NamedTuple):
     mass: float  # sum of the target's weights over the classes, as the gradient needs it
 
 
+class LogAndSign(NamedTuple):
+    """The log of a sum's absolute value, and its sign: 1, -1, 0 (whose log is -inf) or NaN."""
+
+    log: Any
+    sign: Any
+
+
 class Backend(Protocol):
     """The functions of a backend, over arrays that are checked already.
 
@@ -41,8 +48,14 @@ class Backend(Protocol):
     def total(self, values: np.ndarray) -> float:
         """The sum of float64 (N,), always taken in the same order."""
 
-    def logsumexp(self, x: np.ndarray, out: np.ndarray) -> None:
-        """The logsumexp of each row, into float64 (N,)."""
+    def logsumexp(
+        self, x: np.ndarray, out: np.ndarray, weights: np.ndarray | None = None, sign: np.ndarray | None = None
+    ) -> None:
+        """The logsumexp of each row, into float64 (N,); with weights of either sign, of x's shape, log |sum b e^z|.
+
+        ``weights`` are of any of the four dtypes and any strides, 0 included; with them comes ``sign``, float64 (N,),
+        for the sign of the sum: 1, -1, 0 or NaN.
+        """
 
     def softmax(self, x: np.ndarray, out: np.ndarray) -> None:
         """The softmax of each row, into an array like x."""

@@ -141,9 +141,14 @@ def total(values: np.ndarray) -> float:
     return _native.total(values)
 
 
-def logsumexp(x: np.ndarray, out: np.ndarray) -> None:
-    """The logsumexp of each row."""
-    _run("logsumexp", x, loss=out)
+def logsumexp(
+    x: np.ndarray, out: np.ndarray, weights: np.ndarray | None = None, sign: np.ndarray | None = None
+) -> None:
+    """The logsumexp of each row; with weights, and the sign of the sum."""
+    if weights is None:
+        _run("logsumexp", x, loss=out)
+    else:
+        _run("weighted_logsumexp", x, q=weights, loss=out, sign=sign)
 
 
 def softmax(x: np.ndarray, out: np.ndarray) -> None:

@@ -41,10 +41,13 @@ def total(values):
     return reference.total(values.tolist())
 
 
-def logsumexp(x, out):
-    """The logsumexp of each row."""
+def logsumexp(x, out, weights=None, sign=None):
+    """The logsumexp of each row; with weights, and the sign of the sum."""
     for n, index in enumerate(_rows(x)):
-        out[n] = reference.logsumexp(_row(x, index))
+        if weights is None:
+            out[n] = reference.logsumexp(_row(x, index))
+        else:
+            out[n], sign[n] = reference.weighted_logsumexp(_row(x, index), _row(weights, index))
 
 
 def softmax(x, out):

@@ -82,12 +82,29 @@ def _(x, y):
         return
     cut = x.shape[1] // 2
     parts = [logsumexp(part).astype(float) for part in (x[:, :cut], x[:, cut:])]
-    merged = np.array(
-        [reference.logsumexp([a, b]) if np.isfinite([a, b]).all() else np.nan for a, b in zip(*parts, strict=True)]
+    merged = np.array([reference.logsumexp([a, b]) for a, b in zip(*parts, strict=True)])
+    _close(logsumexp(x), merged, x)  # infinite and undefined rows included
+
+
+@_property("weights of a logsumexp")
+def _(x, y):
+    log, sign = logsumexp(x, b=np.ones(1), return_sign=True)
+    _close(log, logsumexp(x), x)
+    same(sign.astype(float), np.where(np.isnan(log), np.nan, log > -np.inf))
+    b = np.random.default_rng(4).integers(-2, 3, x.shape)
+    log, sign = logsumexp(x, b=b, return_sign=True)
+    # The positive and the negative terms apart, of which the smaller is taken from the larger.
+    up, down = logsumexp(x, b=np.maximum(b, 0)).astype(float), logsumexp(x, b=np.maximum(-b, 0)).astype(float)
+    both = np.isfinite(up) & np.isfinite(down)
+    both[both] = np.abs(up[both] - down[both]) > 0.1
+    larger, smaller = np.maximum(up, down)[both], np.minimum(up, down)[both]
+    require(sign[both].tolist() == np.sign(up[both] - down[both]).tolist())
+    rel, absolute = _tolerance(x)
+    np.testing.assert_allclose(
+        log[both].astype(float), larger + np.log(-np.expm1(smaller - larger)), rtol=20 * rel, atol=20 * absolute
     )
-    whole = logsumexp(x).astype(float)
-    known = np.isfinite(merged)
-    _close(whole[known], merged[known], x)
+    same(logsumexp(x, b=-b, return_sign=True).sign, -sign)
+    same(logsumexp(x, b=b), np.where(sign < 0, np.nan, log).astype(log.dtype))
 
 
 @_property("finite differences")

@@ -9,11 +9,12 @@ targets from the host, is the one thing that waits.
 from __future__ import annotations
 
 import functools
+import math
 
 from numba import cuda
 
-from ... import _arrays, _check
-from ..._options import integer
+from ... import _check
+from ..contract import LogAndSign
 from . import arrays, calls, driver, launch, losses
 from .calls import DIVISOR, STATISTICS, Saved, X
 from .kernels import Result
@@ -62,7 +63,7 @@ def softmax(x, axis=-1, *, out=None):
 def _like_x(name, x, axis, out):
     source = arrays.describe(x, "x")
     given = [source, None if out is None else arrays.beside(source, out, "out")]
-    plan = plan_for(name, given, (integer(axis, "axis"),), _plan_like_x)
+    plan = plan_for(name, given, (_check.axis_of(axis),), _plan_like_x)
     if out is not None:
         _check.require_apart(given[1], {"x": source}, source)
     found = plan.run(given, arrays.stream_of(x))
@@ -70,26 +71,46 @@ def _like_x(name, x, axis, out):
 
 
 def _plan_like_x(plan, name, given, scalars):
-    axis = calls.logits_axis(given[0], scalars[0], "x")
+    calls.require_float(given[0], "x")
+    axes = _check.class_axes(given[0].layout.ndim, scalars[0])
     to = calls.result(plan, given[1], 1, given[0])
-    launch.rows(plan, plan.operands[0], axis, Result(writes=name), out=to)
     plan.grad = to.number
+    x, to = calls.row_axes([plan.operands[0], to], axes, "x")
+    launch.rows(plan, x, x.layout.ndim - 1, Result(writes=name), out=to)
 
 
 @_there
-def logsumexp(x, axis=-1, *, keepdims=False):
-    """As `crossentropy.logsumexp`, on the device."""
-    given = [arrays.describe(x, "x")]
-    plan = plan_for("logsumexp", given, (integer(axis, "axis"), bool(keepdims)), _plan_logsumexp)
-    return plan.run(given, arrays.stream_of(x))[plan.loss].value
+def logsumexp(x, axis=-1, *, b=None, keepdims=False, return_sign=False):
+    """As `crossentropy.logsumexp`, on the device; weights are floating and lie there, too."""
+    source = arrays.describe(x, "x")
+    given = [source, None if b is None else arrays.beside(source, b, "b")]
+    options = _check.axis_of(axis), bool(keepdims), bool(return_sign)
+    plan = plan_for("logsumexp", given, options, _plan_logsumexp)
+    found = plan.run(given, arrays.stream_of(x))
+    log_sum = found[plan.loss].value
+    return LogAndSign(log_sum, found[plan.sign].value) if return_sign else log_sum
 
 
 def _plan_logsumexp(plan, name, given, scalars):
-    layout, axis = given[0].layout, calls.logits_axis(given[0], scalars[0], "x")
-    kept = (*layout.shape[:axis], 1, *layout.shape[axis + 1 :])
-    to = plan.make(kept if scalars[1] else _arrays.without(layout.shape, axis), launch.real_of(layout))
-    launch.rows(plan, plan.operands[0], axis, Result(loss=True), loss=to)
-    plan.loss = to.number
+    axis, keepdims, return_sign = scalars
+    x, b = plan.operands
+    calls.require_float(given[0], "x")
+    shape = x.layout.shape
+    if b is not None:
+        calls.require_float(given[1], "b")
+        shape = _check.together(shape, b.layout.shape)
+        x, b = calls.broadcast(x, shape), calls.broadcast(b, shape)
+    axes, real = _check.class_axes(len(shape), axis), launch.real_of(x.layout)
+    kept = _check.kept_shape(shape, axes, keepdims)
+    to, sign = plan.make(kept, real), plan.make(kept, real) if return_sign else None
+    plan.loss, plan.sign = to.number, None if sign is None else sign.number
+    if not math.prod(to.layout.shape):
+        return
+    x, b = calls.row_axes([x, b], axes, "x" if b is None else "x and b")
+    if b is None and not return_sign and x.layout.size:
+        launch.rows(plan, x, x.layout.ndim - 1, Result(loss=True), loss=to)
+    else:
+        launch.weighted_rows(plan, x, b, to, sign)
 
 
 @_there

@@ -104,6 +104,37 @@ def logits_axis(x: Array, axis: int, name: str) -> int:
     return _check.class_axis(x.layout, axis, name)
 
 
+def row_axes(operands: list, axes: tuple[int, ...], name: str) -> list:
+    """Arrays of one shape with these axes as one, which is the last: nothing is copied, and so not any axes will do."""
+    given = [a for a in operands if a is not None]
+    shape, strides = given[0].layout.shape, [a.layout.strides for a in given]
+    if (merged := _arrays.merged_axes(axes, shape, strides)) is None:
+        raise ValueError(
+            f"axis {axes} of {name} must be as one in memory, on a device where nothing is copied implicitly; "
+            f"got shape {shape} with strides {' and '.join(map(str, strides))}"
+        )
+    size, steps = merged
+    rows, found = _check.kept_shape(shape, axes), iter(steps)
+    return [None if a is None else _with_last(a, rows, axes, size, next(found)) for a in operands]
+
+
+def _with_last(a, rows: tuple[int, ...], axes: tuple[int, ...], size: int, step: int):
+    lies = a.layout
+    step = lies.itemsize if size == 1 else step
+    strides = (*(s for n, s in enumerate(lies.strides) if n not in axes), step)
+    moved = _arrays.layout((*rows, size), strides, lies.dtype, lies.itemsize, lies.read_only, False, lies.device)
+    return a._replace(layout=moved)
+
+
+def broadcast(a, shape: tuple[int, ...]):
+    """An array as if it had that shape: with strides of 0."""
+    lies = a.layout
+    more = len(shape) - lies.ndim
+    own = (0 if size == 1 else stride for size, stride in zip(lies.shape, lies.strides, strict=True))
+    seen = _arrays.layout(shape, (*[0] * more, *own), lies.dtype, lies.itemsize, lies.read_only, False, lies.device)
+    return a._replace(layout=seen)
+
+
 def weights(plan, given, name: str, axis: int):
     """The option of that name as real numbers. Their values are not looked at: that would wait for the device."""
     a = given[PLACES[name]]

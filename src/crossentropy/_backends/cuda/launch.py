@@ -9,7 +9,7 @@ import numpy as np
 
 from ..._arrays import Layout, c_strides, merged_rows, without
 from ..contract import Statistics
-from . import driver, reductions
+from . import driver, reductions, weighted
 from .arguments import signature, values_of
 from .groups import MOST_BLOCKS, WARP, Shape
 from .kernels import Result, kernel
@@ -178,6 +178,24 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
             indices = where["rows"] * (1 if result.reads == "parts" else parts)
             grid = min(-(-indices // shape.rows), max(1, blocks // shape.blocks))
             plan.launch(compiled(device, layout.dtype, shape, result), grid, values)
+
+
+def weighted_rows(plan: Plan, x: Operand, q: Operand | None, log_sum: Operand, sign: Operand | None) -> None:
+    """Add to a plan log |sum q e^x| over the last axis, and the sign of that sum; without q each weight is 1."""
+    layout = x.layout
+    threads, real_size = weighted.threads_for(layout.shape[-1]), log_sum.layout.itemsize
+    q_dtype = "float32" if q is None else q.layout.dtype
+    compute = weighted.weighted_sums(driver.device(), layout.dtype, q_dtype, threads)
+    described = {name: (a, a.layout.strides[:-1]) for name, a in (("x", x), ("q", q)) if a is not None}
+    most = BLOCKS_PER_MULTIPROCESSOR * driver.multiprocessors(driver.device())
+    for where, first in _stretches(layout.shape[:-1], described):
+        wide = []
+        for name, a in (("x", x), ("q", q)):
+            wide += [where.get(name), where.get(f"{name}_outer"), where.get(f"{name}_row")]
+            wide.append(None if a is None else a.layout.strides[-1])
+        results = [None if a is None else a.at(first * real_size) for a in (log_sum, sign)]
+        grid = min(-(-where["rows"] // weighted.rows_for(threads)), most)
+        plan.launch(compute, grid, [*wide, where["inner"], where["rows"], layout.shape[-1], *results])
 
 
 def by_parts(shape: Shape, result: Result) -> list[tuple[Shape, Result]]:

@@ -75,7 +75,7 @@ def numbers_of(kind: str, result, times) -> Numbers:
         if row.state == SKIPPED:
             value = zero
         elif row.state == READ and a.targets == 0 and not spreads:
-            value = numbers.lse
+            value = numbers.lse if found.max == found.max else found.error  # see sums.settled
         elif row.state == READ and found.max == found.max:
             value = times(numbers.own, from_target(found.max, z_y, numbers.log_sum))
             value = value + found.distance + times(found.mass, numbers.log_sum)

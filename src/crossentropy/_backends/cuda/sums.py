@@ -156,10 +156,13 @@ def sums_of(kind: str) -> Sums:
 
     @device
     def settled(row):
-        """The RowSum of a whole row as itself, no longer 2^HEADROOM larger; NaN throughout where it is undefined."""
+        """The RowSum of a whole row as itself, no longer 2^HEADROOM larger.
+
+        Where it is undefined all is NaN but the error, which is its maximum: +inf, -inf or NaN, and so its logsumexp.
+        """
         m, rest, error = row
         total = rest + error  # error may be many ulp of rest, because the distance of two maxima is rounded, too
         error -= total - rest
-        return RowSum(m, total * down, error * down) if m - m == zero else RowSum(nan, nan, nan)
+        return RowSum(m, total * down, error * down) if m - m == zero else RowSum(nan, nan, m)
 
     return Sums(begun, added, ended, merged, settled, anchored, plus, difference)

@@ -79,9 +79,12 @@ def total(values):
     return _call(kernels.total, values)
 
 
-def logsumexp(x, out):
-    """The logsumexp of each row."""
-    _run(kernels.logsumexp, x, loss=out)
+def logsumexp(x, out, weights=None, sign=None):
+    """The logsumexp of each row; with weights, and the sign of the sum."""
+    if weights is None:
+        _run(kernels.logsumexp, x, loss=out)
+    else:
+        _run(kernels.weighted_logsumexp, x, q=weights, loss=out, sign=sign)
 
 
 def softmax(x, out):

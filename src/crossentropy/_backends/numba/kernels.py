@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 from .. import contract, exponential
-from . import compiling, exponentials, layout, losses, memory, rows, tasks
+from . import compiling, exponentials, layout, losses, memory, rows, tasks, weighted
 from .compiling import OPTIONS, merged
 from .exponentials import added, exp_at
 from .layout import BLOCK, block, fill, number_at, put, row_of, stopped
@@ -27,11 +27,12 @@ from .losses import (
     write_gradient,
 )
 from .memory import fence, load, view
-from .rows import CHUNK, PAD, gradient_frame, parts, plus, read_row, sum_of, write_exp, write_log_softmax
+from .rows import CHUNK, PAD, gradient_frame, parts, plus, read_row, sum_of, undefined_max, write_exp, write_log_softmax
 from .tasks import task_at
+from .weighted import weighted_sum
 
 # Every module, besides this one, whose code or constants kernels contain; a test holds the list to the imports.
-INLINED = (compiling, contract, exponential, exponentials, layout, losses, memory, rows, tasks)
+INLINED = (compiling, contract, exponential, exponentials, layout, losses, memory, rows, tasks, weighted)
 
 
 def _source(module):
@@ -135,8 +136,20 @@ def logsumexp(task, odd, first, last, memory):
     for n in range(first, last):
         if stopped(t.stop):
             break
-        m, rest, _ = read_row(t.x, row_of(t.x, t, n), t.classes, -1, False, x_buffer, pad, t.stop)
-        result[n] = m + math.log1p(rest)
+        x_row = row_of(t.x, t, n)
+        m, rest, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+        result[n] = undefined_max(t.x, x_row, t.classes, pad) if math.isnan(m) else m + math.log1p(rest)
+
+
+@kernel
+def weighted_logsumexp(task, odd, first, last, memory):
+    """Into loss log |sum q e^x|, and into sign the sign of that sum."""
+    t = task_at(task, odd)
+    result, sign = view(t.loss, t.rows, np.float64), view(t.sign, t.rows, np.float64)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        result[n], sign[n] = weighted_sum(t.x, row_of(t.x, t, n), t.q, row_of(t.q, t, n), t.classes, memory, t.stop)
 
 
 @kernel

@@ -182,6 +182,18 @@ def read_row(a, row, classes, y, hides, buffer, pad, stop):
     return np.nan, np.nan, z
 
 
+@inner
+def undefined_max(a, row, classes, like):
+    """The maximum of a row that `read_row` calls undefined, +inf, -inf, or NaN where one is: its logsumexp."""
+    m = -np.inf
+    for c in range(classes):
+        z = number_at(a, row + c * a.stride, like)
+        if math.isnan(z):
+            return np.nan
+        m = max(m, z)
+    return m
+
+
 # ---------------------------------------------------------------------- results
 
 

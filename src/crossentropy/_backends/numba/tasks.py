@@ -18,7 +18,7 @@ class Task(NamedTuple):
     """
 
     x: Rows | OddRows
-    q: Rows | OddRows  # probability targets, or the grad_output of log_softmax_backward
+    q: Rows | OddRows  # probability targets, the grad_output of log_softmax_backward, or the weights of a logsumexp
     out: Rows | OddRows
     dims: int
     shape: int  # the address of int64 (dims,): the rows' dimensions
@@ -33,6 +33,7 @@ class Task(NamedTuple):
     row_scale: int  # address of float64: one number, or (rows,)
     row_scale_step: int  # 0 for one number, else 1
     loss: int  # address of float64 (rows,)
+    sign: int  # address of float64 (rows,), for a weighted logsumexp
     statistics: int  # address of float64 (rows, WIDTH): contract.Statistics of each row
     bypasses: int  # whether stores to out bypass the caches
     stop: int  # address of an int64 that is not 0 once the call is to end
@@ -133,7 +134,7 @@ class Described(NamedTuple):
 
 
 def described(
-    x, bypass_from, q=None, out=None, targets=None, options=None, row_scale=None, loss=None, statistics=None
+    x, bypass_from, q=None, out=None, targets=None, options=None, row_scale=None, loss=None, statistics=None, sign=None
 ) -> Described:
     """The Task of one call; a result of ``bypass_from`` bytes or more, if not in place, bypasses the caches."""
     real = np.dtype(np.float64 if x.itemsize == 8 else np.float32)
@@ -162,11 +163,12 @@ def described(
             row_scale=address_of(scale),
             row_scale_step=0 if scalar else 1,
             loss=address_of(loss),
+            sign=address_of(sign),
             statistics=address_of(statistics),
             bypasses=out is not None and out.nbytes >= bypass_from and address_of(out) != address_of(x),
             stop=address_of(stop),
             **(_NO_OPTIONS if options is None else _options_as_fields(options)),
         )
     )
-    held = (task, dimensions, *arrays, targets, options, scale, loss, statistics)
+    held = (task, dimensions, *arrays, targets, options, scale, loss, statistics, sign)
     return Described(address_of(task), None if plain else True, stop, held)

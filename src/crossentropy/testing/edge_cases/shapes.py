@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ... import cross_entropy, cross_entropy_and_grad, log_softmax, logsumexp, softmax
+from ... import autograd, cross_entropy, cross_entropy_and_grad, log_softmax, logsumexp, softmax
 from ..layouts import has_layout
-from ..ulps import near, refuses, require, same
-from .case import NAN, both, edge_case, numbers
+from ..ulps import near, refuses, require, result_dtype, same
+from .case import INF, NAN, both, edge_case, numbers
 
 
 @edge_case("mean over no effective row")
@@ -39,10 +39,21 @@ def _(dtype):
 
 @edge_case("no classes")
 def _(dtype):
-    x = np.empty((2, 0), dtype)
-    for call in (lambda: cross_entropy(x, [0, 0]), lambda: log_softmax(x), lambda: softmax(x), lambda: logsumexp(x)):
-        with refuses(ValueError, "must have at least one class"):
-            call()
+    x = np.empty((3, 0), dtype)
+    for call in (cross_entropy, cross_entropy_and_grad, autograd.forward):
+        with refuses(ValueError, "logits must have at least one class"):
+            call(x, [0, 0, 0])
+    for call in (log_softmax, softmax):
+        require(call(x).shape == (3, 0) and call(x).dtype == dtype)
+        require(call(x, out=x) is x)
+        require(call(x, (0, 1)).shape == call(x, None).shape == (3, 0))
+    same(logsumexp(x), np.full(3, -INF, result_dtype(dtype, "loss")))
+    same(logsumexp(x, keepdims=True), np.full((3, 1), -INF, result_dtype(dtype, "loss")))
+    for axis in (None, (0, 1)):
+        require(logsumexp(x, axis) == -INF and logsumexp(x, axis, keepdims=True).shape == (1, 1))
+    require(logsumexp(x, 0).shape == (0,) and logsumexp(x, 0, keepdims=True).shape == (1, 0))
+    require(logsumexp(np.empty((0, 0), dtype)).shape == (0,))
+    require(logsumexp(x, b=np.ones(1), return_sign=True).sign.tolist() == [0, 0, 0])
 
 
 @edge_case("one class")
