@@ -32,15 +32,14 @@ static void NAME_R(columns_max)(const void *tile, ptrdiff_t classes, batch *b)
 }
 
 /* One class of the tile: to the sum goes what is below the maximum, to the ties what is at it. */
-SIMD void NAME_R(column_step)(REAL *x, vec top, EXP_FRAME f, EXP_SUM *s, REAL *waiting, ptrdiff_t i, int u, int keeps,
-                              vec *ties)
+SIMD void NAME_R(column_step)(REAL *x, vec top, EXP_FRAME f, EXP_SUM *s, int u, int keeps, vec *ties)
 {
     const vec z = v_load_real(x);
     const mask tie = v_equal(z, top);
     vec q;
-    const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
-    if (keeps) v_store_real(x, v_fma(high, q, high));
-    exp_sum_add_exactly(s, waiting, i, u, v_zero_where(tie, high), q);
+    const vec y = v_sub(z, f.shift), high = v_exp_parts(y, f, &q);
+    if (keeps) v_store_real(x, v_exp_of_parts(y, f, high, q));
+    exp_sum_add_exactly(s, u, v_zero_where(tie, high), q);
     *ties = v_add(*ties, v_where(tie, v_set1(1), v_set1(0)));
 }
 
@@ -58,18 +57,17 @@ SIMD void NAME_R(columns_sum_as)(void *tile, ptrdiff_t classes, double headroom,
     const vec k = v_sub(exponent, v_set1((REAL)headroom));
     const EXP_FRAME f = frame_of(shift, k);
     EXP_SUM s = exp_sum_of_none();
-    REAL waiting[CHUNK_VECTORS * LANES];
     vec ties = zero;
     for (ptrdiff_t c = 0; c < classes; c += CHUNK_VECTORS) {
         const ptrdiff_t n = classes - c < CHUNK_VECTORS ? classes - c : CHUNK_VECTORS;
         REAL *at = x + c * LANES;
         ptrdiff_t i = 0;
         for (; i + UNROLL <= n; i += UNROLL)
-            for (int u = 0; u < UNROLL; ++u)
-                NAME_R(column_step)(at + (i + u) * LANES, top, f, &s, waiting, i + u, u, keeps, &ties);
-        for (; i < n; ++i) NAME_R(column_step)(at + i * LANES, top, f, &s, waiting, i, 0, keeps, &ties);
-        exp_sum_end_chunk_exactly(&s, waiting, n);
+            for (int u = 0; u < UNROLL; ++u) NAME_R(column_step)(at + (i + u) * LANES, top, f, &s, u, keeps, &ties);
+        for (; i < n; ++i) NAME_R(column_step)(at + i * LANES, top, f, &s, 0, keeps, &ties);
+        exp_sum_end_chunk(&s);
     }
+    exp_sum_end(&s);
     exp_sum_store(&s, b->sum, b->sum_error);
     NAME_R(store_lanes)(b->base, v_sub(ties, one));
     NAME_R(store_lanes)(b->own, zero);

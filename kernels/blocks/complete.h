@@ -19,13 +19,24 @@ SIMD pair pair_sum(vec_f64 a, vec_f64 b)    /* of any two (Knuth's TwoSum) */
     return p;
 }
 
+/* 2^n for integers n; 0 where m holds. */
+SIMD vec_f64 v_power_of_2(mask_f64 m, vec_f64 n)
+{
+#if SCALES_TO_ZERO
+    return v_zero_where_f64(m, v_scale_f64(v_set1_f64(1), n));
+#else
+    return v_zero_where_f64(m, v_raise_f64(v_set1_f64(1), v_add_f64(n, v_set1_f64(exp_constants_f64.magic)), 52));
+#endif
+}
+
 /* As v_exp_parts, with what the last two roundings of r and of q lose. */
-SIMD pair exp_pair(vec_f64 z, exp_frame_f64 f)
+SIMD pair exp_pair(vec_f64 z, vec_f64 k, exp_frame_f64 f)
 {
     const vec_f64 below = v_sub_f64(z, f.shift), one = v_set1_f64(1);
     const mask_f64 gone = v_less_f64(below, f.lowest);
     const vec_f64 y = v_zero_where_f64(gone, below);    /* -inf has no n */
-    const vec_f64 t = v_fma_f64(y, v_set1_f64(LOG2E), f.magic), n = v_sub_f64(t, f.magic);
+    const vec_f64 magic = v_set1_f64(exp_constants_f64.magic);    /* without a table */
+    const vec_f64 t = v_fma_f64(y, v_set1_f64(LOG2E), magic), n = v_sub_f64(t, magic);
     const vec_f64 near = v_fnma_f64(n, v_set1_f64(LN2_HI), y);
     const pair r = pair_sum(near, v_mul_f64(n, v_set1_f64(-LN2_LO)));
     vec_f64 p = v_set1_f64(exp_constants_f64.q[0]);
@@ -33,7 +44,7 @@ SIMD pair exp_pair(vec_f64 z, exp_frame_f64 f)
     const pair q = pair_sum(r.high, v_mul_f64(v_mul_f64(r.high, r.high), p));
     const vec_f64 more = v_fma_f64(r.low, v_add_f64(one, r.high), q.low);
     const pair e = pair_sum(one, q.high);
-    const vec_f64 power = v_raise_f64(gone, one, t);
+    const vec_f64 power = v_power_of_2(gone, v_sub_f64(n, k));
     const pair found = {v_mul_f64(power, e.high), v_mul_f64(power, v_add_f64(e.low, more))};
     return found;
 }
@@ -53,16 +64,17 @@ SIMD void complete_as(batch *b, ptrdiff_t rows, int targets, int is_f64)
 {
     const vec_f64 one = v_set1_f64(1), zero = v_set1_f64(0);
     for (ptrdiff_t i = 0; i < rows; i += LANES_f64) {
-        const exp_frame_f64 f = frame_of_f64(load_f64(b->shift + i), load_f64(b->k + i));
+        const vec_f64 k = load_f64(b->k + i), to_exp = v_set1_f64(1 / EXP_SCALE_f64);
+        const exp_frame_f64 f = frame_of_f64(load_f64(b->shift + i), k);
         const vec_f64 own = load_f64(b->own + i), base = load_f64(b->base + i);
-        pair top = {v_exp_f64(load_f64(b->max + i), f), zero}, target = {one, zero};
+        pair top = {v_mul_f64(v_exp_f64(load_f64(b->max + i), f), to_exp), zero}, target = {one, zero};
         pair above = {load_f64(b->sum + i), zero}, rest = {zero, zero};
         vec_f64 share, unit;
         if (is_f64) {
-            top = exp_pair(load_f64(b->max + i), f);
+            top = exp_pair(load_f64(b->max + i), k, f);
             above.low = load_f64(b->sum_error + i);
             if (targets) {
-                target = exp_pair(load_f64(b->z + i), f);
+                target = exp_pair(load_f64(b->z + i), k, f);
                 const pair sum = pair_sum(v_mul_f64(own, target.high), above.high);
                 above.low = v_add_f64(v_fma_f64(own, target.low, above.low), sum.low);
                 above.high = sum.high;
@@ -80,7 +92,7 @@ SIMD void complete_as(batch *b, ptrdiff_t rows, int targets, int is_f64)
         } else {
             const vec_f64 inverse = v_div_f64(one, top.high);
             if (targets) {
-                target.high = v_exp_f64(load_f64(b->z + i), f);
+                target.high = v_mul_f64(v_exp_f64(load_f64(b->z + i), f), to_exp);
                 above.high = v_fma_f64(own, target.high, above.high);
             }
             rest.high = v_add_f64(base, v_mul_f64(above.high, inverse));

@@ -45,13 +45,13 @@ static double NAME(max)(const void *in, ptrdiff_t n)
 }
 
 /* The classes at the maximum are counted, not added (blocks.h, D). */
-SIMD void NAME(sum_step)(vec z, vec top, EXP_FRAME f, EXP_SUM *s, REAL *waiting, ptrdiff_t i, int u, ptrdiff_t *ties)
+SIMD void NAME(sum_step)(vec z, vec top, EXP_FRAME f, EXP_SUM *s, int u, ptrdiff_t *ties)
 {
     const mask tie = v_equal(z, top);
     vec q;
     const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
     *ties += mask_count(tie);
-    exp_sum_add_exactly(s, waiting, i, u, v_zero_where(tie, high), q);
+    exp_sum_add_exactly(s, u, v_zero_where(tie, high), q);
 }
 
 static compensated NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties)
@@ -60,17 +60,15 @@ static compensated NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max,
     const EXP_FRAME f = frame_at(at);
     const vec top = v_set1((REAL)max);
     EXP_SUM s = exp_sum_of_none();
-    REAL waiting[CHUNK];
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
-        ptrdiff_t i = 0;
         for (; end - j >= UNROLL * LANES; j += UNROLL * LANES)
-            for (int u = 0; u < UNROLL; ++u)
-                NAME(sum_step)(v_load(x + j + u * LANES), top, f, &s, waiting, i++, u, ties);
-        for (; j < end; j += LANES) NAME(sum_step)(NAME(at)(x, j, end, -INFINITY), top, f, &s, waiting, i++, 0, ties);
-        exp_sum_end_chunk_exactly(&s, waiting, i);
+            for (int u = 0; u < UNROLL; ++u) NAME(sum_step)(v_load(x + j + u * LANES), top, f, &s, u, ties);
+        for (; j < end; j += LANES) NAME(sum_step)(NAME(at)(x, j, end, -INFINITY), top, f, &s, 0, ties);
+        exp_sum_end_chunk(&s);
     }
-    return exp_sum_value(&s);
+    exp_sum_end(&s);
+    return unscaled(lane_total_exact(s.total), EXP_SCALE);
 }
 
 static double NAME(total)(const void *in, ptrdiff_t n)
@@ -238,15 +236,16 @@ typedef struct {
     REAL *kept;
 } passed;
 
-SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, REAL *waiting, ptrdiff_t i, int u, int keeps,
-                          int leaves_out, int exactly)
+SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, int u, int keeps, int leaves_out,
+                          int exactly)
 {
     prefetch((const char *)(r->x + j) + PREFETCH);
     p->max[u] = v_max(z, p->max[u]);
     vec q, high = v_exp_parts(z, r->f, &q);
-    if (keeps) v_store_real(r->kept + j, v_fma(high, q, high));
+    /* Where there is v_scale, gradient_step makes 0 of what is below the frame's lowest. */
+    if (keeps) v_store_real(r->kept + j, SCALES_TO_ZERO ? v_fma(high, q, high) : v_exp_of_parts(z, r->f, high, q));
     if (leaves_out) high = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->y - j))), high);
-    if (exactly) exp_sum_add_exactly(&p->sum, waiting, i, u, high, q);
+    if (exactly) exp_sum_add_exactly(&p->sum, u, high, q);
     else exp_sum_add(&p->sum, u, high, q);
 }
 
@@ -254,32 +253,30 @@ SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, REAL 
 SIMD vec NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, int leaves_out, int exactly)
 {
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
-    REAL waiting[CHUNK];
-    ptrdiff_t i = 0;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES)
         for (int u = 0; u < UNROLL; ++u)
-            NAME(pass_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, waiting, i++, u, keeps, leaves_out,
-                            exactly);
+            NAME(pass_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, keeps, leaves_out, exactly);
     for (; j < end; j += LANES)
-        NAME(pass_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, waiting, i++, 0, keeps, leaves_out, exactly);
-    if (!exactly) return exp_sum_end_chunk(&p->sum);
-    exp_sum_end_chunk_exactly(&p->sum, waiting, i);
-    return v_set1(0);
+        NAME(pass_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, keeps, leaves_out, exactly);
+    return exp_sum_end_chunk(&p->sum);
 }
 
 /* What the sum of the high parts in one lane of the chunk from j was off by, where it was rounded to `rounded`. */
 static double NAME(lost_in_lane)(const passed *r, ptrdiff_t j, int lane, REAL rounded)
 {
-    ELEMENT column[LANES];
+    ELEMENT column[CHUNK_VECTORS];
     int rows = 0;
     for (int i = 0; i < CHUNK_VECTORS; ++i) {
         const ptrdiff_t at = j + i * LANES + lane;
         if (at < r->n && at != r->y) column[rows++] = r->x[at];
     }
-    vec q;
     lane_total total = lane_total_of_none();
-    lane_total_add(&total, v_exp_parts(NAME(at)(column, 0, rows, -INFINITY), r->f, &q));
-    return lane_total_value(total) - (double)rounded;
+    for (int i = 0; i < rows; i += LANES) {
+        vec q;
+        lane_total_add(&total, v_exp_parts(NAME(at)(column, i, rows, -INFINITY), r->f, &q));
+    }
+    const compensated exact = lane_total_exact(total);
+    return (exact.sum - (double)rounded) + exact.error;
 }
 
 /* Of a group of chunks from j: the lanes that hold more than a sixteenth of the group's sum each, which is `whole`. */
@@ -289,15 +286,33 @@ static double NAME(lost_in_group)(const passed *r, ptrdiff_t j, const REAL *sums
     double lost = 0;
     for (int c = 0; c < chunks; ++c) {
         if (!mask_count(v_less(v_set1(limit), v_load_real(sums + c * LANES)))) continue;
-        for (int lane = 0; lane < LANES; ++lane)
-            if (sums[c * LANES + lane] > limit)
-                lost += NAME(lost_in_lane)(r, j + c * CHUNK, lane, sums[c * LANES + lane]);
+        for (int lane = 0; lane < LANES; ++lane) {
+            const REAL s = sums[c * LANES + lane];
+            if (s > limit) lost += NAME(lost_in_lane)(r, j + c * CHUNK, lane, s);
+        }
     }
     return lost;
 }
 
-/* A group ends where a block of a copied row may (BLOCK): its sum must not depend on how the row lies. One of a single
- * chunk is added exactly, since there almost every lane would have to be added again. */
+/* The chunks from first up to end; `each`: with a sum of its own for each, else exactly. */
+SIMD void NAME(pass_group)(const passed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int keeps,
+                           gradient_queue *queue, REAL *sums, int each)
+{
+    for (ptrdiff_t j = first; j < end; j += CHUNK) {
+        const int leaves_out = r->y >= j && r->y < j + CHUNK;
+        const vec s = leaves_out ? NAME(pass_chunk)(r, j, p, keeps, 1, !each)
+                                 : NAME(pass_chunk)(r, j, p, keeps, 0, !each);
+        if (each) v_store_real(sums + (j - first) / CHUNK_VECTORS, s);
+        if (keeps && j + CHUNK <= r->n && (j + CHUNK) % STRIDE == 0 && queue->next < queue->end) {
+            NAME(gradient)(queue->next, STRIDE);
+            queue->next += queue->next->done == queue->next->n;
+        }
+    }
+    exp_sum_end(&p->sum);
+}
+
+/* A group ends where a block of a copied row may (BLOCK), because a sum must not depend on how its row lies. In one of a
+ * single chunk nearly every lane would have to be added again: it is added exactly at once. */
 SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue, double *max)
 {
     const vec lowest = v_set1(-INFINITY);
@@ -306,34 +321,30 @@ SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue
     compensated sum = {0, 0};
     for (ptrdiff_t first = 0; first < r->n; first += GROUP) {
         const ptrdiff_t end = r->n - first < GROUP ? r->n : first + GROUP;
-        const int exactly = EXP_TABLE && end - first <= CHUNK;
-        REAL sums[GROUP / LANES / CHUNK_VECTORS * LANES];
-        int chunks = 0;
-        vec top = v_set1(0);
         p.sum = exp_sum_of_none();
-        for (ptrdiff_t j = first; j < end; j += CHUNK) {
-            const int leaves_out = r->y >= j && r->y < j + CHUNK;
-            if (exactly && leaves_out) NAME(pass_chunk)(r, j, &p, keeps, 1, 1);
-            else if (exactly) NAME(pass_chunk)(r, j, &p, keeps, 0, 1);
-            else {
-                const vec s = leaves_out ? NAME(pass_chunk)(r, j, &p, keeps, 1, 0)
-                                         : NAME(pass_chunk)(r, j, &p, keeps, 0, 0);
-                if (EXP_TABLE) v_store_real(sums + chunks++ * LANES, s), top = v_max(s, top);
+        compensated of_group;
+        if (EXP_TABLE && end - first > CHUNK) {
+            REAL sums[GROUP / CHUNK_VECTORS];
+            NAME(pass_group)(r, first, end, &p, keeps, queue, sums, 1);
+            vec top = v_set1(0);
+            const int chunks = (int)((end - first + CHUNK - 1) / CHUNK);
+            for (int c = 0; c < chunks; ++c) {
+                const vec s = v_load_real(sums + c * LANES);
+                top = v_max(s, top);
+                lane_total_add(&p.sum.total, s);
             }
-            if (keeps && (j + CHUNK) % STRIDE == 0 && j + CHUNK <= r->n && queue->next < queue->end) {
-                NAME(gradient)(queue->next, STRIDE);
-                queue->next += queue->next->done == queue->next->n;
-            }
+            of_group = lane_total_exact(p.sum.total);
+            if ((double)v_top(top) > of_group.sum / 16)
+                compensated_add(&of_group, NAME(lost_in_group)(r, first, sums, chunks, of_group.sum));
+        } else {
+            NAME(pass_group)(r, first, end, &p, keeps, queue, NULL, 0);
+            of_group = lane_total_exact(p.sum.total);
         }
-        compensated of_group = lane_total_exact(p.sum.total);
-        if (EXP_TABLE && chunks && (double)v_top(top) > of_group.sum / 16)
-            of_group.sum += NAME(lost_in_group)(r, first, sums, chunks, of_group.sum);
         compensated_join(&sum, of_group);
     }
     for (int u = 1; u < UNROLL; ++u) p.max[0] = v_max(p.max[0], p.max[u]);
     *max = (double)v_top(p.max[0]);
-    sum.sum /= EXP_SCALE;
-    return sum;
+    return unscaled(sum, EXP_SCALE);
 }
 
 static compensated NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,

@@ -60,10 +60,5 @@ static void NAME(weighted_sum)(const void *in, const double *weights, ptrdiff_t 
             lane_total_add_f64(&total, v_zero_where_f64(none, v_fma_f64(term, off, term)));
         }
     }
-    double sums[LANES_f64], errors[LANES_f64];
-    store_f64(sums, total.sum), store_f64(errors, total.error);
-    for (int i = 0; i < LANES_f64; ++i) {
-        compensated_add(sum, sums[i]);
-        compensated_add(sum, errors[i]);
-    }
+    compensated_join(sum, unscaled(lane_total_exact_f64(total), EXP_SCALE_f64));
 }

@@ -4,6 +4,8 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <string.h>
 
 typedef struct {
     double sum, error;
@@ -20,6 +22,25 @@ static inline void compensated_join(compensated *c, compensated other)
 {
     compensated_add(c, other.sum);
     c->error += other.error;
+}
+
+static inline double upper_half(double a)    /* 26 bits of it */
+{
+    uint64_t bits;
+    memcpy(&bits, &a, sizeof bits);
+    bits &= ~(uint64_t)0x7ffffff;
+    memcpy(&a, &bits, sizeof a);
+    return a;
+}
+
+/* c / by, where by is 1 or a little above. */
+static inline compensated unscaled(compensated c, double by)
+{
+    if (by == 1) return c;
+    const double sum = c.sum / by, high = upper_half(sum), low = sum - high, of_by = upper_half(by), rest = by - of_by;
+    const double over = (((c.sum - high * of_by) - high * rest) - low * of_by) - low * rest;    /* c.sum - sum by */
+    const compensated result = {sum, (over + c.error) / by};
+    return result;
 }
 
 static inline double compensated_value(compensated c)

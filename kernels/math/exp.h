@@ -29,30 +29,42 @@ static const struct {
     int terms;
     f32 q[5];
 } exp_constants_f32 = {
-    0x1p-126f,    0x1.8p23f,       -125, 0x1.715476p+0f,
+    0x1p-124f,    0x1.8p23f,       -125, 0x1.715476p+0f,
     0x1.62e4p-1f, 0x1.7f7d1cp-20f, 5,    {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
 #if EXP_TABLE_f32 == 16
 #define EXP_SCALE_f32 0x1.084921ccea25fp+0
-static const f32 exp_table_q[] = {0x1.55565cp-3f, 0x1.000148p-1f};    /* fit error 0.11 ulp */
-static const f32 exp_table[] = {0x1.084922p+0f, 0x1.13fc92p+0f, 0x1.2034ap+0f,  0x1.2cf72cp+0f,
-                                0x1.3a4a58p+0f, 0x1.48348ap+0f, 0x1.56bc72p+0f, 0x1.65e90cp+0f,
-                                0x1.75c1a2p+0f, 0x1.864dd2p+0f, 0x1.97959p+0f,  0x1.a9a128p+0f,
-                                0x1.bc7948p+0f, 0x1.d026fcp+0f, 0x1.e4b3bap+0f, 0x1.fa2962p+0f};
+static const f32 exp_table_q_f32[] = {0x1.55565cp-3f, 0x1.000148p-1f};    /* fit error 0.11 ulp */
+static const f32 exp_table_f32[] = {0x1.084922p+0f, 0x1.13fc92p+0f, 0x1.2034ap+0f,  0x1.2cf72cp+0f,
+                                    0x1.3a4a58p+0f, 0x1.48348ap+0f, 0x1.56bc72p+0f, 0x1.65e90cp+0f,
+                                    0x1.75c1a2p+0f, 0x1.864dd2p+0f, 0x1.97959p+0f,  0x1.a9a128p+0f,
+                                    0x1.bc7948p+0f, 0x1.d026fcp+0f, 0x1.e4b3bap+0f, 0x1.fa2962p+0f};
 #elif EXP_TABLE_f32 == 8
 #define EXP_SCALE_f32 0x1.16747bf728c53p+0
-static const f32 exp_table_q[] = {0x1.555972p-5f, 0x1.555b7ep-3f, 0x1p-1f};    /* fit error 0.01 ulp */
-static const f32 exp_table[] = {0x1.16747cp+0f, 0x1.2fa848p+0f, 0x1.4b2404p+0f, 0x1.691c8ap+0f,
-                                0x1.89cb7cp+0f, 0x1.ad6fb4p+0f, 0x1.d44dbcp+0f, 0x1.feb052p+0f};
+static const f32 exp_table_q_f32[] = {0x1.555972p-5f, 0x1.555b7ep-3f, 0x1p-1f};    /* fit error 0.01 ulp */
+static const f32 exp_table_f32[] = {0x1.16747cp+0f, 0x1.2fa848p+0f, 0x1.4b2404p+0f, 0x1.691c8ap+0f,
+                                    0x1.89cb7cp+0f, 0x1.ad6fb4p+0f, 0x1.d44dbcp+0f, 0x1.feb052p+0f};
 #else
 #define EXP_SCALE_f32 1.0
 #endif
+#if EXP_TABLE_f64 == 16
+#define EXP_SCALE_f64 0x1.09b22008cb69fp+0
+static const f64 exp_table_q_f64[] = {0x1.a01b0cb76698bp-13, 0x1.6c17ede661f5cp-10,
+                                      0x1.11111110e0d94p-7,  0x1.55555554e8d7bp-5,
+                                      0x1.5555555555556p-3,  0x1.0000000000001p-1};    /* fit error 0.0005 ulp */
+static const f64 exp_table_f64[] = {
+    0x1.09b22008cb69fp+0, 0x1.15758b788137cp+0, 0x1.21be4a9a842fdp+0, 0x1.2e9244927dc4p+0,
+    0x1.3bf7a36b7a4b8p+0, 0x1.49f4d70e3451bp+0, 0x1.58909858f2782p+0, 0x1.67d1ec5a746e8p+0,
+    0x1.77c027b17c5dcp+0, 0x1.8862f21293b9fp+0, 0x1.99c249f5bcce6p+0, 0x1.abe6886dd586cp+0,
+    0x1.bed8652b84007p+0, 0x1.d2a0faad9a5b6p+0, 0x1.e749caa0f51afp+0, 0x1.fcdcc271ee375p+0};
+#else
 #define EXP_SCALE_f64 1.0
+#endif
 /* Fit error 0.17 ulp. */
 static const struct {
     f64 smallest, magic, least, log2e, ln2_hi, ln2_lo;
     int terms;
     f64 q[10];
-} exp_constants_f64 = {0x1p-1022,
+} exp_constants_f64 = {0x1p-1020,
                        0x1.8p52,
                        -1021,
                        LOG2E,
@@ -66,8 +78,12 @@ static const struct {
 #define EXP_FRAME PASTE(exp_frame, REAL)
 #define v_exp PASTE(v_exp, REAL)
 #define v_exp_parts PASTE(v_exp_parts, REAL)
+#define v_exp_of_parts PASTE(v_exp_of_parts, REAL)
 #define EXP_TABLE PASTE(EXP_TABLE, REAL)
 #define EXP_SCALE PASTE(EXP_SCALE, REAL)
+#define EXP_SHIFT PASTE(EXP_SHIFT, REAL)
+#define exp_table PASTE(exp_table, REAL)
+#define exp_table_q PASTE(exp_table_q, REAL)
 #define frame_at PASTE(frame_at, REAL)
 #define frame_of PASTE(frame_of, REAL)
 #define EXP_CONSTANTS PASTE(exp_constants, REAL)

@@ -14,8 +14,7 @@
 #define exp_sum_add PASTE(exp_sum_add, REAL)
 #define exp_sum_add_exactly PASTE(exp_sum_add_exactly, REAL)
 #define exp_sum_end_chunk PASTE(exp_sum_end_chunk, REAL)
-#define exp_sum_end_chunk_exactly PASTE(exp_sum_end_chunk_exactly, REAL)
-#define exp_sum_value PASTE(exp_sum_value, REAL)
+#define exp_sum_end PASTE(exp_sum_end, REAL)
 #define exp_sum_store PASTE(exp_sum_store, REAL)
 #define CHUNK_VECTORS ((EXP_TABLE ? 4 : 2) * UNROLL) /* at most, whose sums go on in a lane_total */
 

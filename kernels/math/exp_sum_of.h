@@ -29,57 +29,49 @@ SIMD void exp_sum_add(EXP_SUM *s, int u, vec high, vec q)
     if (WIDE == 2 && !EXP_TABLE) {    /* q is large, so that float32 may not round its sum even a few times */
         lane_total_add(&s->total, high);
         lane_total_add(&s->total, v_mul(high, q));
-        return;
+    } else {
+        s->low[u] = v_fma(high, q, s->low[u]);
+        s->high[u] = v_add(s->high[u], high);
     }
-    s->low[u] = v_fma(high, q, s->low[u]);
-    s->high[u] = v_add(s->high[u], high);
 }
 
-/* After a chunk. The sum of the high parts in each lane where they are of a table: rounded a few times. */
-SIMD vec exp_sum_end_chunk(EXP_SUM *s)
+/* The same without any rounding of a table's numbers. */
+SIMD void exp_sum_add_exactly(EXP_SUM *s, int u, vec high, vec q)
 {
-    vec high = v_set1(0);
-    if (WIDE == 2 && !EXP_TABLE) return high;
-    lane_total_add(&s->total, PASTE(taken, REAL)(s->low));
-    if (EXP_TABLE) {
-        high = PASTE(taken, REAL)(s->high);
+    if (!EXP_TABLE) exp_sum_add(s, u, high, q);
+    else {
+        s->low[u] = v_fma(high, q, s->low[u]);
         lane_total_add(&s->total, high);
     }
-    for (int u = 0; !EXP_TABLE && u < UNROLL; ++u) {
-        lane_total_add(&s->total, s->high[u]);
-        s->high[u] = v_set1(0);
+}
+
+/* After each chunk. What is of a table is taken out: the caller adds that to the total. */
+SIMD vec exp_sum_end_chunk(EXP_SUM *s)
+{
+    if (EXP_TABLE) return PASTE(taken, REAL)(s->high);
+    if (WIDE == 1) {
+        lane_total_add(&s->total, PASTE(taken, REAL)(s->low));
+        for (int u = 0; u < UNROLL; ++u) {
+            lane_total_add(&s->total, s->high[u]);
+            s->high[u] = v_set1(0);
+        }
     }
-    return high;
+    return v_set1(0);
 }
 
-/* The same without any rounding of a table's numbers; to be widened they wait in memory, in the i-th place. */
-SIMD void exp_sum_add_exactly(EXP_SUM *s, REAL *waiting, ptrdiff_t i, int u, vec high, vec q)
+/* After the last chunk. */
+SIMD void exp_sum_end(EXP_SUM *s)
 {
-    if (!EXP_TABLE) {
-        exp_sum_add(s, u, high, q);
-        return;
-    }
-    s->low[u] = v_fma(high, q, s->low[u]);
-    v_store_real(waiting + i * LANES, high);
-}
-
-SIMD void exp_sum_end_chunk_exactly(EXP_SUM *s, const REAL *waiting, ptrdiff_t n)
-{
-    exp_sum_end_chunk(s);
-    for (ptrdiff_t i = 0; EXP_TABLE && i < n; ++i) lane_total_add_from(&s->total, waiting + i * LANES);
-}
-
-SIMD compensated exp_sum_value(const EXP_SUM *s)
-{
-    compensated c = lane_total_exact(s->total);
-    c.sum /= EXP_SCALE;
-    return c;
+    if (EXP_TABLE) lane_total_add(&s->total, PASTE(taken, REAL)(s->low));
 }
 
 /* The sum of each lane apart. */
 SIMD void exp_sum_store(const EXP_SUM *s, double *sums, double *errors)
 {
     lane_total_store(s->total, sums, errors);
-    for (int i = 0; EXP_SCALE != 1 && i < WIDE * LANES_f64; i += LANES_f64)
-        store_f64(sums + i, v_mul_f64(load_f64(sums + i), v_set1_f64(1 / EXP_SCALE)));
+    for (int i = 0; EXP_SCALE != 1 && i < WIDE * LANES_f64; i += LANES_f64) {
+        const vec_f64 inverse = v_set1_f64(1 / EXP_SCALE), sum = load_f64(sums + i), scaled = v_mul_f64(sum, inverse);
+        store_f64(sums + i, scaled);
+        store_f64(errors + i, v_fma_f64(load_f64(errors + i), inverse, v_lost_f64(sum, inverse, scaled)));
+    }
 }

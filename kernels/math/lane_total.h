@@ -38,14 +38,6 @@ SIMD void lane_total_add_f64(lane_total_f64 *t, vec_f64 a)    /* as compensated_
     t->sum = sum;
 }
 
-SIMD void lane_total_add_from_f32(lane_total_f32 *t, const f32 *x)    /* a vector of them in memory */
-{
-    t->low = v_add_f64(t->low, load_widened(x));
-    t->high = v_add_f64(t->high, load_widened(x + LANES_f64));
-}
-
-SIMD void lane_total_add_from_f64(lane_total_f64 *t, const f64 *x) { lane_total_add_f64(t, load_f64(x)); }
-
 SIMD double lane_total_value_f32(lane_total_f32 t) { return v_sum_f64(v_add_f64(t.low, t.high)); }
 
 SIMD compensated lane_total_exact_f32(lane_total_f32 t)
@@ -90,7 +82,6 @@ SIMD void lane_total_store_f64(lane_total_f64 t, double *sums, double *errors)
 #define lane_total PASTE(lane_total, REAL)
 #define lane_total_of_none PASTE(lane_total_of_none, REAL)
 #define lane_total_add PASTE(lane_total_add, REAL)
-#define lane_total_add_from PASTE(lane_total_add_from, REAL)
 #define lane_total_exact PASTE(lane_total_exact, REAL)
 #define lane_total_value PASTE(lane_total_value, REAL)
 #define lane_total_store PASTE(lane_total_store, REAL)

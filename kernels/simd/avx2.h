@@ -11,6 +11,8 @@
 #define UNROLL 2    /* vectors of a loop's step: there are registers for the sums of no more */
 #define EXP_TABLE_f32 8     /* a permutation looks up 2^(j/8) */
 #define EXP_TABLE_f64 0
+#define EXP_SHIFT_f32 20 /* from the low bits of a number to where those of the exponent follow three of the mantissa */
+#define EXP_SHIFT_f64 52
 #define LANES_f32 8
 #define LANES_f64 4
 typedef __m256 vec_f32, mask_f32;
@@ -23,18 +25,17 @@ SIMD vec_f32 v_mul_f32(vec_f32 a, vec_f32 b) { return _mm256_mul_ps(a, b); }
 SIMD vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fmadd_ps(a, b, c); }
 SIMD vec_f32 v_fnma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fnmadd_ps(a, b, c); }
 SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm256_max_ps(a, b); }
-SIMD vec_f32 v_raise_f32(mask_f32 m, vec_f32 p, vec_f32 t)
+SIMD vec_f32 v_lookup_f32(const f32 *table, vec_f32 t)
 {
-    const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(t), 20);
-    return _mm256_andnot_ps(m, _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n)));
+    const __m256i places = _mm256_slli_epi32(_mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), EXP_SHIFT_f32);
+    const __m256i found = _mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)table), places);
+    return _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(found, _mm256_castps_si256(t)));
 }
-SIMD vec_f32 v_table_f32(const f32 *table)
+SIMD vec_f32 v_raise_f32(vec_f32 p, vec_f32 t, int shift)
 {
-    const __m256i places = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
-    const __m256i bits = _mm256_loadu_si256((const __m256i *)table);
-    return _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(places, 20)));
+    const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(t), shift);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n));
 }
-SIMD vec_f32 v_lookup_f32(vec_f32 table, vec_f32 t) { return _mm256_permutevar8x32_ps(table, _mm256_castps_si256(t)); }
 SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
@@ -66,7 +67,7 @@ SIMD vec_f32 load_bf16(const bf16 *x)
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
-SIMD __m128i to_bf16(vec_f32 a)    /* to nearest even, in integers */
+SIMD __m128i to_bf16(vec_f32 a) /* to nearest even, in integers */
 {
     const __m256i bits = _mm256_castps_si256(a);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -86,10 +87,10 @@ SIMD vec_f64 v_mul_f64(vec_f64 a, vec_f64 b) { return _mm256_mul_pd(a, b); }
 SIMD vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fmadd_pd(a, b, c); }
 SIMD vec_f64 v_fnma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fnmadd_pd(a, b, c); }
 SIMD vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return _mm256_max_pd(a, b); }
-SIMD vec_f64 v_raise_f64(mask_f64 m, vec_f64 p, vec_f64 t)
+SIMD vec_f64 v_raise_f64(vec_f64 p, vec_f64 t, int shift)
 {
-    const __m256i n = _mm256_slli_epi64(_mm256_castpd_si256(t), 52);
-    return _mm256_andnot_pd(m, _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(p), n)));
+    const __m256i n = _mm256_slli_epi64(_mm256_castpd_si256(t), shift);
+    return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(p), n));
 }
 SIMD mask_f64 v_less_f64(vec_f64 a, vec_f64 b) { return _mm256_cmp_pd(a, b, _CMP_LT_OQ); }
 SIMD mask_f64 v_equal_f64(vec_f64 a, vec_f64 b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
@@ -111,7 +112,6 @@ SIMD f64 v_top_f64(vec_f64 a)
 SIMD vec_f64 load_f64(const f64 *x) { return _mm256_loadu_pd(x); }
 SIMD void store_f64(f64 *x, vec_f64 a) { _mm256_storeu_pd(x, a); }
 
-SIMD vec_f64 load_widened(const f32 *x) { return _mm256_cvtps_pd(_mm_loadu_ps(x)); }
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm256_div_pd(a, b); }
 SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p) { return _mm256_fmsub_pd(a, b, p); }
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)

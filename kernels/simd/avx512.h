@@ -11,8 +11,8 @@
 
 #define SCALES_TO_ZERO 1
 #define UNROLL 4    /* vectors of a loop's step */
-#define EXP_TABLE_f32 16    /* a permutation looks up 2^(j/16); of 8 float64 the polynomial would be hardly shorter */
-#define EXP_TABLE_f64 0
+#define EXP_TABLE_f32 16    /* a permutation of one vector looks up 2^(j/16), */
+#define EXP_TABLE_f64 16    /* and one of two */
 #define LANES_f32 16
 #define LANES_f64 8
 typedef __m512 vec_f32;
@@ -28,17 +28,10 @@ SIMD vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fmadd_ps
 SIMD vec_f32 v_fnma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fnmadd_ps(a, b, c); }
 SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm512_max_ps(a, b); }
 SIMD vec_f32 v_scale_f32(vec_f32 p, vec_f32 n) { return _mm512_scalef_ps(p, n); }
-SIMD vec_f32 v_raise_f32(mask_f32 m, vec_f32 p, vec_f32 t)
+SIMD vec_f32 v_lookup_f32(const f32 *table, vec_f32 t)
 {
-    const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(t), 19);
-    return _mm512_castsi512_ps(_mm512_maskz_add_epi32((mask_f32)~m, _mm512_castps_si512(p), n));
+    return _mm512_permutexvar_ps(_mm512_castps_si512(t), _mm512_loadu_ps(table));
 }
-SIMD vec_f32 v_table_f32(const f32 *table)
-{
-    const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    return _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_loadu_si512(table), _mm512_slli_epi32(places, 19)));
-}
-SIMD vec_f32 v_lookup_f32(vec_f32 table, vec_f32 t) { return _mm512_permutexvar_ps(_mm512_castps_si512(t), table); }
 SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
@@ -122,10 +115,9 @@ SIMD vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fmadd_pd
 SIMD vec_f64 v_fnma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fnmadd_pd(a, b, c); }
 SIMD vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return _mm512_max_pd(a, b); }
 SIMD vec_f64 v_scale_f64(vec_f64 p, vec_f64 n) { return _mm512_scalef_pd(p, n); }
-SIMD vec_f64 v_raise_f64(mask_f64 m, vec_f64 p, vec_f64 t)
+SIMD vec_f64 v_lookup_f64(const f64 *table, vec_f64 t)
 {
-    const __m512i n = _mm512_slli_epi64(_mm512_castpd_si512(t), 52);
-    return _mm512_castsi512_pd(_mm512_maskz_add_epi64((mask_f64)~m, _mm512_castpd_si512(p), n));
+    return _mm512_permutex2var_pd(_mm512_loadu_pd(table), _mm512_castpd_si512(t), _mm512_loadu_pd(table + 8));
 }
 SIMD mask_f64 v_less_f64(vec_f64 a, vec_f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
 SIMD mask_f64 v_equal_f64(vec_f64 a, vec_f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
@@ -146,7 +138,6 @@ SIMD vec_f64 load_part_f64(const f64 *x, ptrdiff_t n, f64 fill)
 SIMD void store_f64(f64 *x, vec_f64 a) { _mm512_storeu_pd(x, a); }
 SIMD void store_part_f64(f64 *x, ptrdiff_t n, vec_f64 a) { store_bytes(x, 8 * n, _mm512_castpd_si512(a)); }
 
-SIMD vec_f64 load_widened(const f32 *x) { return _mm512_cvtps_pd(_mm256_loadu_ps(x)); }
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm512_div_pd(a, b); }
 SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p) { return _mm512_fmsub_pd(a, b, p); }
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)

@@ -13,6 +13,8 @@
 #define UNROLL 2    /* vectors of a loop's step: there are registers for the sums of no more */
 #define EXP_TABLE_f32 0
 #define EXP_TABLE_f64 0
+#define EXP_SHIFT_f32 23
+#define EXP_SHIFT_f64 52
 
 #if defined(__GNUC__)
 #define LANES_f32 4
@@ -83,14 +85,14 @@ typedef uint64_t word_f64;
         const mask_##REAL m = AS_MASK(a > b);                                                                      \
         return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                         \
     }                                                                                                              \
-    SIMD vec_##REAL v_raise_##REAL(mask_##REAL m, vec_##REAL p, vec_##REAL t)    /* unsigned: it may wrap */       \
+    SIMD vec_##REAL v_raise_##REAL(vec_##REAL p, vec_##REAL t, int shift)    /* unsigned: it may wrap */           \
     {                                                                                                              \
         word_##REAL a, b;                                                                                          \
         memcpy(&a, &p, sizeof a);                                                                                  \
         memcpy(&b, &t, sizeof b);                                                                                  \
-        a += b << MANTISSA;                                                                                        \
+        a += b << shift;                                                                                           \
         memcpy(&p, &a, sizeof p);                                                                                  \
-        return v_zero_where_##REAL(m, p);                                                                          \
+        return p;                                                                                                  \
     }                                                                                                              \
     SIMD void transpose_##REAL(vec_##REAL v[LANES_##REAL])                                                         \
     {                                                                                                              \
@@ -156,12 +158,6 @@ SIMD vec_f64 widened_from(vec_f32 a, int from)
 {
     f64 lanes[LANES_f64];
     for (int i = 0; i < LANES_f64; ++i) lanes[i] = from + i < LANES_f32 ? (f64)LANE(a, from + i) : 0;
-    return load_f64(lanes);
-}
-SIMD vec_f64 load_widened(const f32 *x)
-{
-    f64 lanes[LANES_f64];
-    for (int i = 0; i < LANES_f64; ++i) lanes[i] = (f64)x[i];
     return load_f64(lanes);
 }
 SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return widened_from(a, 0); }

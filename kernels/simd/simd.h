@@ -4,9 +4,10 @@
  *   v_max(a, b)         b where either is NaN
  *   v_fma(a, b, c)      a b + c;  v_fnma: c - a b
  *   v_scale(p, n)       p 2^n, 0 below the smallest number, where the ISA has that (SCALES_TO_ZERO)
- *   v_raise(m, p, t)    0 where m holds, else p 2^n, where the low bits of t are the integer n; or, where there is a table (EXP_TABLE, the
- *                       number of lanes), n and below it the bits of the place in the table, which are in p already
- *   v_lookup(table, t)  the lane of the table that the low bits of t name; v_table() loads one, without these bits
+ *   v_lookup(table, t)  where there is a table of EXP_TABLE numbers, the one that the low bits of t name
+ *   v_raise(p, t, s)    where the ISA has no v_scale: the bits of p plus those of t shifted left by s, which is p 2^n
+ *                       where n are the low bits of t. From a table comes a p that lacks the bits by which it was
+ *                       named: here they are added again
  *   v_zero_where(m, a)  0 where m holds, else a;  v_where(m, a, b): a where m holds, else b
  *   v_sum(a)            of the lanes, in float64, in a fixed order
  *   v_load_part(x, n, fill), v_store_part(x, n, a)   the first n < LANES elements
@@ -14,7 +15,6 @@
  *   transpose(v)        the matrix of LANES vectors
  *   v_widen(a, u)       float64 lanes of the u-th part of WIDE: 2 for float32, 1 for float64
  *   v_lost(a, b, p)     a b - p exactly, p being the rounded product (float64)
- *   load_widened(x)     as many float32 as there are float64 lanes, as float64
  *   v_bypass(x, a)      a store that bypasses the caches, x aligned to the vector; fence() before the thread leaves */
 #ifndef SIMD_H
 #define SIMD_H

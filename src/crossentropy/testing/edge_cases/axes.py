@@ -8,7 +8,7 @@ import numpy as np
 
 from ... import log_softmax, logsumexp, softmax
 from ..layouts import LAYOUTS, has_layout
-from ..ulps import refuses, require, result_dtype, same
+from ..ulps import largest_error, refuses, require, result_dtype, same
 from .case import edge_case, numbers
 
 SHAPE = (3, 4, 5)
@@ -85,16 +85,17 @@ def _(dtype):
         for function, value in ((log_softmax, 0), (softmax, 1), (logsumexp, 2.5)):
             got = function(x, axis)
             kind = result_dtype(dtype, "loss") if function is logsumexp else dtype
-            require(got == value and np.shape(got) == () and got.dtype == kind and not isinstance(got, np.ndarray))
+            off = largest_error(got, value, kind if isinstance(kind, str) else kind.name)
+            require(off <= (2 if function is softmax else 0) and np.shape(got) == () and got.dtype == kind and not isinstance(got, np.ndarray))
         require(logsumexp(x, axis, keepdims=True) == 2.5 and np.shape(logsumexp(x, axis, keepdims=True)) == ())
     require(
         log_softmax(5.0) == 0
-        and softmax(3) == 1
+        and abs(softmax(3) - 1) < 1e-15
         and logsumexp(5.0) == 5
         and logsumexp(5.0, b=-1, return_sign=True) == (5, -1)
     )
     out = np.array(7).astype(dtype)
-    require(softmax(x, out=out) is out and out == 1)
+    require(softmax(x, out=out) is out and largest_error(out, 1, dtype.name) <= 2)
     require(log_softmax(x, None, out=x) is x and x == 0)
 
 
