@@ -26,6 +26,7 @@
 
 #include "blocks/batch.h"
 #include "math/anchor.h"
+#include "math/compensated.h"
 #include "types.h"
 
 /* What is subtracted from p in a gradient row: scale * w_c * (keep * q_c + floor). */
@@ -56,6 +57,21 @@ typedef struct {
     gradient_job *next, *end;
 } gradient_queue;
 
+/* What has arrived at the log-softmax of a row: the sum of g, but of the class that leads (where x = top) alone. Without
+ * x no class leads. */
+typedef struct {
+    compensated others;
+    double leader;
+} arrived;
+
+/* What the backward of a log-softmax makes of a row: g - factor e^x, but at the classes where x = top: there g - at_top,
+ * or for the one that leads at_top alone. */
+typedef struct {
+    anchor at;
+    double factor, top, at_top;
+    int leads;
+} moved;
+
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
@@ -65,13 +81,12 @@ typedef struct {
     double (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
     double (*pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
                    double *max);                                                     /* of e^x but class y */
-    double (*total)(const void *x, ptrdiff_t n);                                     /* of x itself */
+    void (*arriving)(const void *g, const void *x, ptrdiff_t n, double top, arrived *sums);
     void (*spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance);
     void (*gradient)(gradient_job *job, ptrdiff_t n);                                /* the next n elements, about */
     /* bypass: write by stores that bypass the caches */
     void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, void *out, int bypass);
-    void (*log_softmax_backward)(const void *log_p, const void *grad_output, ptrdiff_t n, anchor at, double factor,
-                                 void *out, int bypass);
+    void (*log_softmax_backward)(const void *x, const void *g, ptrdiff_t n, const moved *m, void *out, int bypass);
     /* tile.h */
     void (*tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
     void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import arguments, shapes, targets, values
+from . import arguments, log_softmax, shapes, targets, values
 from .case import EDGE_CASES, both
 
-__all__ = ["EDGE_CASES", "arguments", "both", "shapes", "targets", "values"]
+__all__ = ["EDGE_CASES", "arguments", "both", "log_softmax", "shapes", "targets", "values"]
