@@ -24,7 +24,7 @@ import numpy as np
 from fuzz_cases import FLOATS, Case
 
 import crossentropy
-from crossentropy import autograd, native
+from crossentropy import autograd, native, reference
 from crossentropy._options import NUMERIC, OPTIONS
 from crossentropy.testing import LIMITS, largest_error, result_dtype
 

@@ -200,7 +200,7 @@ def test_out_must_not_be_the_targets_or_weights():
         autograd.log_softmax_backward(saved, np.ones_like(X), out=X)
     with refuses(ValueError, "out must not share memory with x"):
         autograd.log_softmax_forward(X, out=X)
-    assert autograd.log_softmax_backward(saved, np.ones_like(X), out=log_p) is log_p  # which the backward has no need of
+    assert autograd.log_softmax_backward(saved, np.ones_like(X), out=log_p) is log_p  # which it does not read
 
 
 def test_statistics_of_another_call():

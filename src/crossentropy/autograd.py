@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _device, api
+from . import _check, _device
 from ._backends import registry
 from ._backends.contract import Statistics
 from ._options import LossOptions, passed, takes_options

@@ -51,7 +51,7 @@ class Backend(Protocol):
         """The softmax of each row, into an array like x."""
 
     def log_softmax(self, x: np.ndarray, out: np.ndarray, statistics: np.ndarray | None = None) -> None:
-        """The log-softmax of each row, into an array like x; and what the backward needs of each, where that is wanted."""
+        """The log-softmax of each row, into an array like x; and what its backward needs, where that is wanted."""
 
     def log_softmax_backward(
         self, grad_output: np.ndarray, x: np.ndarray, statistics: np.ndarray, grad: np.ndarray
