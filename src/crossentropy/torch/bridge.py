@@ -133,9 +133,18 @@ def log_softmax(input, dim: int) -> torch.Tensor:
     return out
 
 
-def log_softmax_backward(grad_output, log_p, dim: int) -> torch.Tensor:
-    """The gradient on the argument of `log_softmax`, from that on its result log_p."""
-    out = cache.empty_like(log_p)
-    with _on_torchs_threads(log_p):
-        autograd.log_softmax_backward(autograd.SavedLogSoftmax(array(log_p), dim), array(grad_output), out=array(out))
+def log_softmax_forward(input, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log-softmax, and the statistics that `log_softmax_backward` needs."""
+    out = cache.empty_like(input)
+    with _on_torchs_threads(input):
+        _, saved = autograd.log_softmax_forward(array(input), dim, out=array(out))
+    return out, tensor(autograd.numbers_of(saved)[0])
+
+
+def log_softmax_backward(grad_output, input, statistics, dim: int) -> torch.Tensor:
+    """The gradient on the argument of `log_softmax`, from that on its result."""
+    out = cache.empty_like(input)
+    with _on_torchs_threads(input):
+        saved = autograd.restored_log_softmax(array(statistics), array(input), dim)
+        autograd.log_softmax_backward(saved, array(grad_output), out=array(out))
     return out

@@ -13,7 +13,7 @@ import math
 import torch
 from torch.autograd.graph import increment_version
 
-from . import bridge, ops, private
+from . import bridge, kept_logits, ops, private
 from .bridge import Options, class_axis
 from .derivatives import log_softmax_second_derivative, second_derivative
 
@@ -129,30 +129,46 @@ class _InPlace(torch.autograd.Function):
 
 
 class _LogSoftmax(torch.autograd.Function):
+    """Saves its result, as PyTorch does, so that a change of that is noticed; and keeps the logits, which it does not."""
+
     @staticmethod
     def forward(ctx, input, dim):
-        log_p = bridge.log_softmax(input, dim)
-        ctx.save_for_backward(log_p)
-        ctx.dim = dim
+        log_p, statistics = bridge.log_softmax_forward(input, dim)
+        ctx.dim, ctx.kept = dim, None
+        if input.numel() < kept_logits.COPIED_BELOW and not input.is_cuda:
+            ctx.save_for_backward(log_p, input.detach().clone(), statistics)
+        else:
+            ctx.save_for_backward(log_p)
+            ctx.kept = kept_logits.kept(input.detach(), statistics)
         return log_p
 
     @staticmethod
     def backward(ctx, grad_output):
+        (log_p, *logits), dim = ctx.saved_tensors, ctx.dim
+        # Only the result is a tensor to autograd, and to what traces a backward.
+        if private.needs_operator(grad_output) and (torch.is_grad_enabled() or private.is_traced(log_p)):
+            logits = kept_logits.as_logits(log_p, dim)
+        elif not logits:
+            logits = kept_logits.logits_of(ctx.kept, log_p, dim)
+        if not private.keeps_graph():
+            ctx.kept = None
         if private.needs_operator(grad_output):
-            call = ops.log_softmax_backward
-        else:
-            call = _LogSoftmaxGradient.apply if torch.is_grad_enabled() else bridge.log_softmax_backward
-        return call(grad_output, *ctx.saved_tensors, ctx.dim), None
+            return ops.log_softmax_backward(grad_output, *logits, dim), None
+        if torch.is_grad_enabled():
+            return _LogSoftmaxGradient.apply(grad_output, log_p, *logits, dim), None
+        return bridge.log_softmax_backward(grad_output, *logits, dim), None
 
 
 class _LogSoftmaxGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, grad_output, log_p, dim):
+    def forward(ctx, grad_output, log_p, logits, statistics, dim):
         ctx.save_for_backward(grad_output, log_p)
         ctx.dim = dim
-        return bridge.log_softmax_backward(grad_output, log_p, dim)
+        return bridge.log_softmax_backward(grad_output, logits, statistics, dim)
 
-    backward = staticmethod(log_softmax_second_derivative)
+    @staticmethod
+    def backward(ctx, h):
+        return *log_softmax_second_derivative(h, *ctx.saved_tensors, ctx.dim), None, None, None
 
 
 # ---------------------------------------------------------------------- which way a call goes
@@ -176,7 +192,7 @@ def cross_entropy(input, target, weight, options: Options, inplace: bool) -> tor
 def log_softmax(input, dim: int) -> torch.Tensor:
     """The log-softmax of a checked argument, differentiable in it."""
     if private.is_traced(input):
-        return ops.log_softmax(input, dim)
+        return ops.log_softmax(input, dim)[0]
     if not (input.requires_grad and torch.is_grad_enabled()):
         return bridge.log_softmax(input, dim)
     return _LogSoftmax.apply(input, dim)

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 are_transforms_active = torch._C._are_functorch_transforms_active  # torch.func's
 keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph  # whether this backward's retain_graph is set
+_top_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 _modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
@@ -20,6 +21,11 @@ def _is_plain(x) -> bool:
 def is_forward_mode() -> bool:
     """Whether forward-mode AD is active."""
     return forward_ad._current_level >= 0
+
+
+def has_saved_tensors_hooks() -> bool:
+    """Whether what a forward saves goes through `torch.autograd.graph.saved_tensors_hooks`, as in checkpointing."""
+    return _top_hooks(True) is not None
 
 
 def is_wrapper(x) -> bool:
