@@ -129,7 +129,7 @@ class _InPlace(torch.autograd.Function):
 
 
 class _LogSoftmax(torch.autograd.Function):
-    """Saves its result, as PyTorch does, so that a change of that is noticed; and keeps the logits, which it does not."""
+    """Saves its result, as PyTorch does, so that a change of that is noticed; and keeps the logits besides."""
 
     @staticmethod
     def forward(ctx, input, dim):
@@ -145,15 +145,15 @@ class _LogSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         (log_p, *logits), dim = ctx.saved_tensors, ctx.dim
-        # Only the result is a tensor to autograd, and to what traces a backward.
-        if private.needs_operator(grad_output) and (torch.is_grad_enabled() or private.is_traced(log_p)):
-            logits = kept_logits.as_logits(log_p, dim)
-        elif not logits:
-            logits = kept_logits.logits_of(ctx.kept, log_p, dim)
+        if private.needs_operator(grad_output):
+            # Of what is here, autograd knows the result alone, and what traces a backward only what was saved.
+            if torch.is_grad_enabled() or (private.is_traced(log_p) and not logits):
+                logits = kept_logits.as_logits(log_p, dim)
+            logits = logits or kept_logits.logits_of(ctx.kept, log_p, dim)
+            return ops.log_softmax_backward(grad_output, *logits, dim), None
+        logits = logits or kept_logits.logits_of(ctx.kept, log_p, dim)
         if not private.keeps_graph():
             ctx.kept = None
-        if private.needs_operator(grad_output):
-            return ops.log_softmax_backward(grad_output, *logits, dim), None
         if torch.is_grad_enabled():
             return _LogSoftmaxGradient.apply(grad_output, log_p, *logits, dim), None
         return bridge.log_softmax_backward(grad_output, *logits, dim), None

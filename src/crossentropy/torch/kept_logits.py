@@ -47,7 +47,7 @@ def logits_of(found: Kept | None, log_p: torch.Tensor, dim: int) -> tuple[torch.
 
 
 def as_logits(log_p: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log_p, its statistics): p of the largest is e^max, so rest is e^-max - 1; but at least 1 where two are largest."""
+    """(log_p, its statistics): p of the largest is e^max, so rest is e^-max - 1, but 1 at least where two are."""
     with torch.no_grad():
         real = torch.float32 if log_p.is_cuda and log_p.dtype != torch.float64 else torch.float64
         largest = log_p.amax(dim, keepdim=True)
@@ -67,7 +67,8 @@ def _are_the_same(found: Kept, log_p: torch.Tensor, dim: int) -> bool:
     z, was = (torch.stack([a[place] for place in places]) for a in (z, log_p))
     m, rest, _ = found.statistics[numbers].unsqueeze(-1).unbind(1)
     now, limits = (z.double() - m) - torch.log1p(rest), torch.finfo(was.dtype)
-    near = (now - was).abs() <= 8 * limits.eps * now.abs() + limits.smallest_normal * limits.eps
+    most = was.double().abs().clamp(max=limits.max)
+    near = (now - was).abs() <= (8 * most + limits.smallest_normal) * limits.eps
     return bool((near | (now.to(was.dtype) == was) | was.isnan()).all())
 
 
