@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -56,19 +57,18 @@ def with_leaders(dtype, classes, place, seed=1):
 
 @edge_case("log-softmax gradient: a leader")
 def _(dtype):
-    for classes in (2, 3, 17, 70, 2050):
-        for place in {0, classes // 2, classes - 1}:
-            x = with_leaders(dtype, classes, place)
-            for c in {place, 0, classes - 1}:
-                g = np.zeros(x.shape, dtype)
-                g[:, c] = 1
-                check(x, g)
-            check(x, numbers(*x.shape, dtype, 2))
+    for classes, place in ((2, 0), (2, 1), (3, 1), (17, 16), (70, 3), (2050, 2048)):
+        x = with_leaders(dtype, classes, place)
+        for c in (place, 0):
+            g = np.zeros(x.shape, dtype)
+            g[:, c] = 1
+            check(x, g)
+        check(x, numbers(*x.shape, dtype, 2))
 
 
 @edge_case("log-softmax gradient: what arrives cancels")
 def _(dtype):
-    for classes in (3, 16, 33, 129, 2051):
+    for classes in (3, 16, 33, 129):
         x = with_leaders(dtype, classes, classes // 2)
         g = numbers(*x.shape, dtype, 3)
         g[:, 1::2] = -g[:, : g[:, 1::2].shape[1] * 2 : 2]  # in pairs
@@ -95,15 +95,14 @@ def _(dtype):
 
 @edge_case("log-softmax gradient: uniform rows")
 def _(dtype):
-    for classes in (1, 2, 3, 7, 10, 49, 64, 65, 1000):
-        for at in (0.0, 0.3, -7.0, 300.0):
-            x, g = np.full((3, classes), at).astype(dtype), np.ones((3, classes), dtype)
-            grad = gradient(x, g).astype(np.float64)
-            ulp = float(spacing(1.0, dtype.name))  # of g_c and of p_c sum(g), which are both 1
-            require(np.abs(grad).max() <= ulp, f"{classes} classes: {grad[0, 0]}")
-            if at == 0:  # where every e^z is exact: else they share an error, as all entries do then
-                require(max(abs(math.fsum(row)) for row in grad.tolist()) <= ulp, f"{classes} classes: {grad.sum(1)}")
-            check(x, numbers(3, classes, dtype, 4))
+    for classes, at in itertools.product((1, 2, 3, 10, 49, 65, 1000), (0.0, 0.3, 300.0)):
+        x, g = np.full((2, classes), at).astype(dtype), np.ones((2, classes), dtype)
+        grad = gradient(x, g).astype(np.float64)
+        ulp = float(spacing(1.0, dtype.name))  # of g_c and of p_c sum(g), which are both 1
+        require(np.abs(grad).max() <= ulp, f"{classes} classes: {grad[0, 0]}")
+        if at == 0:  # where every e^z is exact: else they share an error, as all entries do then
+            require(max(abs(math.fsum(row)) for row in grad.tolist()) <= ulp, f"{classes} classes: {grad.sum(1)}")
+        check(x, numbers(2, classes, dtype, 4))
 
 
 @edge_case("log-softmax gradient: two maxima")
