@@ -61,7 +61,7 @@ typedef struct {
  * x no class leads. */
 typedef struct {
     compensated others;
-    double leader;
+    double leader, size;    /* size: the sum of |g| of the others, unless they were added up exactly */
 } arrived;
 
 /* What the backward of a log-softmax makes of a row: g - factor e^x, but at the classes where x = top: there g - at_top,
@@ -81,7 +81,7 @@ typedef struct {
     double (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
     double (*pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
                    double *max);                                                     /* of e^x but class y */
-    void (*arriving)(const void *g, const void *x, ptrdiff_t n, double top, arrived *sums);
+    void (*arriving)(const void *g, const void *x, ptrdiff_t n, double top, int exactly, arrived *sums);
     void (*spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance);
     void (*gradient)(gradient_job *job, ptrdiff_t n);                                /* the next n elements, about */
     /* bypass: write by stores that bypass the caches */

@@ -70,14 +70,15 @@ static double NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrd
     return lane_total_value(total);
 }
 
-/* With the rounding error of every sum: what arrives may be of either sign, and any of its digits may be all that is
- * left of it. */
-SIMD void NAME(arriving_as)(const ELEMENT *g, const ELEMENT *x, ptrdiff_t n, double top, arrived *sums, int leads)
+/* Exactly: with the rounding error of every sum, for what cancels. Else in float64 alone, which float32 seldom needs
+ * more than. */
+SIMD void NAME(arriving_as)(const ELEMENT *g, const ELEMENT *x, ptrdiff_t n, double top, arrived *sums, int leads,
+                            int exactly)
 {
     const vec tops = v_set1((REAL)top), zero = v_set1(0);
     const vec_f64 none = v_set1_f64(0);
     lane_total_f64 total[WIDE];
-    vec leader = zero;
+    vec leader = zero, size = zero;
     for (int u = 0; u < WIDE; ++u) total[u].sum = total[u].error = none;
     for (ptrdiff_t j = 0; j < n; j += LANES) {
         vec a = NAME(at)(g, j, n, 0);
@@ -86,7 +87,18 @@ SIMD void NAME(arriving_as)(const ELEMENT *g, const ELEMENT *x, ptrdiff_t n, dou
             leader = v_add(leader, v_where(is_leader, a, zero));
             a = v_zero_where(is_leader, a);
         }
-        for (int u = 0; u < WIDE; ++u) lane_total_add_f64(&total[u], v_widen(a, u));
+        if (!exactly) size = v_add(size, v_max(a, v_sub(zero, a)));
+        for (int u = 0; u < WIDE; ++u) {
+            if (exactly) lane_total_add_f64(&total[u], v_widen(a, u));
+            else total[u].sum = v_add_f64(total[u].sum, v_widen(a, u));
+        }
+    }
+    if (leads) sums->leader += v_sum(leader);
+    if (!exactly) {
+        for (int u = 1; u < WIDE; ++u) total[0].sum = v_add_f64(total[0].sum, total[u].sum);
+        compensated_add(&sums->others, v_sum_f64(total[0].sum));
+        sums->size += v_sum(size);
+        return;
     }
     double sum[LANES_f64], error[LANES_f64];
     for (int u = 0; u < WIDE; ++u) {
@@ -97,13 +109,14 @@ SIMD void NAME(arriving_as)(const ELEMENT *g, const ELEMENT *x, ptrdiff_t n, dou
             sums->others.error += error[i];
         }
     }
-    sums->leader += v_sum(leader);
 }
 
-static void NAME(arriving)(const void *g, const void *x, ptrdiff_t n, double top, arrived *sums)
+static void NAME(arriving)(const void *g, const void *x, ptrdiff_t n, double top, int exactly, arrived *sums)
 {
-    if (x) NAME(arriving_as)(g, x, n, top, sums, 1);
-    else NAME(arriving_as)(g, NULL, n, top, sums, 0);
+    if (x && exactly) NAME(arriving_as)(g, x, n, top, sums, 1, 1);
+    else if (x) NAME(arriving_as)(g, x, n, top, sums, 1, 0);
+    else if (exactly) NAME(arriving_as)(g, NULL, n, top, sums, 0, 1);
+    else NAME(arriving_as)(g, NULL, n, top, sums, 0, 0);
 }
 
 /* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0
@@ -320,20 +333,22 @@ static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double lo
     if (j < n) NAME(put)(out + j, n - j, v_sub(v_sub(NAME(at)(x, j, n, 0), m), l), 0);
 }
 
-static void NAME(log_softmax_backward)(const void *in, const void *grad_output, ptrdiff_t n, const moved *m, void *to,
-                                       int bypass)
+SIMD void NAME(log_softmax_backward_as)(const ELEMENT *x, const ELEMENT *g, ptrdiff_t n, const moved *m, ELEMENT *out,
+                                        int bypass, int leads)
 {
-    const ELEMENT *x = in, *g = grad_output;
-    ELEMENT *out = to;
     const EXP_FRAME f = frame_at(m->at);
-    const vec times = v_set1((REAL)m->factor), top = v_set1((REAL)m->top);
-    const vec at_top = v_set1((REAL)(m->leads ? -m->at_top : m->at_top));
-    const mask leads = v_equal(v_set1((REAL)m->leads), v_set1(1));
+    const vec times = v_set1((REAL)m->factor), top = v_set1((REAL)m->top), at_top = v_set1((REAL)m->at_top);
     for (ptrdiff_t j = 0, here; j < n; j += here) {
         const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, bypass);
         here = before ? before : n - j < LANES ? n - j : LANES;
         const vec z = NAME(at)(x, j, j + here, -INFINITY), a = NAME(at)(g, j, j + here, 0);
-        const vec of_top = v_sub(v_zero_where(leads, a), at_top);
-        NAME(put)(out + j, here, v_where(v_equal(z, top), of_top, v_fnma(v_exp(z, f), times, a)), bypass);
+        const vec grad = v_fnma(v_exp(z, f), times, a);
+        NAME(put)(out + j, here, v_where(v_equal(z, top), leads ? at_top : v_sub(a, at_top), grad), bypass);
     }
+}
+
+static void NAME(log_softmax_backward)(const void *x, const void *g, ptrdiff_t n, const moved *m, void *out, int bypass)
+{
+    if (m->leads) NAME(log_softmax_backward_as)(x, g, n, m, out, bypass, 1);
+    else NAME(log_softmax_backward_as)(x, g, n, m, out, bypass, 0);
 }

@@ -19,12 +19,27 @@ static void write_beyond(const place *p, const void *x, const void *g, ptrdiff_t
     }
 }
 
+static arrived sum_arriving(place *p, double top, int leads, int exactly)
+{
+    arrived sums = {{0, 0}, 0, 0};
+    for (block b = {0, 0}; next_block(&p->c, &b);)
+        p->k->arriving(read_block(&p->q, b), leads ? read_block(&p->x, b) : NULL, b.n, top, exactly, &sums);
+    return sums;
+}
+
+/* So much of a sum, without or with the class that leads, that its error in float64, 2^-44 of the terms' size over a
+ * BLOCK, might show in float32. NaN and infinite sums do, too. */
+static int cancels(const arrived *sums)
+{
+    const double others = sums->others.sum, all = others + sums->leader, size = sums->size;
+    return !(fabs(others) >= 0x1p-17 * size && fabs(all) >= 0x1p-17 * (size + fabs(sums->leader)));
+}
+
 static void write_row(place *p, const row_statistics *s)
 {
     const int leads = s->rest < 1;
-    arrived sums = {{0, 0}, 0};
-    for (block b = {0, 0}; next_block(&p->c, &b);)
-        p->k->arriving(read_block(&p->q, b), leads ? read_block(&p->x, b) : NULL, b.n, s->max, &sums);
+    arrived sums = sum_arriving(p, s->max, leads, p->is_f64);
+    if (!p->is_f64 && cancels(&sums)) sums = sum_arriving(p, s->max, leads, 1);
     compensated all = sums.others;
     compensated_add(&all, sums.leader);
     const double others = compensated_value(sums.others), share = compensated_value(all) / (1 + s->rest);

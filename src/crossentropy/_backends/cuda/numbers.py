@@ -12,7 +12,7 @@ from .exp import exponential_of
 from .intrinsics import fma, load, word_of, words_of
 from .logits import logits_of
 from .rows import READ, SKIPPED
-from .sums import HEADROOM, sums_of
+from .sums import HEADROOM, LEADS_BELOW, sums_of
 
 
 class RowNumbers(NamedTuple):
@@ -113,14 +113,14 @@ def _factors(kind, result, times):
             return factor, row_factor, at_target
 
     elif result.is_backward:
-        plus = sums_of(kind).plus
+        plus, most = sums_of(kind).plus, real(LEADS_BELOW)
 
         @device
         def factors(a, row, found, numbers, z_y):
             """With row_factor 1 at_target is subtracted at the maximum, with 0 it is what the leader gets."""
             whole, error = plus(found.mass, found.error, found.distance)
             share = (whole + error) / (one + found.rest)
-            if not found.rest < one:
+            if not found.rest < most:
                 return share, one, share
             others = found.mass + found.error
             return share, zero, (times(found.rest, found.distance) - others) / (one + found.rest)

@@ -13,7 +13,7 @@ from .intrinsics import load_vector, shifted
 from .logits import logits_of
 from .records import record_of
 from .rows import READ
-from .sums import RowSum, sums_of
+from .sums import LEADS_BELOW, RowSum, sums_of
 from .vectors import vectors_of
 from .weights import WeightSum
 
@@ -105,7 +105,7 @@ def _of_arriving(kind, shape, result, weights):
     """The device function `Reading.find` of the backward of a log-softmax: what arrives, or has been found to."""
     elements = elements_of(kind)
     real, arrived, put_together = elements.real, weights.arrived, weights.put_together
-    zero, one, nan = real(0), real(1), real(np.nan)
+    zero, most, nan = real(0), real(LEADS_BELOW), real(np.nan)
     of_row = record_of(Statistics, real, elements.real_size)
     of_part = record_of(PartStatistics, real, elements.real_size)
     load_row, row_size, load_part, part_size = of_row.load, of_row.size, of_part.load, of_part.size
@@ -141,7 +141,7 @@ def _of_arriving(kind, shape, result, weights):
     @device
     def find(a, row, target, lane, turn, words, v, u):
         kept = load_row(a.statistics + row.number * row_size)
-        leader = kept.max if kept.rest < one else nan  # whose logit is its own
+        leader = kept.max if kept.rest < most else nan  # whose logit is its own
         found = sums(a, row, target, leader, lane, turn, v, u)
         return Found(kept.max, kept.rest, found.mass_error, found.mass, found.distance)
 

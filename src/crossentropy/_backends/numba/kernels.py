@@ -34,6 +34,7 @@ from .rows import (
     plus,
     read_row,
     sum_arriving,
+    sum_exactly,
     sum_of,
     times,
     write_exp,
@@ -203,11 +204,16 @@ def log_softmax_backward(task, odd, first, last, memory):
         if math.isnan(m):
             fill(t.out, out_row, t.classes, real(np.nan), scratch)
             continue
-        whole, error = sum_arriving(t.q, q_row, t.classes, q_buffer, pad, t.stop)
-        share, y, value = sum_of(whole, error) / (1 + rest), -1, 0.0
+        y, value, own, error = -1, 0.0, 0.0, 0.0
         if rest < 1:
             y = place_of(t.x, x_row, t.classes, real(m), x_buffer, t.stop)
             own = number_at(t.q, q_row + y * t.q.stride, memory)
+        whole, size = sum_arriving(t.q, q_row, t.classes, q_buffer, t.stop)
+        # So much cancels, without or with the class that leads, that the error of a sum in float64 might show.
+        if memory.itemsize == 8 or not min(abs(whole), abs(whole - own)) >= 2.0**-17 * size:
+            whole, error = sum_exactly(t.q, q_row, t.classes, q_buffer, pad, t.stop)
+        share = sum_of(whole, error) / (1 + rest)
+        if rest < 1:
             value = (times(rest, own) - sum_of(*plus(whole, error, -own))) / (1 + rest)
         (shift, magic, lowest), of_e = gradient_frame(m, share, memory)
         top = real(m)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..exponential import FLOAT32, FLOAT64
 from .compiling import inner, merged
-from .exponentials import GROUP, exp_at, exp_group, max_and_sum
+from .exponentials import GROUP, added, exp_at, exp_group, max_and_sum
 from .layout import BLOCK, PIECE, block, block_size, flush, in_place, number_at, place, put, stopped
 from .memory import LINE, address, prefetch, view
 
@@ -78,7 +78,24 @@ def sum_of(total, error):
 
 
 @inner
-def sum_arriving(q, row, classes, buffer, pad, stop):
+def sum_arriving(q, row, classes, buffer, stop):
+    """(sum, sum of their sizes) of a row of gradients, in float64."""
+    total, error, size = 0.0, 0.0, 0.0
+    for at in range(0, classes, CHUNK):
+        if stopped(stop):
+            break
+        n = min(CHUNK, classes - at)
+        g = block(q, row, at, n, buffer)
+        sums = 0.0
+        for i in range(n):
+            sums = added(sums, np.float64(g[i]))
+            size = added(size, abs(np.float64(g[i])))
+        total, error = plus(total, error, sums)
+    return sum_of(total, error), size
+
+
+@inner
+def sum_exactly(q, row, classes, buffer, pad, stop):
     """(sum, error) of a row of gradients, in LANES sums, each with its rounding errors.
 
     They may be of either sign, and any of their digits may be all that is left of the sum.
