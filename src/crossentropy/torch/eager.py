@@ -133,42 +133,39 @@ class _LogSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, input, dim):
-        log_p, statistics = bridge.log_softmax_forward(input, dim)
-        ctx.dim, ctx.kept = dim, None
-        if input.numel() < kept_logits.COPIED_BELOW and not input.is_cuda:
-            ctx.save_for_backward(log_p, input.detach().clone(), statistics)
-        else:
-            ctx.save_for_backward(log_p)
-            ctx.kept = kept_logits.kept(input.detach(), statistics)
+        logits, are_few = input.detach(), kept_logits.are_few(input)
+        logits = logits.clone() if are_few else logits
+        log_p, saved = bridge.log_softmax_forward(logits, dim)
+        ctx.save_for_backward(log_p)
+        ctx.kept, ctx.dim = kept_logits.kept(logits, saved, are_few), dim
         return log_p
 
     @staticmethod
     def backward(ctx, grad_output):
-        (log_p, *logits), dim = ctx.saved_tensors, ctx.dim
-        if private.needs_operator(grad_output):
-            # Of what is here, autograd knows the result alone, and what traces a backward only what was saved.
-            if torch.is_grad_enabled() or (private.is_traced(log_p) and not logits):
-                logits = kept_logits.as_logits(log_p, dim)
-            logits = logits or kept_logits.logits_of(ctx.kept, log_p, dim)
-            return ops.log_softmax_backward(grad_output, *logits, dim), None
-        logits = logits or kept_logits.logits_of(ctx.kept, log_p, dim)
+        (log_p,), kept, dim = ctx.saved_tensors, ctx.kept, ctx.dim
+        if private.needs_operator(grad_output):  # and knows log_p alone: autograd does, and what traces a backward
+            return ops.log_softmax_backward(grad_output, *kept_logits.as_logits(log_p, dim), dim), None
         if not private.keeps_graph():
             ctx.kept = None
+        if kept is not None and kept_logits.are_unchanged(kept, bridge.statistics_of(kept.numbers), log_p, dim):
+            saved = kept.numbers
+        else:
+            saved = bridge.restored_log_softmax(*kept_logits.as_logits(log_p.detach(), dim), dim)
         if torch.is_grad_enabled():
-            return _LogSoftmaxGradient.apply(grad_output, log_p, *logits, dim), None
-        return bridge.log_softmax_backward(grad_output, *logits, dim), None
+            return _LogSoftmaxGradient.apply(grad_output, log_p, saved, dim), None
+        return bridge.log_softmax_backward(grad_output, log_p, saved), None
 
 
 class _LogSoftmaxGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, grad_output, log_p, logits, statistics, dim):
+    def forward(ctx, grad_output, log_p, saved, dim):
         ctx.save_for_backward(grad_output, log_p)
         ctx.dim = dim
-        return bridge.log_softmax_backward(grad_output, logits, statistics, dim)
+        return bridge.log_softmax_backward(grad_output, log_p, saved)
 
     @staticmethod
     def backward(ctx, h):
-        return *log_softmax_second_derivative(h, *ctx.saved_tensors, ctx.dim), None, None, None
+        return *log_softmax_second_derivative(h, *ctx.saved_tensors, ctx.dim), None, None
 
 
 # ---------------------------------------------------------------------- which way a call goes

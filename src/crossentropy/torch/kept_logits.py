@@ -7,7 +7,7 @@ result in that case: the log-softmax of log-probabilities is they themselves, up
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,30 +20,36 @@ MOST_ROWS, SHARE = 4, 32  # that are looked at: so many, and at most one in so m
 
 
 class Kept(NamedTuple):
-    """Logits in their own memory, and what was known of them."""
+    """Logits until the backward: in their own memory, or copied."""
 
     logits: torch.Tensor
     version: int
-    statistics: torch.Tensor
+    numbers: Any  # what the forward made for the backward
+    is_copy: bool
 
 
-def kept(logits: torch.Tensor, statistics: torch.Tensor) -> Kept | None:
+def kept(logits: torch.Tensor, numbers: Any, is_copy: bool = False) -> Kept | None:
     """The logits as they are now; None where a program has taken over what is kept for backwards.
 
     Activation checkpointing does that, and offloading: what they do not see would stay where it is.
     """
-    return None if private.has_saved_tensors_hooks() else Kept(logits, logits._version, statistics)
+    return None if private.has_saved_tensors_hooks() else Kept(logits, logits._version, numbers, is_copy)
 
 
-def logits_of(found: Kept | None, log_p: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(logits, statistics) for the backward of a log-softmax with that result: those that were kept, or the result's.
+def are_few(logits: torch.Tensor) -> bool:
+    """Whether they are to be copied."""
+    return logits.numel() < COPIED_BELOW and not logits.is_cuda
+
+
+def are_unchanged(found: Kept | None, statistics: torch.Tensor, log_p: torch.Tensor, dim: int) -> bool:
+    """Whether logits that were kept are still those whose log-softmax is log_p.
 
     On a device what autograd does not see is not looked for, since that would wait for the device.
     """
     if found is None or found.logits._version != found.version:
-        return as_logits(log_p, dim)
-    unseen = private.is_traced(log_p) or log_p.is_cuda
-    return (found.logits, found.statistics) if unseen or _are_the_same(found, log_p, dim) else as_logits(log_p, dim)
+        return False
+    unseen = found.is_copy or private.is_traced(log_p) or log_p.is_cuda
+    return unseen or _are_the_same(found.logits, statistics, log_p, dim)
 
 
 def as_logits(log_p: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,15 +63,15 @@ def as_logits(log_p: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor
         return log_p, torch.stack([m.reshape(-1), rest.reshape(-1), torch.zeros_like(m).reshape(-1)], 1)
 
 
-def _are_the_same(found: Kept, log_p: torch.Tensor, dim: int) -> bool:
+def _are_the_same(logits: torch.Tensor, statistics: torch.Tensor, log_p: torch.Tensor, dim: int) -> bool:
     """Whether the log-softmax of a few rows, spread over all, is what it was."""
-    z, log_p = (a.detach().movedim(dim, -1) for a in (found.logits, log_p))
-    rows = len(found.statistics)
+    z, log_p = (a.detach().movedim(dim, -1) for a in (logits, log_p))
+    rows = len(statistics)
     count = max(1, min(MOST_ROWS, rows // SHARE))
     numbers = [k * (rows - 1) // max(count - 1, 1) for k in range(count)]
     places = [_index_of(number, z.shape[:-1]) for number in numbers]
     z, was = (torch.stack([a[place] for place in places]) for a in (z, log_p))
-    m, rest, _ = found.statistics[numbers].unsqueeze(-1).unbind(1)
+    m, rest, _ = statistics[numbers].unsqueeze(-1).unbind(1)
     now, limits = (z.double() - m) - torch.log1p(rest), torch.finfo(was.dtype)
     most = was.double().abs().clamp(max=limits.max)
     near = (now - was).abs() <= (8 * most + limits.smallest_normal) * limits.eps

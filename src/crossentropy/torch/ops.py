@@ -61,7 +61,8 @@ def _(grad_loss, input, target, weight, statistics, divisor, *options):
 @custom_op("crossentropy::log_softmax", mutates_args=())
 def log_softmax(input: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-softmax along an axis, statistics)."""
-    return bridge.log_softmax_forward(input, dim)
+    log_p, saved = bridge.log_softmax_forward(input, dim)
+    return log_p, bridge.statistics_of(saved)
 
 
 @log_softmax.register_fake
@@ -75,7 +76,7 @@ def log_softmax_backward(
     grad_output: torch.Tensor, input: torch.Tensor, statistics: torch.Tensor, dim: int
 ) -> torch.Tensor:
     """The gradient on the argument of log_softmax, from that on its result."""
-    return bridge.log_softmax_backward(grad_output, input, statistics, dim)
+    return bridge.log_softmax_backward(grad_output, input, bridge.restored_log_softmax(input, statistics, dim))
 
 
 @log_softmax_backward.register_fake
@@ -117,7 +118,11 @@ def _save_log_softmax(ctx, inputs, output):
 
 def _log_softmax_gradient(ctx, g, _):
     (log_p,) = ctx.saved_tensors
-    logits = kept_logits.logits_of(ctx.kept, log_p, ctx.dim)
+    found = ctx.kept
+    if kept_logits.are_unchanged(found, found and found.numbers, log_p, ctx.dim):
+        logits = found.logits, found.numbers
+    else:
+        logits = kept_logits.as_logits(log_p, ctx.dim)
     return log_softmax_backward(g, *logits, ctx.dim), None
 
 
