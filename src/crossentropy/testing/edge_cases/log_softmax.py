@@ -137,11 +137,11 @@ def _(dtype):
 
 @edge_case("log-softmax gradient: class axis first, and in between")
 def _(dtype):
-    for classes in (2, 5, 64, 100):
+    for classes in (2, 5, 70):
         x = with_leaders(dtype, classes, classes // 2)
-        x, g = np.ascontiguousarray(np.tile(x, (6, 1)).T), numbers(classes, 6 * len(x), dtype, 8)
+        x, g = np.ascontiguousarray(np.tile(x, (4, 1)).T), numbers(classes, 4 * len(x), dtype, 8)
         check(x, g, 0)
-        check(x.reshape(classes, 6, -1).swapaxes(0, 1), g.reshape(classes, 6, -1).swapaxes(0, 1), 1)
+        check(x.reshape(classes, 4, -1).swapaxes(0, 1), g.reshape(classes, 4, -1).swapaxes(0, 1), 1)
 
 
 @edge_case("log-softmax gradient: large logits")
