@@ -274,7 +274,8 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
         t.row_scale_step = 1
     t.loss = <double *>buffers.data(loss, PyBUF_WRITABLE)
     t.sign = <double *>buffers.data(sign, PyBUF_WRITABLE)
-    t.statistics = <row_statistics *>buffers.data(statistics, PyBUF_SIMPLE if t.work == BACKWARD else PyBUF_WRITABLE)
+    cdef int reads = t.work == BACKWARD or t.work == LOG_SOFTMAX_BACKWARD
+    t.statistics = <row_statistics *>buffers.data(statistics, PyBUF_SIMPLE if reads else PyBUF_WRITABLE)
     coalesce(&t)
 
     t.poll = poll

@@ -15,7 +15,6 @@ if SIMULATED:
 
 from numba import cuda  # noqa: E402
 
-from crossentropy import autograd  # noqa: E402
 from crossentropy._backends import cuda as backend  # noqa: E402
 from crossentropy._backends import reference as reference_backend  # noqa: E402
 from crossentropy._backends.cuda import arrays  # noqa: E402
@@ -91,8 +90,14 @@ def softmax(x, out):
     _row_function("softmax", x, out)
 
 
-def log_softmax(x, out):
-    _row_function("log_softmax", x, out)
+def log_softmax(x, out, statistics=None):
+    if statistics is None:
+        _row_function("log_softmax", x, out)
+        return
+    to = _device(out)
+    _, saved = backend.log_softmax_forward(_device(x), out=to)
+    out[...] = to.to_host()
+    statistics[...] = backend.numbers_of(saved)[0].to_host()
 
 
 def logsumexp(x, out, weights=None, sign=None):
@@ -103,9 +108,10 @@ def logsumexp(x, out, weights=None, sign=None):
         out[...], sign[...] = (a.to_host().reshape(-1) for a in found)
 
 
-def log_softmax_backward(grad_output, log_p, grad):
+def log_softmax_backward(grad_output, x, statistics, grad):
     to = _device(grad)
-    saved = autograd.SavedLogSoftmax(_device(log_p), log_p.ndim - 1)
+    real = np.float64 if x.itemsize == 8 else np.float32
+    saved = backend.restored_log_softmax(Array(statistics.astype(real)), _device(x))
     backend.log_softmax_backward(saved, _device(grad_output), out=to)
     grad[...] = to.to_host()
 

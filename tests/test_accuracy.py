@@ -4,6 +4,9 @@ Truth is computed in long double from the exact inputs, by forms in which nothin
 60 digits on small rows.
 """
 
+import functools
+import math
+
 import numpy as np
 import pytest
 
@@ -86,13 +89,19 @@ def cases():
 CASES = {name: (x, t) for name, x, t in cases()}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_within_the_contract(kernels, dtype, name):
-    x, t = CASES[name]
+def as_logits(x, dtype):
+    """The rows in a dtype; made smaller where they would be past float16, which ends at 65504."""
     with np.errstate(over="ignore"):
         logits = x.astype(dtype)
     if np.isinf(logits.astype(np.float64)).sum() != np.isinf(x).sum():
-        logits = (x / np.abs(x).max() * 6e4).astype(dtype)  # float16 ends at 65504
+        logits = (x / np.abs(x).max() * 6e4).astype(dtype)
+    return logits
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_within_the_contract(kernels, dtype, name):
+    x, t = CASES[name]
+    logits = as_logits(x, dtype)
     exact = dict(zip(("log_softmax", "loss", "grad"), truth(logits.astype(np.float64), t), strict=True))
     loss, grad = crossentropy.cross_entropy_and_grad(logits, t, reduction="none")
     got = {"log_softmax": crossentropy.log_softmax(logits), "loss": loss, "grad": grad}
@@ -103,17 +112,88 @@ def test_within_the_contract(kernels, dtype, name):
 
 @pytest.mark.parametrize(("name", "least"), [("float32", -87), ("float64", -700)])
 def test_error_of_exp(kernels, name, least):
-    """The error that exp.h states. With log_p = (0, z) and g = (1, 0) the gradient at z is -e^z, scaled exactly."""
+    """The error that exp.h states. With logits (0, z), as if the others were lost beside the first, and g = (1, 0)
+    the gradient at z is -e^z, scaled exactly."""
     rng = np.random.default_rng(11)
     points = [rng.uniform(low, 0, 2**15) for low in (least, -2, -0.36)]
     points.append((np.arange(1, 125)[:, None] - 0.5) * -np.log(2) + rng.uniform(-1e-3, 1e-3, (124, 264)))  # |r| largest
     log_p = np.concatenate([[0.0], *map(np.ravel, points)]).astype(name)
     grad_output = np.zeros_like(log_p)
     grad_output[0] = 1
-    saved = crossentropy.autograd.SavedLogSoftmax(log_p, 0)
+    saved = crossentropy.autograd.restored_log_softmax(np.zeros((1, 3)), log_p, 0)  # max and rest are 0
     got = -crossentropy.autograd.log_softmax_backward(saved, grad_output)[1:]
     limit = 1.24 if "base" in kernels else 1.0 if "avx512" in kernels and name == "float32" else 0.95
     assert largest_error(got, np.exp(log_p[1:].astype(LONG)), name) <= limit
+
+
+# ---------------------------------------------------------------------- the gradient of log-softmax
+
+LOG_SOFTMAX_GRAD = {"float32": 4, "float64": 8, "float16": 0.51, "bfloat16": 0.51}  # of the larger of the two terms
+
+
+def log_softmax_truth(x, g):
+    """The gradient in long double, and the larger of the two terms of each entry."""
+    x, g = x.astype(LONG), g.astype(LONG)
+    rows, top = np.arange(len(x)), x.argmax(axis=1)
+    with np.errstate(under="ignore"):
+        e = np.exp(x - x[rows, top][:, None])
+        others = e.copy()
+        others[rows, top] = 0
+        rest = np.sort(others, axis=1).sum(axis=1)
+        whole = np.array([exact_sum(row) for row in g])[:, None]
+        without = np.array([exact_sum(np.delete(row, c)) for row, c in zip(g, top, strict=True)])
+        p = e / (1 + rest)[:, None]
+        grad, terms = g - p * whole, np.maximum(np.abs(g), np.abs(p * whole))
+        leads, own = rest < 1, g[rows, top]
+        grad[rows[leads], top[leads]] = ((own * rest - without) / (1 + rest))[leads]
+        terms[rows[leads], top[leads]] = (np.maximum(np.abs(own) * rest, np.abs(without)) / (1 + rest))[leads]
+    return grad, terms
+
+
+def exact_sum(values):
+    """Of numbers that are float64, as a long double."""
+    values = values.astype(np.float64).tolist()
+    high = math.fsum(values)
+    return LONG(high) + LONG(math.fsum([*values, -high]))
+
+
+def arriving(rng, kind, x):
+    """Gradients that arrive at the log-softmax of x."""
+    n, classes = x.shape
+    g = np.zeros(x.shape)
+    if kind == "one-hot at the largest":
+        g[np.arange(n), x.argmax(axis=1)] = -1.0
+    elif kind == "one-hot elsewhere":
+        g[np.arange(n), (x.argmax(axis=1) + 1) % classes] = -1.0
+    elif kind == "ones":
+        g[:] = 1.0
+    else:
+        g = rng.standard_normal(x.shape)
+        if kind == "cancels":
+            g = g.astype(np.float16).astype(np.float64)
+            g[:, classes // 2] -= g.sum(axis=1)  # exact: multiples of 2^-24
+            g[:, 0] += 2.0**-12
+    return g
+
+
+@functools.cache
+def log_softmax_cases(name, dtype):
+    """(kind, logits, what arrives, the gradient, its terms) of a case."""
+    x = CASES[name][0]
+    x = as_logits(x[: 16 if x.shape[1] < 5000 else 1], dtype)
+    found = []
+    for kind in ("one-hot at the largest", "one-hot elsewhere", "ones", "normal", "cancels"):
+        g = arriving(np.random.default_rng(5), kind, x.astype(np.float64)).astype(dtype)
+        found.append((kind, x, g, *log_softmax_truth(x, g)))
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_log_softmax_gradient_within_its_limits(kernels, dtype, name):
+    for kind, x, g, exact, terms in log_softmax_cases(name, dtype):
+        got = crossentropy.autograd.log_softmax_backward(crossentropy.autograd.log_softmax_forward(x)[1], g)
+        error = largest_error(got, exact, dtype.name, terms)
+        assert error <= LOG_SOFTMAX_GRAD[dtype.name], f"{kind}: {error:.2f} ulp"
 
 
 def test_truth_is_true():

@@ -176,8 +176,11 @@ def held(found, x, y, q, dtype):
         within(found[name][1], grad, dtype, "grad", unit_at=unit)
     log_p, p, lse = found["rows"]
     g = q.astype(dtype).astype(np.float64)
-    moved = np.exp(log_p.astype(np.float64)) * g.sum(axis=1, keepdims=True)
-    within(found["log_softmax_backward"][0], g - moved, dtype, "grad", unit_at=np.maximum(g, moved))
+    moved, terms = (
+        [f(*row) for row in zip(g.tolist(), z.tolist(), strict=True)]
+        for f in (reference.log_softmax_backward, reference.log_softmax_terms)
+    )
+    within(found["log_softmax_backward"][0], moved, dtype, "grad", unit_at=np.array(terms))
     within(log_p, [reference.log_softmax(row) for row in z.tolist()], dtype, "log_softmax")
     within(p, [reference.softmax(row) for row in z.tolist()], dtype, "grad")
     within(lse, [reference.logsumexp(row) for row in z.tolist()], dtype, "loss")

@@ -200,8 +200,11 @@ def test_out_must_not_be_the_targets_or_weights():
     with refuses(ValueError, "out must not share memory with x"):
         crossentropy.softmax(integers, out=integers.view(np.float64))
     log_p, saved = autograd.log_softmax_forward(X)
-    with refuses(ValueError, "out must not share memory with the log-softmax"):
-        autograd.log_softmax_backward(saved, np.ones_like(X), out=log_p)
+    with refuses(ValueError, "out must not share memory with x"):
+        autograd.log_softmax_backward(saved, np.ones_like(X), out=X)
+    with refuses(ValueError, "out must not share memory with x"):
+        autograd.log_softmax_forward(X, out=X)
+    assert autograd.log_softmax_backward(saved, np.ones_like(X), out=log_p) is log_p  # which it does not read
 
 
 def test_statistics_of_another_call():
@@ -211,6 +214,8 @@ def test_statistics_of_another_call():
     for bad in (statistics[:2], statistics.astype(np.float32), statistics.ravel()):
         with refuses(ValueError, f"statistics must be float64 of shape (3, 3), got {bad.dtype} {bad.shape}"):
             autograd.restored(bad, divisor, x, t)
+        with refuses(ValueError, f"statistics must be float64 of shape (3, 3), got {bad.dtype} {bad.shape}"):
+            autograd.restored_log_softmax(bad, x)
 
 
 def test_wrong_shape_of_grad_output_for_log_softmax():

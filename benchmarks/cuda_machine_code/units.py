@@ -75,7 +75,7 @@ def results(kind: str) -> list[Result]:
     for extra in ({}, {"spreads": True}, {"spreads": True, "q": kind}):
         found += [Result(loss=True, **extra), Result(loss=True, writes="gradient", **extra)]
         found += [Result(loss=True, saves="row", **extra), Result(reads="statistics", writes="gradient", **extra)]
-    found += [Result(writes="log_softmax"), Result(writes="softmax")]
+    found += [Result(writes="log_softmax"), Result(writes="log_softmax", saves="row"), Result(writes="softmax")]
     return [*found, Result(writes="log_softmax_backward", q=kind)]
 
 

@@ -65,6 +65,21 @@ typedef struct {
 
 static inline int is_above(top_term a, top_term b) { return a.z - b.z > (b.e - a.e) * LN2; }
 
+/* What has arrived at the log-softmax of a row: the sum of g, but of the class that leads (where x = top) alone. Without
+ * x no class leads. */
+typedef struct {
+    compensated others;
+    double leader, size;    /* size: the sum of |g| of the others, unless they were added up exactly */
+} arrived;
+
+/* What the backward of a log-softmax makes of a row: g - factor e^x, but at the classes where x = top: there g - at_top,
+ * or for the one that leads at_top alone. */
+typedef struct {
+    anchor at;
+    double factor, top, at_top;
+    int leads;
+} moved;
+
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
@@ -75,13 +90,12 @@ typedef struct {
     compensated (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
     compensated (*pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
                         double *max);                                                    /* of e^x but class y */
-    double (*total)(const void *x, ptrdiff_t n);                                     /* of x itself */
+    void (*arriving)(const void *g, const void *x, ptrdiff_t n, double top, int exactly, arrived *sums);
     void (*spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance);
     void (*gradient)(gradient_job *job, ptrdiff_t n);                                /* the next n elements, about */
     /* bypass: write by stores that bypass the caches */
     void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, void *out, int bypass);
-    void (*log_softmax_backward)(const void *log_p, const void *grad_output, ptrdiff_t n, anchor at, double factor,
-                                 void *out, int bypass);
+    void (*log_softmax_backward)(const void *x, const void *g, ptrdiff_t n, const moved *m, void *out, int bypass);
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
     int (*weighted_max)(const void *x, const double *weights, ptrdiff_t n, top_term *top);
     void (*weighted_sum)(const void *x, const double *weights, ptrdiff_t n, top_term top, compensated *sum);

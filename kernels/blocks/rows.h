@@ -71,12 +71,53 @@ static compensated NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max,
     return unscaled(lane_total_exact(s.total), EXP_SCALE);
 }
 
-static double NAME(total)(const void *in, ptrdiff_t n)
+/* Exactly: with the rounding error of every sum, for what cancels. Else in float64 alone, which float32 seldom needs
+ * more than. */
+SIMD void NAME(arriving_as)(const ELEMENT *g, const ELEMENT *x, ptrdiff_t n, double top, arrived *sums, int leads,
+                            int exactly)
 {
-    const ELEMENT *x = in;
-    lane_total total = {v_set1_f64(0), v_set1_f64(0)};
-    for (ptrdiff_t j = 0; j < n; j += LANES) lane_total_add(&total, NAME(at)(x, j, n, 0));
-    return lane_total_value(total);
+    const vec tops = v_set1((REAL)top), zero = v_set1(0);
+    const vec_f64 none = v_set1_f64(0);
+    lane_total_f64 total[WIDE];
+    vec leader = zero, size = zero;
+    for (int u = 0; u < WIDE; ++u) total[u].sum = total[u].error = none;
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        vec a = NAME(at)(g, j, n, 0);
+        if (leads) {
+            const mask is_leader = v_equal(NAME(at)(x, j, n, -INFINITY), tops);
+            leader = v_add(leader, v_where(is_leader, a, zero));
+            a = v_zero_where(is_leader, a);
+        }
+        if (!exactly) size = v_add(size, v_max(a, v_sub(zero, a)));
+        for (int u = 0; u < WIDE; ++u) {
+            if (exactly) lane_total_add_f64(&total[u], v_widen(a, u));
+            else total[u].sum = v_add_f64(total[u].sum, v_widen(a, u));
+        }
+    }
+    if (leads) sums->leader += v_sum(leader);
+    if (!exactly) {
+        for (int u = 1; u < WIDE; ++u) total[0].sum = v_add_f64(total[0].sum, total[u].sum);
+        compensated_add(&sums->others, v_sum_f64(total[0].sum));
+        sums->size += v_sum(size);
+        return;
+    }
+    double sum[LANES_f64], error[LANES_f64];
+    for (int u = 0; u < WIDE; ++u) {
+        store_f64(sum, total[u].sum);
+        store_f64(error, total[u].error);
+        for (int i = 0; i < LANES_f64; ++i) {
+            compensated_add(&sums->others, sum[i]);
+            sums->others.error += error[i];
+        }
+    }
+}
+
+static void NAME(arriving)(const void *g, const void *x, ptrdiff_t n, double top, int exactly, arrived *sums)
+{
+    if (x && exactly) NAME(arriving_as)(g, x, n, top, sums, 1, 1);
+    else if (x) NAME(arriving_as)(g, x, n, top, sums, 1, 0);
+    else if (exactly) NAME(arriving_as)(g, NULL, n, top, sums, 0, 1);
+    else NAME(arriving_as)(g, NULL, n, top, sums, 0, 0);
 }
 
 /* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0
@@ -368,18 +409,23 @@ static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double lo
     if (j < n) NAME(put)(out + j, n - j, v_sub(v_sub(NAME(at)(x, j, n, 0), m), l), 0);
 }
 
-/* g - factor e^log_p, where factor carries the sum of g over the row. */
-static void NAME(log_softmax_backward)(const void *in, const void *grad_output, ptrdiff_t n, anchor at, double factor,
-                                       void *to, int bypass)
+SIMD void NAME(log_softmax_backward_as)(const ELEMENT *x, const ELEMENT *g, ptrdiff_t n, const moved *m, ELEMENT *out,
+                                        int bypass, int leads)
 {
-    const ELEMENT *x = in, *g = grad_output;
-    ELEMENT *out = to;
-    const EXP_FRAME f = frame_at(at);
-    const vec times = v_set1((REAL)(factor / EXP_SCALE));
+    const EXP_FRAME f = frame_at(m->at);
+    const vec times = v_set1((REAL)(m->factor / EXP_SCALE)), top = v_set1((REAL)m->top),
+              at_top = v_set1((REAL)m->at_top);
     for (ptrdiff_t j = 0, here; j < n; j += here) {
         const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, bypass);
         here = before ? before : n - j < LANES ? n - j : LANES;
-        const vec e = v_exp(NAME(at)(x, j, j + here, -INFINITY), f);
-        NAME(put)(out + j, here, v_fnma(e, times, NAME(at)(g, j, j + here, 0)), bypass);
+        const vec z = NAME(at)(x, j, j + here, -INFINITY), a = NAME(at)(g, j, j + here, 0);
+        const vec grad = v_fnma(v_exp(z, f), times, a);
+        NAME(put)(out + j, here, v_where(v_equal(z, top), leads ? at_top : v_sub(a, at_top), grad), bypass);
     }
+}
+
+static void NAME(log_softmax_backward)(const void *x, const void *g, ptrdiff_t n, const moved *m, void *out, int bypass)
+{
+    if (m->leads) NAME(log_softmax_backward_as)(x, g, n, m, out, bypass, 1);
+    else NAME(log_softmax_backward_as)(x, g, n, m, out, bypass, 0);
 }

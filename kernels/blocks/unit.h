@@ -18,7 +18,7 @@
      NAME(max),                     \
      NAME(sum),                     \
      NAME(pass),                    \
-     NAME(total),                   \
+     NAME(arriving),                \
      NAME(spread),                  \
      NAME(gradient),                \
      NAME(log_softmax),             \

@@ -180,8 +180,11 @@ static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
         read_rows(w);
         if (t->loss) find_losses(t, &w->n);
         if (!t->out.data) continue;
-        if (t->work == LOG_SOFTMAX) w->k->columns_log_softmax(w->x, t->classes, &w->n.b);
-        else write_gradient(w);
+        if (t->work != LOG_SOFTMAX) write_gradient(w);
+        else {
+            if (t->statistics) keep_statistics(t, &w->n);
+            w->k->columns_log_softmax(w->x, t->classes, &w->n.b);
+        }
         write_tile(&w->to_out, row, w->n.rows, w->x);
     }
 }

@@ -1,6 +1,5 @@
 /* An elementwise transform z -> f(z) of the logits would be written here, once, in the lanes' type: reader_of and
- * tile_reader_of would be told of it (for t->x, but not for the log-probabilities of LOG_SOFTMAX_BACKWARD), and give a
- * reader that is not direct and whose type is lanes_type(), so that copied_block ends with f of its copy, read_element
+ * tile_reader_of would be told of it (for t->x), and give a reader that is not direct and whose type is lanes_type(), so that copied_block ends with f of its copy, read_element
  * with f of its number, and read_tile with f of its tile. The block functions then are those of the reader's type. The
  * gradient's factor f'(z) has its place in results.c. */
 #include "rows/logits.h"

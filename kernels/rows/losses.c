@@ -74,8 +74,13 @@ void find_losses(const task *t, row_batch *n)
             else loss[i] = isnan(b->max[i]) ? NAN : loss_of(t, n, i);
         }
     for (ptrdiff_t i = 0; i < n->rows && t->targets.data; ++i) n->mass[i] = smoothed;
-    for (ptrdiff_t i = 0; i < n->rows && t->statistics; ++i) {
-        const row_statistics s = {b->max[i], b->rest[i], n->mass[i]};
+    if (t->statistics) keep_statistics(t, n);
+}
+
+void keep_statistics(const task *t, const row_batch *n)
+{
+    for (ptrdiff_t i = 0; i < n->rows; ++i) {
+        const row_statistics s = {n->b.max[i], n->b.rest[i], n->mass[i]};
         t->statistics[n->row + i] = s;
     }
 }

@@ -63,6 +63,9 @@ void restore(const task *t, row_batch *n, ptrdiff_t i);
  * mass becomes that of the gradient. */
 void find_losses(const task *t, row_batch *n);
 
+/* The statistics of the rows, into the task's. */
+void keep_statistics(const task *t, const row_batch *n);
+
 /* grad_c = factor p_c - scale t_c, but value at an index target. All 0 for a row that is not read, or NaN; returns
  * whether there is such a row. */
 typedef struct {

@@ -27,7 +27,7 @@ void open_place(place *p, const task *t)
     p->queue.next = p->queue.end = p->jobs;
     p->t = t;
     p->x = reader_of(t, &t->x, t->x.type);
-    /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward in that of log_p, the weights
+    /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward in the logits', the weights
      * of a logsumexp as they are: 1e-50 has no float32. */
     p->q = reader_of(t, &t->q,
                      t->work == LOG_SOFTMAX_BACKWARD ? t->x.type

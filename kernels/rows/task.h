@@ -31,7 +31,7 @@ typedef struct {
     double label_smoothing, z_loss;
 } row_options;
 
-/* What forward keeps of a row for backward. */
+/* What forward keeps of a row for backward, and a log-softmax, whose mass is 0, for its own. */
 typedef struct {
     double max;     /* m, the largest logit; NaN where the loss is */
     double rest;    /* the sum of e^(z - m) over every class but one at the maximum */
@@ -49,7 +49,7 @@ typedef struct {
     ptrdiff_t shape[MAX_DIMS];
     ptrdiff_t rows, classes;
 
-    array x;        /* IN  logits, or log-probabilities for log_softmax_backward */
+    array x;        /* IN  logits */
     array q; /* IN  probability targets, the grad_output of log_softmax_backward, or the weights of a logsumexp */
     array out; /* OUT gradient, softmax or log-softmax */
     int bypass; /* the caches, in storing out: it is large, and not x itself */
@@ -63,7 +63,7 @@ typedef struct {
     int *out_of_memory; /* OUT 1 where a thread found no room for its buffers */
     double *loss; /* OUT (rows,) or NULL */
     double *sign; /* OUT of a weighted logsumexp (rows,) */
-    row_statistics *statistics; /* OUT of forward, IN of backward: (rows,) or NULL */
+    row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
 } task;
 
 /* layout.c: merges the row dimensions that every array lets merge. */

@@ -96,6 +96,7 @@ void write_batch(place *p)
 {
     row_gradients g;
     if (p->t->work != LOG_SOFTMAX) find_gradients(p->t, &p->n, &g);
+    else if (p->t->statistics) keep_statistics(p->t, &p->n);
     for (ptrdiff_t i = 0; i < p->n.rows && !p->c.stopped; ++i) write_row(p, i, &g);
     p->kept.rows = p->kept.halves[p->kept.rows == p->kept.halves[0]];
 }

@@ -6,6 +6,8 @@ size is kept. The logits and targets must not be changed in between.
 
     >>> loss, saved = crossentropy.autograd.forward(logits, targets, label_smoothing=0.1)
     >>> grad = crossentropy.autograd.backward(saved, grad_output=1.0)
+
+So does the pair of log-softmax: a gradient from the log-probabilities would have their rounding in it.
 """
 
 from __future__ import annotations
@@ -16,15 +18,23 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _device, api
+from . import _check, _device
 from ._backends import registry
 from ._backends.contract import Statistics
-from ._options import LossOptions, integer, passed, takes_options
+from ._options import LossOptions, passed, takes_options
 from ._reduction import divisor, gradient_array, reduced, row_count, scaled
 
 FIELDS = len(Statistics._fields)
 
-__all__ = ["backward", "forward", "log_softmax_backward", "log_softmax_forward", "numbers_of", "restored"]
+__all__ = [
+    "backward",
+    "forward",
+    "log_softmax_backward",
+    "log_softmax_forward",
+    "numbers_of",
+    "restored",
+    "restored_log_softmax",
+]
 
 
 class Saved(NamedTuple):
@@ -39,8 +49,10 @@ class Saved(NamedTuple):
 class SavedLogSoftmax(NamedTuple):
     """What `log_softmax_backward` needs of a `log_softmax_forward`; opaque."""
 
-    log_p: np.ndarray
+    backend: ModuleType
+    x: np.ndarray
     axis: int
+    statistics: np.ndarray
 
 
 @takes_options
@@ -111,18 +123,19 @@ def backward(saved: Saved, grad_output: ArrayLike = 1.0, *, out: np.ndarray | No
     return to if out is None else out
 
 
-def numbers_of(saved: Saved) -> tuple[np.ndarray, np.ndarray | None]:
+def numbers_of(saved: Saved | SavedLogSoftmax) -> tuple[np.ndarray, np.ndarray | None]:
     """The arrays that `forward` has made for `backward`, for frameworks that keep arrays: `restored` takes them back.
 
     Parameters
     ----------
-    saved : Saved
-        From `forward`.
+    saved : Saved or SavedLogSoftmax
+        From `forward`; or from `log_softmax_forward`, for `restored_log_softmax`.
 
     Returns
     -------
     statistics : ndarray, shape (N, 3)
-        (max, rest, mass) of each row in float64; on a device real numbers, as the loss is.
+        (max, rest, mass) of each row in float64; on a device real numbers, as the loss is. A log-softmax has a mass
+        of 0, and no divisor.
     divisor : ndarray, shape (), or None
         What the losses' sum was divided by, where that had to be found out.
 
@@ -131,6 +144,8 @@ def numbers_of(saved: Saved) -> tuple[np.ndarray, np.ndarray | None]:
     TypeError
         For what no `forward` has saved.
     """
+    if isinstance(saved, SavedLogSoftmax):
+        return saved.statistics, None
     if not isinstance(saved, Saved):
         return registry.device_backend("saved").numbers_of(saved)
     return saved.statistics, None if saved.divisor is None else np.array(saved.divisor)
@@ -170,48 +185,59 @@ def restored(
     return Saved(registry.current(), call, None if divisor is None else float(divisor), rows)  # type: ignore[arg-type]
 
 
-def log_softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[np.ndarray, SavedLogSoftmax]:
+def log_softmax_forward(
+    x: ArrayLike, axis: int = -1, *, out: np.ndarray | None = None
+) -> tuple[np.ndarray, SavedLogSoftmax]:
     """The log-softmax, and what its backward needs.
 
     Parameters
     ----------
     x : array_like, shape (..., C, ...)
-        Logits, as for `crossentropy.log_softmax`.
+        Logits, as for `crossentropy.log_softmax`. They must not be changed before the backward.
     axis : int, default -1
         The class axis.
+    out : ndarray, optional
+        Where to put the result: of the shape and dtype of ``log_p``, sharing no memory with ``x``.
 
     Returns
     -------
     log_p : ndarray
-        Of x's shape and dtype, in nats.
+        Of x's shape and dtype (float64 for integers), in nats. It may be changed.
     saved : SavedLogSoftmax
-        Holds a reference to ``log_p``, which must not be changed before the backward.
+        Holds a reference to ``x``, or to its numbers as float64 where they are integers, and a few float64 numbers a
+        row.
 
     Raises
     ------
     TypeError, ValueError
         As `crossentropy.log_softmax`.
     """
-    number = integer(axis, "axis")  # several axes, and scalars, are for the function alone
-    log_p = api.log_softmax(x, number)
-    if not log_p.shape:
-        raise ValueError("x must have a class axis, got a scalar")
-    return log_p, SavedLogSoftmax(log_p, number % len(log_p.shape))
+    if _device.holds(x):
+        return registry.device_backend("x").log_softmax_forward(x, axis, out=out)
+    source = _check.array(x, "x")
+    given, axis = _check.logits(source, axis, "x")
+    log_p = _check.result(out, given, {"x": source}, may_be_x=False, name="x")
+    logits, backend = _check.classes_last(given, axis), registry.current()
+    statistics = np.empty((row_count(logits), FIELDS), np.float64)
+    if given.size:
+        backend.log_softmax(logits, _check.classes_last(log_p, axis), statistics)
+    return log_p if out is None else out, SavedLogSoftmax(backend, given, axis, statistics)
 
 
 def log_softmax_backward(
     saved: SavedLogSoftmax, grad_output: ArrayLike, *, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """The gradient on the logits: g_c - p_c sum_k g_k.
+    """The gradient on the logits: g_c - p_c sum_k g_k, with no cancellation where p_c is near 1.
 
     Parameters
     ----------
     saved : SavedLogSoftmax
-        From `log_softmax_forward`.
+        From `log_softmax_forward`. It may be used again.
     grad_output : array_like
         The gradient that arrives at the log-softmax, of its shape; any strides, 0 included.
     out : ndarray, optional
-        Where to put the result: of the shape and dtype of the log-softmax, sharing memory with neither argument.
+        Where to put the result: of the shape and dtype of the log-softmax, sharing memory with neither the logits nor
+        ``grad_output``.
 
     Returns
     -------
@@ -223,12 +249,40 @@ def log_softmax_backward(
     TypeError, ValueError
         For a ``grad_output`` or ``out`` that does not fit.
     """
-    log_p, axis = saved
-    if _device.holds(log_p):
+    if not isinstance(saved, SavedLogSoftmax):
         return registry.device_backend("saved").log_softmax_backward(saved, grad_output, out=out)
-    g = _check.row_gradient(grad_output, log_p)
-    to = _check.result(out, log_p, {"the log-softmax": log_p, "grad_output": g}, may_be_x=False)
-    if log_p.size:
-        last = (_check.classes_last(a, axis) for a in (g, log_p, to))
-        registry.current().log_softmax_backward(*last)
+    backend, x, axis, statistics = saved
+    g = _check.row_gradient(grad_output, x)
+    to = _check.result(out, x, {"x": x, "grad_output": g}, may_be_x=False, name="x")
+    if x.size:
+        g_last, x_last, grad = (_check.classes_last(a, axis) for a in (g, x, to))
+        backend.log_softmax_backward(g_last, x_last, statistics, grad)
     return to if out is None else out
+
+
+def restored_log_softmax(statistics: ArrayLike, x: ArrayLike, axis: int = -1) -> SavedLogSoftmax:
+    """The ``saved`` whose `numbers_of` has this for statistics, from the same logits as in `log_softmax_forward`.
+
+    Parameters
+    ----------
+    statistics
+        From `numbers_of`.
+    x : array_like, shape (..., C, ...)
+        The logits; what is not theirs gives wrong gradients.
+    axis : int, default -1
+        The class axis.
+
+    Returns
+    -------
+    SavedLogSoftmax
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `crossentropy.log_softmax`; and for statistics of another shape or dtype.
+    """
+    if _device.holds(x):
+        return registry.device_backend("x").restored_log_softmax(statistics, x, axis)
+    given, axis = _check.logits(_check.array(x, "x"), axis, "x")
+    rows = _check.statistics(statistics, row_count(_check.classes_last(given, axis)), FIELDS)
+    return SavedLogSoftmax(registry.current(), given, axis, rows)

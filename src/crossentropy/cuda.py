@@ -7,9 +7,11 @@ from ._backends.cuda import (
     forward,
     log_softmax,
     log_softmax_backward,
+    log_softmax_forward,
     logsumexp,
     numbers_of,
     restored,
+    restored_log_softmax,
     softmax,
     unavailable,
 )
@@ -21,9 +23,11 @@ __all__ = [
     "forward",
     "log_softmax",
     "log_softmax_backward",
+    "log_softmax_forward",
     "logsumexp",
     "numbers_of",
     "restored",
+    "restored_log_softmax",
     "softmax",
     "unavailable",
 ]

@@ -175,12 +175,35 @@ def log_softmax(z: Sequence[float]) -> list[float]:
     return [total([*two_diff(value, s.max), -s.log_sum]) for value in z]
 
 
-def log_softmax_backward(grad_output: Sequence[float], log_p: Sequence[float]) -> list[float]:
-    """Gradient on the logits, from that on log p: d log p_k / d z_c = delta_kc - p_c, hence g_c - p_c sum_k g_k."""
-    if any(map(math.isnan, log_p)):
-        return [math.nan] * len(log_p)
-    g_sum = total(grad_output)
-    return [g - math.exp(value) * g_sum for g, value in zip(grad_output, log_p, strict=True)]
+def log_softmax_backward(grad_output: Sequence[float], z: Sequence[float]) -> list[float]:
+    """Gradient on the logits, from that on log p: d log p_k / d z_c = delta_kc - p_c, hence g_c - p_c sum_k g_k.
+
+    For the class y that leads, p_y > 1/2, this would cancel. Without g_y in the sum, and with 1 - p_y = R / (1 + R),
+
+        grad_y = g_y (1 - p_y) - p_y sum_{k != y} g_k = (g_y R - sum_{k != y} g_k) / (1 + R).
+    """
+    s = partial(z)
+    if math.isnan(s.max):
+        return [math.nan] * len(z)
+    share = total(grad_output) / (1.0 + s.rest)
+    grad = [total([g, -times(exp_diff(value, s.max), share)]) for g, value in zip(grad_output, z, strict=True)]
+    if s.rest < 1:
+        top = z.index(s.max)
+        others = total([g for c, g in enumerate(grad_output) if c != top])
+        grad[top] = (times(s.rest, grad_output[top]) - others) / (1.0 + s.rest)
+    return grad
+
+
+def log_softmax_terms(grad_output: Sequence[float], z: Sequence[float]) -> list[float]:
+    """The larger of the two terms of each entry of that gradient: in its ulp an entry is judged."""
+    s = partial(z)
+    g_sum = abs(total(grad_output))
+    terms = [max(abs(g), p * g_sum) for g, p in zip(grad_output, softmax(z), strict=True)]
+    if s.rest < 1:
+        top = z.index(s.max)
+        others = abs(total([g for c, g in enumerate(grad_output) if c != top]))
+        terms[top] = max(abs(grad_output[top]) * s.rest, others) / (1.0 + s.rest)
+    return terms
 
 
 # ---------------------------------------------------------------------- the loss of one row

@@ -12,7 +12,10 @@ import numpy as np
 
 
 class Statistics(NamedTuple):
-    """What a forward keeps of a row for the backward: one row of the float64 array (N, len(Statistics._fields))."""
+    """What a forward keeps of a row for the backward: one row of the float64 array (N, len(Statistics._fields)).
+
+    That of a log-softmax has no target, and a mass of 0.
+    """
 
     max: float  # m, the largest logit
     rest: float  # sum of e^(z - m) over every class but one at the maximum
@@ -60,11 +63,13 @@ class Backend(Protocol):
     def softmax(self, x: np.ndarray, out: np.ndarray) -> None:
         """The softmax of each row, into an array like x."""
 
-    def log_softmax(self, x: np.ndarray, out: np.ndarray) -> None:
-        """The log-softmax of each row, into an array like x."""
+    def log_softmax(self, x: np.ndarray, out: np.ndarray, statistics: np.ndarray | None = None) -> None:
+        """The log-softmax of each row, into an array like x; and what its backward needs, where that is wanted."""
 
-    def log_softmax_backward(self, grad_output: np.ndarray, log_p: np.ndarray, grad: np.ndarray) -> None:
-        """The gradient on the logits from that on the log-softmax; all three alike."""
+    def log_softmax_backward(
+        self, grad_output: np.ndarray, x: np.ndarray, statistics: np.ndarray, grad: np.ndarray
+    ) -> None:
+        """The gradient on the logits x from that on their log-softmax; the three arrays of rows alike."""
 
     def forward(
         self, x: np.ndarray, targets: np.ndarray, options: Any, loss: np.ndarray, statistics: np.ndarray | None

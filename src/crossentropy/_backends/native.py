@@ -156,14 +156,14 @@ def softmax(x: np.ndarray, out: np.ndarray) -> None:
     _run("softmax", x, out=out)
 
 
-def log_softmax(x: np.ndarray, out: np.ndarray) -> None:
-    """The log-softmax of each row."""
-    _run("log_softmax", x, out=out)
+def log_softmax(x: np.ndarray, out: np.ndarray, statistics: np.ndarray | None = None) -> None:
+    """The log-softmax of each row, and what its backward needs of them."""
+    _run("log_softmax", x, out=out, statistics=statistics)
 
 
-def log_softmax_backward(grad_output: np.ndarray, log_p: np.ndarray, grad: np.ndarray) -> None:
+def log_softmax_backward(grad_output: np.ndarray, x: np.ndarray, statistics: np.ndarray, grad: np.ndarray) -> None:
     """The gradient on the logits from that on the log-softmax."""
-    _run("log_softmax_backward", log_p, q=grad_output, out=grad)
+    _run("log_softmax_backward", x, q=grad_output, out=grad, statistics=statistics)
 
 
 def _in_lanes(w, x):

@@ -56,16 +56,16 @@ def softmax(x, out):
         out[index] = reference.softmax(_row(x, index))
 
 
-def log_softmax(x, out):
-    """The log-softmax of each row."""
+def log_softmax(x, out, statistics=None):
+    """The log-softmax of each row. Nothing is saved: the backward starts from x again."""
     for index in _rows(x):
         out[index] = reference.log_softmax(_row(x, index))
 
 
-def log_softmax_backward(grad_output, log_p, grad):
+def log_softmax_backward(grad_output, x, statistics, grad):
     """The gradient on the logits from that on the log-softmax."""
-    for index in _rows(log_p):
-        grad[index] = reference.log_softmax_backward(_row(grad_output, index), _row(log_p, index))
+    for index in _rows(x):
+        grad[index] = reference.log_softmax_backward(_row(grad_output, index), _row(x, index))
 
 
 def _targets(x, targets, options):

@@ -150,9 +150,27 @@ def log_softmax(input, dim: int) -> torch.Tensor:
     return out
 
 
-def log_softmax_backward(grad_output, log_p, dim: int) -> torch.Tensor:
-    """The gradient on the argument of `log_softmax`, from that on its result log_p."""
+def log_softmax_forward(input, dim: int):
+    """The log-softmax, and the package's record for `log_softmax_backward`, which holds the logits' memory."""
+    out = cache.empty_like(input)
+    with _on_torchs_threads(input):
+        _, saved = autograd.log_softmax_forward(array(input), dim, out=array(out))
+    return out, saved
+
+
+def statistics_of(saved) -> torch.Tensor:
+    """The statistics in such a record."""
+    return tensor(autograd.numbers_of(saved)[0])
+
+
+def restored_log_softmax(input, statistics, dim: int):
+    """Such a record, from the logits and their statistics."""
+    return autograd.restored_log_softmax(array(statistics), array(input), dim)
+
+
+def log_softmax_backward(grad_output, log_p, saved) -> torch.Tensor:
+    """The gradient on the argument of `log_softmax`, like its result log_p, from that on the result."""
     out = cache.empty_like(log_p)
     with _on_torchs_threads(log_p):
-        autograd.log_softmax_backward(autograd.SavedLogSoftmax(array(log_p), dim), array(grad_output), out=array(out))
+        autograd.log_softmax_backward(saved, array(grad_output), out=array(out))
     return out

@@ -49,8 +49,13 @@ def second_derivative(h, grad_loss, input, target, weight, divisor, options):
     return on_grad.to(grad_loss.dtype), on_logits.to(input.dtype)
 
 
-def log_softmax_second_derivative(ctx, h):
-    """The gradients of g - p sum(g), from ``h``: on g h - sum(p h), on log p -p h sum(g)."""
-    g, log_p = ctx.saved_tensors
-    p = torch.exp(log_p)
-    return h - (p * h).sum(ctx.dim, keepdim=True), -p * h * g.sum(ctx.dim, keepdim=True), None
+def log_softmax_second_derivative(h, g, z, dim):
+    """The gradients of g - p sum(g), from ``h``: on g h - sum(p h), on the logits z -sum(g) p (h - sum(p h)).
+
+    z may be the log-softmax itself, whose log-softmax it is.
+    """
+    real = loss_dtype(z)
+    p, wide = torch.softmax(z.to(real), dim), h.to(real)
+    moved = wide - (p * wide).sum(dim, keepdim=True)
+    on_logits = -p * moved * g.to(real).sum(dim, keepdim=True)
+    return moved.to(g.dtype), on_logits.to(z.dtype)

@@ -15,7 +15,7 @@ import math
 import torch
 from torch.autograd.graph import increment_version
 
-from . import bridge, cache, kept, ops, private
+from . import bridge, cache, kept, kept_logits, ops, private
 from .bridge import Options, class_axis
 from .derivatives import log_softmax_second_derivative, second_derivative
 
@@ -171,30 +171,43 @@ class _InPlace(torch.autograd.Function):
 
 
 class _LogSoftmax(torch.autograd.Function):
+    """Saves its result, as PyTorch does, so that a change of that is noticed; and keeps the logits besides."""
+
     @staticmethod
     def forward(ctx, input, dim):
-        log_p = bridge.log_softmax(input, dim)
+        logits, are_few = input.detach(), kept_logits.are_few(input)
+        logits = logits.clone() if are_few else logits
+        log_p, saved = bridge.log_softmax_forward(logits, dim)
         ctx.save_for_backward(log_p)
-        ctx.dim = dim
+        ctx.kept, ctx.dim = kept_logits.kept(logits, saved, are_few), dim
         return log_p
 
     @staticmethod
     def backward(ctx, grad_output):
-        if private.needs_operator(grad_output):
-            call = ops.log_softmax_backward
+        (log_p,), kept, dim = ctx.saved_tensors, ctx.kept, ctx.dim
+        if private.needs_operator(grad_output):  # and knows log_p alone: autograd does, and what traces a backward
+            return ops.log_softmax_backward(grad_output, *kept_logits.as_logits(log_p, dim), dim), None
+        if not private.keeps_graph():
+            ctx.kept = None
+        if kept is not None and kept_logits.are_unchanged(kept, bridge.statistics_of(kept.numbers), log_p, dim):
+            saved = kept.numbers
         else:
-            call = _LogSoftmaxGradient.apply if torch.is_grad_enabled() else bridge.log_softmax_backward
-        return call(grad_output, *ctx.saved_tensors, ctx.dim), None
+            saved = bridge.restored_log_softmax(*kept_logits.as_logits(log_p.detach(), dim), dim)
+        if torch.is_grad_enabled():
+            return _LogSoftmaxGradient.apply(grad_output, log_p, saved, dim), None
+        return bridge.log_softmax_backward(grad_output, log_p, saved), None
 
 
 class _LogSoftmaxGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, grad_output, log_p, dim):
+    def forward(ctx, grad_output, log_p, saved, dim):
         ctx.save_for_backward(grad_output, log_p)
         ctx.dim = dim
-        return bridge.log_softmax_backward(grad_output, log_p, dim)
+        return bridge.log_softmax_backward(grad_output, log_p, saved)
 
-    backward = staticmethod(log_softmax_second_derivative)
+    @staticmethod
+    def backward(ctx, h):
+        return *log_softmax_second_derivative(h, *ctx.saved_tensors, ctx.dim), None, None
 
 
 # ---------------------------------------------------------------------- which way a call goes
@@ -229,7 +242,7 @@ def is_at_once(input, options: Options) -> bool:
 def log_softmax(input, dim: int) -> torch.Tensor:
     """The log-softmax of a checked argument, differentiable in it."""
     if private.is_traced(input):
-        return ops.log_softmax(input, dim)
+        return ops.log_softmax(input, dim)[0]
     if not (input.requires_grad and torch.is_grad_enabled()):
         return bridge.log_softmax(input, dim)
     return _LogSoftmax.apply(input, dim)

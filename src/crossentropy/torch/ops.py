@@ -10,7 +10,7 @@ import torch
 from torch.library import custom_op
 
 from ..autograd import FIELDS
-from . import bridge
+from . import bridge, kept_logits
 from .bridge import Options, class_axis, loss_dtype
 from .derivatives import log_softmax_second_derivative, second_derivative
 
@@ -59,25 +59,29 @@ def _(grad_loss, input, target, weight, statistics, divisor, *options):
 
 
 @custom_op("crossentropy::log_softmax", mutates_args=())
-def log_softmax(input: torch.Tensor, dim: int) -> torch.Tensor:
-    """The log-softmax along an axis."""
-    return bridge.log_softmax(input, dim)
+def log_softmax(input: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-softmax along an axis, statistics)."""
+    log_p, saved = bridge.log_softmax_forward(input, dim)
+    return log_p, bridge.statistics_of(saved)
 
 
 @log_softmax.register_fake
 def _(input, dim):
-    return torch.empty_like(input)
+    rows = input.numel() // input.shape[dim]
+    return torch.empty_like(input), input.new_empty((rows, FIELDS), dtype=_statistics_dtype(input))
 
 
 @custom_op("crossentropy::log_softmax_backward", mutates_args=())
-def log_softmax_backward(grad_output: torch.Tensor, log_p: torch.Tensor, dim: int) -> torch.Tensor:
-    """The gradient on the argument of log_softmax, from that on its result log_p."""
-    return bridge.log_softmax_backward(grad_output, log_p, dim)
+def log_softmax_backward(
+    grad_output: torch.Tensor, input: torch.Tensor, statistics: torch.Tensor, dim: int
+) -> torch.Tensor:
+    """The gradient on the argument of log_softmax, from that on its result."""
+    return bridge.log_softmax_backward(grad_output, input, bridge.restored_log_softmax(input, statistics, dim))
 
 
 @log_softmax_backward.register_fake
-def _(grad_output, log_p, dim):
-    return torch.empty_like(log_p)
+def _(grad_output, input, statistics, dim):
+    return torch.empty_like(input)
 
 
 # ---------------------------------------------------------------------- their derivatives
@@ -106,20 +110,32 @@ def _gradient_backward(ctx, h):
 
 
 def _save_log_softmax(ctx, inputs, output):
-    ctx.save_for_backward(output)
-    ctx.dim = inputs[1]
+    (input, ctx.dim), (log_p, statistics) = inputs, output
+    ctx.mark_non_differentiable(statistics)
+    ctx.save_for_backward(log_p)
+    ctx.kept = kept_logits.kept(input, statistics)
 
 
-def _log_softmax_gradient(ctx, g):
-    return log_softmax_backward(g, *ctx.saved_tensors, ctx.dim), None
+def _log_softmax_gradient(ctx, g, _):
+    (log_p,) = ctx.saved_tensors
+    found = ctx.kept
+    if kept_logits.are_unchanged(found, found and found.numbers, log_p, ctx.dim):
+        logits = found.logits, found.numbers
+    else:
+        logits = kept_logits.as_logits(log_p, ctx.dim)
+    return log_softmax_backward(g, *logits, ctx.dim), None
 
 
 def _save_log_softmax_backward(ctx, inputs, output):
-    grad_output, log_p, ctx.dim = inputs
-    ctx.save_for_backward(grad_output, log_p)
+    grad_output, input, _, ctx.dim = inputs
+    ctx.save_for_backward(grad_output, input)
+
+
+def _log_softmax_gradient_backward(ctx, h):
+    return *log_softmax_second_derivative(h, *ctx.saved_tensors, ctx.dim), None, None
 
 
 cross_entropy.register_autograd(_call_backward, setup_context=_save_call)
 cross_entropy_backward.register_autograd(_gradient_backward, setup_context=_save_gradient)
 log_softmax.register_autograd(_log_softmax_gradient, setup_context=_save_log_softmax)
-log_softmax_backward.register_autograd(log_softmax_second_derivative, setup_context=_save_log_softmax_backward)
+log_softmax_backward.register_autograd(_log_softmax_gradient_backward, setup_context=_save_log_softmax_backward)

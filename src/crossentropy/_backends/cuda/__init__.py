@@ -13,10 +13,11 @@ import math
 
 from numba import cuda
 
-from ... import _check
-from ..contract import LogAndSign
+from ... import _arrays, _check
+from ..._options import integer
+from ..contract import LogAndSign, Statistics
 from . import arrays, calls, driver, launch, losses
-from .calls import DIVISOR, STATISTICS, Saved, X
+from .calls import DIVISOR, STATISTICS, Saved, SavedLogSoftmax, X
 from .kernels import Result
 from .plans import plan_for
 
@@ -38,7 +39,9 @@ def _there(function):
     def call(first, *others, **options):
         if driver.devices() == 1:
             return function(first, *others, **options)
-        value = first.given[X].value if isinstance(first, Saved) else getattr(first, "log_p", first)
+        value = first
+        if isinstance(first, (Saved, SavedLogSoftmax)):
+            value = first.given[X].value
         with cuda.gpus[arrays.device_of(value)]:
             return function(first, *others, **options)
 
@@ -52,6 +55,29 @@ def _there(function):
 def log_softmax(x, axis=-1, *, out=None):
     """As `crossentropy.log_softmax`, on the device."""
     return _like_x("log_softmax", x, axis, out)
+
+
+@_there
+def log_softmax_forward(x, axis=-1, *, out=None):
+    """As `crossentropy.autograd.log_softmax_forward`, on the device."""
+    source, axis = arrays.describe(x, "x"), integer(axis, "axis")
+    given = [source, None if out is None else arrays.beside(source, out, "out")]
+    plan = plan_for("log_softmax_forward", given, (axis,), _plan_log_softmax_forward)
+    if out is not None:
+        _check.require_apart(given[1], {"x": source}, None)
+    found = plan.run(given, arrays.stream_of(x))
+    saved = SavedLogSoftmax([source, found[plan.statistics]], plan.axis)
+    return found[plan.grad].value if out is None else out, saved
+
+
+def _plan_log_softmax_forward(plan, name, given, scalars):
+    axis = calls.logits_axis(given[0], scalars[0], "x")
+    to = calls.result(plan, given[1], 1, given[0])
+    shape = math.prod(_arrays.without(given[0].layout.shape, axis)), len(Statistics._fields)
+    statistics = plan.make(shape, launch.real_of(given[0].layout))
+    result = Result(writes="log_softmax", saves="row")
+    launch.rows(plan, plan.operands[0], axis, result, out=to, statistics=statistics)
+    plan.grad, plan.statistics, plan.axis = to.number, statistics.number, axis
 
 
 @_there
@@ -116,23 +142,23 @@ def _plan_logsumexp(plan, name, given, scalars):
 @_there
 def log_softmax_backward(saved, grad_output, *, out=None):
     """As `crossentropy.autograd.log_softmax_backward`, on the device."""
-    log_p = arrays.describe(saved.log_p, "the log-softmax")
-    g = arrays.beside(log_p, grad_output, "grad_output")
-    given = [log_p, g, None if out is None else arrays.beside(log_p, out, "out")]
+    x, statistics = saved.given
+    g = arrays.beside(x, grad_output, "grad_output")
+    given = [x, statistics, g, None if out is None else arrays.beside(x, out, "out")]
     plan = plan_for("log_softmax_backward", given, (saved.axis,), _plan_log_softmax_backward)
     if out is not None:
-        _check.require_apart(given[2], {"the log-softmax": log_p, "grad_output": g}, None)
-    found = plan.run(given, arrays.stream_of(saved.log_p))
+        _check.require_apart(given[3], {"x": x, "grad_output": g}, None)
+    found = plan.run(given, arrays.stream_of(x.value))
     return found[plan.grad].value if out is None else out
 
 
 def _plan_log_softmax_backward(plan, name, given, scalars):
-    log_p, g, _ = given
-    _check.require_like(g.layout, log_p.layout)
-    arrays.require_aligned(g, "grad_output")
-    to = calls.result(plan, given[2], 2, log_p)
-    x, q, _ = plan.operands
-    launch.rows(plan, x, scalars[0], Result(writes=name, q=g.layout.dtype), q=q, out=to)
+    x_there, _, g_there, _ = given
+    _check.require_like(g_there.layout, x_there.layout)
+    arrays.require_aligned(g_there, "grad_output")
+    to = calls.result(plan, given[3], 3, x_there)
+    x, statistics, q, _ = plan.operands
+    launch.rows(plan, x, scalars[0], Result(writes=name, q=g_there.layout.dtype), q=q, out=to, statistics=statistics)
     plan.grad = to.number
 
 
@@ -177,6 +203,8 @@ def backward(saved, grad_output=1.0, *, out=None):
 
 def numbers_of(saved):
     """As `crossentropy.autograd.numbers_of`, on the device."""
+    if isinstance(saved, SavedLogSoftmax):
+        return saved.given[1].value, None
     divisor = saved.given[DIVISOR]
     return saved.given[STATISTICS].value, None if divisor is None else divisor.value
 
@@ -187,3 +215,11 @@ def restored(statistics, divisor, logits, targets, **options):
     given, options, values = calls.given("restored", logits, targets, options)
     calls.with_statistics(given, options, statistics, divisor)
     return Saved(given, options, values)
+
+
+@_there
+def restored_log_softmax(statistics, x, axis=-1):
+    """As `crossentropy.autograd.restored_log_softmax`, on the device."""
+    there = arrays.describe(x, "x")
+    axis = calls.logits_axis(there, integer(axis, "axis"), "x")
+    return SavedLogSoftmax([there, calls.statistics_beside(there, axis, statistics)], axis)

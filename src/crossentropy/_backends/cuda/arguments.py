@@ -36,7 +36,7 @@ def _array_of_rows(name: str, what: str) -> tuple[Argument, ...]:
 
 
 TABLE = (
-    *_array_of_rows("x", "the logits (or the log-softmax, in its backward)"),
+    *_array_of_rows("x", "the logits"),
     *_array_of_rows("out", "what is written"),
     *_array_of_rows("q", "probability targets, or the gradient that arrives at a log-softmax"),
     Argument("inner", INTEGER, "rows in the inner dimension of rows"),

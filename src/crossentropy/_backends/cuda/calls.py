@@ -42,6 +42,13 @@ class Saved(NamedTuple):
     values: Values
 
 
+class SavedLogSoftmax(NamedTuple):
+    """What `log_softmax_backward` needs of a `log_softmax_forward`; opaque."""
+
+    given: list[Array]  # the logits, at X, and their statistics
+    axis: int
+
+
 def given(function: str, logits, targets, options) -> tuple[list[Array | None], Fixed, Values]:
     """The arrays of a loss, and its other options, checked as far as they need no array."""
     options = passed(function, options)
@@ -75,11 +82,15 @@ def with_gradient(given, values: Values, grad_output, out) -> Values:
 
 def with_statistics(given, fixed: Fixed, statistics, divisor) -> None:
     """Put what a forward has kept in its places."""
-    x = given[X].layout
-    rows = math.prod(_arrays.without(x.shape, logits_axis(given[X], fixed.axis, "logits")))
-    given[STATISTICS] = _plain_numbers(given[X], statistics, "statistics", (rows, len(Statistics._fields)))
+    given[STATISTICS] = statistics_beside(given[X], logits_axis(given[X], fixed.axis, "logits"), statistics)
     if divisor is not None:
         given[DIVISOR] = _plain_numbers(given[X], divisor, "divisor", ())
+
+
+def statistics_beside(x: Array, axis: int, statistics) -> Array:
+    """The statistics of the rows of x, as a forward has kept them."""
+    rows = math.prod(_arrays.without(x.layout.shape, axis))
+    return _plain_numbers(x, statistics, "statistics", (rows, len(Statistics._fields)))
 
 
 def _plain_numbers(x, value, name, shape):

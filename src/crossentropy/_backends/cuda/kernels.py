@@ -31,7 +31,9 @@ from .writing import writing_of
 class Result(NamedTuple):
     """What is computed of a row, or of a part of it."""
 
-    reads: str = "row"  # where its maximum and sum are from: 'row', 'parts', or its 'statistics'
+    # Where its maximum and sum are from: 'row', 'parts', or its 'statistics'. In the backward of a log-softmax they are
+    # always from there, and this says the same of the sum of what arrives.
+    reads: str = "row"
     saves: str = ""  # 'row': its Statistics; 'part': its PartStatistics, to be put together
     loss: bool = False
     writes: str = ""  # 'gradient', 'softmax', 'log_softmax', 'log_softmax_backward'
@@ -72,7 +74,7 @@ def kernel(kind, shape, result):
     # A block's threads have met in a reduction since they read the target's logit. A warp's have not, nor have any
     # where the statistics come from memory.
     waits = writes == "gradient" and (result.reads == "statistics" or threads <= WARP)
-    turns_of_row = 0 if result.weighs else 1  # two reductions a row leave the turn as it was
+    turns_of_row = 0 if result.weighs and not result.is_backward else 1  # two reductions a row leave it as it was
 
     def body(a):
         words = cuda.local.array(words_held, np.uint32)
@@ -121,10 +123,19 @@ def kernel(kind, shape, result):
 
 def _saving(kind, result):
     """The device function (a, row, index, found): keep what was found, of the row or of the part of that index."""
-    real, real_size = elements_of(kind).real, elements_of(kind).real_size
+    real, real_size, is_part = elements_of(kind).real, elements_of(kind).real_size, result.is_part
     of_row, of_part = record_of(Statistics, real, real_size), record_of(PartStatistics, real, real_size)
     store_row, store_part, row_size, part_size = of_row.store, of_part.store, of_row.size, of_part.size
-    if result.saves == "row":
+    if result.is_backward and result.saves:
+
+        @device
+        def save(a, row, index, found):
+            """What has arrived; that of a row takes the place of its first part's, which has been read."""
+            place = index if is_part else row.number * a.parts
+            kept = PartStatistics(max=found.max, rest=found.error, mass=found.mass, distance=found.distance)
+            store_part(a.partial + place * part_size, kept)
+
+    elif result.saves == "row":
 
         @device
         def save(a, row, index, found):

@@ -3,7 +3,7 @@
 A transform z -> f(z), such as a softcap c tanh(z / c), would be applied at the end of `read` and `read_one`, and
 `gradient` would multiply by f'(z), which it can tell from f(z). Its numbers would be rows of arguments.TABLE, which all
 three functions are given as ``a``. A vector's classes past the end of a row are -inf (`Elements.absent`) and must stay
-so. In log_softmax's backward what is read here is the log-softmax, which no transform may touch.
+so.
 """
 
 import functools

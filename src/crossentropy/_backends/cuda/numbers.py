@@ -12,7 +12,7 @@ from .exp import exponential_of
 from .intrinsics import fma, load, word_of, words_of
 from .logits import logits_of
 from .rows import READ, SKIPPED
-from .sums import HEADROOM, sums_of
+from .sums import HEADROOM, LEADS_BELOW, sums_of
 
 
 class RowNumbers(NamedTuple):
@@ -35,7 +35,7 @@ class Frame(NamedTuple):
     lowest: float
     of_e: float
     row_factor: float  # of the gradient
-    at_target: float  # the gradient on the target's logit
+    at_target: float  # the gradient on the target's logit; of a log-softmax's backward, see `_factors`
 
 
 class Numbers(NamedTuple):
@@ -93,12 +93,7 @@ def numbers_of(kind: str, result, times) -> Numbers:
 
 def _factors(kind, result, times):
     """The device function (a, row, found, numbers, z_y): (factor of e^(z - max), row_factor, at_target)."""
-    elements, exp, gradient, target_gradient = (
-        elements_of(kind),
-        exponential_of(kind).exp,
-        logits_of(kind).gradient,
-        _target_gradient(kind),
-    )
+    elements, gradient, target_gradient = elements_of(kind), logits_of(kind).gradient, _target_gradient(kind)
     real = elements.real
     zero, one, two = real(0), real(1), real(2)
     if result.writes == "gradient":
@@ -118,10 +113,17 @@ def _factors(kind, result, times):
             return factor, row_factor, at_target
 
     elif result.is_backward:
+        plus, most = sums_of(kind).plus, real(LEADS_BELOW)
 
         @device
         def factors(a, row, found, numbers, z_y):
-            return found.mass * exp(found.max), one, zero
+            """With row_factor 1 at_target is subtracted at the maximum, with 0 it is what the leader gets."""
+            whole, error = plus(found.mass, found.error, found.distance)
+            share = (whole + error) / (one + found.rest)
+            if not found.rest < most:
+                return share, one, share
+            others = found.mass + found.error
+            return share, zero, (times(found.rest, found.distance) - others) / (one + found.rest)
 
     else:
 

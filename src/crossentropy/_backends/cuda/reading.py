@@ -13,7 +13,7 @@ from .intrinsics import load_vector, shifted
 from .logits import logits_of
 from .records import record_of
 from .rows import READ
-from .sums import RowSum, sums_of
+from .sums import LEADS_BELOW, RowSum, sums_of
 from .vectors import vectors_of
 from .weights import WeightSum
 
@@ -26,12 +26,17 @@ class Found(NamedTuple):
     max: float
     rest: float  # the sum of e^(z - max) over all classes but one at the maximum; of a part 2^HEADROOM larger
     error: float  # what rest has lost to rounding; 0 where rest comes from memory, or is a part's
-    mass: float  # the sum of the target's weights, or of what arrives at a log-softmax; 0 where it is not needed
+    mass: float  # the sum of the target's weights; 0 where it is not needed
     distance: float  # the sum of weight times (max - z)
+    # In the backward of a log-softmax mass is the sum of what arrives but for the class that leads, error what that has
+    # lost to rounding, and distance what arrives at the class that leads.
 
 
 class PartStatistics(NamedTuple):
-    """What is kept of a part of a row until the parts are put together: fields of `Found`."""
+    """What is kept of a part of a row until the parts are put together: fields of `Found`.
+
+    Of the backward of a log-softmax, whose rest is known, rest is the error.
+    """
 
     max: float
     rest: float
@@ -62,7 +67,10 @@ def reading_of(kind: str, shape, result, weights) -> Reading:
         for k in range(kept):
             take_whole(words, 4 * k, row.x, lane * width + k * apart, row.to_read)
 
-    if result.reads == "row":
+    if result.is_backward:
+        find = _of_arriving(kind, shape, result, weights)
+
+    elif result.reads == "row":
         row_sum = _row_sum(kind, shape)
 
         @device
@@ -91,6 +99,53 @@ def reading_of(kind: str, shape, result, weights) -> Reading:
         find = _of_parts(kind, shape, weights)
 
     return Reading(4 * max(kept, shape.flight), group * width, hold, find)
+
+
+def _of_arriving(kind, shape, result, weights):
+    """The device function `Reading.find` of the backward of a log-softmax: what arrives, or has been found to."""
+    elements = elements_of(kind)
+    real, arrived, put_together = elements.real, weights.arrived, weights.put_together
+    zero, most, nan = real(0), real(LEADS_BELOW), real(np.nan)
+    of_row = record_of(Statistics, real, elements.real_size)
+    of_part = record_of(PartStatistics, real, elements.real_size)
+    load_row, row_size, load_part, part_size = of_row.load, of_row.size, of_part.load, of_part.size
+    threads, reads = shape.threads, result.reads
+
+    if reads == "row":
+
+        @device
+        def sums(a, row, target, leader, lane, turn, v, u):
+            return arrived(a, row, target, leader, lane, turn, v, u)
+
+    elif reads == "statistics":
+
+        @device
+        def sums(a, row, target, leader, lane, turn, v, u):
+            part = load_part(a.partial + row.number * a.parts * part_size)
+            return WeightSum(part.mass, part.rest, part.distance, zero)
+
+    else:
+        plus, nothing = sums_of(kind).plus, weights.nothing
+
+        @device
+        def sums(a, row, target, leader, lane, turn, v, u):
+            found = nothing
+            i = lane
+            while i < a.parts:
+                part = load_part(a.partial + (row.number * a.parts + i) * part_size)
+                mass, error = plus(found.mass, found.mass_error + part.rest, part.mass)
+                found = WeightSum(mass, error, found.distance + part.distance, zero)
+                i += threads
+            return put_together(found, turn)
+
+    @device
+    def find(a, row, target, lane, turn, words, v, u):
+        kept = load_row(a.statistics + row.number * row_size)
+        leader = kept.max if kept.rest < most else nan  # whose logit is its own
+        found = sums(a, row, target, leader, lane, turn, v, u)
+        return Found(kept.max, kept.rest, found.mass_error, found.mass, found.distance)
+
+    return find
 
 
 def _group(shape, width):

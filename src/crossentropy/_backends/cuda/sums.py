@@ -17,6 +17,7 @@ from .exp import exponential_of
 from .intrinsics import fma, larger, smaller
 
 HEADROOM = 60
+LEADS_BELOW = 1 - 2.0**-20  # a row's rest, where one class leads: that of two classes at the maximum is 1 when rounded
 
 
 class RowSum(NamedTuple):

@@ -51,6 +51,9 @@ class Weights(NamedTuple):
     total: Callable  # (found, turn): (mass, distance) of every lane's WeightSum together
     times: Callable  # (weight, value): their product, where 0 times inf is 0
     nothing: WeightSum  # of no class
+    # Of the backward of a log-softmax, whose mass leaves out the class with the logit ``leader``, which distance is:
+    arrived: Callable  # (a, row, target, leader, lane, turn, v, u): the WeightSum of the whole row
+    put_together: Callable | None  # (found, turn): that of every lane's WeightSum together
 
 
 def weights_of(kind: str, shape, result) -> Weights:
@@ -100,12 +103,18 @@ def weights_of(kind: str, shape, result) -> Weights:
 
     @device
     def added(v, u, first, classes, target, m, found):
-        """A WeightSum with the classes of a vector, whose logits are v, as well. Overwrites u."""
+        """A WeightSum with the classes of a vector, whose logits are v, as well. Overwrites u.
+
+        In a backward m is the logit of the class that leads, NaN where none does; v need only be read for that.
+        """
         mass, mass_error, distance, distance_error = found
         weights_of(u, first, classes, target)
         for j in range(width):
             if first + j < classes:
-                mass, mass_error = plus(mass, mass_error, u[j])
+                if backward and m == m and v[j] == m:
+                    distance = u[j]
+                else:
+                    mass, mass_error = plus(mass, mass_error, u[j])
                 if not backward:
                     distance, distance_error = plus(distance, distance_error, times(u[j], m - v[j]))
         return WeightSum(mass, mass_error, distance, distance_error)
@@ -118,7 +127,7 @@ def weights_of(kind: str, shape, result) -> Weights:
         first = np.int64(lane) * width
         vector = cuda.local.array(4, np.uint32)
         while first < row.to_read:
-            if not backward:
+            if not backward or m == m:
                 # What registers hold is read again, too, from memory (a cache of it): a loop over registers must be
                 # unrolled, and the compiler gives up on one so long.
                 if kept:
@@ -149,12 +158,20 @@ def weights_of(kind: str, shape, result) -> Weights:
         over_lanes = one_by_one(elements, shape, of_lane, both, nothing)
 
         @device
+        def arrived(a, row, target, m, lane, turn, v, u):
+            return over_lanes((a, row, target, m, v, u))
+
+        @device
         def summed(a, row, target, m, lane, turn, v, u):
             return rounded(over_lanes((a, row, target, m, v, u)))
 
-        total = None
+        total = reduce = None
     else:
         reduce = together(elements, shape, both, nothing)
+
+        @device
+        def arrived(a, row, target, m, lane, turn, v, u):
+            return reduce(of_lane(lane, (a, row, target, m, v, u)), turn)
 
         @device
         def total(found, turn):
@@ -164,4 +181,4 @@ def weights_of(kind: str, shape, result) -> Weights:
         def summed(a, row, target, m, lane, turn, v, u):
             return total(of_lane(lane, (a, row, target, m, v, u)), turn)
 
-    return Weights(smoothing_of, target_of, weights_of, summed, total, times, nothing)
+    return Weights(smoothing_of, target_of, weights_of, summed, total, times, nothing, arrived, reduce)

@@ -78,6 +78,7 @@ def _finish(kind, result, weights_of):
 
     v are those of the classes from ``first`` on. Overwrites u. The target's own gradient is `Frame.at_target`.
     """
+    zero = elements_of(kind).real(0)
     width, exp_near, gradient = elements_of(kind).width, exponential_of(kind).exp_near, logits_of(kind).gradient
     spreads = result.spreads
     if result.writes == "log_softmax":
@@ -93,7 +94,9 @@ def _finish(kind, result, weights_of):
         def finish(a, v, u, first, classes, target, frame):
             weights_of(u, first, classes, target)
             for j in range(width):
-                v[j] = fma(-exp_near(v[j] - frame.offset, frame.magic, frame.lowest), frame.of_e, u[j])
+                z, e = v[j], exp_near(v[j] - frame.offset, frame.magic, frame.lowest)
+                at_max = frame.at_target if frame.row_factor == zero else u[j] - frame.at_target
+                v[j] = at_max if z == frame.max else fma(-e, frame.of_e, u[j])
 
     elif result.writes == "softmax":
 

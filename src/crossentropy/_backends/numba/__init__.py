@@ -92,14 +92,14 @@ def softmax(x, out):
     _run(kernels.softmax, x, out=out)
 
 
-def log_softmax(x, out):
-    """The log-softmax of each row."""
-    _run(kernels.log_softmax, x, out=out)
+def log_softmax(x, out, statistics=None):
+    """The log-softmax of each row, and its statistics for the backward where these are wanted."""
+    _run(kernels.log_softmax, x, out=out, statistics=statistics)
 
 
-def log_softmax_backward(grad_output, log_p, grad):
+def log_softmax_backward(grad_output, x, statistics, grad):
     """The gradient on the logits from that on the log-softmax."""
-    _run(kernels.log_softmax_backward, log_p, q=grad_output, out=grad)
+    _run(kernels.log_softmax_backward, x, q=grad_output, out=grad, statistics=statistics)
 
 
 def _run_loss(kernel, x, targets, options, **rest):

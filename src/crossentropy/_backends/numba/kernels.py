@@ -9,7 +9,7 @@ from numba import njit
 from .. import contract, exponential
 from . import compiling, exponentials, layout, losses, memory, rows, tasks, weighted
 from .compiling import OPTIONS, merged
-from .exponentials import added, exp_at
+from .exponentials import exp_at
 from .layout import BLOCK, block, fill, number_at, put, row_of, stopped
 from .losses import (
     MASS,
@@ -27,7 +27,20 @@ from .losses import (
     write_gradient,
 )
 from .memory import fence, load, view
-from .rows import CHUNK, PAD, gradient_frame, parts, plus, read_row, sum_of, undefined_max, write_exp, write_log_softmax
+from .rows import (
+    gradient_frame,
+    parts,
+    place_of,
+    plus,
+    read_row,
+    sum_arriving,
+    sum_exactly,
+    sum_of,
+    times,
+    undefined_max,
+    write_exp,
+    write_log_softmax,
+)
 from .tasks import task_at
 from .weighted import weighted_sum
 
@@ -173,7 +186,7 @@ def softmax(task, odd, first, last, memory):
 
 @kernel
 def log_softmax(task, odd, first, last, memory):
-    """Into out the log-softmax."""
+    """Into out the log-softmax; into statistics where these are wanted."""
     t = task_at(task, odd)
     x_buffer, _, scratch, pad = parts(memory)
     for n in range(first, last):
@@ -182,42 +195,52 @@ def log_softmax(task, odd, first, last, memory):
         x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
         m, rest, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
         log_sum = math.log1p(rest)
+        if t.statistics:
+            kept = statistics_of(t, n)
+            kept[MAX], kept[REST], kept[MASS] = m, rest, 0.0
         write_log_softmax(t.x, x_row, t.out, out_row, t.classes, m, log_sum, t.bypasses, t.stop, x_buffer, scratch)
     fence()
 
 
 @kernel
 def log_softmax_backward(task, odd, first, last, memory):
-    """Into out g - e^log_p sum(g), where x is log_p and q is g."""
+    """Into out g - p sum(g), where q is g, from statistics.
+
+    For the class y that leads, p_y > 1/2, that would cancel, and it is g_y (1 - p_y) - p_y times the sum of the others.
+    """
     t = task_at(task, odd)
     x_buffer, q_buffer, scratch, pad = parts(memory)
     real = memory.dtype.type
     for n in range(first, last):
         x_row, q_row, out_row = row_of(t.x, t, n), row_of(t.q, t, n), row_of(t.out, t, n)
-        m, _, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+        kept = statistics_of(t, n)
+        m, rest = kept[MAX], kept[REST]
         if math.isnan(m):
             fill(t.out, out_row, t.classes, real(np.nan), scratch)
             continue
-        total, error = 0.0, 0.0
-        for at in range(0, t.classes, CHUNK):
-            if stopped(t.stop):
-                break
-            size = min(CHUNK, t.classes - at)
-            g = block(t.q, q_row, at, size, q_buffer)
-            sums = 0.0
-            for i in range(size & -PAD):
-                sums = added(sums, np.float64(g[i]))
-            total, error = plus(total, error, sums)
-            for i in range(size & -PAD, size):  # each with its rounding error, of which there may be PAD - 1
-                total, error = plus(total, error, np.float64(g[i]))
-        (shift, magic, lowest), of_e = gradient_frame(m, sum_of(total, error) * math.exp(m), memory)
+        y, value, own, error = -1, 0.0, 0.0, 0.0
+        if rest < 1:
+            y = place_of(t.x, x_row, t.classes, real(m), x_buffer, t.stop)
+            own = number_at(t.q, q_row + y * t.q.stride, memory)
+        whole, size = sum_arriving(t.q, q_row, t.classes, q_buffer, t.stop)
+        # So much cancels, without or with the class that leads, that the error of a sum in float64 might show.
+        if memory.itemsize == 8 or not min(abs(whole), abs(whole - own)) >= 2.0**-17 * size:
+            whole, error = sum_exactly(t.q, q_row, t.classes, q_buffer, pad, t.stop)
+        share = sum_of(whole, error) / (1 + rest)
+        if rest < 1:
+            value = (times(rest, own) - sum_of(*plus(whole, error, -own))) / (1 + rest)
+        (shift, magic, lowest), of_e = gradient_frame(m, share, memory)
+        top = real(m)
         for at in range(0, t.classes, BLOCK):
             if stopped(t.stop):
                 break
             size = min(BLOCK, t.classes - at)
             z, g = block(t.x, x_row, at, size, x_buffer), block(t.q, q_row, at, size, q_buffer)
             for i in range(size):
-                scratch[i] = real(np.float64(g[i]) - np.float64(exp_at(z[i] - shift, magic, lowest)) * of_e)
+                moved = np.float64(exp_at(z[i] - shift, magic, lowest)) * of_e
+                scratch[i] = real(np.float64(g[i]) - (share if z[i] == top else moved))
+            if at <= y < at + size:
+                scratch[y - at] = real(value)
             put(t.out, out_row, at, size, scratch, t.bypasses)
     fence()
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from ..exponential import FLOAT32, FLOAT64
 from .compiling import inner, merged
-from .exponentials import GROUP, exp_at, exp_group, max_and_sum
+from .exponentials import GROUP, added, exp_at, exp_group, max_and_sum
 from .layout import BLOCK, PIECE, block, block_size, flush, in_place, number_at, place, put, stopped
 from .memory import LINE, address, prefetch, view
 
 CHUNK = 512  # classes that a sum runs over in the lanes' type
 PAD = 64  # rows are filled up to a multiple of this, because the rest of a loop in vectors runs one number at a time
+LANES = 16  # sums of float64 that run side by side; they and their errors take the place of PAD numbers
 SCRATCH = 3 * BLOCK + PAD  # numbers of the lanes' type that a kernel works in
 GUESS_FROM = 16  # classes
 LN2 = math.log(2)
@@ -74,6 +75,62 @@ def plus(total, error, term):
 def sum_of(total, error):
     """A sum of `plus` as one number."""
     return total + error if math.isfinite(total) else total
+
+
+@inner
+def sum_arriving(q, row, classes, buffer, stop):
+    """(sum, sum of their sizes) of a row of gradients, in float64."""
+    total, error, size = 0.0, 0.0, 0.0
+    for at in range(0, classes, CHUNK):
+        if stopped(stop):
+            break
+        n = min(CHUNK, classes - at)
+        g = block(q, row, at, n, buffer)
+        sums = 0.0
+        for i in range(n):
+            sums = added(sums, np.float64(g[i]))
+            size = added(size, abs(np.float64(g[i])))
+        total, error = plus(total, error, sums)
+    return sum_of(total, error), size
+
+
+@inner
+def sum_exactly(q, row, classes, buffer, pad, stop):
+    """(sum, error) of a row of gradients, in LANES sums, each with its rounding errors.
+
+    They may be of either sign, and any of their digits may be all that is left of the sum.
+    """
+    sums, errors = view(address(pad), LANES, np.float64), view(address(pad) + 8 * LANES, LANES, np.float64)
+    total, error = 0.0, 0.0
+    for i in range(LANES):
+        sums[i] = errors[i] = 0.0
+    for at in range(0, classes, BLOCK):
+        if stopped(stop):
+            break
+        n = min(BLOCK, classes - at)
+        g, whole = block(q, row, at, n, buffer), n & -LANES
+        for j in range(0, whole, LANES):
+            for i in range(LANES):
+                sums[i], errors[i] = plus(sums[i], errors[i], np.float64(g[j + i]))
+        for i in range(whole, n):
+            total, error = plus(total, error, np.float64(g[i]))
+    for i in range(LANES):
+        total, error = plus(total, error + errors[i], sums[i])
+    return total, error
+
+
+@inner
+def place_of(a, row, classes, m, buffer, stop):
+    """The class of a row, the first of them, whose number is m; ``classes`` where none is."""
+    found = classes
+    for at in range(0, classes, BLOCK):
+        if stopped(stop) or found < classes:
+            break
+        n = min(BLOCK, classes - at)
+        z = block(a, row, at, n, buffer)
+        for i in range(n):  # all of them: a search that stops would look at one number at a time
+            found = min(found, at + i if z[i] == m else classes)
+    return found
 
 
 @inner
