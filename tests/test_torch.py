@@ -656,9 +656,9 @@ def test_what_pytorch_has_no_public_name_for():
     x, t, _, _ = problem(4, 6)
     assert not private.are_transforms_active()
     assert not private.is_forward_mode()
-    assert not private.has_saved_tensors_hooks()
+    assert not private.has_hooks_on_saved_tensors()
     with torch.autograd.graph.save_on_cpu():
-        assert private.has_saved_tensors_hooks()
+        assert private.has_hooks_on_saved_tensors()
     assert not private.is_wrapper(x)
     assert not private.is_traced(x, t, None)
     assert not private.is_onnx_export()

@@ -14,6 +14,7 @@ typedef struct {
     double top[BATCH]; /* e^max at the anchor */
     double rest[BATCH]; /* the sum of e^(z - max) over every class but one at the maximum */
     double log_sum[BATCH]; /* log1p(rest) = lse - max */
+    double log_sum_off[BATCH]; /* what that is short of, in float64 rows */
     double share[BATCH]; /* 1 / (1 + rest): the probability at the maximum */
     double unit[BATCH]; /* share / top: what e^z at the anchor is a probability times */
     double p[BATCH]; /* the probability of the target, */

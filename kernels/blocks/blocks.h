@@ -94,7 +94,7 @@ typedef struct {
     void (*spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance);
     void (*gradient)(gradient_job *job, ptrdiff_t n);                                /* the next n elements, about */
     /* bypass: write by stores that bypass the caches */
-    void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, void *out, int bypass);
+    void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, double off, void *out, int bypass);
     void (*log_softmax_backward)(const void *x, const void *g, ptrdiff_t n, const moved *m, void *out, int bypass);
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
     int (*weighted_max)(const void *x, const double *weights, ptrdiff_t n, top_term *top);

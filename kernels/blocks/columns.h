@@ -37,9 +37,9 @@ SIMD void NAME_R(column_step)(REAL *x, vec top, EXP_FRAME f, EXP_SUM *s, int u, 
     const vec z = v_load_real(x);
     const mask tie = v_equal(z, top);
     vec q;
-    const vec y = v_sub(z, f.shift), high = v_exp_parts(y, f, &q);
-    if (keeps) v_store_real(x, v_exp_of_parts(y, f, high, q));
-    exp_sum_add_exactly(s, u, v_zero_where(tie, high), q);
+    const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
+    if (keeps) v_store_real(x, v_fma(high, q, high));
+    exp_sum_add(s, u, v_zero_where(tie, high), q);
     *ties = v_add(*ties, v_where(tie, v_set1(1), v_set1(0)));
 }
 
@@ -67,7 +67,6 @@ SIMD void NAME_R(columns_sum_as)(void *tile, ptrdiff_t classes, double headroom,
         for (; i < n; ++i) NAME_R(column_step)(at + i * LANES, top, f, &s, 0, keeps, &ties);
         exp_sum_end_chunk(&s);
     }
-    exp_sum_end(&s);
     exp_sum_store(&s, b->sum, b->sum_error);
     NAME_R(store_lanes)(b->base, v_sub(ties, one));
     NAME_R(store_lanes)(b->own, zero);
@@ -133,7 +132,7 @@ static void NAME_R(columns_log_softmax)(void *tile, ptrdiff_t classes, const bat
     double high[BATCH] = {0}, low[BATCH] = {0};
     for (ptrdiff_t i = 0; i < LANES; ++i) {
         high[i] = (double)(REAL)(b->max[i] + b->log_sum[i]);
-        low[i] = (b->max[i] - high[i]) + b->log_sum[i];
+        low[i] = ((b->max[i] - high[i]) + b->log_sum[i]) + b->log_sum_off[i];
     }
     const vec m = NAME_R(lanes_of)(high), l = NAME_R(lanes_of)(low);
     for (ptrdiff_t c = 0; c < classes; ++c) v_store_real(x + c * LANES, v_sub(v_sub(v_load_real(x + c * LANES), m), l));

@@ -83,9 +83,8 @@ SIMD void complete_as(batch *b, ptrdiff_t rows, int targets, int is_f64)
             rest = pair_sum(base, over_top.high);
             rest.low = v_add_f64(rest.low, over_top.low);
             rest = pair_sum(rest.high, rest.low);
-            const pair whole = pair_sum(one, rest.high);
-            const pair all = {whole.high, v_add_f64(whole.low, rest.low)}, first = {one, zero};
-            const pair inverse = pair_quotient(first, all);
+            /* Of rest as it is kept for a backward, which finds the same bits then. */
+            const pair all = pair_sum(one, rest.high), first = {one, zero}, inverse = pair_quotient(first, all);
             share = v_add_f64(inverse.high, inverse.low);
             const pair over = pair_quotient(inverse, top);
             unit = v_add_f64(over.high, over.low);
@@ -101,7 +100,9 @@ SIMD void complete_as(batch *b, ptrdiff_t rows, int targets, int is_f64)
         }
         store_f64(b->top + i, top.high);
         store_f64(b->rest + i, rest.high);
-        store_f64(b->log_sum + i, v_log1p_f64(rest.high, rest.low));
+        vec_f64 off;
+        store_f64(b->log_sum + i, v_log1p_f64(rest.high, rest.low, &off));
+        store_f64(b->log_sum_off + i, is_f64 ? off : zero);
         store_f64(b->share + i, share);
         store_f64(b->unit + i, unit);
         if (!targets) continue;

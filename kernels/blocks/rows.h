@@ -51,7 +51,7 @@ SIMD void NAME(sum_step)(vec z, vec top, EXP_FRAME f, EXP_SUM *s, int u, ptrdiff
     vec q;
     const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
     *ties += mask_count(tie);
-    exp_sum_add_exactly(s, u, v_zero_where(tie, high), q);
+    exp_sum_add(s, u, v_zero_where(tie, high), q);
 }
 
 static compensated NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties)
@@ -67,7 +67,6 @@ static compensated NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max,
         for (; j < end; j += LANES) NAME(sum_step)(NAME(at)(x, j, end, -INFINITY), top, f, &s, 0, ties);
         exp_sum_end_chunk(&s);
     }
-    exp_sum_end(&s);
     return unscaled(lane_total_exact(s.total), EXP_SCALE);
 }
 
@@ -265,8 +264,8 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
  * and has no shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL
  * the e^x go there, up to LANES - 1 elements more than n. */
 typedef struct {
-    vec max[UNROLL];
-    EXP_SUM sum;
+    vec max[UNROLL], sum[UNROLL];    /* sum: of a chunk, where that is rounded */
+    EXP_SUM exact;
 } passing;
 
 /* What stays as it is over a row. */
@@ -282,16 +281,15 @@ SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, int u
 {
     prefetch((const char *)(r->x + j) + PREFETCH);
     p->max[u] = v_max(z, p->max[u]);
-    vec q, high = v_exp_parts(z, r->f, &q);
-    /* Where there is v_scale, gradient_step makes 0 of what is below the frame's lowest. */
-    if (keeps) v_store_real(r->kept + j, SCALES_TO_ZERO ? v_fma(high, q, high) : v_exp_of_parts(z, r->f, high, q));
-    if (leaves_out) high = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->y - j))), high);
-    if (exactly) exp_sum_add_exactly(&p->sum, u, high, q);
-    else exp_sum_add(&p->sum, u, high, q);
+    vec q = v_set1(0), e = exactly ? v_exp_parts(z, r->f, &q) : v_exp_summed(z, r->f);
+    if (keeps) v_store_real(r->kept + j, exactly ? v_fma(e, q, e) : e);
+    if (leaves_out) e = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->y - j))), e);
+    if (exactly) exp_sum_add(&p->exact, u, e, q);
+    else p->sum[u] = v_add(p->sum[u], e);
 }
 
 /* The chunk from j. */
-SIMD vec NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, int leaves_out, int exactly)
+SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, int leaves_out, int exactly)
 {
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES)
@@ -299,11 +297,26 @@ SIMD vec NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, i
             NAME(pass_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, keeps, leaves_out, exactly);
     for (; j < end; j += LANES)
         NAME(pass_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, keeps, leaves_out, exactly);
-    return exp_sum_end_chunk(&p->sum);
+    if (exactly) exp_sum_end_chunk(&p->exact);
 }
 
-/* What the sum of the high parts in one lane of the chunk from j was off by, where it was rounded to `rounded`. */
-static double NAME(lost_in_lane)(const passed *r, ptrdiff_t j, int lane, REAL rounded)
+/* The chunks from first up to end; with a place for the sum of each, rounded, else exactly. */
+SIMD void NAME(pass_group)(const passed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int keeps,
+                           gradient_queue *queue, REAL *sums, int exactly)
+{
+    for (ptrdiff_t j = first; j < end; j += CHUNK) {
+        if (r->y >= j && r->y < j + CHUNK) NAME(pass_chunk)(r, j, p, keeps, 1, exactly);
+        else NAME(pass_chunk)(r, j, p, keeps, 0, exactly);
+        if (!exactly) v_store_real(sums + (j - first) / CHUNK_VECTORS, taken(p->sum));
+        if (keeps && j + CHUNK <= r->n && (j + CHUNK) % STRIDE == 0 && queue->next < queue->end) {
+            NAME(gradient)(queue->next, STRIDE);
+            queue->next += queue->next->done == queue->next->n;
+        }
+    }
+}
+
+/* What the sum of one lane of the chunk from j was off by, where it was rounded to s. */
+static double NAME(lost_in_lane)(const passed *r, ptrdiff_t j, int lane, REAL s)
 {
     ELEMENT column[CHUNK_VECTORS];
     int rows = 0;
@@ -311,77 +324,57 @@ static double NAME(lost_in_lane)(const passed *r, ptrdiff_t j, int lane, REAL ro
         const ptrdiff_t at = j + i * LANES + lane;
         if (at < r->n && at != r->y) column[rows++] = r->x[at];
     }
-    lane_total total = lane_total_of_none();
+    EXP_SUM sum = exp_sum_of_none();
     for (int i = 0; i < rows; i += LANES) {
         vec q;
-        lane_total_add(&total, v_exp_parts(NAME(at)(column, i, rows, -INFINITY), r->f, &q));
+        const vec high = v_exp_parts(NAME(at)(column, i, rows, -INFINITY), r->f, &q);
+        exp_sum_add(&sum, 0, high, q);
     }
-    const compensated exact = lane_total_exact(total);
-    return (exact.sum - (double)rounded) + exact.error;
+    exp_sum_end_chunk(&sum);
+    const compensated exact = lane_total_exact(sum.total);
+    return (exact.sum - (double)s) + exact.error;
 }
 
-/* Of a group of chunks from j: the lanes that hold more than a sixteenth of the group's sum each, which is `whole`. */
-static double NAME(lost_in_group)(const passed *r, ptrdiff_t j, const REAL *sums, int chunks, double whole)
+/* A group of chunks, each added in lanes and so rounded a few times. Where more than a sixteenth of the sum lies in one
+ * lane of a chunk, that could show: these lanes are added again. */
+SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int keeps,
+                                    gradient_queue *queue)
 {
-    const REAL limit = (REAL)(whole / 16);
-    double lost = 0;
-    for (int c = 0; c < chunks; ++c) {
-        if (!mask_count(v_less(v_set1(limit), v_load_real(sums + c * LANES)))) continue;
-        for (int lane = 0; lane < LANES; ++lane) {
-            const REAL s = sums[c * LANES + lane];
-            if (s > limit) lost += NAME(lost_in_lane)(r, j + c * CHUNK, lane, s);
-        }
+    REAL sums[GROUP / CHUNK_VECTORS];
+    const int lanes = (int)((end - first + CHUNK - 1) / CHUNK) * LANES;
+    NAME(pass_group)(r, first, end, p, keeps, queue, sums, 0);
+    vec top = v_set1(0);
+    lane_total total = lane_total_of_none();
+    for (int i = 0; i < lanes; i += LANES) {
+        const vec s = v_load_real(sums + i);
+        top = v_max(s, top);
+        lane_total_add(&total, s);
     }
-    return lost;
-}
-
-/* The chunks from first up to end; `each`: with a sum of its own for each, else exactly. */
-SIMD void NAME(pass_group)(const passed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int keeps,
-                           gradient_queue *queue, REAL *sums, int each)
-{
-    for (ptrdiff_t j = first; j < end; j += CHUNK) {
-        const int leaves_out = r->y >= j && r->y < j + CHUNK;
-        const vec s = leaves_out ? NAME(pass_chunk)(r, j, p, keeps, 1, !each)
-                                 : NAME(pass_chunk)(r, j, p, keeps, 0, !each);
-        if (each) v_store_real(sums + (j - first) / CHUNK_VECTORS, s);
-        if (keeps && j + CHUNK <= r->n && (j + CHUNK) % STRIDE == 0 && queue->next < queue->end) {
-            NAME(gradient)(queue->next, STRIDE);
-            queue->next += queue->next->done == queue->next->n;
-        }
-    }
-    exp_sum_end(&p->sum);
+    compensated sum = lane_total_exact(total);
+    const double limit = sum.sum / 16;
+    if (!mask_count(v_less(v_set1((REAL)limit), top))) return sum;
+    for (int i = 0; i < lanes; ++i)
+        if (sums[i] > limit)
+            compensated_add(&sum, NAME(lost_in_lane)(r, first + i / LANES * CHUNK, i % LANES, sums[i]));
+    return sum;
 }
 
 /* A group ends where a block of a copied row may (BLOCK), because a sum must not depend on how its row lies. In one of a
  * single chunk nearly every lane would have to be added again: it is added exactly at once. */
 SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue, double *max)
 {
-    const vec lowest = v_set1(-INFINITY);
     passing p;
-    for (int u = 0; u < UNROLL; ++u) p.max[u] = lowest;
+    for (int u = 0; u < UNROLL; ++u) p.max[u] = v_set1(-INFINITY), p.sum[u] = v_set1(0);
     compensated sum = {0, 0};
     for (ptrdiff_t first = 0; first < r->n; first += GROUP) {
         const ptrdiff_t end = r->n - first < GROUP ? r->n : first + GROUP;
-        p.sum = exp_sum_of_none();
-        compensated of_group;
-        if (EXP_TABLE && end - first > CHUNK) {
-            REAL sums[GROUP / CHUNK_VECTORS];
-            NAME(pass_group)(r, first, end, &p, keeps, queue, sums, 1);
-            vec top = v_set1(0);
-            const int chunks = (int)((end - first + CHUNK - 1) / CHUNK);
-            for (int c = 0; c < chunks; ++c) {
-                const vec s = v_load_real(sums + c * LANES);
-                top = v_max(s, top);
-                lane_total_add(&p.sum.total, s);
-            }
-            of_group = lane_total_exact(p.sum.total);
-            if ((double)v_top(top) > of_group.sum / 16)
-                compensated_add(&of_group, NAME(lost_in_group)(r, first, sums, chunks, of_group.sum));
-        } else {
-            NAME(pass_group)(r, first, end, &p, keeps, queue, NULL, 0);
-            of_group = lane_total_exact(p.sum.total);
+        if (EXP_TABLE && end - first > CHUNK)
+            compensated_join(&sum, NAME(pass_rounded)(r, first, end, &p, keeps, queue));
+        else {
+            p.exact = exp_sum_of_none();
+            NAME(pass_group)(r, first, end, &p, keeps, queue, NULL, 1);
+            compensated_join(&sum, lane_total_exact(p.exact.total));
         }
-        compensated_join(&sum, of_group);
     }
     for (int u = 1; u < UNROLL; ++u) p.max[0] = v_max(p.max[0], p.max[u]);
     *max = (double)v_top(p.max[0]);
@@ -395,14 +388,14 @@ static compensated NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y
     return kept ? NAME(pass_as)(&r, 1, queue, max) : NAME(pass_as)(&r, 0, NULL, max);
 }
 
-/* z - lse, where lse = max + log_sum is a pair. z - high is exact where z is near it, so that the result is rounded
+/* z - lse, where lse = max + log_sum + off is taken as a pair. z - high is exact where z is near it, so that the result is rounded
  * once there, and at most twice elsewhere. */
-static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double log_sum, void *to, int bypass)
+static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double log_sum, double off, void *to, int bypass)
 {
     const ELEMENT *x = in;
     ELEMENT *out = to;
     const REAL high = (REAL)(max + log_sum);
-    const vec m = v_set1(high), l = v_set1((REAL)((max - (double)high) + log_sum));
+    const vec m = v_set1(high), l = v_set1((REAL)(((max - (double)high) + log_sum) + off));
     ptrdiff_t j = NAME(before_vectors)(out, n, bypass);
     if (j) NAME(put)(out, j, v_sub(v_sub(NAME(at)(x, 0, j, 0), m), l), 0);
     for (; n - j >= LANES; j += LANES) NAME(put)(out + j, LANES, v_sub(v_sub(v_load(x + j), m), l), bypass);

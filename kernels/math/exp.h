@@ -29,7 +29,7 @@ static const struct {
     int terms;
     f32 q[5];
 } exp_constants_f32 = {
-    0x1p-124f,    0x1.8p23f,       -125, 0x1.715476p+0f,
+    0x1p-126f,    0x1.8p23f,       -125, 0x1.715476p+0f,
     0x1.62e4p-1f, 0x1.7f7d1cp-20f, 5,    {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
 #if EXP_TABLE_f32 == 16
 #define EXP_SCALE_f32 0x1.084921ccea25fp+0
@@ -64,7 +64,7 @@ static const struct {
     f64 smallest, magic, least, log2e, ln2_hi, ln2_lo;
     int terms;
     f64 q[10];
-} exp_constants_f64 = {0x1p-1020,
+} exp_constants_f64 = {0x1p-1022,
                        0x1.8p52,
                        -1021,
                        LOG2E,
@@ -78,7 +78,7 @@ static const struct {
 #define EXP_FRAME PASTE(exp_frame, REAL)
 #define v_exp PASTE(v_exp, REAL)
 #define v_exp_parts PASTE(v_exp_parts, REAL)
-#define v_exp_of_parts PASTE(v_exp_of_parts, REAL)
+#define v_exp_summed PASTE(v_exp_summed, REAL)
 #define EXP_TABLE PASTE(EXP_TABLE, REAL)
 #define EXP_SCALE PASTE(EXP_SCALE, REAL)
 #define EXP_SHIFT PASTE(EXP_SHIFT, REAL)

@@ -15,40 +15,56 @@ SIMD EXP_FRAME frame_of(vec shift, vec k)
 
 SIMD EXP_FRAME frame_at(anchor a) { return frame_of(v_set1((REAL)a.shift), v_set1((REAL)a.k)); }
 
-/* Of y = z - shift: high, and q so that e^z is high (1 + q). What is below the frame's lowest, -inf too, counts as that,
- * which no sum shows. */
-SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q)
+/* What z log2e is rounded to, in t; the number of the table, or 1; and q. */
+SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
 {
-    y = v_max(f.lowest, y);
-    const vec t = v_fma(y, v_set1(EXP_CONSTANTS.log2e), f.magic), n = v_sub(t, f.magic);
+    *t = v_fma(y, v_set1(EXP_CONSTANTS.log2e), f.magic);
+    const vec n = v_sub(*t, f.magic);
     const vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), y));
 #if EXP_TABLE
     vec p = v_set1(exp_table_q[0]);
     for (size_t i = 1; i < sizeof exp_table_q / sizeof *exp_table_q; ++i) p = v_fma(p, r, v_set1(exp_table_q[i]));
-    const vec power = v_lookup(exp_table, t);
+    *q = v_fma(v_mul(r, r), p, r);
+    return v_lookup(exp_table, *t);
 #else
     vec p = v_set1(EXP_CONSTANTS.q[0]);
     for (int i = 1; i < EXP_CONSTANTS.terms; ++i) p = v_fma(p, r, v_set1(EXP_CONSTANTS.q[i]));
-    const vec power = v_set1(1);
-#endif
     *q = v_fma(v_mul(r, r), p, r);
-#if SCALES_TO_ZERO
-    return v_scale(power, v_sub(t, f.bias));
-#else
-    return v_raise(power, t, EXP_SHIFT);
+    return v_set1(1);
 #endif
 }
 
-/* e^y of its parts: 0 for what is below the frame's lowest. */
-SIMD vec v_exp_of_parts(vec y, EXP_FRAME f, vec high, vec q)
+/* Of y = z - shift: high, and q so that e^z is high (1 + q); both are 0 for what is below the frame's lowest. */
+SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q)
 {
-    return v_zero_where(v_less(y, f.lowest), v_fma(high, q, high));
+    const mask gone = v_less(y, f.lowest);
+    vec t, power = PASTE(exp_start, REAL)(y, f, &t, q);
+    *q = v_zero_where(gone, *q);
+#if SCALES_TO_ZERO
+    power = v_scale(power, v_sub(t, f.bias));
+#else
+    power = v_raise(power, t, EXP_SHIFT);
+#endif
+    return v_zero_where(gone, power);
 }
 
 SIMD vec v_exp(vec z, EXP_FRAME f)
 {
-    const vec y = v_sub(z, f.shift);
+    vec q;
+    const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
+    return v_fma(high, q, high);
+}
+
+/* e^y for a sum. Where the ISA scales to 0, -inf becomes 0 by that alone, but finite logits below -1e13 may become NaN. */
+SIMD vec v_exp_summed(vec y, EXP_FRAME f)
+{
+#if SCALES_TO_ZERO
+    vec t, q;
+    const vec power = PASTE(exp_start, REAL)(y, f, &t, &q);
+    return v_scale(v_fma(power, q, power), v_sub(t, f.bias));
+#else
     vec q;
     const vec high = v_exp_parts(y, f, &q);
-    return v_exp_of_parts(y, f, high, q);
+    return v_fma(high, q, high);
+#endif
 }

@@ -14,7 +14,7 @@ SIMD EXP_SUM exp_sum_of_none(void)
 }
 
 /* Of UNROLL vectors, in pairs, in which the largest number is rounded with fewer others; they become 0. */
-SIMD vec PASTE(taken, REAL)(vec *s)
+SIMD vec taken(vec *s)
 {
     for (int by = 1; by < UNROLL; by *= 2)
         for (int u = 0; u < UNROLL; u += 2 * by) s[u] = v_add(s[u], s[u + by]);
@@ -26,7 +26,10 @@ SIMD vec PASTE(taken, REAL)(vec *s)
 /* high (1 + q), in the u-th of the sums beside each other. */
 SIMD void exp_sum_add(EXP_SUM *s, int u, vec high, vec q)
 {
-    if (WIDE == 2 && !EXP_TABLE) {    /* q is large, so that float32 may not round its sum even a few times */
+    if (EXP_TABLE) {
+        s->low[u] = v_fma(high, q, s->low[u]);
+        lane_total_add(&s->total, high);
+    } else if (WIDE == 2) {    /* q is large, so that float32 may not round its sum even a few times */
         lane_total_add(&s->total, high);
         lane_total_add(&s->total, v_mul(high, q));
     } else {
@@ -35,34 +38,14 @@ SIMD void exp_sum_add(EXP_SUM *s, int u, vec high, vec q)
     }
 }
 
-/* The same without any rounding of a table's numbers. */
-SIMD void exp_sum_add_exactly(EXP_SUM *s, int u, vec high, vec q)
+/* After each chunk. */
+SIMD void exp_sum_end_chunk(EXP_SUM *s)
 {
-    if (!EXP_TABLE) exp_sum_add(s, u, high, q);
-    else {
-        s->low[u] = v_fma(high, q, s->low[u]);
-        lane_total_add(&s->total, high);
+    if (EXP_TABLE || WIDE == 1) lane_total_add(&s->total, taken(s->low));
+    for (int u = 0; !EXP_TABLE && WIDE == 1 && u < UNROLL; ++u) {
+        lane_total_add(&s->total, s->high[u]);
+        s->high[u] = v_set1(0);
     }
-}
-
-/* After each chunk. What is of a table is taken out: the caller adds that to the total. */
-SIMD vec exp_sum_end_chunk(EXP_SUM *s)
-{
-    if (EXP_TABLE) return PASTE(taken, REAL)(s->high);
-    if (WIDE == 1) {
-        lane_total_add(&s->total, PASTE(taken, REAL)(s->low));
-        for (int u = 0; u < UNROLL; ++u) {
-            lane_total_add(&s->total, s->high[u]);
-            s->high[u] = v_set1(0);
-        }
-    }
-    return v_set1(0);
-}
-
-/* After the last chunk. */
-SIMD void exp_sum_end(EXP_SUM *s)
-{
-    if (EXP_TABLE) lane_total_add(&s->total, PASTE(taken, REAL)(s->low));
 }
 
 /* The sum of each lane apart. */

@@ -3,7 +3,8 @@
  *
  * 1 + x = y + lost exactly (TwoSum) and y = m 2^e with m in [sqrt(1/2), sqrt 2); f = m - 1 is exact. With s = f / (2 + f),
  * log m is 2 atanh(s) = f - (f^2/2 - s (f^2/2 + R)), whose largest terms, f and e ln2, are added exactly: the result is
- * rounded when the small ones join them. What was lost adds lost / y. fit.py prints the constants. */
+ * rounded when the small ones join them. What was lost adds lost / y. What the last addition
+ * loses goes to off. fit.py prints the constants. */
 #ifndef LOG_H
 #define LOG_H
 
@@ -14,7 +15,7 @@ static const f64 log_constants[7] = {0x1.2b5f68a50d903p-3, 0x1.39fdcceb4bb45p-3,
                                      0x1.c71c62d5e53e0p-3, 0x1.2492492dfd86cp-2, 0x1.9999999995273p-2,
                                      0x1.5555555555558p-1};
 
-SIMD vec_f64 v_log1p_f64(vec_f64 x, vec_f64 low)
+SIMD vec_f64 v_log1p_f64(vec_f64 x, vec_f64 low, vec_f64 *off)
 {
     const vec_f64 one = v_set1_f64(1), y = v_add_f64(one, x), kept = v_sub_f64(y, one);
     const vec_f64 lost = v_add_f64(v_add_f64(v_sub_f64(x, kept), v_sub_f64(one, v_sub_f64(y, kept))), low);
@@ -33,7 +34,9 @@ SIMD vec_f64 v_log1p_f64(vec_f64 x, vec_f64 low)
     const vec_f64 big = v_mul_f64(e, v_set1_f64(LN2_HI)), sum = v_add_f64(big, f), seen = v_sub_f64(sum, big);
     const vec_f64 over = v_add_f64(v_sub_f64(big, v_sub_f64(sum, seen)), v_sub_f64(f, seen));
     const vec_f64 small = v_add_f64(over, v_fma_f64(e, v_set1_f64(LN2_LO), v_mul_f64(v_mul_f64(lost, scale), inverse)));
-    return v_add_f64(sum, v_sub_f64(small, under));
+    const vec_f64 rest = v_sub_f64(small, under), result = v_add_f64(sum, rest);
+    *off = v_sub_f64(rest, v_sub_f64(result, sum));
+    return result;
 }
 
 #endif

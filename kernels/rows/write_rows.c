@@ -78,7 +78,8 @@ static void write_log_softmax(place *p, ptrdiff_t i)
 {
     for (block b = {0, 0}; next_whole(&p->c, &b);) {
         void *out = block_to_write(&p->out, b);
-        p->k->log_softmax(read_block(&p->x, b), b.n, p->n.b.max[i], p->n.b.log_sum[i], out, p->out.bypass);
+        p->k->log_softmax(read_block(&p->x, b), b.n, p->n.b.max[i], p->n.b.log_sum[i], p->n.b.log_sum_off[i], out,
+                          p->out.bypass);
         write_block(&p->out, b, out);
     }
 }
