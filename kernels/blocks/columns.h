@@ -32,52 +32,54 @@ static void NAME_R(columns_max)(const void *tile, ptrdiff_t classes, batch *b)
 }
 
 /* One class of the tile: to the sum goes what is below the maximum, to the ties what is at it. */
-SIMD void NAME_R(column_step)(REAL *x, vec top, EXP_FRAME f, EXP_SUM *s, int u, int keeps, vec *ties)
+SIMD void NAME_R(column_step)(REAL *x, vec top, EXP_FRAME f, EXP_SUM *s, int u, int keeps, int shifted, vec *ties)
 {
     const vec z = v_load_real(x);
     const mask tie = v_equal(z, top);
     vec q;
-    const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
+    const vec high = v_exp_parts(shifted ? v_sub(z, f.shift) : z, f, &q);
     if (keeps) v_store_real(x, v_fma(high, q, high));
     exp_sum_add(s, u, v_zero_where(tie, high), q);
-    *ties = v_add(*ties, v_where(tie, v_set1(1), v_set1(0)));
+    *ties = v_add_where(tie, *ties, v_set1(1));
+}
+
+SIMD vec NAME_R(columns_add)(REAL *x, ptrdiff_t classes, vec top, EXP_FRAME f, EXP_SUM *s, int keeps, int shifted)
+{
+    vec ties = v_set1(0);
+    for (ptrdiff_t c = 0; c < classes;) {
+        const ptrdiff_t end = classes - c < CHUNK_VECTORS ? classes : c + CHUNK_VECTORS;
+        for (; c + UNROLL <= end; c += UNROLL)
+            for (int u = 0; u < UNROLL; ++u)
+                NAME_R(column_step)(x + (c + u) * LANES, top, f, s, u, keeps, shifted, &ties);
+        for (; c < end; ++c) NAME_R(column_step)(x + c * LANES, top, f, s, 0, keeps, shifted, &ties);
+        exp_sum_end_chunk(s);
+    }
+    return ties;
 }
 
 /* The anchor of each row, from its maximum; the sum of e^x over the classes below that, and how many are at it. With
  * keeps the tile holds e^x, times EXP_SCALE, then. */
-SIMD void NAME_R(columns_sum_as)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b)
+static void NAME_R(columns_sum)(void *x, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b)
 {
-    REAL *x = tile;
-    const vec one = v_set1(1), zero = v_set1(0), magic = v_set1(EXP_CONSTANTS.magic);
+    const vec zero = v_set1(0), magic = v_set1(EXP_CONSTANTS.magic);
     vec top = NAME_R(lanes_of)(b->max);
     top = v_zero_where(v_nan(top), top);
     /* as anchor_at; k may be odd, since fused and saved rows have the same one here */
-    const vec shift = v_where(v_less(v_set1((REAL)limit), v_max(top, v_sub(zero, top))), top, zero);
+    const mask beyond = v_less(v_set1((REAL)limit), v_max(top, v_sub(zero, top)));
+    const vec shift = v_where(beyond, top, zero);
     const vec exponent = v_sub(v_fma(v_sub(top, shift), v_set1(EXP_CONSTANTS.log2e), magic), magic);
     const vec k = v_sub(exponent, v_set1((REAL)headroom));
     const EXP_FRAME f = frame_of(shift, k);
     EXP_SUM s = exp_sum_of_none();
-    vec ties = zero;
-    for (ptrdiff_t c = 0; c < classes; c += CHUNK_VECTORS) {
-        const ptrdiff_t n = classes - c < CHUNK_VECTORS ? classes - c : CHUNK_VECTORS;
-        REAL *at = x + c * LANES;
-        ptrdiff_t i = 0;
-        for (; i + UNROLL <= n; i += UNROLL)
-            for (int u = 0; u < UNROLL; ++u) NAME_R(column_step)(at + (i + u) * LANES, top, f, &s, u, keeps, &ties);
-        for (; i < n; ++i) NAME_R(column_step)(at + i * LANES, top, f, &s, 0, keeps, &ties);
-        exp_sum_end_chunk(&s);
-    }
+    vec ties;
+    if (mask_count(beyond)) ties = NAME_R(columns_add)(x, classes, top, f, &s, keeps, 1);
+    else if (keeps) ties = NAME_R(columns_add)(x, classes, top, f, &s, 1, 0);
+    else ties = NAME_R(columns_add)(x, classes, top, f, &s, 0, 0);
     exp_sum_store(&s, b->sum, b->sum_error);
-    NAME_R(store_lanes)(b->base, v_sub(ties, one));
+    NAME_R(store_lanes)(b->base, v_sub(ties, v_set1(1)));
     NAME_R(store_lanes)(b->own, zero);
     NAME_R(store_lanes)(b->shift, shift);
     NAME_R(store_lanes)(b->k, k);
-}
-
-static void NAME_R(columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b)
-{
-    if (keeps) NAME_R(columns_sum_as)(tile, classes, headroom, limit, 1, b);
-    else NAME_R(columns_sum_as)(tile, classes, headroom, limit, 0, b);
 }
 
 /* As spread in rows.h, from the maximum; q is a tile too. */
@@ -129,11 +131,15 @@ static void NAME_R(columns_gradient)(void *tile, const void *q_tile, ptrdiff_t c
 static void NAME_R(columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b)
 {
     REAL *x = tile;
-    double high[BATCH] = {0}, low[BATCH] = {0};
-    for (ptrdiff_t i = 0; i < LANES; ++i) {
-        high[i] = (double)(REAL)(b->max[i] + b->log_sum[i]);
-        low[i] = ((b->max[i] - high[i]) + b->log_sum[i]) + b->log_sum_off[i];
+    vec_f64 sums[WIDE], lows[WIDE];
+    for (int u = 0; u < WIDE; ++u)
+        sums[u] = v_add_f64(load_f64(b->max + u * LANES_f64), load_f64(b->log_sum + u * LANES_f64));
+    const vec m = v_narrow(sums[0], sums[WIDE - 1]);
+    for (int u = 0; u < WIDE; ++u) {
+        const vec_f64 above = v_sub_f64(load_f64(b->max + u * LANES_f64), v_widen(m, u));
+        const vec_f64 low = v_add_f64(above, load_f64(b->log_sum + u * LANES_f64));
+        lows[u] = v_add_f64(low, load_f64(b->log_sum_off + u * LANES_f64));
     }
-    const vec m = NAME_R(lanes_of)(high), l = NAME_R(lanes_of)(low);
+    const vec l = v_narrow(lows[0], lows[WIDE - 1]);
     for (ptrdiff_t c = 0; c < classes; ++c) v_store_real(x + c * LANES, v_sub(v_sub(v_load_real(x + c * LANES), m), l));
 }

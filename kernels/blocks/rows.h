@@ -67,7 +67,7 @@ static compensated NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max,
         for (; j < end; j += LANES) NAME(sum_step)(NAME(at)(x, j, end, -INFINITY), top, f, &s, 0, ties);
         exp_sum_end_chunk(&s);
     }
-    return unscaled(lane_total_exact(s.total), EXP_SCALE);
+    return exp_sum_total(lane_total_exact(s.total));
 }
 
 /* Exactly: with the rounding error of every sum, for what cancels. Else in float64 alone, which float32 seldom needs
@@ -368,17 +368,19 @@ SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue
     compensated sum = {0, 0};
     for (ptrdiff_t first = 0; first < r->n; first += GROUP) {
         const ptrdiff_t end = r->n - first < GROUP ? r->n : first + GROUP;
-        if (EXP_TABLE && end - first > CHUNK)
-            compensated_join(&sum, NAME(pass_rounded)(r, first, end, &p, keeps, queue));
+        compensated of_group;
+        if (EXP_TABLE && end - first > CHUNK) of_group = NAME(pass_rounded)(r, first, end, &p, keeps, queue);
         else {
             p.exact = exp_sum_of_none();
             NAME(pass_group)(r, first, end, &p, keeps, queue, NULL, 1);
-            compensated_join(&sum, lane_total_exact(p.exact.total));
+            of_group = lane_total_exact(p.exact.total);
         }
+        if (first == 0) sum = of_group;
+        else compensated_join(&sum, of_group);
     }
     for (int u = 1; u < UNROLL; ++u) p.max[0] = v_max(p.max[0], p.max[u]);
     *max = (double)v_top(p.max[0]);
-    return unscaled(sum, EXP_SCALE);
+    return exp_sum_total(sum);
 }
 
 static compensated NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,

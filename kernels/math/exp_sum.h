@@ -14,8 +14,9 @@
 #define exp_sum_add PASTE(exp_sum_add, REAL)
 #define exp_sum_end_chunk PASTE(exp_sum_end_chunk, REAL)
 #define taken PASTE(taken, REAL)
+#define exp_sum_total PASTE(exp_sum_total, REAL)
 #define exp_sum_store PASTE(exp_sum_store, REAL)
-#define CHUNK_VECTORS ((EXP_TABLE ? 4 : 2) * UNROLL) /* at most, whose sums go on in a lane_total */
+#define CHUNK_VECTORS (4 * UNROLL) /* at most, whose sums go on in a lane_total */
 
 #define REAL f32
 #include "math/exp_sum_of.h"

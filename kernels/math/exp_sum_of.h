@@ -35,6 +35,7 @@ SIMD void exp_sum_add(EXP_SUM *s, int u, vec high, vec q)
     } else {
         s->low[u] = v_fma(high, q, s->low[u]);
         s->high[u] = v_add(s->high[u], high);
+        if (u == UNROLL - 1) lane_total_add(&s->total, taken(s->low));
     }
 }
 
@@ -48,6 +49,14 @@ SIMD void exp_sum_end_chunk(EXP_SUM *s)
     }
 }
 
+/* A sum of e^z times EXP_SCALE without that. What float64 rounds there float32 rows don't show. */
+SIMD compensated exp_sum_total(compensated c)
+{
+    if (WIDE == 1) return unscaled(c, EXP_SCALE);
+    c.sum *= 1 / EXP_SCALE;
+    return c;
+}
+
 /* The sum of each lane apart. */
 SIMD void exp_sum_store(const EXP_SUM *s, double *sums, double *errors)
 {
@@ -55,6 +64,7 @@ SIMD void exp_sum_store(const EXP_SUM *s, double *sums, double *errors)
     for (int i = 0; EXP_SCALE != 1 && i < WIDE * LANES_f64; i += LANES_f64) {
         const vec_f64 inverse = v_set1_f64(1 / EXP_SCALE), sum = load_f64(sums + i), scaled = v_mul_f64(sum, inverse);
         store_f64(sums + i, scaled);
-        store_f64(errors + i, v_fma_f64(load_f64(errors + i), inverse, v_lost_f64(sum, inverse, scaled)));
+        if (WIDE == 1)
+            store_f64(errors + i, v_fma_f64(load_f64(errors + i), inverse, v_lost_f64(sum, inverse, scaled)));
     }
 }

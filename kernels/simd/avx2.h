@@ -44,6 +44,7 @@ SIMD int mask_count_f32(mask_f32 m) { return _mm_popcnt_u32((unsigned)_mm256_mov
 SIMD vec_f32 v_zero_where_f32(mask_f32 m, vec_f32 a) { return _mm256_andnot_ps(m, a); }
 SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }
 SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)); }
+SIMD vec_f32 v_add_where_f32(mask_f32 m, vec_f32 a, vec_f32 b) { return _mm256_add_ps(a, _mm256_and_ps(m, b)); }
 SIMD vec_f32 v_where_f32(mask_f32 m, vec_f32 a, vec_f32 b) { return _mm256_blendv_ps(b, a, m); }
 SIMD double v_sum_f32(vec_f32 a)
 {
@@ -98,6 +99,7 @@ SIMD mask_f64 v_nan_f64(vec_f64 a) { return _mm256_cmp_pd(a, a, _CMP_UNORD_Q); }
 SIMD mask_f64 mask_or_f64(mask_f64 a, mask_f64 b) { return _mm256_or_pd(a, b); }
 SIMD int mask_count_f64(mask_f64 m) { return _mm_popcnt_u32((unsigned)_mm256_movemask_pd(m)); }
 SIMD vec_f64 v_zero_where_f64(mask_f64 m, vec_f64 a) { return _mm256_andnot_pd(m, a); }
+SIMD vec_f64 v_add_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return _mm256_add_pd(a, _mm256_and_pd(m, b)); }
 SIMD vec_f64 v_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return _mm256_blendv_pd(b, a, m); }
 SIMD double v_sum_f64(vec_f64 a)
 {

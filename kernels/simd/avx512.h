@@ -40,6 +40,7 @@ SIMD int mask_count_f32(mask_f32 m) { return _mm_popcnt_u32(m); }
 SIMD vec_f32 v_zero_where_f32(mask_f32 m, vec_f32 a) { return _mm512_maskz_mov_ps((mask_f32)~m, a); }
 SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
 SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
+SIMD vec_f32 v_add_where_f32(mask_f32 m, vec_f32 a, vec_f32 b) { return _mm512_mask_add_ps(a, m, a, b); }
 SIMD vec_f32 v_where_f32(mask_f32 m, vec_f32 a, vec_f32 b) { return _mm512_mask_mov_ps(b, m, a); }
 SIMD double v_sum_f32(vec_f32 a)
 {
@@ -125,6 +126,7 @@ SIMD mask_f64 v_nan_f64(vec_f64 a) { return _mm512_cmp_pd_mask(a, a, _CMP_UNORD_
 SIMD mask_f64 mask_or_f64(mask_f64 a, mask_f64 b) { return (mask_f64)(a | b); }
 SIMD int mask_count_f64(mask_f64 m) { return _mm_popcnt_u32(m); }
 SIMD vec_f64 v_zero_where_f64(mask_f64 m, vec_f64 a) { return _mm512_maskz_mov_pd((mask_f64)~m, a); }
+SIMD vec_f64 v_add_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return _mm512_mask_add_pd(a, m, a, b); }
 SIMD vec_f64 v_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return _mm512_mask_mov_pd(b, m, a); }
 SIMD double v_sum_f64(vec_f64 a) { return _mm512_reduce_add_pd(a); }
 SIMD f64 v_top_f64(vec_f64 a) { return _mm512_reduce_max_pd(a); }

@@ -76,6 +76,10 @@ typedef uint64_t word_f64;
     SIMD mask_##REAL v_nan_##REAL(vec_##REAL a) { return AS_MASK(a != a); }                                        \
     SIMD mask_##REAL mask_or_##REAL(mask_##REAL a, mask_##REAL b) { return a | b; }                                \
     SIMD vec_##REAL v_zero_where_##REAL(mask_##REAL m, vec_##REAL a) { return value_##REAL(bits_##REAL(a) & ~m); } \
+    SIMD vec_##REAL v_add_where_##REAL(mask_##REAL m, vec_##REAL a, vec_##REAL b)                                  \
+    {                                                                                                              \
+        return a + value_##REAL(bits_##REAL(b) & m);                                                               \
+    }                                                                                                              \
     SIMD vec_##REAL v_where_##REAL(mask_##REAL m, vec_##REAL a, vec_##REAL b)                                      \
     {                                                                                                              \
         return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                         \

@@ -8,6 +8,7 @@
  *   v_raise(p, t, s)    where the ISA has no v_scale: the bits of p plus those of t shifted left by s, which is p 2^n
  *                       where n are the low bits of t. From a table comes a p that lacks the bits by which it was
  *                       named: here they are added again
+ *   v_add_where(m, a, b)  a + b where m holds, else a
  *   v_zero_where(m, a)  0 where m holds, else a;  v_where(m, a, b): a where m holds, else b
  *   v_sum(a)            of the lanes, in float64, in a fixed order
  *   v_load_part(x, n, fill), v_store_part(x, n, a)   the first n < LANES elements
@@ -66,6 +67,7 @@ static const f64 lane_numbers_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 #define mask_or PASTE(mask_or, REAL)
 #define mask_count PASTE(mask_count, REAL)
 #define v_zero_where PASTE(v_zero_where, REAL)
+#define v_add_where PASTE(v_add_where, REAL)
 #define v_where PASTE(v_where, REAL)
 #define v_sum PASTE(v_sum, REAL)
 #define v_top PASTE(v_top, REAL)
