@@ -369,7 +369,7 @@ SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue
     for (ptrdiff_t first = 0; first < r->n; first += GROUP) {
         const ptrdiff_t end = r->n - first < GROUP ? r->n : first + GROUP;
         compensated of_group;
-        if (EXP_TABLE && end - first > CHUNK) of_group = NAME(pass_rounded)(r, first, end, &p, keeps, queue);
+        if (end - first > CHUNK) of_group = NAME(pass_rounded)(r, first, end, &p, keeps, queue);
         else {
             p.exact = exp_sum_of_none();
             NAME(pass_group)(r, first, end, &p, keeps, queue, NULL, 1);

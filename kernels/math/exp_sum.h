@@ -1,7 +1,6 @@
 /* Sums of e^z in its two parts (exp.h, exp_sum_of.h), as exact as a row can show. What is high q is small, so that lanes may
- * round it a few times. What is high is added without rounding: a table's numbers in float64, or float64's in pairs; powers
- * of 2 in lanes of their own type, which have room for those of a chunk that matter. That takes four operations a vector
- * more than adding e^z: rows.h says where it is done. */
+ * round it a few times. What is high goes into a lane_total at once, where it is not rounded. That takes a few operations a
+ * vector more than adding e^z in lanes: rows.h says where it is done. */
 #ifndef EXP_SUM_H
 #define EXP_SUM_H
 

@@ -2,14 +2,14 @@
 
 typedef struct {
     lane_total total;
-    vec low[UNROLL], high[UNROLL];
+    vec low[UNROLL];
 } EXP_SUM;
 
 SIMD EXP_SUM exp_sum_of_none(void)
 {
     EXP_SUM s;
     s.total = lane_total_of_none();
-    for (int u = 0; u < UNROLL; ++u) s.low[u] = s.high[u] = v_set1(0);
+    for (int u = 0; u < UNROLL; ++u) s.low[u] = v_set1(0);
     return s;
 }
 
@@ -23,31 +23,18 @@ SIMD vec taken(vec *s)
     return sum;
 }
 
-/* high (1 + q), in the u-th of the sums beside each other. */
+/* high (1 + q), in the u-th of the low sums beside each other. Without a table q is up to 0.41, and lanes may round its
+ * sum fewer times. */
 SIMD void exp_sum_add(EXP_SUM *s, int u, vec high, vec q)
 {
-    if (EXP_TABLE) {
-        s->low[u] = v_fma(high, q, s->low[u]);
-        lane_total_add(&s->total, high);
-    } else if (WIDE == 2) {    /* q is large, so that float32 may not round its sum even a few times */
-        lane_total_add(&s->total, high);
-        lane_total_add(&s->total, v_mul(high, q));
-    } else {
-        s->low[u] = v_fma(high, q, s->low[u]);
-        s->high[u] = v_add(s->high[u], high);
-        if (u == UNROLL - 1) lane_total_add(&s->total, taken(s->low));
-    }
+    lane_total_add(&s->total, high);
+    if (!EXP_TABLE && WIDE == 2) lane_total_add(&s->total, v_mul(high, q));
+    else s->low[u] = v_fma(high, q, s->low[u]);
+    if (!EXP_TABLE && u == UNROLL - 1) lane_total_add(&s->total, taken(s->low));
 }
 
 /* After each chunk. */
-SIMD void exp_sum_end_chunk(EXP_SUM *s)
-{
-    if (EXP_TABLE || WIDE == 1) lane_total_add(&s->total, taken(s->low));
-    for (int u = 0; !EXP_TABLE && WIDE == 1 && u < UNROLL; ++u) {
-        lane_total_add(&s->total, s->high[u]);
-        s->high[u] = v_set1(0);
-    }
-}
+SIMD void exp_sum_end_chunk(EXP_SUM *s) { lane_total_add(&s->total, taken(s->low)); }
 
 /* A sum of e^z times EXP_SCALE without that. What float64 rounds there float32 rows don't show. */
 SIMD compensated exp_sum_total(compensated c)
@@ -64,7 +51,10 @@ SIMD void exp_sum_store(const EXP_SUM *s, double *sums, double *errors)
     for (int i = 0; EXP_SCALE != 1 && i < WIDE * LANES_f64; i += LANES_f64) {
         const vec_f64 inverse = v_set1_f64(1 / EXP_SCALE), sum = load_f64(sums + i), scaled = v_mul_f64(sum, inverse);
         store_f64(sums + i, scaled);
-        if (WIDE == 1)
-            store_f64(errors + i, v_fma_f64(load_f64(errors + i), inverse, v_lost_f64(sum, inverse, scaled)));
+        if (WIDE == 2) continue;
+        /* what the product was rounded by, and by how much the inverse is too large */
+        const vec_f64 over = v_lost_f64(inverse, v_set1_f64(EXP_SCALE), v_set1_f64(1));
+        const vec_f64 lost = v_fnma_f64(scaled, over, v_lost_f64(sum, inverse, scaled));
+        store_f64(errors + i, v_fma_f64(load_f64(errors + i), inverse, lost));
     }
 }
