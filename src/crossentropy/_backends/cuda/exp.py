@@ -22,8 +22,10 @@ class Exponential(NamedTuple):
     log2e: float  # as a real
     frame_at: Callable  # (k): the anchor (magic, lowest) of e^y 2^k
     exp_at: Callable  # (y, magic, lowest): e^y 2^k, for a sum
-    exp_pair: Callable  # (y, magic, lowest): the same and what it is off by
-    exp_near: Callable  # (y, magic, lowest): the same for what is rounded to the dtype
+    exp_pair: Callable  # (y, magic, lowest): the same and what it is off by, for numbers of a lane or a row
+    exp_parts: Callable  # (y, magic, lowest): (a power of two, q), where e^y 2^k is that times 1 + q
+    exp_near: Callable  # (y, magic, lowest): e^y 2^k for what is rounded to the dtype
+    exp_times: Callable  # (y, magic, lowest, factor): the same times a factor
     exp: Callable  # (y): e^y
     scale_of: Callable  # (k): 2^k
     nearest: Callable  # (y): y rounded to an integer
@@ -40,6 +42,16 @@ def _polynomial(real, terms):
     return device(lambda r: fma(fma(fma(fma(upper(r), r, q6), r, q7), r, q8), r, q9))
 
 
+def _series(real):
+    """(e^r - 1 - r - r^2/2) / r^3, by its series."""
+    if real is np.float32:
+        c0, c1, c2, c3, c4, c5 = (real(1 / math.factorial(i + 3)) for i in range(6))
+        return device(lambda r: fma(fma(fma(fma(fma(c5, r, c4), r, c3), r, c2), r, c1), r, c0))
+    c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11 = (real(1 / math.factorial(i + 3)) for i in range(12))
+    upper = device(lambda r: fma(fma(fma(fma(fma(c11, r, c10), r, c9), r, c8), r, c7), r, c6))
+    return device(lambda r: fma(fma(fma(fma(fma(fma(upper(r), r, c5), r, c4), r, c3), r, c2), r, c1), r, c0))
+
+
 @functools.cache
 def exponential_of(kind: str) -> Exponential:
     """Those of the dtype of that name."""
@@ -48,6 +60,7 @@ def exponential_of(kind: str) -> Exponential:
     minus_high, minus_low, ln2, zero, one = -high, -low, real(math.log(2)), real(0), real(1)
     rest_of_log2e = real(math.log2(math.e) - float(log2e))
     middle, bias, q = real(constants.magic), real(constants.bias), _polynomial(real, constants.terms)
+    series, half = _series(real), real(0.5)
 
     @device
     def frame_at(k):
@@ -73,11 +86,36 @@ def exponential_of(kind: str) -> Exponential:
 
     @device
     def exp_pair(y, magic, lowest):
-        """(e^y 2^k, what that is off by): off by 0.1 ulp together. y, 0 and NaN as in `exp_at`."""
+        """(e^y 2^k, what that is off by): off by 0.05 ulp together. y, 0 and NaN as in `exp_at`."""
+        y = larger(y, lowest)
+        t = fma(y, log2e, magic)
+        n, scale = t - magic, power(t)
+        near, back = fma(n, minus_high, y), n * minus_low
+        r = near + back
+        square = half * r * r
+        first = one + r
+        second = first + square
+        # r^3 / 6 and so on, and what has been lost on the way.
+        rest = fma(series(r) * r, r * r, fma(half * r, r, -square))
+        rest = fma((near - r) + back, first, rest) + ((r - (first - one)) + (square - (second - first)))
+        high = second + rest
+        return high * scale, (rest - (high - second)) * scale
+
+    @device
+    def exp_parts(y, magic, lowest):
+        """(2^n, q), where e^y 2^k is 2^n (1 + q), off by 0.2 ulp. y, 0 and NaN as in `exp_at`, NaN in q.
+
+        What rounds e^y to an ulp of its own is the product of the two, and that ulp may be two of a sum or a product.
+        """
         r, scale = reduced(y, magic, lowest)
-        more = fma(q(r) * r, r, r)
-        high = one + more
-        return high * scale, (more - (high - one)) * scale
+        return scale, fma(q(r) * r, r, r)
+
+    @device
+    def exp_times(y, magic, lowest, factor):
+        """e^y 2^k times a factor, off by 0.7 ulp. y, 0 and NaN as in `exp_at`."""
+        scale, more = exp_parts(y, magic, lowest)
+        scale *= factor
+        return fma(scale, more, scale)
 
     exp_near = exp_at
     if kind in ("float16", "bfloat16"):
@@ -92,6 +130,11 @@ def exponential_of(kind: str) -> Exponential:
             y = larger(y, lowest)
             t = fma(y, log2e, magic)
             return exp2(fma(y, rest_of_log2e, fma(y, log2e, -(t - magic)))) * power(t)
+
+        @device
+        def exp_times(y, magic, lowest, factor):
+            """`exp_near` times a factor."""
+            return exp_near(y, magic, lowest) * factor
 
     @device
     def exp(y):
@@ -109,4 +152,4 @@ def exponential_of(kind: str) -> Exponential:
         """y rounded to an integer."""
         return (y + middle) - middle
 
-    return Exponential(log2e, frame_at, exp_at, exp_pair, exp_near, exp, scale_of, nearest)
+    return Exponential(log2e, frame_at, exp_at, exp_pair, exp_parts, exp_near, exp_times, exp, scale_of, nearest)

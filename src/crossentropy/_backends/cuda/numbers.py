@@ -1,7 +1,6 @@
 """The second third of a kernel: the numbers of a row, from what was found of it; its loss and its factors."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from .elements import device, elements_of
 from .exp import exponential_of
 from .intrinsics import fma, load, word_of, words_of
+from .log import log1p_of
 from .logits import logits_of
 from .rows import READ, SKIPPED
 from .sums import HEADROOM, LEADS_BELOW, sums_of
@@ -20,16 +20,17 @@ class RowNumbers(NamedTuple):
 
     own: float  # keep w_y: the weight that the target's class has to itself
     floor_y: float  # floor w_y: what that class has of the weight that all have alike
-    share: float  # 1 / (1 + rest): the softmax of the maximum
     log_sum: float  # log(1 + rest)
     lse: float  # the logsumexp: max + log_sum
+    lse_error: float  # what that has lost to rounding
 
 
 class Frame(NamedTuple):
     """What makes a row's logits into results: reals."""
 
     max: float
-    log_sum: float
+    lse: float
+    lse_error: float
     offset: float  # e^(z - offset) 2^k, at the anchor (magic, lowest) of exp.py, times of_e is factor e^(z - max)
     magic: float
     lowest: float
@@ -48,7 +49,7 @@ class Numbers(NamedTuple):
 
 def numbers_of(kind: str, result, times) -> Numbers:
     """Those of the kernel of a dtype and a result; ``times`` is `weights.Weights.times`."""
-    elements, difference = elements_of(kind), sums_of(kind).difference
+    elements, difference, plus, log1p = elements_of(kind), sums_of(kind).difference, sums_of(kind).plus, log1p_of(kind)
     real, real_size, spreads = elements.real, elements.real_size, result.spreads
     zero, one, nan = real(0), real(1), real(np.nan)
     gradient_frame, factors = _gradient_frame(kind), _factors(kind, result, times)
@@ -59,15 +60,16 @@ def numbers_of(kind: str, result, times) -> Numbers:
         if a.targets != 0 and row.state == READ:
             w_y = load(a.class_weight + row.y * real_size, real) if a.class_weight != 0 else one
             own, floor_y = smoothing.keep * w_y, times(smoothing.floor, w_y)
-        share = one / (one + found.rest)
-        log_sum = real(math.log1p(found.rest)) + found.error * share
-        return RowNumbers(own, floor_y, share, log_sum, found.max + log_sum)
+        log_sum, log_error = log1p(found.rest, found.error)
+        lse, error = plus(found.max, log_error, log_sum)
+        rounded = lse + error
+        return RowNumbers(own, floor_y, log_sum, rounded, error - (rounded - lse))
 
     @device
-    def from_target(m, z_y, log_sum):
-        """m - z_y + log_sum: the loss of a class, with the rounding error of m - z_y."""
-        d, error = difference(m, z_y)
-        return d + (log_sum + error)
+    def from_target(numbers, z_y):
+        """lse - z_y: the loss of a class, rounded once."""
+        d, error = difference(numbers.lse, z_y)
+        return d + (numbers.lse_error + error)
 
     @device
     def loss_of(a, row, found, numbers, z_y):
@@ -77,25 +79,29 @@ def numbers_of(kind: str, result, times) -> Numbers:
         elif row.state == READ and a.targets == 0 and not spreads:
             value = numbers.lse if found.max == found.max else found.error  # see sums.settled
         elif row.state == READ and found.max == found.max:
-            value = times(numbers.own, from_target(found.max, z_y, numbers.log_sum))
+            value = times(numbers.own, from_target(numbers, z_y))
             value = value + found.distance + times(found.mass, numbers.log_sum)
             value = row.sample_weight * (value + times(a.z_loss, numbers.lse * numbers.lse))
         return value
 
     @device
     def frame_of(a, row, found, numbers, z_y):
-        factor, row_factor, at_target = factors(a, row, found, numbers, z_y)
-        offset, magic, lowest, of_e = gradient_frame(factor, found.max)
-        return Frame(found.max, numbers.log_sum, offset, magic, lowest, of_e, row_factor, at_target)
+        factor, error, row_factor, at_target = factors(a, row, found, numbers, z_y)
+        offset, magic, lowest, of_e = gradient_frame(factor, error, found.max)
+        return Frame(found.max, numbers.lse, numbers.lse_error, offset, magic, lowest, of_e, row_factor, at_target)
 
     return Numbers(numbers_of, loss_of, frame_of)
 
 
 def _factors(kind, result, times):
-    """The device function (a, row, found, numbers, z_y): (factor of e^(z - max), row_factor, at_target)."""
+    """The device function (a, row, found, numbers, z_y): (factor, error, row_factor, at_target).
+
+    The factor is that of e^(z - max), and the error what it has lost to rounding.
+    """
     elements, gradient, target_gradient = elements_of(kind), logits_of(kind).gradient, _target_gradient(kind)
     real = elements.real
     zero, one, two = real(0), real(1), real(2)
+    share_of = _share(kind)
     if result.writes == "gradient":
 
         @device
@@ -105,12 +111,16 @@ def _factors(kind, result, times):
                 row_factor *= load(a.row_scale + row.number * a.row_scale_step, real)
             z_term = times(two * a.z_loss, numbers.lse)
             total = numbers.own + found.mass + z_term
-            factor = row_factor * total / (one + found.rest)
+            share, share_error = share_of(found.rest)
+            weight = row_factor * total
+            factor = weight * share
+            error = fma(weight, share, -factor) + fma(weight, share_error, fma(row_factor, total, -weight) * share)
+            error = error if error - error == zero else zero
             if a.targets != 0:
                 others, own = (found.mass - numbers.floor_y) + z_term, numbers.own + numbers.floor_y
                 value = row_factor * target_gradient(found.max, found.rest, z_y, total, others, own)
                 at_target = gradient(a, value, z_y)
-            return factor, row_factor, at_target
+            return factor, error, row_factor, at_target
 
     elif result.is_backward:
         plus, most = sums_of(kind).plus, real(LEADS_BELOW)
@@ -121,24 +131,40 @@ def _factors(kind, result, times):
             whole, error = plus(found.mass, found.error, found.distance)
             share = (whole + error) / (one + found.rest)
             if not found.rest < most:
-                return share, one, share
+                return share, zero, one, share
             others = found.mass + found.error
-            return share, zero, (times(found.rest, found.distance) - others) / (one + found.rest)
+            return share, zero, zero, (times(found.rest, found.distance) - others) / (one + found.rest)
 
     else:
 
         @device
         def factors(a, row, found, numbers, z_y):
-            return numbers.share, one, zero
+            share, error = share_of(found.rest)
+            return share, error, one, zero
 
     return factors
 
 
 @functools.cache
+def _share(kind):
+    """The device function (rest): 1 / (1 + rest), the softmax of the maximum, and what that has lost to rounding."""
+    real, plus = elements_of(kind).real, sums_of(kind).plus
+    zero, one = real(0), real(1)
+
+    @device
+    def share_of(rest):
+        whole, lost = plus(one, zero, rest)
+        share = one / whole
+        return share, (fma(-share, whole, one) - share * lost) * share
+
+    return share_of
+
+
+@functools.cache
 def _gradient_frame(kind):
-    """The device function (factor, m): (offset, magic, lowest, of_e), as `Frame` says of them."""
+    """The device function (factor, error, m): (offset, magic, lowest, of_e), as `Frame` says of them."""
     real, e_to, anchored = elements_of(kind).real, exponential_of(kind), sums_of(kind).anchored
-    frame_at, exp_at, scale_of = e_to.frame_at, e_to.exp_at, e_to.scale_of
+    frame_at, exp_pair, scale_of = e_to.frame_at, e_to.exp_pair, e_to.scale_of
     headroom = real(HEADROOM)
     most, deep = (real(94), real(32)) if real is np.float32 else (real(900), real(100))
     if real is np.float32:
@@ -154,7 +180,7 @@ def _gradient_frame(kind):
             return np.int32((words_of(value)[1] >> np.uint32(20)) & np.uint32(2047)) - np.int32(1023)
 
     @device
-    def gradient_frame(factor, m):
+    def gradient_frame(factor, error, m):
         """The result is right down to the least number, because of_e is about 2^-32 there.
 
         So whatever of e^z is flushed to 0 would have been flushed by the product, too.
@@ -163,7 +189,10 @@ def _gradient_frame(kind):
         offset, k = anchored(m)
         magic, lowest = frame_at(k - headroom + up)
         back, bottom = frame_at(headroom - k)
-        return offset, magic, lowest, factor * scale_of(-up) * exp_at(offset - m, back, bottom)
+        e, more = exp_pair(offset - m, back, bottom)
+        scale = scale_of(-up)
+        factor, error = factor * scale, error * scale
+        return offset, magic, lowest, fma(factor, e, fma(factor, more, error * e))
 
     return gradient_frame
 
@@ -174,14 +203,16 @@ def _target_gradient(kind):
 
     p_y, the softmax of the target's class, comes from its logit z.
     """
-    real, exp = elements_of(kind).real, exponential_of(kind).exp
-    one, half = real(1), real(0.5)
+    real, exp, share_of = elements_of(kind).real, exponential_of(kind).exp, _share(kind)
+    half = real(0.5)
 
     @device
     def target_gradient(m, rest, z, a, others, weight):
         """Where p_y passes 1/2 it is 1 - rest / (1 + rest), because a p_y - weight would lose the digits of 1 - p_y."""
-        share = one / (one + rest)
+        share, error = share_of(rest)
         p = exp(z - m) * share
-        return fma(-a, rest * share, others) if p > half else fma(a, p, -weight)
+        of_others = rest * share
+        lost = fma(rest, share, -of_others) + rest * error
+        return fma(-a, of_others, fma(-a, lost, others)) if p > half else fma(a, p, -weight)
 
     return target_gradient

@@ -32,7 +32,8 @@ class LaneSum(NamedTuple):
     """Of the classes that a lane has seen so far: reals."""
 
     max: float
-    sum: float  # with error: of e^(z - offset) 2^k, over all of the classes but one at the maximum
+    second: float  # the largest logit but one at the maximum
+    sum: float  # with error: of e^(z - offset) 2^k, over all of the classes but one at max and one at second
     error: float
     limit: float  # a class beyond it needs another anchor
     offset: float  # the anchor
@@ -59,6 +60,7 @@ def sums_of(kind: str) -> Sums:
     """Those of the dtype of that name."""
     real, e_to = elements_of(kind).real, exponential_of(kind)
     log2e, frame_at, exp_at, exp_pair, nearest = e_to.log2e, e_to.frame_at, e_to.exp_at, e_to.exp_pair, e_to.nearest
+    exp_parts = e_to.exp_parts
     zero, lowest_number, nan = real(0), real(-np.inf), real(np.nan)
     headroom, down = real(HEADROOM), real(2.0**-HEADROOM)
     # Twice the distance at which e^z is lost beside e^m; and 2^20, by which a sum may pass its anchor.
@@ -114,21 +116,25 @@ def sums_of(kind: str) -> Sums:
     def begun():
         """The LaneSum of a lane before its first class."""
         magic, lowest = frame_at(headroom)
-        return LaneSum(lowest_number, zero, zero, lowest_number, zero, headroom, magic, lowest)
+        return LaneSum(lowest_number, lowest_number, zero, zero, lowest_number, zero, headroom, magic, lowest)
 
     @device
     def added(v, n, lane):
-        """Folds v[0 : n] into a lane's sum, n even. Overwrites v: each class but the largest makes way for a smaller.
+        """Folds v[0 : n] into a lane's sum, n 2, 4, 8 or 16. Overwrites v: the two largest make way for smaller ones.
+
+        Where one class makes up most of the rest it is ``second``, whose exponential is rounded when all is done.
 
         The group's sum is taken by itself, and the lane's carries its rounding error from group to group: a lane that
-        adds 512 equal terms one by one is off by 126 ulp.
+        adds 512 equal terms one by one is off by 126 ulp. A group adds neighbours first, and powers of two by
+        themselves, which loses next to nothing: so an ulp is that of the rest, which is less than half as large.
         """
-        m, s, error, limit, offset, k, magic, lowest = lane
-        top = m
+        top, second, s, error, limit, offset, k, magic, lowest = lane
         for i in range(n):
             z = v[i]
-            v[i] = smaller(top, z)
+            below = smaller(top, z)
             top = larger(top, z)
+            v[i] = smaller(second, below)
+            second = larger(second, below)
         # The lane's first group always takes this branch; a later one does only where it passes the anchor by more
         # than the sum's range allows.
         if top > limit:
@@ -139,12 +145,22 @@ def sums_of(kind: str) -> Sums:
             by = exp_at(old_offset - offset, move, bottom)
             s, error = (zero, zero) if s == zero else (s * down * by, error * down * by)
             magic, lowest = frame_at(k)
-        even, odd = zero, zero
         for i in range(n // 2):
-            even += exp_at(v[2 * i] - offset, magic, lowest)
-            odd += exp_at(v[2 * i + 1] - offset, magic, lowest)
-        s, error = plus(s, error, even + odd)
-        return LaneSum(top, s, error, limit, offset, k, magic, lowest)
+            scale, more = exp_parts(v[2 * i] - offset, magic, lowest)
+            other, other_more = exp_parts(v[2 * i + 1] - offset, magic, lowest)
+            v[2 * i], v[2 * i + 1] = scale + other, fma(scale, more, other * other_more)
+        for i in range(n // 4):
+            v[4 * i] += v[4 * i + 2]
+            v[4 * i + 1] += v[4 * i + 3]
+        for i in range(n // 8):
+            v[8 * i] += v[8 * i + 4]
+            v[8 * i + 1] += v[8 * i + 5]
+        for i in range(n // 16):
+            v[16 * i] += v[16 * i + 8]
+            v[16 * i + 1] += v[16 * i + 9]
+        s, error = plus(s, error, v[0])
+        s, error = plus(s, error, v[1])
+        return LaneSum(top, second, s, error, limit, offset, k, magic, lowest)
 
     @device
     def ended(lane):
@@ -153,7 +169,12 @@ def sums_of(kind: str) -> Sums:
         e, more = exp_pair(lane.offset - lane.max, magic, lowest)
         s, rest = lane.sum, lane.sum * e
         error = fma(s, e, -rest) + fma(s, more, lane.error * e)
-        return RowSum(lane.max, zero, zero) if s == zero else RowSum(lane.max, rest, error)
+        rest, error = (zero, zero) if s == zero else (rest, error)
+        distance, off_by = difference(lane.second, zero if lane.max == lowest_number else lane.max)
+        magic, lowest = frame_at(headroom)
+        e, more = exp_pair(distance, magic, lowest)
+        rest, error = plus(rest, error + fma(e, off_by, more), e)
+        return RowSum(lane.max, rest, error)
 
     @device
     def settled(row):

@@ -79,14 +79,15 @@ def _finish(kind, result, weights_of):
     v are those of the classes from ``first`` on. Overwrites u. The target's own gradient is `Frame.at_target`.
     """
     zero = elements_of(kind).real(0)
-    width, exp_near, gradient = elements_of(kind).width, exponential_of(kind).exp_near, logits_of(kind).gradient
+    width, gradient = elements_of(kind).width, logits_of(kind).gradient
+    exp_near, exp_times = exponential_of(kind).exp_near, exponential_of(kind).exp_times
     spreads = result.spreads
     if result.writes == "log_softmax":
 
         @device
         def finish(a, v, u, first, classes, target, frame):
             for j in range(width):
-                v[j] = (v[j] - frame.max) - frame.log_sum
+                v[j] = (v[j] - frame.lse) - frame.lse_error
 
     elif result.is_backward:
 
@@ -103,7 +104,7 @@ def _finish(kind, result, weights_of):
         @device
         def finish(a, v, u, first, classes, target, frame):
             for j in range(width):
-                v[j] = exp_near(v[j] - frame.offset, frame.magic, frame.lowest) * frame.of_e
+                v[j] = exp_times(v[j] - frame.offset, frame.magic, frame.lowest, frame.of_e)
 
     else:
 
@@ -112,7 +113,7 @@ def _finish(kind, result, weights_of):
             if spreads:
                 weights_of(u, first, classes, target)
             for j in range(width):
-                e = exp_near(v[j] - frame.offset, frame.magic, frame.lowest) * frame.of_e
+                e = exp_times(v[j] - frame.offset, frame.magic, frame.lowest, frame.of_e)
                 v[j] = gradient(a, fma(-frame.row_factor, u[j], e) if spreads else e, v[j])
 
     return finish
