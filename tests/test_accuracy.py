@@ -112,8 +112,8 @@ def test_within_the_contract(kernels, dtype, name):
 
 # ---------------------------------------------------------------------- one e^z
 
-# What one e^z may cost a sum and a gradient, in ulp: a little above what is measured. kernels/math/exp.h says what of it
-# is that of e^z; the rest is the rounding of the result, and of what e^z is multiplied by.
+# What one e^z may cost a sum and a gradient, in ulp: a little above what is measured. kernels/math/exp.h says what of
+# that is the error of e^z; the rest is the rounding of the result, and of what e^z is multiplied by.
 ONE_EXP = {
     ("native-avx512", "float32"): (0.85, 1.8),
     ("native-avx512", "float64"): (1.15, 2.0),
@@ -127,7 +127,7 @@ ONE_EXP = {
 
 
 def exponents(name):
-    """From 0 down to where e^z is nearly subnormal: many near 0, and many where z is halfway between multiples of ln2."""
+    """From 0 down to where e^z is nearly subnormal: many near 0, and many halfway between multiples of ln2."""
     rng = np.random.default_rng(11)
     points = [rng.uniform(low, 0, 2**15) for low in ({"float32": -87, "float64": -700}[name], -2, -0.36)]
     points.append((np.arange(1, 125)[:, None] - 0.5) * -np.log(2) + rng.uniform(-1e-3, 1e-3, (124, 264)))

@@ -1,5 +1,6 @@
 """The constants of e^z and of the logarithm stand in two languages, and are those that kernels/math/fit.py fits."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,15 +12,23 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "src/crossentropy/_backends/exponential.py"
 
 
-def check(root):
+def fit(root, argument):
     return subprocess.run(
-        [sys.executable, str(root / "kernels/math/fit.py"), "--check"], capture_output=True, text=True, timeout=120
+        [sys.executable, str(root / "kernels/math/fit.py"), argument], capture_output=True, text=True, timeout=120
     )
 
 
 def test_the_constants_are_as_they_are_fitted():
-    done = check(ROOT)
+    done = fit(ROOT, "--check")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_scales_of_float32_are_found_again():
+    done = fit(ROOT, "--search")
+    found = re.findall(r"^float32, table of (\d+): found (\S+): \S+; held (\S+): ", done.stdout, re.MULTILINE)
+    assert [entries for entries, _, _ in found] == ["16", "8"], done.stdout + done.stderr
+    for entries, best, held in found:
+        assert best == held, entries
 
 
 @pytest.mark.parametrize(
@@ -54,6 +63,6 @@ def test_a_constant_that_differs_is_named(tmp_path, file, digits, others, name):
     text = (tmp_path / file).read_text()
     assert digits in text
     (tmp_path / file).write_text(text.replace(digits, others))
-    done = check(tmp_path)
+    done = fit(tmp_path, "--check")
     assert done.returncode == 1
     assert f"{name} is " in done.stdout, done.stdout + done.stderr
