@@ -121,8 +121,8 @@ ONE_EXP = {
     ("native-avx2", "float64"): (1.15, 1.1),
     ("native-base", "float32"): (1.1, 1.1),
     ("native-base", "float64"): (1.1, 1.05),
-    ("numba", "float32"): (1.45, 0.95),
-    ("numba", "float64"): (1.65, 0.95),
+    ("numba", "float32"): (1.1, 1.1),
+    ("numba", "float64"): (1.5, 1.1),
 }
 
 
