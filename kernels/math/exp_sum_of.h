@@ -30,11 +30,14 @@ SIMD void exp_sum_add(EXP_SUM *s, int u, vec high, vec q)
     lane_total_add(&s->total, high);
     if (!EXP_TABLE && WIDE == 2) lane_total_add(&s->total, v_mul(high, q));
     else s->low[u] = v_fma(high, q, s->low[u]);
-    if (!EXP_TABLE && u == UNROLL - 1) lane_total_add(&s->total, taken(s->low));
+    if (!EXP_TABLE && WIDE == 1 && u == UNROLL - 1) lane_total_add(&s->total, taken(s->low));
 }
 
 /* After each chunk. */
-SIMD void exp_sum_end_chunk(EXP_SUM *s) { lane_total_add(&s->total, taken(s->low)); }
+SIMD void exp_sum_end_chunk(EXP_SUM *s)
+{
+    if (EXP_TABLE || WIDE == 1) lane_total_add(&s->total, taken(s->low));
+}
 
 /* The sum of e^z, from that of e^z EXP_SCALE. What float64 rounds there no float32 row can show. */
 SIMD compensated exp_sum_total(compensated c)

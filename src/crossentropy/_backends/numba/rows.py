@@ -388,6 +388,13 @@ def write_log_softmax(x, x_row, out, out_row, classes, m, log_sum, bypasses, sto
             break
         n = min(BLOCK, classes - at)
         z = block(x, x_row, at, n, buffer)
-        for i in range(n):
-            scratch[i] = (z[i] - top) - rest
+        if scratch.itemsize == 4:
+            for i in range(n):
+                scratch[i] = (z[i] - top) - rest
+        else:  # the logarithm is not exact to float64, so that the first difference must not be rounded as well
+            for i in range(n):
+                below = z[i] - top
+                kept = z[i] - below
+                lost = (z[i] - (below + kept)) + (kept - top)
+                scratch[i] = below + (lost - rest) if math.isfinite(lost) else below - rest
         put(out, out_row, at, n, scratch, bypasses)
