@@ -58,7 +58,9 @@ SLOW = {
     "test_kernels_that_cannot_be_kept_are_used",
     "test_rows_of_any_stride_and_in_place",  # Numba compiles each row function again for each layout
     "test_the_curves_coincide",
+    "test_the_scales_of_float32_are_found_again",  # among 2^25
     "test_where_nothing_can_be_written",
+    "test_within_the_contract_on_a_million_rows",
     "test_undefined_rows",  # Numba compiles its row functions for one more dtype
 }
 # Cases of tests that are kept otherwise: what other libraries take to start.

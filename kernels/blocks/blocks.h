@@ -17,10 +17,16 @@
  *    (m - z_y) + log1p(rest), a sum of terms >= 0, in which no digit of a small loss can cancel. In the one pass the
  *    target is left out instead, which serves as well: only where it leads is rest small in a loss that is small.
  * E. Everything that is one number per row is float64: e^z, logarithms and divisions for a batch of rows in lanes
- *    (complete.h), the options in rows/losses.c, once for all ISAs and dtypes.
+ *    (complete.h), the options in rows/losses.c, once for all ISAs and dtypes. Where rows are float64 themselves, a
+ *    number that float64 rounds is a pair, itself and what it is short of, until it is that of a result.
  * F. With few classes, or rows that lie side by side, the lanes are rows (columns.h, rows/by_tiles.c): a vector of 10
  *    classes would be two thirds full and end in a horizontal sum, and a class axis that is not last would have every
- *    row copied. Row by row, either takes twice as long. */
+ *    row copied. Row by row, either takes twice as long.
+ * G. A sum of e^z is off by little beside the half ulp of a result. What costs e^z most is adding its two parts
+ *    (math/exp.h). So where a sum may be that of a few classes, the parts go into it apart, the larger one without
+ *    rounding (math/exp_sum.h): in tiles, in rows of a single chunk, and in rows that are done again. In longer rows
+ *    e^z is added in lanes, and only the lanes in which much of the sum lies are added again, by its parts (rows.h,
+ *    pass_rounded). Nor is lse rounded for log-softmax: it is subtracted from z in two steps, as a pair. */
 #ifndef BLOCKS_H
 #define BLOCKS_H
 
@@ -41,7 +47,7 @@ typedef struct {
  * as long as another. */
 typedef struct {
     const void *x;       /* IN (n,), or NULL where kept is not: */
-    const void *kept;    /* IN (n,) the e^x at the anchor */
+    const void *kept;    /* IN (n,) the e^x at the anchor, times EXP_SCALE */
     anchor at;
     double factor, power;
     subtrahend s;
@@ -84,7 +90,7 @@ typedef struct {
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
     int lanes;
-    double tile_scale;    /* what columns_sum leaves e^x times */
+    double tile_scale;    /* columns_sum leaves e^x times this in a tile (EXP_SCALE) */
     /* rows.h */
     double (*max)(const void *x, ptrdiff_t n);                                       /* NaN where any is NaN */
     compensated (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */

@@ -1,5 +1,5 @@
-/* The work of rows.h on a tile (tile.h), where what is one number of a row is a lane. unit.h includes this once for each
- * REAL. */
+/* The work of rows.h on a tile (tile.h), where what is one number of a row is a lane. unit.h includes this once for
+ * each REAL. */
 #include <math.h>
 
 #include "blocks/blocks.h"
@@ -106,7 +106,8 @@ static void NAME_R(columns_spread)(const void *tile, const void *q_tile, ptrdiff
     }
 }
 
-/* factor e - scale w (keep q + floor), in place of the e that columns_sum kept; but value in class y. */
+/* factor e - scale w (keep q + floor), in place of the e that columns_sum kept; but value in class y. As e is e^x times
+ * EXP_SCALE, whoever calls this divides factor by that (tile_scale). */
 static void NAME_R(columns_gradient)(void *tile, const void *q_tile, ptrdiff_t classes, const double *factor,
                                      const double *scale, const double *y, const double *value, const void *weights,
                                      double keep, double floor)
@@ -128,6 +129,7 @@ static void NAME_R(columns_gradient)(void *tile, const void *q_tile, ptrdiff_t c
     }
 }
 
+/* As log_softmax in rows.h: z - m - l, where m is lse rounded to REAL and l the rest of it. */
 static void NAME_R(columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b)
 {
     REAL *x = tile;

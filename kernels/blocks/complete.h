@@ -29,7 +29,8 @@ SIMD vec_f64 v_power_of_2(mask_f64 m, vec_f64 n)
 #endif
 }
 
-/* As v_exp_parts, with what the last two roundings of r and of q lose. */
+/* e^z at the anchor as a pair: by the method of exp.h without a table, where what is lost when r and q are rounded is
+ * carried along. */
 SIMD pair exp_pair(vec_f64 z, vec_f64 k, exp_frame_f64 f)
 {
     const vec_f64 below = v_sub_f64(z, f.shift), one = v_set1_f64(1);
@@ -58,8 +59,8 @@ SIMD pair pair_quotient(pair a, pair b)
     return p;
 }
 
-/* float32 results show none of what float64 rounds; float64 results would show all of it, so that there numbers are
- * carried as pairs up to the logarithm and the last division. */
+/* float32 results show none of what float64 rounds. float64 results would show all of it: there numbers are pairs up to
+ * the logarithm, which takes one, and to the quotients, which are rounded last. */
 SIMD void complete_as(batch *b, ptrdiff_t rows, int targets, int is_f64)
 {
     const vec_f64 one = v_set1_f64(1), zero = v_set1_f64(0);

@@ -1,9 +1,9 @@
 /* The block functions, written once; unit.h includes this file once for each ELEMENT, after vectors.h.
  *
- * float32 and 16-bit elements are worked on in float32 lanes, float64 in float64 lanes. A sum runs in a few vectors of
- * lanes over a chunk of four vectors each, then goes into a lane_total: all-equal logits, whose rounding errors all
- * point the same way, would cost 4 ulp of float32 in lanes that run over 1000 classes. (At eight each, 127 classes of
- * which one led by 3 and others were equal cost the gradient 5.1 ulp on AVX2.)
+ * float32 and 16-bit elements are worked on in float32 lanes, float64 in float64 lanes. A sum that lanes round runs
+ * over a chunk in UNROLL vectors of lanes, four additions each, then goes on in a lane_total: all-equal logits, whose
+ * rounding errors all point the same way, would cost 4 ulp of float32 in lanes that run over 1000 classes. Where even
+ * these roundings could show, e^z is added by its parts (blocks.h, G).
  * The last, partial vector of a block goes through the same arithmetic as the others, filled up with what leaves each
  * result alone; so a row's bits do not depend on where it lies. */
 #include <math.h>
@@ -262,10 +262,10 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
 
 /* The one pass over a row: the sum of e^x but for class y, and the maximum with it, at an anchor that was guessed
  * and has no shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL
- * the e^x go there, up to LANES - 1 elements more than n. */
+ * the e^x go there, times EXP_SCALE, up to LANES - 1 elements more than n. */
 typedef struct {
-    vec max[UNROLL], sum[UNROLL];    /* sum: of a chunk, where that is rounded */
-    EXP_SUM exact;
+    vec max[UNROLL], sum[UNROLL];    /* sum: of a chunk's e^x, rounded */
+    EXP_SUM exact;                   /* or of their parts */
 } passing;
 
 /* What stays as it is over a row. */
@@ -315,7 +315,8 @@ SIMD void NAME(pass_group)(const passed *r, ptrdiff_t first, ptrdiff_t end, pass
     }
 }
 
-/* What the sum of one lane of the chunk from j was off by, where it was rounded to s. */
+/* What s is short of, the rounded sum of one lane of the chunk from j: its classes are copied beside each other and
+ * added by their parts. */
 static double NAME(lost_in_lane)(const passed *r, ptrdiff_t j, int lane, REAL s)
 {
     ELEMENT column[CHUNK_VECTORS];
@@ -335,8 +336,8 @@ static double NAME(lost_in_lane)(const passed *r, ptrdiff_t j, int lane, REAL s)
     return (exact.sum - (double)s) + exact.error;
 }
 
-/* A group of chunks, each added in lanes and so rounded a few times. Where more than a sixteenth of the sum lies in one
- * lane of a chunk, that could show: these lanes are added again. */
+/* A group of chunks, each added in lanes, of which every one is rounded a few times. The errors of many lanes nearly
+ * cancel, but that of a lane with more than a sixteenth of the sum could show: such lanes are added again. */
 SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int keeps,
                                     gradient_queue *queue)
 {
@@ -359,8 +360,8 @@ SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t 
     return sum;
 }
 
-/* A group ends where a block of a copied row may (BLOCK), because a sum must not depend on how its row lies. In one of a
- * single chunk nearly every lane would have to be added again: it is added exactly at once. */
+/* A group ends where a block of a copied row may (BLOCK), because a sum must not depend on how its row lies. In one of
+ * a single chunk nearly every lane would have to be added again: it is added by parts at once. */
 SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue, double *max)
 {
     passing p;
@@ -390,8 +391,9 @@ static compensated NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y
     return kept ? NAME(pass_as)(&r, 1, queue, max) : NAME(pass_as)(&r, 0, NULL, max);
 }
 
-/* z - lse, where lse = max + log_sum + off is taken as a pair. z - high is exact where z is near it, so that the result is rounded
- * once there, and at most twice elsewhere. */
+/* z - lse, where lse = max + log_sum + off is taken as a pair: high, which is lse rounded to REAL, and what that is
+ * short of. z - high is exact where z is near lse, so that the result is rounded once there, and at most twice
+ * elsewhere. */
 static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double log_sum, double off, void *to, int bypass)
 {
     const ELEMENT *x = in;

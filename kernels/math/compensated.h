@@ -33,12 +33,13 @@ static inline double upper_half(double a)    /* 26 bits of it */
     return a;
 }
 
-/* c / by, where by is 1 or a little above. */
+/* c / by, for a by from 1 to 2. The quotient is rounded, and what it is short of becomes its error: sum by is taken
+ * exactly, half by half, because the base ISA has no FMA. */
 static inline compensated unscaled(compensated c, double by)
 {
     if (by == 1) return c;
     const double sum = c.sum / by, high = upper_half(sum), low = sum - high, of_by = upper_half(by), rest = by - of_by;
-    const double over = (((c.sum - high * of_by) - high * rest) - low * of_by) - low * rest;    /* c.sum - sum by */
+    const double over = (((c.sum - high * of_by) - high * rest) - low * of_by) - low * rest;
     const compensated result = {sum, (over + c.error) / by};
     return result;
 }

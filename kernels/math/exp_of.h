@@ -1,5 +1,7 @@
 /* The functions of exp.h, which includes this once for each REAL. */
 
+/* What e^z takes from an anchor: the shift; the constant that rounds; how far the rounded sum is above n - k; and the
+ * lowest logit (less the shift) whose e^z is not 0. */
 typedef struct {
     vec shift, magic, bias, lowest;
 } EXP_FRAME;
@@ -15,7 +17,7 @@ SIMD EXP_FRAME frame_of(vec shift, vec k)
 
 SIMD EXP_FRAME frame_at(anchor a) { return frame_of(v_set1((REAL)a.shift), v_set1((REAL)a.k)); }
 
-/* What z log2e is rounded to, in t; the number of the table, or 1; and q. */
+/* In t the constant plus what y log2e is rounded to; q; and as the result the number of the table, or 1. */
 SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
 {
     *t = v_fma(y, v_set1(EXP_CONSTANTS.log2e), f.magic);
@@ -55,7 +57,8 @@ SIMD vec v_exp(vec z, EXP_FRAME f)
     return v_fma(high, q, high);
 }
 
-/* e^y for a sum. Where the ISA scales to 0, -inf becomes 0 by that alone, but finite logits below -1e13 may become NaN. */
+/* e^y for a sum. Where the ISA scales to 0, -inf becomes 0 by that alone, but finite logits below -1e13 may become NaN:
+ * so does the sum then, and its caller takes another way. */
 SIMD vec v_exp_summed(vec y, EXP_FRAME f)
 {
 #if SCALES_TO_ZERO

@@ -1,6 +1,7 @@
-/* Sums of e^z in its two parts (exp.h, exp_sum_of.h), as exact as a row can show. What is high q is small, so that lanes may
- * round it a few times. What is high goes into a lane_total at once, where it is not rounded. That takes a few operations a
- * vector more than adding e^z in lanes: rows.h says where it is done. */
+/* Sums of e^z in its two parts (exp.h, exp_sum_of.h), as exact as a row can show. high goes into a lane_total at once,
+ * where it is not rounded. high q is smaller: lanes may add it up and round it over a chunk of classes, after which it
+ * goes there, too. That takes a few operations a vector more than adding e^z in lanes: blocks.h, G, says where it is
+ * done. */
 #ifndef EXP_SUM_H
 #define EXP_SUM_H
 

@@ -13,7 +13,7 @@ SIMD EXP_SUM exp_sum_of_none(void)
     return s;
 }
 
-/* Of UNROLL vectors, in pairs, in which the largest number is rounded with fewer others; they become 0. */
+/* The sum of UNROLL vectors, which become 0. Added in pairs, so that each is rounded as often as any other. */
 SIMD vec taken(vec *s)
 {
     for (int by = 1; by < UNROLL; by *= 2)
@@ -30,13 +30,16 @@ SIMD void exp_sum_add(EXP_SUM *s, int u, vec high, vec q)
     lane_total_add(&s->total, high);
     if (!EXP_TABLE && WIDE == 2) lane_total_add(&s->total, v_mul(high, q));
     else s->low[u] = v_fma(high, q, s->low[u]);
-    if (!EXP_TABLE && u == UNROLL - 1) lane_total_add(&s->total, taken(s->low));
+    if (!EXP_TABLE && WIDE == 1 && u == UNROLL - 1) lane_total_add(&s->total, taken(s->low));
 }
 
 /* After each chunk. */
-SIMD void exp_sum_end_chunk(EXP_SUM *s) { lane_total_add(&s->total, taken(s->low)); }
+SIMD void exp_sum_end_chunk(EXP_SUM *s)
+{
+    if (EXP_TABLE || WIDE == 1) lane_total_add(&s->total, taken(s->low));
+}
 
-/* A sum of e^z times EXP_SCALE without that. What float64 rounds there float32 rows don't show. */
+/* The sum of e^z, from that of e^z EXP_SCALE. What float64 rounds there no float32 row can show. */
 SIMD compensated exp_sum_total(compensated c)
 {
     if (WIDE == 1) return unscaled(c, EXP_SCALE);
@@ -44,7 +47,7 @@ SIMD compensated exp_sum_total(compensated c)
     return c;
 }
 
-/* The sum of each lane apart. */
+/* The sum of e^z of each lane apart, and what it is short of. */
 SIMD void exp_sum_store(const EXP_SUM *s, double *sums, double *errors)
 {
     lane_total_store(s->total, sums, errors);

@@ -1,13 +1,15 @@
 """The constants of e^z and of log(1 + x): print them, or check the files that hold them.
 
-    python kernels/math/fit.py            # needs mpmath
-    python kernels/math/fit.py --check    # exits 1 and names each constant that differs
+    python kernels/math/fit.py             # needs mpmath
+    python kernels/math/fit.py --check     # exits 1 and names each constant that differs
+    python kernels/math/fit.py --search    # how the scales of the tables are found; needs NumPy, too
 
 e^z: ln 2 in two parts, and Q with e^r = 1 + r + r^2 Q(r) on |r| <= ln2/2; 1 and r stay exact, so small r lose nothing.
 log: L with log((1 + s) / (1 - s)) = 2 s + s^3 L(s^2) on |s| <= 3 - 2 sqrt 2, where the quotient is in
 [sqrt(1/2), sqrt 2].
 Both are Chebyshev fits, within a few per cent of the minimax polynomials. Those of e^z stand in kernels/math/exp.h (and
 anchor.h) for C, and in src/crossentropy/_backends/exponential.py for Numba and CUDA; those of the logarithm in log.h.
+Tables: 2^(j / entries) times a scale, which `search` chooses, so that rounding an entry costs little.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import runpy
 import struct
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import mpmath as mp
 
@@ -24,6 +27,35 @@ mp.mp.prec = 200
 HERE = Path(__file__).resolve().parent
 PYTHON = HERE.parents[1] / "src" / "crossentropy" / "_backends" / "exponential.py"
 Named = dict[str, float]
+
+
+class Table(NamedTuple):
+    """A table of exp.h."""
+
+    real: str  # its type there
+    entries: int
+    terms: int  # of Q
+    scale: float
+
+
+class Fit(NamedTuple):
+    """Constants by name, and their errors in ulp of a number just above 1."""
+
+    constants: Named
+    ulp: float
+    of_table: float | None = None  # by which rounding an entry is off at most
+
+
+SCALE_F32_16 = float.fromhex("0x1.084921ccea25fp+0")
+SCALE_F32_8 = float.fromhex("0x1.16747bf728c53p+0")
+SCALE_F64_16 = float.fromhex("0x1.09b22008cb69fp+0")
+TABLES = {
+    "float32, table of 16": Table("f32", 16, 2, SCALE_F32_16),
+    "float32, table of 8": Table("f32", 8, 3, SCALE_F32_8),
+    "float64, table of 16": Table("f64", 16, 6, SCALE_F64_16),
+}
+BITS = {"f32": 24, "f64": 53}
+HIGH_BITS = {"f32": 15, "f64": 41}  # of ln2_hi
 
 # ---------------------------------------------------------------------- what they are
 
@@ -45,40 +77,77 @@ def polynomial(series, least, most, terms: int, bits: int, name: str) -> tuple[N
     return {f"{name}[{i}]": nearest(value, bits) for i, value in enumerate(c)}, error
 
 
-def fit_exp(bits: int, high_bits: int, terms: int, name: str = "q", table: int = 1) -> tuple[Named, float]:
-    """Log2 e, ln 2 in parts and Q, for n that are multiples of 1 / table; the error of e^r in ulp."""
-    half = mp.log(2) / (2 * table) * mp.mpf("1.001")
+def fit_exp(real: str, terms: int, name: str = "q", entries: int = 1) -> Fit:
+    """Log2 e, ln 2 in parts and Q, for n that are multiples of 1 / entries; with the error of e^r."""
+    bits = BITS[real]
+    half = mp.log(2) / (2 * entries) * mp.mpf("1.001")
     q, error = polynomial(
         lambda r: mp.nsum(lambda k: r**k / mp.factorial(k + 2), [0, 40]), -half, half, terms, bits, name
     )
-    high = rounded(mp.log(2), high_bits)
+    high = rounded(mp.log(2), HIGH_BITS[real])
     parts = {"log2e": 1 / mp.log(2), "ln2_hi": high, "ln2_lo": mp.log(2) - high}
     ulp = float(error * half**2 * mp.sqrt(2) * 2**bits)
-    return {part: nearest(value, bits) for part, value in parts.items()} | q, ulp
+    return Fit({part: nearest(value, bits) for part, value in parts.items()} | q, ulp)
 
 
-def fit_log(terms: int) -> tuple[Named, float]:
+def fit_log(terms: int) -> Fit:
     """L, and the error of the logarithm in ulp of float64."""
     most = (3 - 2 * mp.sqrt(2)) ** 2 * mp.mpf("1.001")
     named, error = polynomial(
         lambda z: mp.nsum(lambda k: 2 * z**k / (2 * k + 3), [0, 60]), 0, most, terms, 53, "log_constants"
     )
-    return named, float(error * most / 2 * 2**53)
+    return Fit(named, float(error * most / 2 * 2**53))
 
 
-def powers(table: int) -> Named:
-    """2^(j / table), by name."""
-    return {f"exp_table[{j}]": nearest(mp.power(2, mp.mpf(j) / table), 24) for j in range(table)}
+def fit_table(table: Table) -> Fit:
+    """Q, the scale and the table, by their names in exp.h."""
+    real, bits = table.real, BITS[table.real]
+    fit = fit_exp(real, table.terms, f"exp_table_q_{real}", table.entries)
+    exact = [mp.mpf(table.scale) * mp.power(2, mp.mpf(j) / table.entries) for j in range(table.entries)]
+    entries = [nearest(value, bits) for value in exact]
+    off = max(abs(entry / value - 1) for entry, value in zip(entries, exact, strict=True))
+    q = {name: value for name, value in fit.constants.items() if name.startswith("exp_table_q")}
+    constants = q | {f"EXP_SCALE_{real}": table.scale} | listed(f"exp_table_{real}", entries)
+    return Fit(constants, fit.ulp, float(off * 2 ** (bits - 1)))
 
 
-def fits() -> dict[str, tuple[Named, float]]:
-    """Every fit: what it is of, its constants by name, and its error in ulp."""
-    found = {"float32": fit_exp(24, 15, terms=5), "float64": fit_exp(53, 41, terms=10), "log": fit_log(terms=7)}
-    for table, terms in (16, 2), (8, 3):
-        named, ulp = fit_exp(24, 15, terms, "exp_table_q", table)
-        own = {name: value for name, value in named.items() if name.startswith("exp_table_q")}
-        found[f"float32, table of {table}"] = own | powers(table), ulp
-    return found
+def fits() -> dict[str, Fit]:
+    """Every fit, by what it is of."""
+    found = {"float32": fit_exp("f32", terms=5), "float64": fit_exp("f64", terms=10), "log": fit_log(terms=7)}
+    return found | {name: fit_table(table) for name, table in TABLES.items()}
+
+
+# ---------------------------------------------------------------------- how the scales are found
+
+
+def search(table: Table, count: int = 2**24, seed: int = 0) -> tuple[float, float]:
+    """The best of many scales between 1 and 2^(1 / entries), beyond which they repeat, and its error as in `Fit`.
+
+    For float32 they are spread evenly by their logarithms: the one that is held is the best of these. For float64 they
+    are drawn, as the one that is held was; another draw finds one that is a hundredth of an ulp better or worse.
+    """
+    import numpy as np
+
+    real, wide = (np.float32, np.float64) if table.real == "f32" else (np.float64, np.longdouble)
+    if np.finfo(wide).nmant < np.finfo(real).nmant + 11:
+        raise SystemExit("long double has too few digits on this machine to search for a scale of float64")
+    random, chunk = np.random.default_rng(seed), 2**18
+    best, error = 1.0, 1.0
+    for first in range(0, count, chunk):
+        if table.real == "f32":
+            scales = 2.0 ** (np.arange(first, first + chunk) / count / table.entries)
+        else:
+            scales = random.uniform(1, 2 ** (1 / table.entries), chunk)
+        errors = np.zeros(chunk)
+        for j in range(table.entries):
+            exact = scales.astype(wide) * wide(2) ** (wide(j) / table.entries)
+            off = np.abs(exact.astype(real) / exact - 1) * 2.0 ** np.finfo(real).nmant
+            errors = np.maximum(errors, off)
+            kept = errors < error
+            scales, errors = scales[kept], errors[kept]
+        if len(scales):
+            best, error = float(scales[errors.argmin()]), float(errors.min())
+    return best, error
 
 
 # ---------------------------------------------------------------------- what the files say
@@ -110,11 +179,13 @@ def in_c() -> dict[str, Named]:
         parts = [part.strip() for part in scalars.split(",")][3:6]
         parts = [macros[part] if part in macros else literals(part)[0] for part in parts]
         found[name] = dict(zip(("log2e", "ln2_hi", "ln2_lo"), parts, strict=True)) | listed("q", literals(q))
-    for table in (16, 8):
-        part = between(exp, f"EXP_TABLE_f32 == {table}", "#e")
-        found[f"float32, table of {table}"] = {
-            **listed("exp_table_q", literals(between(part, "exp_table_q[] =", ";"))),
-            **listed("exp_table", literals(between(part, "exp_table[] =", ";"))),
+    for name, table in TABLES.items():
+        real = table.real
+        part = between(exp, f"EXP_TABLE_{real} == {table.entries}", "#e")
+        found[name] = {
+            f"EXP_SCALE_{real}": literals(between(part, f"EXP_SCALE_{real}", "static"))[0],
+            **listed(f"exp_table_q_{real}", literals(between(part, f"exp_table_q_{real}[] =", ";"))),
+            **listed(f"exp_table_{real}", literals(between(part, f"exp_table_{real}[] =", ";"))),
         }
     found["log"] = listed("log_constants", literals(between(log, "log_constants[7] =", ";")))
     return found
@@ -137,7 +208,7 @@ def differences() -> list[str]:
     wanted, wrong = fits(), []
     for path, held in (HERE / "exp.h", in_c()), (PYTHON, in_python()):
         for fit, constants in held.items():
-            right = wanted[fit][0]
+            right = wanted[fit].constants
             names = [name for name in (*right, *constants) if right.get(name) != constants.get(name)]
             place = "log.h" if fit == "log" else path.name
             wrong += [
@@ -152,10 +223,18 @@ def main(arguments: list[str]) -> int:
         wrong = differences()
         print("\n".join(wrong) or "every constant is as it is fitted")
         return 1 if wrong else 0
-    for fit, (constants, ulp) in fits().items():
-        print(f"/* {fit}: fit error {ulp:.3f} ulp */")
-        for name, value in constants.items():
-            print(f"{name:18s}", value.hex())
+    if arguments == ["--search"]:
+        print("scales, and by how many ulp of a number just above 1 the worst entry of a table is off")
+        for name, table in TABLES.items():
+            scale, off = search(table)
+            held = fit_table(table).of_table
+            print(f"{name}: found {scale.hex()}: {off:.3f}; held {table.scale.hex()}: {held:.3f}")
+        return 0
+    for name, fit in fits().items():
+        of_table = "" if fit.of_table is None else f", entries rounded by up to {fit.of_table:.3f} ulp"
+        print(f"/* {name}: fit error {fit.ulp:.3g} ulp{of_table} */")
+        for constant, value in fit.constants.items():
+            print(f"{constant:18s}", value.hex())
     return 0
 
 

@@ -65,7 +65,7 @@ SIMD vec_f64 lane_total_values_f64(lane_total_f64 t)
 {
     return v_add_f64(t.sum, v_zero_where_f64(v_nan_f64(t.error), t.error));
 }
-/* The same, and apart from it what it is off by. */
+/* The sum of each lane, and apart from it what it is short of. */
 SIMD void lane_total_store_f32(lane_total_f32 t, double *sums, double *errors)
 {
     store_f64(sums, t.low);

@@ -9,7 +9,7 @@
 
 #define SCALES_TO_ZERO 0
 #define UNROLL 2    /* vectors of a loop's step: there are registers for the sums of no more */
-#define EXP_TABLE_f32 8     /* a permutation looks up 2^(j/8) */
+#define EXP_TABLE_f32 8     /* entries, which a permutation looks up */
 #define EXP_TABLE_f64 0
 #define EXP_SHIFT_f32 20 /* from the low bits of a number to where those of the exponent follow three of the mantissa */
 #define EXP_SHIFT_f64 52

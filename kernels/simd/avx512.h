@@ -11,8 +11,8 @@
 
 #define SCALES_TO_ZERO 1
 #define UNROLL 4    /* vectors of a loop's step */
-#define EXP_TABLE_f32 16    /* a permutation of one vector looks up 2^(j/16), */
-#define EXP_TABLE_f64 16    /* and one of two */
+#define EXP_TABLE_f32 16    /* entries, which a permutation of one vector looks up, */
+#define EXP_TABLE_f64 16    /* or one of two */
 #define LANES_f32 16
 #define LANES_f64 8
 typedef __m512 vec_f32;

@@ -3,7 +3,7 @@
  *
  *   v_max(a, b)         b where either is NaN
  *   v_fma(a, b, c)      a b + c;  v_fnma: c - a b
- *   v_scale(p, n)       p 2^n, 0 below the smallest number, where the ISA has that (SCALES_TO_ZERO)
+ *   v_scale(p, n)       p 2^n for n rounded down, 0 below the smallest number, where the ISA has that (SCALES_TO_ZERO)
  *   v_lookup(table, t)  where there is a table of EXP_TABLE numbers, the one that the low bits of t name
  *   v_raise(p, t, s)    where the ISA has no v_scale: the bits of p plus those of t shifted left by s, which is p 2^n
  *                       where n are the low bits of t. From a table comes a p that lacks the bits by which it was

@@ -45,8 +45,8 @@ def logsumexp_row(z):
     This and the functions below may be called from any ``@njit`` function, parallel or not, and from Python. Other
     types of ``z`` are a TypingError.
     """
-    m, rest, _ = read_array(z, -1)
-    return m + math.log1p(rest) if m == m else undefined_max(as_row(z), address(z), z.size, z)
+    m, _, log_sum, _ = read_array(z, -1)
+    return m + (log_sum[0] + log_sum[1]) if m == m else undefined_max(as_row(z), address(z), z.size, z)
 
 
 @njit(**OPTIONS)
@@ -67,8 +67,8 @@ def cross_entropy_row(z, y):
     """
     if not 0 <= y < z.size:
         return np.nan
-    m, rest, target = read_array(z, y)
-    return (m - target) + math.log1p(rest)
+    m, _, log_sum, target = read_array(z, y)
+    return (m - target) + (log_sum[0] + log_sum[1])
 
 
 @njit(**OPTIONS)
@@ -102,13 +102,13 @@ def cross_entropy_grad_row(z, y, scale, grad):
         return np.nan
     x_buffer, _, scratch, pad = parts(np.empty(SCRATCH, z.dtype))
     row, at, out, to = as_row(z), address(z), as_row(grad), address(grad)
-    m, rest, target = read_row(row, at, z.size, y, True, x_buffer, pad, 0)
+    m, rest, log_sum, target = read_row(row, at, z.size, y, True, x_buffer, pad, 0)
     if math.isnan(m):
         grad[:] = np.nan
         return np.nan
     factor, value = scale / (1 + rest), scale * target_gradient(m, rest, target, 1.0, 0.0, 1.0, z)
     write_exp(row, at, out, to, z.size, m, factor, y, value, False, 0, x_buffer, scratch, pad)
-    return (m - target) + math.log1p(rest)
+    return (m - target) + (log_sum[0] + log_sum[1])
 
 
 @njit(**OPTIONS)
@@ -132,6 +132,5 @@ def log_softmax_row(z, out):
         return
     x_buffer, _, scratch, pad = parts(np.empty(SCRATCH, z.dtype))
     row, at = as_row(z), address(z)
-    m, rest, _ = read_row(row, at, z.size, -1, False, x_buffer, pad, 0)
-    log_sum = math.log1p(rest)
+    m, _, log_sum, _ = read_row(row, at, z.size, -1, False, x_buffer, pad, 0)
     write_log_softmax(row, at, as_row(out), address(out), z.size, m, log_sum, False, 0, x_buffer, scratch)

@@ -56,8 +56,8 @@ def _fma(builder, a, b, c):
     return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), (a, b, c))
 
 
-def _exp(builder, real, y, magic, lowest):
-    """The code of `exp_at`, for numbers or for vectors of them."""
+def _exp_parts(builder, real, y, magic, lowest):
+    """(2^n 2^-k, q), such that e^y 2^-k is 2^n 2^-k (1 + q), for numbers or for vectors of them."""
     one, word = y.type, WORDS[real]
     if isinstance(one, ir.VectorType):
         word = ir.VectorType(word, one.count)
@@ -68,10 +68,16 @@ def _exp(builder, real, y, magic, lowest):
     n = builder.fneg(builder.fsub(t, magic))
     r = _fma(builder, n, low, _fma(builder, n, high, y))
     p = q[0]
-    for term in (*q[1:], _splat(1.0, one), _splat(1.0, one)):
+    for term in q[1:]:
         p = _fma(builder, p, r, term)
     power = builder.shl(builder.bitcast(t, word), _splat(_MANTISSA[real], word))
-    return builder.fmul(p, builder.bitcast(power, one))
+    return builder.bitcast(power, one), _fma(builder, builder.fmul(r, r), p, r)
+
+
+def _exp(builder, real, y, magic, lowest):
+    """The code of `exp_at`, for numbers or for vectors of them."""
+    power, q = _exp_parts(builder, real, y, magic, lowest)
+    return _fma(builder, power, q, power)
 
 
 @intrinsic
@@ -119,23 +125,47 @@ def _wide(builder, value):
     return value if value.type == wide else builder.fpext(value, wide)
 
 
+def _lanes(builder, vector):
+    return [builder.extract_element(vector, ir.Constant(ir.IntType(32), i)) for i in range(vector.type.count)]
+
+
+def _pairwise(builder, values, operation):
+    while len(values) > 1:
+        half = len(values) // 2
+        values = [operation(builder, a, b) for a, b in zip(values[:half], values[half:], strict=True)]
+    return values[0]
+
+
 def _folded(builder, vectors, operation):
     """One number of all lanes of some vectors."""
-    while len(vectors) > 1:
-        vectors = [operation(builder, a, b) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
-    lanes = [builder.extract_element(vectors[0], ir.Constant(ir.IntType(32), i)) for i in range(vectors[0].type.count)]
-    while len(lanes) > 1:
-        half = len(lanes) // 2
-        lanes = [operation(builder, a, b) for a, b in zip(lanes[:half], lanes[half:], strict=True)]
-    return lanes[0]
+    return _pairwise(builder, _lanes(builder, _pairwise(builder, vectors, operation)), operation)
+
+
+def _two_sum(builder, a, b):
+    """(a + b, what that was rounded by), of any two (Knuth)."""
+    total = builder.fadd(a, b)
+    kept = builder.fsub(total, a)
+    return total, builder.fadd(builder.fsub(a, builder.fsub(total, kept)), builder.fsub(b, kept))
+
+
+def _added_pairs(builder, a, b):
+    total, lost = _two_sum(builder, a[0], b[0])
+    return total, builder.fadd(lost, builder.fadd(a[1], b[1]))
+
+
+def _folded_pairs(builder, pairs):
+    """(sum, error) of all lanes of some pairs of vectors of float64."""
+    total, error = _pairwise(builder, pairs, _added_pairs)
+    return _pairwise(builder, list(zip(_lanes(builder, total), _lanes(builder, error), strict=True)), _added_pairs)
 
 
 @intrinsic
 def max_and_sum(_, source, size, shift, magic, lowest):
-    """(max z, sum of e^(z - shift) 2^-k), as float64, of the z in ``size`` bytes at an address, a multiple of GROUP.
+    """(max z, sum of e^(z - shift) 2^-k, largest sum of a lane), as float64, of the z in ``size`` bytes at an address.
 
-    A NaN makes the sum NaN, but may be missed by the maximum. The vectors are explicit because LLVM would make a vector
-    maximum of a loop only if told that there is no NaN, which would let it break rows that have one.
+    ``size`` is a multiple of GROUP. A NaN makes the sum NaN, but may be missed by the maximum. The vectors are explicit
+    because LLVM would make a vector maximum of a loop only if told that there is no NaN, which would let it break rows
+    that have one.
     """
     real = _reals(shift, magic, lowest)
 
@@ -150,14 +180,44 @@ def max_and_sum(_, source, size, shift, magic, lowest):
             for i in rows:
                 prefetching(builder, builder.add(at, ir.Constant(at.type, AHEAD + LINE * i)))
                 z = builder.load(_line_at(builder, at, i, line), align=real.bitwidth // 8)
-                power = _exp(builder, real, builder.fsub(z, shift), magic, lowest)
-                builder.store(builder.fadd(builder.load(sums[i]), power), sums[i])
+                e = _exp(builder, real, builder.fsub(z, shift), magic, lowest)
+                builder.store(builder.fadd(builder.load(sums[i]), e), sums[i])
                 builder.store(_larger(builder, z, builder.load(maxima[i])), maxima[i])
         # The lanes' sums are added in float64, or a float32 loss between two maxima would be off by 2 ulp, not 0.8.
         results = [
             _wide(builder, _folded(builder, [builder.load(m) for m in maxima], _larger)),
             _folded(builder, [_wide(builder, builder.load(s)) for s in sums], type(builder).fadd),
+            _wide(builder, _folded(builder, [builder.load(s) for s in sums], _larger)),
         ]
+        return context.make_tuple(builder, signature.return_type, results)
+
+    return real and (types.UniTuple(types.float64, 3)(types.int64, types.int64, real, real, real), code)
+
+
+@intrinsic
+def sum_exactly_of_exp(_, source, size, shift, magic, lowest):
+    """(sum of e^(z - shift) 2^-k, what that is rounded by), as float64, of the z in ``size`` bytes at an address.
+
+    What of e^z is a power of 2 and what is left of it are added apart, in float64 with the error of each addition:
+    where one class holds most of a sum, an ulp of its e^z may be two ulps of the loss.
+    """
+    real = _reals(shift, magic, lowest)
+
+    def code(context, builder, signature, args):
+        source, size, *numbers = args
+        line = _line_type(real)
+        wide = ir.VectorType(ir.DoubleType(), line.count)
+        shift, magic, lowest = (_in_every_lane(builder, number, line) for number in numbers)
+        total, error = (cgutils.alloca_once_value(builder, _splat(0.0, wide)) for _ in range(2))
+        with cgutils.for_range(builder, builder.udiv(size, ir.Constant(size.type, LINE))) as loop:
+            at = builder.add(source, builder.mul(loop.index, ir.Constant(size.type, LINE)))
+            z = builder.load(_line_at(builder, at, 0, line), align=real.bitwidth // 8)
+            power, q = _exp_parts(builder, real, builder.fsub(z, shift), magic, lowest)
+            for term in power, builder.fmul(power, q):
+                summed, lost = _two_sum(builder, builder.load(total), _wide(builder, term))
+                builder.store(summed, total)
+                builder.store(builder.fadd(builder.load(error), lost), error)
+        results = _folded_pairs(builder, [(builder.load(total), builder.load(error))])
         return context.make_tuple(builder, signature.return_type, results)
 
     return real and (types.UniTuple(types.float64, 2)(types.int64, types.int64, real, real, real), code)

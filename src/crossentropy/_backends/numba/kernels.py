@@ -76,11 +76,11 @@ def each_row(t, first, last, memory, spreads, gradients):
             break
         y = target_of(t, n) if t.targets else -1
         kind = kind_of(t, n, y)
-        m, rest, z, mass, distance = np.nan, np.nan, 0.0, 0.0, 0.0
+        m, rest, log_sum, z, mass, distance = np.nan, np.nan, (np.nan, 0.0), 0.0, 0.0, 0.0
         if kind == READ:
             x_row = row_of(t.x, t, n)
             hides = t.targets != 0 and t.class_weight == 0
-            m, rest, z = read_row(t.x, x_row, t.classes, y, hides, x_buffer, pad, t.stop)
+            m, rest, log_sum, z = read_row(t.x, x_row, t.classes, y, hides, x_buffer, pad, t.stop)
             if spreads is not None and not math.isnan(m):
                 q_row = row_of(t.q, t, n) if t.q.address else 0
                 mass, distance = spread(t, x_row, q_row, m, x_buffer, q_buffer)
@@ -91,7 +91,7 @@ def each_row(t, first, last, memory, spreads, gradients):
         else:
             weight = load(t.sample_weight + 8 * n, np.float64) if t.sample_weight else 1.0
             own, _ = weight_of(t, y)
-            loss[n] = weight * loss_of(t, m, rest, z, own, mass, distance)
+            loss[n] = weight * loss_of(t, m, log_sum[0] + log_sum[1], z, own, mass, distance)
         if t.statistics:
             kept = statistics_of(t, n)
             kept[MAX], kept[REST], kept[MASS] = m, rest, mass
@@ -150,8 +150,8 @@ def logsumexp(task, odd, first, last, memory):
         if stopped(t.stop):
             break
         x_row = row_of(t.x, t, n)
-        m, rest, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
-        result[n] = undefined_max(t.x, x_row, t.classes, pad) if math.isnan(m) else m + math.log1p(rest)
+        m, _, log_sum, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+        result[n] = undefined_max(t.x, x_row, t.classes, pad) if math.isnan(m) else m + (log_sum[0] + log_sum[1])
 
 
 @kernel
@@ -175,7 +175,7 @@ def softmax(task, odd, first, last, memory):
         if stopped(t.stop):
             break
         x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
-        m, rest, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+        m, rest, _, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
         if math.isnan(m):
             fill(t.out, out_row, t.classes, memory.dtype.type(np.nan), scratch)
             continue
@@ -193,8 +193,7 @@ def log_softmax(task, odd, first, last, memory):
         if stopped(t.stop):
             break
         x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
-        m, rest, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
-        log_sum = math.log1p(rest)
+        m, rest, log_sum, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
         if t.statistics:
             kept = statistics_of(t, n)
             kept[MAX], kept[REST], kept[MASS] = m, rest, 0.0
@@ -229,7 +228,7 @@ def log_softmax_backward(task, odd, first, last, memory):
         share = sum_of(whole, error) / (1 + rest)
         if rest < 1:
             value = (times(rest, own) - sum_of(*plus(whole, error, -own))) / (1 + rest)
-        (shift, magic, lowest), of_e = gradient_frame(m, share, memory)
+        (shift, magic, lowest), of_e, _ = gradient_frame(m, share, memory)
         top = real(m)
         for at in range(0, t.classes, BLOCK):
             if stopped(t.stop):

@@ -112,7 +112,7 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch):
     floor, keep = t.label_smoothing / t.classes, 1 - t.label_smoothing
     has_w, has_q = t.class_weight != 0, t.q.address != 0
     q_row = row_of(t.q, t, n) if has_q else 0
-    (shift, magic, lowest), of_e = gradient_frame(m, factor, scratch)
+    (shift, magic, lowest), of_e, _ = gradient_frame(m, factor, scratch)
     for at in range(0, t.classes, BLOCK):
         if stopped(t.stop):
             break
@@ -129,9 +129,8 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch):
 
 
 @inner
-def loss_of(t, m, rest, z, own, mass, distance):
+def loss_of(t, m, log_sum, z, own, mass, distance):
     """The loss of a row of weight 1, in nats, as in reference.py: z is the target's logit, own its weight."""
-    log_sum = math.log1p(rest)
     lse = m + log_sum
     return times(own, (m - z) + log_sum) + distance + times(mass, log_sum) + times(t.z_loss, lse * lse)
 

@@ -55,9 +55,9 @@ def _as_row(z):
 
 @inner
 def read_array(z, y):
-    """(max, rest, logit of y) of an array, as `read_row` has them; NaN where it has no class."""
+    """(max, rest, log1p(rest) as a pair, logit of y) of an array, as `read_row` has them; NaN where it has no class."""
     require_row(z)
     if z.size == 0:
-        return np.nan, np.nan, np.nan
+        return np.nan, np.nan, (np.nan, 0.0), np.nan
     x_buffer, _, _, pad = parts(np.empty(SCRATCH, z.dtype))
     return read_row(as_row(z), address(z), z.size, y, y >= 0, x_buffer, pad, 0)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..exponential import FLOAT32, FLOAT64
 from .compiling import inner, merged
-from .exponentials import GROUP, added, exp_at, exp_group, max_and_sum
+from .exponentials import GROUP, added, exp_at, exp_group, max_and_sum, sum_exactly_of_exp
 from .layout import BLOCK, PIECE, block, block_size, flush, in_place, number_at, place, put, stopped
 from .memory import LINE, address, prefetch, view
 
@@ -29,6 +29,8 @@ GUESS_FROM = 16  # classes
 LN2 = math.log(2)
 MAGIC_32, BIAS_32 = FLOAT32.magic, FLOAT32.bias
 MAGIC_64, BIAS_64 = FLOAT64.magic, FLOAT64.bias
+LOG2E, LN2_HIGH, LN2_LOW = (float.fromhex(c) for c in (FLOAT64.log2e, FLOAT64.ln2_high, FLOAT64.ln2_low))
+TERMS_64 = tuple(float.fromhex(c) for c in FLOAT64.terms)
 
 
 @inner
@@ -158,9 +160,58 @@ def exp_alone(z, shift, k):
     return exp_at(z - shift, MAGIC_64 + BIAS_64 - k, (k - BIAS_64) * LN2)
 
 
+@inner
+def product_lost(a, b, product):
+    """a b - product, which is the rounded product (Dekker)."""
+    a_high, b_high = a * 134217729.0, b * 134217729.0
+    a_high, b_high = a_high - (a_high - a), b_high - (b_high - b)
+    a_low, b_low = a - a_high, b - b_high
+    return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+@inner
+def exp_pair(z, shift, k):
+    """(high, low), whose sum is e^(z - shift) 2^-k to far below an ulp of float64."""
+    y = z - shift
+    if y < (k - BIAS_64) * LN2:
+        return 0.0, 0.0
+    n = np.rint(y * LOG2E)
+    product, off = n * LN2_HIGH, n * LN2_LOW
+    near = (y - product) - product_lost(n, LN2_HIGH, product)
+    r = near - off
+    p = TERMS_64[0]
+    for term in TERMS_64[1:]:
+        p = p * r + term
+    p *= r * r
+    q = r + p
+    lost = ((r - q) + p) + ((near - r) - off) * (1 + q)
+    power = np.int64(np.int64((n - k) + BIAS_64) << 52).view(np.float64)
+    one = 1 + q
+    return power * one, power * ((q - (one - 1)) + lost)
+
+
+@inner
+def rest_of(total, error, m, z, base, shift, k):
+    """(rest, log1p(rest) as a pair) of rest = base + (total + error + e^z) / e^m, with e^z and e^m at the anchor.
+
+    A z of -inf adds nothing. In pairs, because a float64 loss would show what each of these rounds.
+    """
+    top, top_low = exp_pair(m, shift, k)
+    own, own_low = exp_pair(z, shift, k)
+    total, error = plus(total, error + own_low, own)
+    quotient = total / top
+    product = quotient * top
+    over = ((total - product) - product_lost(quotient, top, product)) + (error - quotient * top_low)
+    whole, lost = plus(base, over / top, quotient)
+    rest = whole + lost
+    one_more = 1 + rest
+    left = (rest - (one_more - 1)) + ((whole - rest) + lost)
+    return rest, (math.log(one_more), left / one_more)
+
+
 @merged
 def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
-    """(maximum, start of the CHUNK that holds it, sum of e^z at the anchor) of a row without its class ``leave``.
+    """(maximum, start of its CHUNK, sum of e^z at the anchor, error of the sum) of a row without class ``leave``.
 
     The sum is NaN where the row has a NaN; the maximum may miss it.
     """
@@ -181,12 +232,15 @@ def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
                 part, n = padded(z[j : j + PAD], leave - at - j, pad), PAD
             else:
                 part = z[j : j + n]
-            top, s = max_and_sum(address(part), part.size * part.itemsize, shift, magic, lowest)
+            top, s, lane = max_and_sum(address(part), part.size * part.itemsize, shift, magic, lowest)
+            lost = 0.0
+            if lane > s / 16 or (classes <= CHUNK and pad.itemsize == 8):  # what lanes round might show
+                s, lost = sum_exactly_of_exp(address(part), part.size * part.itemsize, shift, magic, lowest)
             if top > m:
                 m, found = top, at + j
-            total, error = plus(total, error, s)
+            total, error = plus(total, error + lost, s)
             j += n
-    return m, found, sum_of(total, error)
+    return m, found, total, error if math.isfinite(total) else 0.0
 
 
 @inner
@@ -200,7 +254,9 @@ def guess_of(a, row, classes, like):
 
 @inner
 def read_row(a, row, classes, y, hides, buffer, pad, stop):
-    """(max, rest, logit of y) of a row; max and rest are NaN where it has a NaN or +inf, or nothing but -inf.
+    """(max, rest, log1p(rest) as a pair, logit of y) of a row; NaN but for the last where it is undefined.
+
+    That is where it has a NaN or +inf, or nothing but -inf.
 
     y is the target, or -1 for none. The pass leaves it out of the sum, because it leads where the loss is small. A
     second pass is needed where the guess was too far off for its anchor to serve. Another is where a class that is not
@@ -215,9 +271,10 @@ def read_row(a, row, classes, y, hides, buffer, pad, stop):
     if y >= 0:
         z = number_at(a, row + y * a.stride, pad)
     for _ in range(3):
-        below, found, s = sum_exp(a, row, classes, leave, (shift, k), buffer, pad, stop)
+        below, found, s, error = sum_exp(a, row, classes, leave, (shift, k), buffer, pad, stop)
         if leads:
-            return m, s / exp_alone(m, shift, k), z
+            rest, log_sum = rest_of(s, error, m, -np.inf, 0.0, shift, k)
+            return m, rest, log_sum, z
         m = max(below, z)
         if math.isnan(z) or not math.isfinite(m):
             break
@@ -227,16 +284,16 @@ def read_row(a, row, classes, y, hides, buffer, pad, stop):
             continue
         if math.isnan(s):
             break
-        top = exp_alone(m, shift, k)
         if z == m:
-            return m, s / top, z
-        rest = (s + exp_alone(z, shift, k)) / top - 1
+            rest, log_sum = rest_of(s, error, m, -np.inf, 0.0, shift, k)
+            return m, rest, log_sum, z
+        rest, log_sum = rest_of(s, error, m, z, -1.0, shift, k)
         if rest >= (0.25 if hides else 3.0):
-            return m, rest, z
+            return m, rest, log_sum, z
         leave, leads = found, True
         while leave < classes and number_at(a, row + leave * a.stride, pad) != m:
             leave += 1
-    return np.nan, np.nan, z
+    return np.nan, np.nan, (np.nan, 0.0), z
 
 
 @inner
@@ -256,25 +313,29 @@ def undefined_max(a, row, classes, like):
 
 @inner
 def gradient_frame(m, factor, like):
-    """((shift, magic, lowest), of_e), such that of_e times `exp_at` of z is factor e^(z - m).
+    """((shift, magic, lowest), of_e, what of_e is short of): of_e times `exp_at` of z is factor e^(z - m).
 
     The anchor is chosen so that of_e is about 2^-32 for float32, which keeps results right down to 2^-149.
     """
     _, exponent = math.frexp(factor)
     most, down = (120, 32) if like.itemsize == 4 else (1000, 100)
     shift, k = anchor_at(m, min(max(exponent + down, -most), most), like)
-    return frame_at(shift, k, like), factor / exp_alone(m, shift, k)
+    high, low = exp_pair(m, shift, k)
+    of_e = factor / high
+    product = of_e * high
+    over = ((factor - product) - product_lost(of_e, high, product)) - of_e * low
+    return frame_at(shift, k, like), of_e, over / high if math.isfinite(over) else 0.0
 
 
 @inner
 def write_exp(x, x_row, out, out_row, classes, m, factor, y, value, bypasses, stop, buffer, scratch, pad):
     """factor e^(z - m) of a row, but ``value`` at class y."""
     real, size = scratch.dtype.type, scratch.itemsize
-    (shift, magic, lowest), of_e = gradient_frame(m, factor, scratch)
+    (shift, magic, lowest), of_e, of_e_rest = gradient_frame(m, factor, scratch)
     # grad_output may be 1e40, so a factor beyond float32 is split in two, and ``beyond`` multiplied last.
     beyond = 1.0 if abs(of_e) < 2.0**100 else min(abs(of_e) * 2.0**-100, 2.0**127)
     by = real(of_e / beyond)
-    by_rest, beyond = real(of_e / beyond - np.float64(by)), real(beyond)
+    by_rest, beyond = real((of_e / beyond - np.float64(by)) + of_e_rest / beyond), real(beyond)
     group, most = GROUP // size, PIECE if in_place(x) and in_place(out) else BLOCK
     for at in range(0, classes, most):
         if stopped(stop):
@@ -315,14 +376,25 @@ def target_gradient(m, rest, z, a, others, weight, like):
 
 @inner
 def write_log_softmax(x, x_row, out, out_row, classes, m, log_sum, bypasses, stop, buffer, scratch):
-    """(z - max) - log_sum of a row: both terms are <= 0, so neither rounding is magnified."""
+    """z - lse of a row, where lse = max + log_sum is taken as a pair, as log_sum is.
+
+    z minus its high part is exact where z is near it, so that the result is rounded once there, and at most twice.
+    """
     real = scratch.dtype.type
-    top, rest = real(m), real(log_sum)
+    top = real(m + log_sum[0])
+    rest = real(((m - np.float64(top)) + log_sum[0]) + log_sum[1])
     for at in range(0, classes, BLOCK):
         if stopped(stop):
             break
         n = min(BLOCK, classes - at)
         z = block(x, x_row, at, n, buffer)
-        for i in range(n):
-            scratch[i] = (z[i] - top) - rest
+        if scratch.itemsize == 4:
+            for i in range(n):
+                scratch[i] = (z[i] - top) - rest
+        else:  # the logarithm is not exact to float64, so that the first difference must not be rounded as well
+            for i in range(n):
+                below = z[i] - top
+                kept = z[i] - below
+                lost = (z[i] - (below + kept)) + (kept - top)
+                scratch[i] = below + (lost - rest) if math.isfinite(lost) else below - rest
         put(out, out_row, at, n, scratch, bypasses)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ... import cross_entropy, cross_entropy_grad, log_softmax, logsumexp, softmax
-from ..ulps import near, require, same
+from ... import cross_entropy, cross_entropy_grad, log_softmax, logsumexp, reference, softmax
+from .. import sweep
+from ..ulps import exact, near, require, same, within
 from .case import INF, NAN, both, edge_case
 
 
@@ -81,3 +82,20 @@ def _(dtype):
         require(cross_entropy(x, [0]) == expected)
         require(cross_entropy(x, [0], class_weight=[1.0, 1e-60]) == expected)
         require(cross_entropy(np.array([[3e38, -3e38]], np.float32), [1]) == INF)
+
+
+@edge_case("one exponential is most of what is left")
+def _(dtype):
+    """Rows on which an ulp of that exponential would be two of the loss, by how many classes a kernel has paths for."""
+    x = np.random.default_rng(39).standard_normal((512, 1000)) * 30  # row 274: a loss that was 2.26 ulp off
+    rows = [(x[[274]], np.array([x[274].argmax()]))]
+    rows += [sweep.rows(np.random.default_rng(classes), 64, classes) for classes in (2, 9, 65, 150, 300)]
+    for x, t in rows:
+        x = np.clip(x, -6e4, 6e4).astype(dtype)
+        loss, grad = both(x, t, reduction="none")
+        losses, grads, _ = exact(x, t.tolist(), [reference.PLAIN] * len(x))
+        within(loss, losses, dtype, "loss")
+        within(grad, grads, dtype, "grad")
+        within(log_softmax(x), [reference.log_softmax(z) for z in x.astype(float).tolist()], dtype, "log_softmax")
+    if dtype == np.float32:
+        near(cross_entropy(rows[0][0].astype(dtype), rows[0][1]), 2.79978961233e-11, 1.8e-7)  # 1.5 ulp
