@@ -7,11 +7,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from conftest import DTYPES
+from test_sweep import LONG, errors, truth
 
 import crossentropy
 from crossentropy import _device, autograd, reference, testing
 from crossentropy._backends import registry
-from crossentropy.testing import same, within
+from crossentropy.testing import LIMITS, result_dtype, same, sweep, within
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.importorskip("greenlet", reason="the simulated threads of a GPU are greenlets")
@@ -222,6 +223,40 @@ def test_results_are_the_same_however_rows_lie(shared_out, name):
         for got, wanted in zip(results(other, y, q).values(), plain.values(), strict=True):
             for a, b in zip(got, wanted, strict=True):
                 same(a, b)
+
+
+SWEPT = {  # shape -> (rows, classes); rows of a vector more, or less, than a shape keeps are read again
+    "a thread a row": ((1000, 2), (1000, 4), (200, 11)),
+    "part of a warp": ((400, 10), (100, 32)),
+    "a warp": ((40, 65), (10, 300)),
+    "a block": ((10, 700),),
+    "a cluster": ((10, 129),),
+    "a block, streamed": ((10, 900),),
+}
+
+
+@pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.parametrize("kind", DTYPES)
+def test_within_the_contract_on_rows_of_the_sweep(shared_out, record_property, kind, name):
+    """On the rows of test_sweep.py, as far as a simulator gets; a backward has the same bits."""
+    dtype = DTYPES[kind]
+    if dtype is None or (kind == "float64" and np.finfo(LONG).nmant < 63):
+        pytest.skip("needs ml_dtypes for bfloat16, and a long double of more digits than double for float64")
+    shared_out(*SHAPES[name])
+    worst = dict.fromkeys(LIMITS[kind], 0.0)
+    for n, classes in SWEPT[name]:
+        x, y = sweep.rows(np.random.default_rng(classes), n, classes)
+        x = np.clip(x, -6e4, 6e4).astype(dtype)
+        exact = truth(x, y, LONG if kind == "float64" else np.float64)
+        loss, grad = crossentropy.cross_entropy_and_grad(x, y, reduction="none")
+        same(crossentropy.cross_entropy_grad(x, y, reduction="none"), grad)
+        losses, saved = autograd.forward(x, y, reduction="none")
+        same(losses, loss)
+        same(autograd.backward(saved), grad)
+        for what, got in (("loss", loss), ("grad", grad), ("log_softmax", crossentropy.log_softmax(x))):
+            worst[what] = max(worst[what], float(errors(got, exact[what], result_dtype(dtype, what)).max()))
+    record_property("worst", str(worst))
+    assert all(worst[what] <= limit for what, limit in LIMITS[kind].items()), f"{worst} of {LIMITS[kind]}"
 
 
 @pytest.mark.parametrize("kept", [2, 0])
