@@ -61,7 +61,6 @@ SLOW = {
     "test_the_scales_of_float32_are_found_again",  # among 2^25
     "test_where_nothing_can_be_written",
     "test_within_the_contract_on_a_million_rows",
-    "test_within_the_contract_on_rows_of_the_sweep",
     "test_undefined_rows",  # Numba compiles its row functions for one more dtype
 }
 # Cases of tests that are kept otherwise: what other libraries take to start.

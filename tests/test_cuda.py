@@ -226,9 +226,9 @@ def test_results_are_the_same_however_rows_lie(shared_out, name):
 
 
 SWEPT = {  # shape -> (rows, classes); rows of a vector more, or less, than a shape keeps are read again
-    "a thread a row": ((1000, 2), (1000, 4), (200, 11)),
-    "part of a warp": ((400, 10), (100, 32)),
-    "a warp": ((40, 65), (10, 300)),
+    "a thread a row": ((400, 2), (400, 4), (100, 11)),
+    "part of a warp": ((150, 10), (60, 32)),
+    "a warp": ((30, 65), (10, 300)),
     "a block": ((10, 700),),
     "a cluster": ((10, 129),),
     "a block, streamed": ((10, 900),),
@@ -238,7 +238,7 @@ SWEPT = {  # shape -> (rows, classes); rows of a vector more, or less, than a sh
 @pytest.mark.parametrize("name", SWEPT)
 @pytest.mark.parametrize("kind", DTYPES)
 def test_within_the_contract_on_rows_of_the_sweep(shared_out, record_property, kind, name):
-    """On the rows of test_sweep.py, as far as a simulator gets; a backward has the same bits."""
+    """On the rows of test_sweep.py, as far as a simulator gets; a backward has the bits of the loss's gradient."""
     dtype = DTYPES[kind]
     if dtype is None or (kind == "float64" and np.finfo(LONG).nmant < 63):
         pytest.skip("needs ml_dtypes for bfloat16, and a long double of more digits than double for float64")
