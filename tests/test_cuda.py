@@ -225,13 +225,13 @@ def test_results_are_the_same_however_rows_lie(shared_out, name):
                 same(a, b)
 
 
-SWEPT = {  # shape -> (rows, classes); rows of a vector more, or less, than a shape keeps are read again
-    "a thread a row": ((400, 2), (400, 4), (100, 11)),
-    "part of a warp": ((150, 10), (60, 32)),
-    "a warp": ((30, 65), (10, 300)),
-    "a block": ((10, 700),),
-    "a cluster": ((10, 129),),
-    "a block, streamed": ((10, 900),),
+SWEPT = {  # shape -> rows of as many classes as it keeps, and of one less, which are read again
+    "a thread a row": 600,
+    "part of a warp": 100,
+    "a warp": 25,
+    "a block": 5,
+    "a cluster": 8,
+    "a block, streamed": 5,
 }
 
 
@@ -242,10 +242,12 @@ def test_within_the_contract_on_rows_of_the_sweep(shared_out, record_property, k
     dtype = DTYPES[kind]
     if dtype is None or (kind == "float64" and np.finfo(LONG).nmant < 63):
         pytest.skip("needs ml_dtypes for bfloat16, and a long double of more digits than double for float64")
-    shared_out(*SHAPES[name])
+    threads, kept, blocks = SHAPES[name]
+    shared_out(threads, kept, blocks)
     worst = dict.fromkeys(LIMITS[kind], 0.0)
-    for n, classes in SWEPT[name]:
-        x, y = sweep.rows(np.random.default_rng(classes), n, classes)
+    full = (kept or 5) * threads * blocks * (16 // dtype.itemsize)
+    for classes in (full, full - 1):
+        x, y = sweep.rows(np.random.default_rng(classes), SWEPT[name], classes)
         x = np.clip(x, -6e4, 6e4).astype(dtype)
         exact = truth(x, y, LONG if kind == "float64" else np.float64)
         loss, grad = crossentropy.cross_entropy_and_grad(x, y, reduction="none")
