@@ -243,6 +243,15 @@ def logits(value: Any, axis: Any, name: str = "logits") -> tuple[np.ndarray, tup
     return x, class_axes(x.ndim, axis_of(axis))
 
 
+def rows_of(value: Any, axis: Any, name: str) -> tuple[np.ndarray, int]:
+    """The logits of a row function with a backward, and the number of their one class axis."""
+    x, _ = floats(value, name)
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have a class axis, got a scalar")
+    (number,) = class_axes(x.ndim, (integer(axis, "axis"),))
+    return x, number
+
+
 def weighted(value: Any, weights: Any, axis: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Logits x and weights b of any sign, each seen in the shape of both together; the axes of the classes there."""
     x, _ = floats(value, "x")

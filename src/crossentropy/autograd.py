@@ -215,7 +215,7 @@ def log_softmax_forward(
     if _device.holds(x):
         return registry.device_backend("x").log_softmax_forward(x, axis, out=out)
     source = _check.array(x, "x")
-    given, axis = _check.logits(source, axis, "x")
+    given, axis = _check.rows_of(source, axis, "x")
     log_p = _check.result(out, given, {"x": source}, may_be_x=False, name="x")
     logits, backend = _check.classes_last(given, axis), registry.current()
     statistics = np.empty((row_count(logits), FIELDS), np.float64)
@@ -283,6 +283,6 @@ def restored_log_softmax(statistics: ArrayLike, x: ArrayLike, axis: int = -1) ->
     """
     if _device.holds(x):
         return registry.device_backend("x").restored_log_softmax(statistics, x, axis)
-    given, axis = _check.logits(_check.array(x, "x"), axis, "x")
+    given, axis = _check.rows_of(_check.array(x, "x"), axis, "x")
     rows = _check.statistics(statistics, row_count(_check.classes_last(given, axis)), FIELDS)
     return SavedLogSoftmax(registry.current(), given, axis, rows)
