@@ -226,12 +226,12 @@ def test_results_are_the_same_however_rows_lie(shared_out, name):
 
 
 SWEPT = {  # shape -> rows of as many classes as it keeps, and of one less, which are read again
-    "a thread a row": 600,
-    "part of a warp": 100,
-    "a warp": 25,
-    "a block": 5,
-    "a cluster": 8,
-    "a block, streamed": 5,
+    "a thread a row": 300,
+    "part of a warp": 50,
+    "a warp": 12,
+    "a block": 3,
+    "a cluster": 4,
+    "a block, streamed": 3,
 }
 
 
