@@ -56,9 +56,12 @@ static void NAME(weighted_sum)(const void *in, const double *weights, ptrdiff_t 
             const vec_f64 y = v_sub_f64(z, from), kept = v_sub_f64(z, y);
             const vec_f64 lost = v_add_f64(v_sub_f64(z, v_add_f64(y, kept)), v_sub_f64(kept, from));
             const vec_f64 off = v_zero_where_f64(v_less_f64(y, v_set1_f64(-0x1p14)), lost); /* NaN at -inf */
-            const vec_f64 term = v_mul_f64(m, v_exp_f64(y, frame_of_f64(zero, v_sub_f64(over, power))));
-            lane_total_add_f64(&total, v_zero_where_f64(none, v_fma_f64(term, off, term)));
+            const vec_f64 k = v_sub_f64(over, power);
+            const pair e = exp_pair(y, k, frame_of_f64(zero, k)); /* of which e^0 is 1 */
+            const vec_f64 term = v_mul_f64(m, e.high), rest = v_fma_f64(term, off, v_mul_f64(m, e.low));
+            lane_total_add_f64(&total, v_zero_where_f64(none, term));
+            lane_total_add_f64(&total, v_zero_where_f64(none, rest));
         }
     }
-    compensated_join(sum, unscaled(lane_total_exact_f64(total), EXP_SCALE_f64));
+    compensated_join(sum, lane_total_exact_f64(total));
 }

@@ -61,7 +61,8 @@ void find_losses(const task *t, row_batch *n)
     double *loss = t->loss + n->row;
     if (t->work == LOGSUMEXP) {
         /* An infinite maximum is the logsumexp itself: of a row with +inf, or of -inf alone. */
-        for (ptrdiff_t i = 0; i < n->rows; ++i) loss[i] = isinf(b->max[i]) ? b->max[i] : b->max[i] + b->log_sum[i];
+        for (ptrdiff_t i = 0; i < n->rows; ++i)
+            loss[i] = isinf(b->max[i]) ? b->max[i] : (b->max[i] + b->log_sum[i]) + b->log_sum_off[i];
         return;
     }
     /* From the float64 weights: the gradient at y subtracts W - w_y from it, which must be of the same W. */
