@@ -61,7 +61,7 @@ def digits(z, t):
         z = [mp.mpf(float(value)) for value in z]
         top = max(range(len(z)), key=z.__getitem__)
         rest = mp.fsum(mp.exp(value - z[top]) for c, value in enumerate(z) if c != top)
-        return float((z[top] - z[int(t)]) + mp.log1p(rest)), mp.nstr((z[top] - z[int(t)]) + mp.log1p(rest), 20)
+        return float((z[top] - z[int(t)]) + mp.log1p(rest))
 
 
 def test_within_the_contract_on_a_million_rows(kernels, dtype, record_property):
@@ -87,6 +87,6 @@ def test_within_the_contract_on_a_million_rows(kernels, dtype, record_property):
     )
     _, z, y = worst["loss"]
     loss = float(crossentropy.cross_entropy(z[None], [y], reduction="none")[0])
-    exact, _ = digits(z, y)
+    exact = digits(z, y)
     unit = float(spacing(np.array(exact), result_dtype(dtype, "loss")))
     assert abs(loss - exact) / unit <= LIMITS[dtype.name]["loss"] + 1e-9

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .. import _check
 from . import private
 
 # Elements: so few are copied instead, which costs less than a look at whether they have changed.
@@ -69,19 +70,10 @@ def _are_the_same(logits: torch.Tensor, statistics: torch.Tensor, log_p: torch.T
     rows = len(statistics)
     count = max(1, min(MOST_ROWS, rows // SHARE))
     numbers = [k * (rows - 1) // max(count - 1, 1) for k in range(count)]
-    places = [_index_of(number, z.shape[:-1]) for number in numbers]
+    places = [_check.index_of(number, z.shape[:-1]) for number in numbers]
     z, was = (torch.stack([a[place] for place in places]) for a in (z, log_p))
     m, rest, _ = statistics[numbers].unsqueeze(-1).unbind(1)
     now, limits = (z.double() - m) - torch.log1p(rest), torch.finfo(was.dtype)
     most = was.double().abs().clamp(max=limits.max)
     near = (now - was).abs() <= (8 * most + limits.smallest_normal) * limits.eps
     return bool((near | (now.to(was.dtype) == was) | was.isnan()).all())
-
-
-def _index_of(number: int, shape) -> tuple[int, ...]:
-    """The index of a row by its number, in C order."""
-    index = []
-    for size in reversed(shape):
-        number, i = divmod(number, size)
-        index.append(i)
-    return tuple(reversed(index))
