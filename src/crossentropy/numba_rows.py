@@ -46,7 +46,7 @@ def logsumexp_row(z):
     types of ``z`` are a TypingError.
     """
     m, _, log_sum, _ = read_array(z, -1)
-    return m + (log_sum[0] + log_sum[1]) if m == m else undefined_max(as_row(z), address(z), z.size, z)
+    return (m + log_sum[0]) + log_sum[1] if m == m else undefined_max(as_row(z), address(z), z.size, z)
 
 
 @njit(**OPTIONS)

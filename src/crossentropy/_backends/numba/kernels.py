@@ -151,7 +151,7 @@ def logsumexp(task, odd, first, last, memory):
             break
         x_row = row_of(t.x, t, n)
         m, _, log_sum, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
-        result[n] = undefined_max(t.x, x_row, t.classes, pad) if math.isnan(m) else m + (log_sum[0] + log_sum[1])
+        result[n] = undefined_max(t.x, x_row, t.classes, pad) if math.isnan(m) else (m + log_sum[0]) + log_sum[1]
 
 
 @kernel
