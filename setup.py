@@ -35,6 +35,7 @@ SOURCES = ["kernels/_native.pyx", "kernels/math/compensated.c", "kernels/blocks/
         "results",
         "startable",
         "targets",
+        "usual_tiles",
         "weighted_logsumexp",
         "write_rows",
     )

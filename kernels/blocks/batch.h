@@ -4,6 +4,7 @@
 #define BATCH_H
 
 #define BATCH 16
+#define MOST_LANES 16    /* of a vector */
 
 typedef struct {
     double max[BATCH]; /* NaN: the row holds a NaN or +inf, or nothing but -inf (a logsumexp's own is kept) */

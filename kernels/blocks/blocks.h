@@ -71,6 +71,19 @@ typedef struct {
 
 static inline int is_above(top_term a, top_term b) { return a.z - b.z > (b.e - a.e) * LN2; }
 
+/* The rows of a tile, every lane of it, whose targets are classes with at most a weight, or that have none (near.h). */
+typedef struct {
+    int keeps;                   /* e^z in the tile, for a gradient or a softmax */
+    int near;                    /* the tile lies near 0, and its gradients have room in the lanes */
+    const int64_t *y;            /* IN the classes, or NULL */
+    int has_ignored;
+    double ignored;
+    const double *own, *v;       /* IN the weight of the target's class, and of the row; NULL: 1 */
+    const double *scale;         /* IN of the gradient */
+    double *factor, *value;      /* OUT what e^z is multiplied by, the gradient at y */
+    double *loss;                /* OUT, or NULL */
+} usual_rows;
+
 /* What has arrived at the log-softmax of a row: the sum of g, but of the class that leads (where x = top) alone. Without
  * x no class leads. */
 typedef struct {
@@ -111,6 +124,8 @@ typedef struct {
     void (*untile_rows)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, char *const *to);
     void (*untile_columns)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *to, ptrdiff_t stride, int bypass);
     /* columns.h */
+    void (*tile_run)(const void *from, ptrdiff_t classes, void *tile);
+    void (*untile_run)(const void *tile, ptrdiff_t classes, void *to);
     void (*columns_max)(const void *tile, ptrdiff_t classes, batch *b);
     void (*columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b);
     void (*columns_spread)(const void *tile, const void *q_tile, ptrdiff_t classes, const double *w, double keep,
@@ -119,6 +134,10 @@ typedef struct {
                              const double *scale, const double *y, const double *value, const void *weights,
                              double keep, double floor);
     void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
+    /* near.h */
+    int (*near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b);
+    void (*near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles);
+    void (*near_gradient)(void *tile, ptrdiff_t classes, const usual_rows *u);
 } block_functions;
 
 #define STREAM_ROW 16384    /* elements: what streams are split between threads by */

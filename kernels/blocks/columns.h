@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "blocks/blocks.h"
+#include "blocks/prefetch.h"
 #include "math/exp_sum.h"
 #include "math/lane_total.h"
 #include "simd/simd.h"
@@ -15,6 +16,50 @@ SIMD void NAME_R(store_lanes)(double *to, vec a)
 {
     for (int u = 0; u < WIDE; ++u) store_f64(to + u * LANES_f64, v_widen(a, u));
 }
+
+/* Rows one after the other in memory, into a tile and out of it. Going in, up to PART - 1 elements past the last row are
+ * read and come to nothing. Going out, a row is written in parts that may reach into the next, which is then written
+ * over; those that would leave the last row are cut. */
+static void NAME_R(tile_run)(const void *from, ptrdiff_t classes, void *tile)
+{
+    const REAL *x = from;
+    REAL *to = tile;
+    for (ptrdiff_t i = 0; i < classes; ++i) prefetch((const char *)(x + i * LANES) + PREFETCH);
+    for (ptrdiff_t c = 0; c < classes; c += PART) {
+        vec v[16 / sizeof(REAL)];
+        for (ptrdiff_t i = 0; i < PART; ++i) v[i] = v_load_parts(x + i * classes + c, PART * classes);
+        transpose_parts(v);
+        for (ptrdiff_t i = 0; i < PART; ++i) v_store_real(to + (c + i) * LANES, v[i]);
+    }
+}
+
+static void NAME_R(untile_run)(const void *tile, ptrdiff_t classes, void *to)
+{
+    const REAL *from = tile;
+    REAL *out = to;
+    for (ptrdiff_t i = 0; i < classes; ++i) prefetch((const char *)(out + i * LANES) + OUT_PREFETCH);
+    for (ptrdiff_t c = (classes - 1) / PART * PART; c >= 0; c -= PART) {
+        vec v[16 / sizeof(REAL)];
+        for (ptrdiff_t i = 0; i < PART; ++i) v[i] = v_load_real(from + (c + i) * LANES);
+        transpose_parts(v);
+        for (int part = 0; part < LANES / PART; ++part)
+            for (ptrdiff_t i = 0; i < PART; ++i) {
+                const ptrdiff_t row = part * PART + i, at = row * classes + c, left = LANES * classes - at;
+                if (left >= PART) v_store_part_of(out + at, v[i], part);
+                else {
+                    REAL last[16 / sizeof(REAL)];
+                    v_store_part_of(last, v[i], part);
+                    for (ptrdiff_t j = 0; j < left; ++j) out[at + j] = last[j];
+                }
+            }
+    }
+}
+
+/* NEAR: every logit of the tile lies where e^z needs no anchor. FAR: some row has a shift. */
+#ifndef WHERE_ROWS_LIE
+#define WHERE_ROWS_LIE
+typedef enum { NEAR, ANYWHERE, FAR } where_rows_lie;
+#endif
 
 /* The maximum of each row; NaN where it holds a NaN or +inf, or nothing but -inf. */
 static void NAME_R(columns_max)(const void *tile, ptrdiff_t classes, batch *b)
@@ -32,39 +77,40 @@ static void NAME_R(columns_max)(const void *tile, ptrdiff_t classes, batch *b)
 }
 
 /* One class of the tile: to the sum goes what is below the maximum, to the ties what is at it. */
-SIMD void NAME_R(column_step)(REAL *x, vec top, EXP_FRAME f, EXP_SUM *s, int u, int keeps, int shifted, vec *ties)
+SIMD void NAME_R(column_step)(REAL *x, vec top, EXP_FRAME f, EXP_SUM *s, int u, int keeps, where_rows_lie lie,
+                              vec *below)
 {
     const vec z = v_load_real(x);
-    const mask tie = v_equal(z, top);
+    const mask is_below = v_unequal(z, top);
     vec q;
-    const vec high = v_exp_parts(shifted ? v_sub(z, f.shift) : z, f, &q);
+    const vec high = lie == NEAR ? v_exp_near(z, f, &q) : v_exp_parts(lie == FAR ? v_sub(z, f.shift) : z, f, &q);
     if (keeps) v_store_real(x, v_fma(high, q, high));
-    exp_sum_add(s, u, v_zero_where(tie, high), q);
-    *ties = v_add_where(tie, *ties, v_set1(1));
+    exp_sum_add(s, u, v_only_where(is_below, high), q);
+    *below = v_add_where(is_below, *below, v_set1(1));
 }
 
-SIMD vec NAME_R(columns_add)(REAL *x, ptrdiff_t classes, vec top, EXP_FRAME f, EXP_SUM *s, int keeps, int shifted)
+SIMD vec NAME_R(columns_add)(REAL *x, ptrdiff_t classes, vec top, EXP_FRAME f, EXP_SUM *s, int keeps,
+                             where_rows_lie lie)
 {
-    vec ties = v_set1(0);
+    vec below = v_set1(0);
     for (ptrdiff_t c = 0; c < classes;) {
         const ptrdiff_t end = classes - c < CHUNK_VECTORS ? classes : c + CHUNK_VECTORS;
         for (; c + UNROLL <= end; c += UNROLL)
-            for (int u = 0; u < UNROLL; ++u)
-                NAME_R(column_step)(x + (c + u) * LANES, top, f, s, u, keeps, shifted, &ties);
-        for (; c < end; ++c) NAME_R(column_step)(x + c * LANES, top, f, s, 0, keeps, shifted, &ties);
+            for (int u = 0; u < UNROLL; ++u) NAME_R(column_step)(x + (c + u) * LANES, top, f, s, u, keeps, lie, &below);
+        for (; c < end; ++c) NAME_R(column_step)(x + c * LANES, top, f, s, 0, keeps, lie, &below);
         exp_sum_end_chunk(s);
     }
-    return ties;
+    return v_sub(v_set1((REAL)classes), below);
 }
 
 /* The anchor of each row, from its maximum; the sum of e^x over the classes below that, and how many are at it. With
  * keeps the tile holds e^x, times EXP_SCALE, then. */
 static void NAME_R(columns_sum)(void *x, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b)
 {
-    const vec zero = v_set1(0), magic = v_set1(EXP_CONSTANTS.magic);
+    const vec zero = v_set1(0), magic = v_set1(2 * EXP_CONSTANTS.magic);
     vec top = NAME_R(lanes_of)(b->max);
     top = v_zero_where(v_nan(top), top);
-    /* as anchor_at; k may be odd, since fused and saved rows have the same one here */
+    /* as anchor_at */
     const mask beyond = v_less(v_set1((REAL)limit), v_max(top, v_sub(zero, top)));
     const vec shift = v_where(beyond, top, zero);
     const vec exponent = v_sub(v_fma(v_sub(top, shift), v_set1(EXP_CONSTANTS.log2e), magic), magic);
@@ -72,9 +118,9 @@ static void NAME_R(columns_sum)(void *x, ptrdiff_t classes, double headroom, dou
     const EXP_FRAME f = frame_of(shift, k);
     EXP_SUM s = exp_sum_of_none();
     vec ties;
-    if (mask_count(beyond)) ties = NAME_R(columns_add)(x, classes, top, f, &s, keeps, 1);
-    else if (keeps) ties = NAME_R(columns_add)(x, classes, top, f, &s, 1, 0);
-    else ties = NAME_R(columns_add)(x, classes, top, f, &s, 0, 0);
+    if (mask_count(beyond)) ties = NAME_R(columns_add)(x, classes, top, f, &s, keeps, FAR);
+    else if (keeps) ties = NAME_R(columns_add)(x, classes, top, f, &s, 1, ANYWHERE);
+    else ties = NAME_R(columns_add)(x, classes, top, f, &s, 0, ANYWHERE);
     exp_sum_store(&s, b->sum, b->sum_error);
     NAME_R(store_lanes)(b->base, v_sub(ties, v_set1(1)));
     NAME_R(store_lanes)(b->own, zero);

@@ -5,6 +5,7 @@
 #include "blocks/batch.h"
 #include "math/exp.h"
 #include "math/log.h"
+#include "math/short.h"
 #include "simd/simd.h"
 
 /* A number as the sum of two, the second far below the first's ulp. */
@@ -59,20 +60,24 @@ SIMD pair pair_quotient(pair a, pair b)
     return p;
 }
 
+/* The logarithm; and what gradients are made of; and e^max at the anchor. */
+typedef enum { NO_RESULTS, NEAR_RESULTS, ALL_RESULTS } wanted_results;
+
 /* float32 results show none of what float64 rounds. float64 results would show all of it: there numbers are pairs up to
  * the logarithm, which takes one, and to the quotients, which are rounded last. */
-SIMD void complete_as(batch *b, ptrdiff_t rows, int targets, int is_f64)
+SIMD void complete_as(batch *b, ptrdiff_t rows, int targets, int is_f64, wanted_results results)
 {
     const vec_f64 one = v_set1_f64(1), zero = v_set1_f64(0);
     for (ptrdiff_t i = 0; i < rows; i += LANES_f64) {
         const vec_f64 k = load_f64(b->k + i), to_exp = v_set1_f64(1 / EXP_SCALE_f64);
         const exp_frame_f64 f = frame_of_f64(load_f64(b->shift + i), k);
         const vec_f64 own = load_f64(b->own + i), base = load_f64(b->base + i);
-        pair top = {v_mul_f64(v_exp_f64(load_f64(b->max + i), f), to_exp), zero}, target = {one, zero};
+        const vec_f64 max = load_f64(b->max + i);
+        pair top = {zero, zero}, target = {one, zero};
         pair above = {load_f64(b->sum + i), zero}, rest = {zero, zero};
-        vec_f64 share, unit;
+        vec_f64 share = zero, unit = zero;
         if (is_f64) {
-            top = exp_pair(load_f64(b->max + i), k, f);
+            top = exp_pair(max, k, f);
             above.low = load_f64(b->sum_error + i);
             if (targets) {
                 target = exp_pair(load_f64(b->z + i), k, f);
@@ -84,26 +89,34 @@ SIMD void complete_as(batch *b, ptrdiff_t rows, int targets, int is_f64)
             rest = pair_sum(base, over_top.high);
             rest.low = v_add_f64(rest.low, over_top.low);
             rest = pair_sum(rest.high, rest.low);
-            /* Of rest as it is kept for a backward, which finds the same bits then. */
-            const pair all = pair_sum(one, rest.high), first = {one, zero}, inverse = pair_quotient(first, all);
-            share = v_add_f64(inverse.high, inverse.low);
-            const pair over = pair_quotient(inverse, top);
-            unit = v_add_f64(over.high, over.low);
+            if (results) {
+                /* Of rest as it is kept for a backward, which finds the same bits then. */
+                const pair all = pair_sum(one, rest.high), first = {one, zero}, inverse = pair_quotient(first, all);
+                share = v_add_f64(inverse.high, inverse.low);
+                const pair over = pair_quotient(inverse, top);
+                unit = v_add_f64(over.high, over.low);
+            }
         } else {
-            const vec_f64 inverse = v_div_f64(one, top.high);
+            /* e^-max by another exponential: a division takes longer. */
+            const exp_frame_f64 opposite = frame_of_f64(v_sub_f64(zero, load_f64(b->shift + i)), v_sub_f64(zero, k));
+            const vec_f64 inverse = v_exp_short_f64(v_sub_f64(zero, max), opposite);
+            if (results == ALL_RESULTS) top.high = v_exp_short_f64(max, f);
             if (targets) {
-                target.high = v_mul_f64(v_exp_f64(load_f64(b->z + i), f), to_exp);
+                target.high = v_mul_f64(v_exp_f64(load_f64(b->z + i), f), to_exp);    /* which may be 0 */
                 above.high = v_fma_f64(own, target.high, above.high);
             }
             rest.high = v_add_f64(base, v_mul_f64(above.high, inverse));
-            share = v_div_f64(one, v_add_f64(one, rest.high));
-            unit = v_mul_f64(share, inverse);
+            if (results) {
+                share = v_div_f64(one, v_add_f64(one, rest.high));
+                unit = v_mul_f64(share, inverse);
+            }
         }
-        store_f64(b->top + i, top.high);
+        if (results == ALL_RESULTS) store_f64(b->top + i, top.high);
         store_f64(b->rest + i, rest.high);
-        vec_f64 off;
-        store_f64(b->log_sum + i, v_log1p_f64(rest.high, rest.low, &off));
-        store_f64(b->log_sum_off + i, is_f64 ? off : zero);
+        vec_f64 off = zero;
+        store_f64(b->log_sum + i, is_f64 ? v_log1p_f64(rest.high, rest.low, &off) : v_log1p_short_f64(rest.high));
+        store_f64(b->log_sum_off + i, off);
+        if (!results) continue;
         store_f64(b->share + i, share);
         store_f64(b->unit + i, unit);
         if (!targets) continue;
@@ -120,10 +133,10 @@ SIMD void complete_as(batch *b, ptrdiff_t rows, int targets, int is_f64)
 static void complete(batch *b, ptrdiff_t rows, int targets, int is_f64)
 {
     if (is_f64) {
-        if (targets) complete_as(b, rows, 1, 1);
-        else complete_as(b, rows, 0, 1);
-    } else if (targets) complete_as(b, rows, 1, 0);
-    else complete_as(b, rows, 0, 0);
+        if (targets) complete_as(b, rows, 1, 1, ALL_RESULTS);
+        else complete_as(b, rows, 0, 1, ALL_RESULTS);
+    } else if (targets) complete_as(b, rows, 1, 0, ALL_RESULTS);
+    else complete_as(b, rows, 0, 0, ALL_RESULTS);
 }
 
 #endif

@@ -12,31 +12,37 @@
 #include "math/split_weight.h"
 #include "simd/simd.h"
 
-#define BLOCK_FUNCTIONS             \
-    {LANES,                         \
-     EXP_SCALE,                     \
-     NAME(max),                     \
-     NAME(sum),                     \
-     NAME(pass),                    \
-     NAME(arriving),                \
-     NAME(spread),                  \
-     NAME(gradient),                \
-     NAME(log_softmax),             \
-     NAME(log_softmax_backward),    \
-     NAME(weighted_max),            \
-     NAME(weighted_sum),            \
-     NAME(tile_rows),               \
-     NAME(tile_columns),            \
-     NAME(untile_rows),             \
-     NAME(untile_columns),          \
-     PASTE(columns_max, REAL),      \
-     PASTE(columns_sum, REAL),      \
-     PASTE(columns_spread, REAL),   \
-     PASTE(columns_gradient, REAL), \
-     PASTE(columns_log_softmax, REAL)}
+#define BLOCK_FUNCTIONS                \
+    {LANES,                            \
+     EXP_SCALE,                        \
+     NAME(max),                        \
+     NAME(sum),                        \
+     NAME(pass),                       \
+     NAME(arriving),                   \
+     NAME(spread),                     \
+     NAME(gradient),                   \
+     NAME(log_softmax),                \
+     NAME(log_softmax_backward),       \
+     NAME(weighted_max),               \
+     NAME(weighted_sum),               \
+     NAME(tile_rows),                  \
+     NAME(tile_columns),               \
+     NAME(untile_rows),                \
+     NAME(untile_columns),             \
+     PASTE(tile_run, REAL),            \
+     PASTE(untile_run, REAL),          \
+     PASTE(columns_max, REAL),         \
+     PASTE(columns_sum, REAL),         \
+     PASTE(columns_spread, REAL),      \
+     PASTE(columns_gradient, REAL),    \
+     PASTE(columns_log_softmax, REAL), \
+     PASTE(near_sums, REAL),           \
+     PASTE(near_numbers, REAL),        \
+     PASTE(near_gradient, REAL)}
 
 #define REAL f32
 #include "blocks/columns.h"
+#include "blocks/near.h"
 
 #define ELEMENT f16
 #include "blocks/vectors.h"
@@ -65,6 +71,7 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef REAL
 #define REAL f64
 #include "blocks/columns.h"
+#include "blocks/near.h"
 
 #define ELEMENT f64
 #include "blocks/vectors.h"

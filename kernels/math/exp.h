@@ -87,6 +87,7 @@ static const struct {
 #define v_exp PASTE(v_exp, REAL)
 #define v_exp_parts PASTE(v_exp_parts, REAL)
 #define v_exp_summed PASTE(v_exp_summed, REAL)
+#define v_exp_near PASTE(v_exp_near, REAL)
 #define EXP_TABLE PASTE(EXP_TABLE, REAL)
 #define EXP_SCALE PASTE(EXP_SCALE, REAL)
 #define EXP_SHIFT PASTE(EXP_SHIFT, REAL)

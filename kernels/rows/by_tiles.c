@@ -9,6 +9,7 @@
 #include "rows/losses.h"
 #include "rows/parallel.h"
 #include "rows/results.h"
+#include "rows/usual_tiles.h"
 
 #define FEW_CLASSES 64
 #define LARGEST_TILE (1 << 22)    /* bytes: past this a column is gathered for each row instead (by_rows.c) */
@@ -22,11 +23,11 @@ static int lies_side_by_side(const task *t, const array *a)
  * go: dimensions of theirs that another array keeps apart (coalesce) count as one. */
 static int is_in_place(const task *t)
 {
-    if (!t->dims || !lies_side_by_side(t, &t->x) || t->classes > LARGEST_TILE / (BATCH * 8)) return 0;
+    if (!t->dims || !lies_side_by_side(t, &t->x) || t->classes > LARGEST_TILE / (MOST_LANES * 8)) return 0;
     ptrdiff_t beside = t->shape[t->dims - 1];
     for (int d = t->dims - 2; d >= 0 && t->x.row_strides[d] == beside * element_size(t->x.type); --d)
         beside *= t->shape[d];
-    return beside >= BATCH;
+    return beside >= MOST_LANES;
 }
 
 int suits_tiles(const task *t)
@@ -44,6 +45,7 @@ typedef struct {
     tile_writer to_out;
     char *x, *q;                 /* the tile, and that of probability targets */
     row_batch n;
+    usual_tiles usual;           /* where the task suits them */
 } tile;
 
 static double get(const tile *w, const char *of, ptrdiff_t i, ptrdiff_t c)
@@ -82,13 +84,13 @@ static double undefined_max(const tile *w, ptrdiff_t i)
 }
 
 /* From the rows to everything up to their results; where these are products of e^z, the tile holds that then. */
-static void read_rows(tile *w)
+static void read_rows(tile *w, ptrdiff_t last)
 {
     const task *t = w->t;
     const int keeps = t->work == SOFTMAX || t->work == BACKWARD || t->work == FORWARD_BACKWARD;
     row_batch *n = &w->n;
-    read_tile(&w->from_x, n->row, n->rows, w->x);
-    if (t->q.data) read_tile(&w->from_q, n->row, n->rows, w->q);
+    read_tile(&w->from_x, n->row, n->rows, last, w->x);
+    if (t->q.data) read_tile(&w->from_q, n->row, n->rows, last, w->q);
     find_targets(t, n);
     for (ptrdiff_t i = 0; i < n->rows && t->targets.data; ++i)
         n->b.z[i] = n->r.bad[i] ? -INFINITY : get(w, w->x, i, n->r.y[i]);
@@ -138,7 +140,7 @@ static void write_gradient(tile *w)
     const int unread = find_gradients(t, n, &g);
     int alone[BATCH], any_alone = 0;
     for (ptrdiff_t i = 0; i < n->rows; ++i) {
-        factors[i] = g.factor[i] * n->b.unit[i] / w->k->tile_scale;
+        factors[i] = g.factor[i] * n->b.unit[i] * (1 / w->k->tile_scale);
         alone[i] = !suits_kept(w->is_f64, g.factor[i], n->b.unit[i]);
         any_alone |= alone[i];
     }
@@ -171,21 +173,52 @@ static ptrdiff_t rows_of_tile(const tile *w, ptrdiff_t row, ptrdiff_t last)
     return rows_to_aligned(&w->to_out, row, rows);
 }
 
-static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
+static void run_tile(tile *w, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t last)
 {
     const task *t = w->t;
-    for (ptrdiff_t row = first; row < last; row += w->n.rows) {
-        w->n.row = row;
-        w->n.rows = rows_of_tile(w, row, last);
-        read_rows(w);
-        if (t->loss) find_losses(t, &w->n);
-        if (!t->out.data) continue;
-        if (t->work != LOG_SOFTMAX) write_gradient(w);
-        else {
-            if (t->statistics) keep_statistics(t, &w->n);
-            w->k->columns_log_softmax(w->x, t->classes, &w->n.b);
+    w->n.row = row, w->n.rows = rows;
+    read_rows(w, last);
+    if (t->loss) find_losses(t, &w->n);
+    if (!t->out.data) return;
+    if (t->work != LOG_SOFTMAX) write_gradient(w);
+    else {
+        if (t->statistics) keep_statistics(t, &w->n);
+        w->k->columns_log_softmax(w->x, t->classes, &w->n.b);
+    }
+    write_tile(&w->to_out, row, rows, w->x);
+}
+
+/* A group of tiles goes the short way, but those that do not lie near 0. */
+static ptrdiff_t run_group(tile *w, ptrdiff_t row, ptrdiff_t last)
+{
+    usual_tiles *u = &w->usual;
+    ptrdiff_t tiles = 0;
+    for (; tiles < u->tiles && row < last; row += u->rows[tiles++]) {
+        const ptrdiff_t rows = rows_of_tile(w, row, last);
+        read_tile(&w->from_x, row, rows, last, u->x[tiles]);
+        sum_usual(u, tiles, row, rows);
+    }
+    w->k->near_numbers(u->u, u->b, tiles);
+    for (ptrdiff_t i = 0; i < tiles; ++i) {
+        if (!u->u[i].near) {
+            run_tile(w, u->row[i], u->rows[i], last);
+            continue;
         }
-        write_tile(&w->to_out, row, w->n.rows, w->x);
+        end_usual(u, i);
+        if (w->t->out.data) write_tile(&w->to_out, u->row[i], u->rows[i], u->x[i]);
+    }
+    return row;
+}
+
+static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
+{
+    for (ptrdiff_t row = first; row < last;) {
+        if (w->usual.tiles) row = run_group(w, row, last);
+        else {
+            const ptrdiff_t rows = rows_of_tile(w, row, last);
+            run_tile(w, row, rows, last);
+            row += rows;
+        }
     }
 }
 
@@ -195,7 +228,9 @@ void by_tiles(const task *t)
     const ptrdiff_t lanes = t->isa->of[t->x.type]->lanes, real = t->x.type == ELEMENT_F64 ? 8 : 4;
     /* tile_rows fills whole squares */
     const ptrdiff_t tile_bytes = (t->classes + lanes) * lanes * real, vector = 64;
-    char *memory = w ? malloc((size_t)(2 * tile_bytes + vector + BATCH * t->classes * 8)) : NULL;
+    ptrdiff_t kept = 0;
+    const ptrdiff_t tiles = is_usual(t) ? tiles_of_group(t, tile_bytes, &kept) : 0;
+    char *memory = w ? malloc((size_t)((2 + kept) * tile_bytes + vector + MOST_LANES * t->classes * 8)) : NULL;
     if (!memory) {
         free(w);
         ran_out_of_memory(t);
@@ -207,7 +242,8 @@ void by_tiles(const task *t)
     w->in_place = is_in_place(t);
     w->x = memory + (vector - (ptrdiff_t)((uintptr_t)memory % (uintptr_t)vector)) % vector;
     w->q = t->q.data ? w->x + tile_bytes : NULL;
-    char *copies = w->x + 2 * tile_bytes;
+    char *copies = w->x + (2 + kept) * tile_bytes;
+    open_usual(&w->usual, t, tiles, kept, w->x + 2 * tile_bytes, tile_bytes);
     w->from_x = tile_reader_of(t, &t->x, w->in_place, copies);
     w->from_q = tile_reader_of(t, &t->q, w->in_place && lies_side_by_side(t, &t->q), copies);
     w->to_out = tile_writer_of(t, w->in_place && lies_side_by_side(t, &t->out), copies);

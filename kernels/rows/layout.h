@@ -8,6 +8,9 @@
 /* A block of the array is contiguous, aligned and in native order as it lies. */
 int is_direct(const task *t, const array *a);
 
+/* Each row begins where the one before it ends. */
+int lie_in_a_run(const task *t, const array *a);
+
 /* Native, and every element at a multiple of its size. */
 int is_aligned(const task *t, const array *a);
 

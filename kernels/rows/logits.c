@@ -39,15 +39,20 @@ tile_reader tile_reader_of(const task *t, const array *a, int columns, char *cop
 {
     const element type = lanes_type(t->x.type);
     const block_functions *k = lanes_type(a->type) == type ? t->isa->of[a->type] : NULL;
-    const tile_reader r = {t, a, k, type, t->isa->of[type]->lanes, columns, is_direct(t, a), copies};
+    const int direct = is_direct(t, a), runs = direct && !columns && a->type == type && lie_in_a_run(t, a);
+    const tile_reader r = {t, a, k, type, t->isa->of[type]->lanes, columns, direct, runs, copies};
     return r;
 }
 
-void read_tile(const tile_reader *r, ptrdiff_t row, ptrdiff_t rows, char *tile)
+void read_tile(const tile_reader *r, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t last, char *tile)
 {
     const task *t = r->t;
     const ptrdiff_t size = element_size(r->a->type), real = element_size(r->type);
     char *from[BATCH];
+    if (r->runs && rows == r->lanes && (last - row - rows) * t->classes * size >= 16) {
+        r->k->tile_run(r->a->data + row * t->classes * size, t->classes, tile);
+        return;
+    }
     if (r->columns && r->k) {
         r->k->tile_columns(row_of(t, r->a, row), r->a->class_stride / size, rows, t->classes, tile);
         return;

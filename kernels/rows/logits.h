@@ -49,12 +49,13 @@ typedef struct {
     ptrdiff_t lanes;
     int columns;                 /* the rows lie side by side */
     int direct;
+    int runs;                    /* the rows lie one after the other, in the lanes' type */
     char *copies;                /* (BATCH, classes) elements of float64's size */
 } tile_reader;
 
 tile_reader tile_reader_of(const task *t, const array *a, int columns, char *copies);
 
-/* The rows from that one on, as lanes (blocks/tile.h). */
-void read_tile(const tile_reader *r, ptrdiff_t row, ptrdiff_t rows, char *tile);
+/* The rows from that one on, as lanes (blocks/tile.h). Up to `last` rows may be read, for nothing. */
+void read_tile(const tile_reader *r, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t last, char *tile);
 
 #endif

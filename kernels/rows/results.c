@@ -27,7 +27,9 @@ void fill_row(writer *w, cursor *c, double value)
 tile_writer tile_writer_of(const task *t, int columns, char *copies)
 {
     const block_functions *k = t->isa->of[t->x.type];
-    const tile_writer w = {t, k, k->lanes, columns, t->out.data && is_direct(t, &t->out), copies};
+    const int direct = t->out.data && is_direct(t, &t->out);
+    const int runs = direct && !columns && t->out.type == lanes_type(t->out.type) && lie_in_a_run(t, &t->out);
+    const tile_writer w = {t, k, k->lanes, columns, direct, runs, copies};
     return w;
 }
 
@@ -43,6 +45,10 @@ void write_tile(const tile_writer *w, ptrdiff_t row, ptrdiff_t rows, const char 
 {
     const task *t = w->t;
     char *to[BATCH];
+    if (w->runs && rows == w->lanes) {
+        w->k->untile_run(tile, t->classes, t->out.data + row * t->classes * element_size(t->out.type));
+        return;
+    }
     if (w->columns) {
         char *out = row_of(t, &t->out, row);
         w->k->untile_columns(tile, rows, t->classes, out, t->out.class_stride / element_size(t->out.type),

@@ -48,6 +48,7 @@ typedef struct {
     ptrdiff_t lanes;
     int columns;     /* the rows lie side by side */
     int direct;
+    int runs;        /* the rows lie one after the other, in the lanes' type */
     char *copies;    /* (BATCH, classes) elements of float64's size */
 } tile_writer;
 

@@ -24,6 +24,7 @@ SIMD vec_f32 v_sub_f32(vec_f32 a, vec_f32 b) { return _mm256_sub_ps(a, b); }
 SIMD vec_f32 v_mul_f32(vec_f32 a, vec_f32 b) { return _mm256_mul_ps(a, b); }
 SIMD vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fmadd_ps(a, b, c); }
 SIMD vec_f32 v_fnma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fnmadd_ps(a, b, c); }
+SIMD vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return _mm256_min_ps(a, b); }
 SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm256_max_ps(a, b); }
 SIMD vec_f32 v_lookup_f32(const f32 *table, vec_f32 t)
 {
@@ -38,9 +39,11 @@ SIMD vec_f32 v_raise_f32(vec_f32 p, vec_f32 t, int shift)
 }
 SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+SIMD mask_f32 v_unequal_f32(vec_f32 a, vec_f32 b) { return _mm256_cmp_ps(a, b, _CMP_NEQ_UQ); }
 SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
 SIMD mask_f32 mask_or_f32(mask_f32 a, mask_f32 b) { return _mm256_or_ps(a, b); }
 SIMD int mask_count_f32(mask_f32 m) { return _mm_popcnt_u32((unsigned)_mm256_movemask_ps(m)); }
+SIMD vec_f32 v_only_where_f32(mask_f32 m, vec_f32 a) { return _mm256_and_ps(m, a); }
 SIMD vec_f32 v_zero_where_f32(mask_f32 m, vec_f32 a) { return _mm256_andnot_ps(m, a); }
 SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }
 SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)); }
@@ -87,6 +90,7 @@ SIMD vec_f64 v_sub_f64(vec_f64 a, vec_f64 b) { return _mm256_sub_pd(a, b); }
 SIMD vec_f64 v_mul_f64(vec_f64 a, vec_f64 b) { return _mm256_mul_pd(a, b); }
 SIMD vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fmadd_pd(a, b, c); }
 SIMD vec_f64 v_fnma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fnmadd_pd(a, b, c); }
+SIMD vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return _mm256_min_pd(a, b); }
 SIMD vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return _mm256_max_pd(a, b); }
 SIMD vec_f64 v_raise_f64(vec_f64 p, vec_f64 t, int shift)
 {
@@ -95,9 +99,11 @@ SIMD vec_f64 v_raise_f64(vec_f64 p, vec_f64 t, int shift)
 }
 SIMD mask_f64 v_less_f64(vec_f64 a, vec_f64 b) { return _mm256_cmp_pd(a, b, _CMP_LT_OQ); }
 SIMD mask_f64 v_equal_f64(vec_f64 a, vec_f64 b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
+SIMD mask_f64 v_unequal_f64(vec_f64 a, vec_f64 b) { return _mm256_cmp_pd(a, b, _CMP_NEQ_UQ); }
 SIMD mask_f64 v_nan_f64(vec_f64 a) { return _mm256_cmp_pd(a, a, _CMP_UNORD_Q); }
 SIMD mask_f64 mask_or_f64(mask_f64 a, mask_f64 b) { return _mm256_or_pd(a, b); }
 SIMD int mask_count_f64(mask_f64 m) { return _mm_popcnt_u32((unsigned)_mm256_movemask_pd(m)); }
+SIMD vec_f64 v_only_where_f64(mask_f64 m, vec_f64 a) { return _mm256_and_pd(m, a); }
 SIMD vec_f64 v_zero_where_f64(mask_f64 m, vec_f64 a) { return _mm256_andnot_pd(m, a); }
 SIMD vec_f64 v_add_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return _mm256_add_pd(a, _mm256_and_pd(m, b)); }
 SIMD vec_f64 v_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return _mm256_blendv_pd(b, a, m); }
@@ -114,6 +120,10 @@ SIMD f64 v_top_f64(vec_f64 a)
 SIMD vec_f64 load_f64(const f64 *x) { return _mm256_loadu_pd(x); }
 SIMD void store_f64(f64 *x, vec_f64 a) { _mm256_storeu_pd(x, a); }
 
+SIMD vec_f64 v_of_int64_f64(const int64_t *a)
+{
+    return _mm256_set_pd((double)a[3], (double)a[2], (double)a[1], (double)a[0]);
+}
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm256_div_pd(a, b); }
 SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p) { return _mm256_fmsub_pd(a, b, p); }
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
@@ -126,6 +136,37 @@ SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
 SIMD vec_f32 v_narrow_f32(vec_f64 low, vec_f64 high)
 {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(low)), _mm256_cvtpd_ps(high), 1);
+}
+
+SIMD vec_f32 v_load_parts_f32(const f32 *x, ptrdiff_t apart)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x)), _mm_loadu_ps(x + apart), 1);
+}
+SIMD vec_f64 v_load_parts_f64(const f64 *x, ptrdiff_t apart)
+{
+    return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(x)), _mm_loadu_pd(x + apart), 1);
+}
+SIMD void v_store_part_of_f32(f32 *x, vec_f32 a, int part)
+{
+    _mm_storeu_ps(x, part ? _mm256_extractf128_ps(a, 1) : _mm256_castps256_ps128(a));
+}
+SIMD void v_store_part_of_f64(f64 *x, vec_f64 a, int part)
+{
+    _mm_storeu_pd(x, part ? _mm256_extractf128_pd(a, 1) : _mm256_castpd256_pd128(a));
+}
+SIMD void transpose_parts_f32(vec_f32 v[4])
+{
+    const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1])),
+                  b = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
+    const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3])),
+                  d = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
+    v[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c)), v[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+    v[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d)), v[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+}
+SIMD void transpose_parts_f64(vec_f64 v[2])
+{
+    const __m256d a = v[0];
+    v[0] = _mm256_unpacklo_pd(a, v[1]), v[1] = _mm256_unpackhi_pd(a, v[1]);
 }
 
 SIMD void transpose_f32(vec_f32 v[8])

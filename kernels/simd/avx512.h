@@ -26,6 +26,7 @@ SIMD vec_f32 v_sub_f32(vec_f32 a, vec_f32 b) { return _mm512_sub_ps(a, b); }
 SIMD vec_f32 v_mul_f32(vec_f32 a, vec_f32 b) { return _mm512_mul_ps(a, b); }
 SIMD vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fmadd_ps(a, b, c); }
 SIMD vec_f32 v_fnma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fnmadd_ps(a, b, c); }
+SIMD vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return _mm512_min_ps(a, b); }
 SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm512_max_ps(a, b); }
 SIMD vec_f32 v_scale_f32(vec_f32 p, vec_f32 n) { return _mm512_scalef_ps(p, n); }
 SIMD vec_f32 v_lookup_f32(const f32 *table, vec_f32 t)
@@ -34,9 +35,11 @@ SIMD vec_f32 v_lookup_f32(const f32 *table, vec_f32 t)
 }
 SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+SIMD mask_f32 v_unequal_f32(vec_f32 a, vec_f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
 SIMD mask_f32 v_nan_f32(vec_f32 a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 SIMD mask_f32 mask_or_f32(mask_f32 a, mask_f32 b) { return (mask_f32)(a | b); }
 SIMD int mask_count_f32(mask_f32 m) { return _mm_popcnt_u32(m); }
+SIMD vec_f32 v_only_where_f32(mask_f32 m, vec_f32 a) { return _mm512_maskz_mov_ps(m, a); }
 SIMD vec_f32 v_zero_where_f32(mask_f32 m, vec_f32 a) { return _mm512_maskz_mov_ps((mask_f32)~m, a); }
 SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
 SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
@@ -114,6 +117,7 @@ SIMD vec_f64 v_sub_f64(vec_f64 a, vec_f64 b) { return _mm512_sub_pd(a, b); }
 SIMD vec_f64 v_mul_f64(vec_f64 a, vec_f64 b) { return _mm512_mul_pd(a, b); }
 SIMD vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fmadd_pd(a, b, c); }
 SIMD vec_f64 v_fnma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fnmadd_pd(a, b, c); }
+SIMD vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return _mm512_min_pd(a, b); }
 SIMD vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return _mm512_max_pd(a, b); }
 SIMD vec_f64 v_scale_f64(vec_f64 p, vec_f64 n) { return _mm512_scalef_pd(p, n); }
 SIMD vec_f64 v_lookup_f64(const f64 *table, vec_f64 t)
@@ -122,9 +126,11 @@ SIMD vec_f64 v_lookup_f64(const f64 *table, vec_f64 t)
 }
 SIMD mask_f64 v_less_f64(vec_f64 a, vec_f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
 SIMD mask_f64 v_equal_f64(vec_f64 a, vec_f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+SIMD mask_f64 v_unequal_f64(vec_f64 a, vec_f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_NEQ_UQ); }
 SIMD mask_f64 v_nan_f64(vec_f64 a) { return _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q); }
 SIMD mask_f64 mask_or_f64(mask_f64 a, mask_f64 b) { return (mask_f64)(a | b); }
 SIMD int mask_count_f64(mask_f64 m) { return _mm_popcnt_u32(m); }
+SIMD vec_f64 v_only_where_f64(mask_f64 m, vec_f64 a) { return _mm512_maskz_mov_pd(m, a); }
 SIMD vec_f64 v_zero_where_f64(mask_f64 m, vec_f64 a) { return _mm512_maskz_mov_pd((mask_f64)~m, a); }
 SIMD vec_f64 v_add_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return _mm512_mask_add_pd(a, m, a, b); }
 SIMD vec_f64 v_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return _mm512_mask_mov_pd(b, m, a); }
@@ -140,6 +146,7 @@ SIMD vec_f64 load_part_f64(const f64 *x, ptrdiff_t n, f64 fill)
 SIMD void store_f64(f64 *x, vec_f64 a) { _mm512_storeu_pd(x, a); }
 SIMD void store_part_f64(f64 *x, ptrdiff_t n, vec_f64 a) { store_bytes(x, 8 * n, _mm512_castpd_si512(a)); }
 
+SIMD vec_f64 v_of_int64_f64(const int64_t *a) { return _mm512_cvtepi64_pd(_mm512_loadu_si512(a)); }
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm512_div_pd(a, b); }
 SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p) { return _mm512_fmsub_pd(a, b, p); }
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
@@ -162,6 +169,47 @@ SIMD void transpose_lanes(__m512 *v, int apart)
     v[apart] = _mm512_shuffle_f32x4(ab13, cd13, 0x88);
     v[2 * apart] = _mm512_shuffle_f32x4(ab02, cd02, 0xdd);
     v[3 * apart] = _mm512_shuffle_f32x4(ab13, cd13, 0xdd);
+}
+
+SIMD vec_f32 v_load_parts_f32(const f32 *x, ptrdiff_t apart)
+{
+    const __m512 a = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(x)), _mm_loadu_ps(x + apart), 1);
+    const __m512 b = _mm512_insertf32x4(a, _mm_loadu_ps(x + 2 * apart), 2);
+    return _mm512_insertf32x4(b, _mm_loadu_ps(x + 3 * apart), 3);
+}
+SIMD vec_f64 v_load_parts_f64(const f64 *x, ptrdiff_t apart)
+{
+    const __m512d a = _mm512_insertf64x2(_mm512_castpd128_pd512(_mm_loadu_pd(x)), _mm_loadu_pd(x + apart), 1);
+    const __m512d b = _mm512_insertf64x2(a, _mm_loadu_pd(x + 2 * apart), 2);
+    return _mm512_insertf64x2(b, _mm_loadu_pd(x + 3 * apart), 3);
+}
+SIMD void v_store_part_of_f32(f32 *x, vec_f32 a, int part)
+{
+    if (part == 0) _mm_storeu_ps(x, _mm512_castps512_ps128(a));
+    else if (part == 1) _mm_storeu_ps(x, _mm512_extractf32x4_ps(a, 1));
+    else if (part == 2) _mm_storeu_ps(x, _mm512_extractf32x4_ps(a, 2));
+    else _mm_storeu_ps(x, _mm512_extractf32x4_ps(a, 3));
+}
+SIMD void v_store_part_of_f64(f64 *x, vec_f64 a, int part)
+{
+    if (part == 0) _mm_storeu_pd(x, _mm512_castpd512_pd128(a));
+    else if (part == 1) _mm_storeu_pd(x, _mm512_extractf64x2_pd(a, 1));
+    else if (part == 2) _mm_storeu_pd(x, _mm512_extractf64x2_pd(a, 2));
+    else _mm_storeu_pd(x, _mm512_extractf64x2_pd(a, 3));
+}
+SIMD void transpose_parts_f32(vec_f32 v[4])
+{
+    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[0], v[1])),
+                  b = _mm512_castps_pd(_mm512_unpackhi_ps(v[0], v[1]));
+    const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(v[2], v[3])),
+                  d = _mm512_castps_pd(_mm512_unpackhi_ps(v[2], v[3]));
+    v[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c)), v[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    v[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d)), v[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+}
+SIMD void transpose_parts_f64(vec_f64 v[2])
+{
+    const __m512d a = v[0];
+    v[0] = _mm512_unpacklo_pd(a, v[1]), v[1] = _mm512_unpackhi_pd(a, v[1]);
 }
 
 SIMD void transpose_f32(vec_f32 v[16])

@@ -73,8 +73,10 @@ typedef uint64_t word_f64;
     SIMD vec_##REAL v_fnma_##REAL(vec_##REAL a, vec_##REAL b, vec_##REAL c) { return c - a * b; }                  \
     SIMD mask_##REAL v_less_##REAL(vec_##REAL a, vec_##REAL b) { return AS_MASK(a < b); }                          \
     SIMD mask_##REAL v_equal_##REAL(vec_##REAL a, vec_##REAL b) { return AS_MASK(a == b); }                        \
+    SIMD mask_##REAL v_unequal_##REAL(vec_##REAL a, vec_##REAL b) { return AS_MASK(a != b); }                      \
     SIMD mask_##REAL v_nan_##REAL(vec_##REAL a) { return AS_MASK(a != a); }                                        \
     SIMD mask_##REAL mask_or_##REAL(mask_##REAL a, mask_##REAL b) { return a | b; }                                \
+    SIMD vec_##REAL v_only_where_##REAL(mask_##REAL m, vec_##REAL a) { return value_##REAL(bits_##REAL(a) & m); }  \
     SIMD vec_##REAL v_zero_where_##REAL(mask_##REAL m, vec_##REAL a) { return value_##REAL(bits_##REAL(a) & ~m); } \
     SIMD vec_##REAL v_add_where_##REAL(mask_##REAL m, vec_##REAL a, vec_##REAL b)                                  \
     {                                                                                                              \
@@ -87,6 +89,11 @@ typedef uint64_t word_f64;
     SIMD vec_##REAL v_max_##REAL(vec_##REAL a, vec_##REAL b)                                                       \
     {                                                                                                              \
         const mask_##REAL m = AS_MASK(a > b);                                                                      \
+        return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                         \
+    }                                                                                                              \
+    SIMD vec_##REAL v_min_##REAL(vec_##REAL a, vec_##REAL b)                                                       \
+    {                                                                                                              \
+        const mask_##REAL m = AS_MASK(a < b);                                                                      \
         return value_##REAL((bits_##REAL(a) & m) | (bits_##REAL(b) & ~m));                                         \
     }                                                                                                              \
     SIMD vec_##REAL v_raise_##REAL(vec_##REAL p, vec_##REAL t, int shift)    /* unsigned: it may wrap */           \
@@ -105,6 +112,17 @@ typedef uint64_t word_f64;
         for (int i = 0; i < LANES_##REAL; ++i)                                                                     \
             for (int j = 0; j < LANES_##REAL; ++j) to[i * LANES_##REAL + j] = from[j * LANES_##REAL + i];          \
         for (int i = 0; i < LANES_##REAL; ++i) v[i] = load_##REAL(to + i * LANES_##REAL);                          \
+    }                                                                                                              \
+    SIMD void transpose_parts_##REAL(vec_##REAL v[LANES_##REAL]) { transpose_##REAL(v); }                          \
+    SIMD vec_##REAL v_load_parts_##REAL(const REAL *x, ptrdiff_t apart)                                            \
+    {                                                                                                              \
+        (void)apart;                                                                                               \
+        return load_##REAL(x);                                                                                     \
+    }                                                                                                              \
+    SIMD void v_store_part_of_##REAL(REAL *x, vec_##REAL a, int part)                                              \
+    {                                                                                                              \
+        (void)part;                                                                                                \
+        store_##REAL(x, a);                                                                                        \
     }                                                                                                              \
     SIMD int mask_count_##REAL(mask_##REAL m)                                                                      \
     {                                                                                                              \
@@ -128,6 +146,12 @@ typedef uint64_t word_f64;
 BASE_OPERATIONS(f32, 23)
 BASE_OPERATIONS(f64, 52)
 
+SIMD vec_f64 v_of_int64_f64(const int64_t *a)
+{
+    f64 lanes[LANES_f64];
+    for (int i = 0; i < LANES_f64; ++i) lanes[i] = (f64)a[i];
+    return load_f64(lanes);
+}
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return a / b; }
 SIMD vec_f64 high_half(vec_f64 a)    /* 26 bits of it (Veltkamp) */
 {

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#define PART(TYPE, REAL)                                                    \
+#define PARTIAL(TYPE, REAL)                                                 \
     SIMD vec_##REAL load_part_##TYPE(const TYPE *x, ptrdiff_t n, REAL fill) \
     {                                                                       \
         TYPE part[LANES_##REAL];                                            \
@@ -23,9 +23,9 @@
         memcpy(x, part, (size_t)n * sizeof *x);                             \
     }
 
-PART(f16, f32)
-PART(bf16, f32)
-PART(f32, f32)
-PART(f64, f64)
+PARTIAL(f16, f32)
+PARTIAL(bf16, f32)
+PARTIAL(f32, f32)
+PARTIAL(f64, f64)
 
 #endif

@@ -1,0 +1,101 @@
+#include "rows/usual_tiles.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "rows/targets.h"
+
+#define GROUP_BYTES (1 << 14)    /* of the tiles of a group that are kept: they stay in the L1 cache */
+#define EXACT ((int64_t)1 << 53)
+
+int is_usual(const task *t)
+{
+    const row_options *o = &t->options;
+    if (t->work == LOGSUMEXP || t->work == SOFTMAX || t->work == LOG_SOFTMAX) return 1;
+    if ((t->work != FORWARD && t->work != FORWARD_BACKWARD) || !t->targets.data) return 0;
+    if (t->targets.has_ignored && (t->targets.ignored >= EXACT || t->targets.ignored <= -EXACT)) return 0;
+    return o->label_smoothing == 0 && o->z_loss == 0;
+}
+
+ptrdiff_t tiles_of_group(const task *t, ptrdiff_t tile_bytes, ptrdiff_t *kept)
+{
+    const ptrdiff_t most = GROUP_BYTES / tile_bytes, tiles = most < 1 ? 1 : most < GROUP ? most : GROUP;
+    *kept = t->out.data ? tiles : 1;
+    return t->out.data ? tiles : GROUP;
+}
+
+void open_usual(usual_tiles *w, const task *t, ptrdiff_t tiles, ptrdiff_t kept, char *memory, ptrdiff_t tile_bytes)
+{
+    w->t = t;
+    w->k = t->isa->of[t->x.type];
+    w->tiles = tiles;
+    for (ptrdiff_t i = 0; i < tiles; ++i) {
+        usual_arrays *of = w->of + i;
+        memset(of, 0, sizeof *of);
+        for (ptrdiff_t j = 0; j < MOST_LANES; ++j) of->scale[j] = t->row_scale ? t->row_scale[0] : 1;
+        w->x[i] = memory + (kept > 1 ? i * tile_bytes : 0);
+        usual_rows *u = w->u + i;
+        memset(u, 0, sizeof *u);
+        u->keeps = t->work == SOFTMAX || t->work == FORWARD_BACKWARD;
+        u->y = t->targets.data ? of->y : NULL;
+        u->has_ignored = t->targets.has_ignored;
+        u->ignored = (double)t->targets.ignored;
+        u->own = t->targets.data && t->options.class_weight ? of->own : NULL;
+        u->v = t->targets.data && t->options.sample_weight ? of->v : NULL;
+        u->scale = of->scale;
+        u->factor = of->factor, u->value = of->value;
+        u->loss = t->loss ? of->loss : NULL;
+    }
+}
+
+/* What the rows bring; lanes past them keep what was there before. */
+static void find_arrays(usual_tiles *w, ptrdiff_t i, ptrdiff_t row, ptrdiff_t rows)
+{
+    const task *t = w->t;
+    usual_arrays *of = w->of + i;
+    usual_rows *u = w->u + i;
+    const int whole = rows == w->k->lanes;
+    if (t->loss) u->loss = whole ? t->loss + row : of->loss;
+    if (u->y) {
+        const int as_they_lie = t->targets.size == -8 && whole;
+        u->y = as_they_lie ? (const int64_t *)t->targets.data + row : of->y;
+        for (ptrdiff_t j = 0; j < rows && !as_they_lie; ++j) of->y[j] = target_at(&t->targets, row + j);
+        for (ptrdiff_t j = 0; j < rows && u->own; ++j)
+            of->own[j] = (uint64_t)u->y[j] < (uint64_t)t->classes ? t->options.class_weight[u->y[j]] : 1;
+    }
+    for (ptrdiff_t j = 0; j < rows && u->v; ++j) of->v[j] = t->options.sample_weight[row + j];
+    if (u->keeps && t->row_scale && (t->row_scale_step || u->v))
+        for (ptrdiff_t j = 0; j < rows; ++j)
+            of->scale[j] = t->row_scale[(row + j) * t->row_scale_step] * (u->v ? of->v[j] : 1);
+}
+
+void sum_usual(usual_tiles *w, ptrdiff_t i, ptrdiff_t row, ptrdiff_t rows)
+{
+    w->row[i] = row, w->rows[i] = rows;
+    find_arrays(w, i, row, rows);
+    w->u[i].near = w->k->near_sums(w->x[i], w->t->classes, w->u + i, w->b + i);
+}
+
+/* Rows that are not counted, or undefined, have statistics of their own. */
+static void keep_usual(const usual_tiles *w, ptrdiff_t i)
+{
+    const usual_rows *u = w->u + i;
+    const batch *b = w->b + i;
+    for (ptrdiff_t j = 0; j < w->rows[i]; ++j) {
+        row_statistics *s = w->t->statistics + w->row[i] + j;
+        const int uncounted = (u->v && u->v[j] == 0) || (u->has_ignored && (double)u->y[j] == u->ignored);
+        const int undefined = isnan(b->rest[j]) || (u->y && isnan(b->z[j]));
+        s->max = uncounted ? 0 : undefined ? NAN : b->max[j];
+        s->rest = uncounted ? 0 : undefined ? NAN : b->rest[j];
+        s->mass = 0;
+    }
+}
+
+void end_usual(usual_tiles *w, ptrdiff_t i)
+{
+    const task *t = w->t;
+    if (w->u[i].loss == w->of[i].loss) memcpy(t->loss + w->row[i], w->of[i].loss, (size_t)w->rows[i] * sizeof *t->loss);
+    if (t->statistics) keep_usual(w, i);
+    if (t->work == LOG_SOFTMAX) w->k->columns_log_softmax(w->x[i], t->classes, w->b + i);
+    else if (w->u[i].keeps) w->k->near_gradient(w->x[i], t->classes, w->u + i);
+}
