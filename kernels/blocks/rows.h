@@ -16,6 +16,7 @@
 
 #define CHUNK (CHUNK_VECTORS * LANES)
 #define GROUP 2048    /* classes: as BLOCK of rows/cursor.h */
+#define FEW (28 * CHUNK_VECTORS)    /* classes of a group of whose lanes many would hold a sixteenth */
 #define STRIDE (16 * LANES)    /* classes read before as many of an earlier row are written */
 
 #define spreading NAME(spreading)
@@ -381,7 +382,7 @@ SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t 
 }
 
 /* A group ends where a block of a copied row may (BLOCK), because a sum must not depend on how its row lies. In one of
- * a single chunk nearly every lane would have to be added again: it is added by parts at once. */
+ * few classes many lanes would have to be added again, which takes several times as long: it is added by parts at once. */
 SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue, double *max)
 {
     passing p;
@@ -390,7 +391,7 @@ SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue
     for (ptrdiff_t first = 0; first < r->n; first += GROUP) {
         const ptrdiff_t end = r->n - first < GROUP ? r->n : first + GROUP;
         compensated of_group;
-        if (end - first > CHUNK) of_group = NAME(pass_rounded)(r, first, end, &p, keeps, queue);
+        if (end - first > FEW) of_group = NAME(pass_rounded)(r, first, end, &p, keeps, queue);
         else {
             p.exact = exp_sum_of_none();
             NAME(pass_group)(r, first, end, &p, keeps, queue, NULL, 1);
