@@ -16,6 +16,7 @@
 
 #define CHUNK (CHUNK_VECTORS * LANES)
 #define GROUP 2048    /* classes: as BLOCK of rows/cursor.h */
+#define FEW (28 * CHUNK_VECTORS)    /* classes of a group of whose lanes many would hold a sixteenth */
 #define STRIDE (16 * LANES)    /* classes read before as many of an earlier row are written */
 
 #define spreading NAME(spreading)
@@ -198,7 +199,7 @@ typedef struct {
 
 /* The n <= LANES elements from j. */
 SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, int bypass, int keeps, int subtracts,
-                              int has_q, int has_w)
+                              int has_q, int has_w, int has_entry)
 {
     const vec e = keeps ? NAME(real_at)(g->kept, j, j + n) : v_exp(NAME(at)(g->x, j, j + n, -INFINITY), g->f);
     vec grad = v_mul(e, g->factor);
@@ -211,7 +212,7 @@ SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, in
         grad = v_sub(grad, t);
     }
     /* Not through memory: a load from there would wait for all the stores before it that bypass the caches. */
-    if ((size_t)(g->entry - j) < (size_t)n)
+    if (has_entry && (size_t)(g->entry - j) < (size_t)n)
         grad = v_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(g->entry - j))), v_set1((REAL)g->value), grad);
     NAME(put)(g->out + j, n, grad, bypass);
 }
@@ -238,10 +239,18 @@ SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keep
     ptrdiff_t j = job->done;
     const ptrdiff_t end = job->n - j < n ? job->n : j + n;
     if (j == 0 && (j = NAME(before_vectors)(g.out, job->n, bypass)) > 0)
-        NAME(gradient_step)(&g, 0, j, 0, keeps, subtracts, has_q, has_w);
-    for (; end - j >= LANES; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w);
+        NAME(gradient_step)(&g, 0, j, 0, keeps, subtracts, has_q, has_w, 1);
+    /* Up to the vector with the entry, that one, and those behind it: most have none to look for. */
+    const int is_ahead = g.entry >= j && g.entry < end;
+    const ptrdiff_t whole = end - (end - j) % LANES, own = is_ahead ? g.entry - (g.entry - j) % LANES : whole;
+    for (; j < own; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 0);
+    if (j < whole) {
+        NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 1);
+        j += LANES;
+    }
+    for (; j < whole; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 0);
     if (j < end && end == job->n) {
-        NAME(gradient_step)(&g, j, end - j, 0, keeps, subtracts, has_q, has_w);
+        NAME(gradient_step)(&g, j, end - j, 0, keeps, subtracts, has_q, has_w, 1);
         j = end;
     }
     job->done = j;
@@ -279,7 +288,6 @@ typedef struct {
 SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, int u, int keeps, int leaves_out,
                           int exactly)
 {
-    prefetch((const char *)(r->x + j) + PREFETCH);
     p->max[u] = v_max(z, p->max[u]);
     vec q = v_set1(0), e = exactly ? v_exp_parts(z, r->f, &q) : v_exp_summed(z, r->f);
     if (keeps) v_store_real(r->kept + j, exactly ? v_fma(e, q, e) : e);
@@ -288,13 +296,26 @@ SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, int u
     else p->sum[u] = v_add(p->sum[u], e);
 }
 
+/* What lies ahead of n elements as far as they reach. */
+SIMD void NAME(ask_ahead)(const ELEMENT *x, ptrdiff_t n)
+{
+    const char *at = (const char *)x;
+    for (ptrdiff_t i = 0; i < n * (ptrdiff_t)sizeof *x; i += LINE) {
+        prefetch_to_l2(at + i + PREFETCH_FAR);
+        prefetch(at + i + PREFETCH_NEAR);
+    }
+}
+
 /* The chunk from j. */
 SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, int leaves_out, int exactly)
 {
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
-    for (; end - j >= UNROLL * LANES; j += UNROLL * LANES)
+    for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
+        NAME(ask_ahead)(r->x + j, UNROLL * LANES);
         for (int u = 0; u < UNROLL; ++u)
             NAME(pass_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, keeps, leaves_out, exactly);
+    }
+    if (j < end) NAME(ask_ahead)(r->x + j, end - j);
     for (; j < end; j += LANES)
         NAME(pass_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, keeps, leaves_out, exactly);
     if (exactly) exp_sum_end_chunk(&p->exact);
@@ -361,7 +382,7 @@ SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t 
 }
 
 /* A group ends where a block of a copied row may (BLOCK), because a sum must not depend on how its row lies. In one of
- * a single chunk nearly every lane would have to be added again: it is added by parts at once. */
+ * few classes many lanes would have to be added again, which takes several times as long: it is added by parts at once. */
 SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue, double *max)
 {
     passing p;
@@ -370,7 +391,7 @@ SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue
     for (ptrdiff_t first = 0; first < r->n; first += GROUP) {
         const ptrdiff_t end = r->n - first < GROUP ? r->n : first + GROUP;
         compensated of_group;
-        if (end - first > CHUNK) of_group = NAME(pass_rounded)(r, first, end, &p, keeps, queue);
+        if (end - first > FEW) of_group = NAME(pass_rounded)(r, first, end, &p, keeps, queue);
         else {
             p.exact = exp_sum_of_none();
             NAME(pass_group)(r, first, end, &p, keeps, queue, NULL, 1);

@@ -12,11 +12,19 @@ typedef struct {
     double factor, power;
 } anchored_factor;
 
+/* By the exponent's bits where that is a normal number, since frexp is a call. */
 static inline anchored_factor split_factor(double factor, anchor at)
 {
     int power = 0;
-    anchored_factor f = {at, isfinite(factor) ? frexp(factor, &power) : factor, 0};
-    f.power = power;
+    uint64_t bits;
+    memcpy(&bits, &factor, sizeof bits);
+    const uint64_t exponent = bits >> 52 & 0x7ff;
+    if (exponent - 1 < 0x7fe) {
+        power = (int)exponent - 1022;
+        bits = (bits & ~((uint64_t)0x7ff << 52)) | (uint64_t)1022 << 52;
+        memcpy(&factor, &bits, sizeof bits);
+    } else if (exponent == 0) factor = frexp(factor, &power);
+    const anchored_factor f = {at, factor, power};
     return f;
 }
 

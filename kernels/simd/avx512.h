@@ -245,5 +245,6 @@ SIMD void bypass_bf16(bf16 *x, vec_f32 a) { _mm256_stream_si256((__m256i *)x, to
 SIMD void bypass_f64(f64 *x, vec_f64 a) { _mm512_stream_pd(x, a); }
 SIMD void fence(void) { _mm_sfence(); }
 SIMD void prefetch(const void *x) { _mm_prefetch((const char *)x, _MM_HINT_T0); }
+SIMD void prefetch_to_l2(const void *x) { _mm_prefetch((const char *)x, _MM_HINT_T1); }
 
 #endif

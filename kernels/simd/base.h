@@ -213,6 +213,7 @@ SIMD void bypass_bf16(bf16 *x, vec_f32 a) { store_bf16(x, a); }
 SIMD void bypass_f64(f64 *x, vec_f64 a) { store_f64(x, a); }
 SIMD void fence(void) {}
 SIMD void prefetch(const void *x) { (void)x; }
+SIMD void prefetch_to_l2(const void *x) { (void)x; }
 
 #include "simd/part.h"
 
