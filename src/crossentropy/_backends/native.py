@@ -1,5 +1,7 @@
 """The native backend: arrays described for the Cython module, the choice of ISA and threads, the fork guard.
 
+Threads are OpenMP's; where the compiler has none, those of workers.py.
+
 The contract of these functions is in contract.py; the kernels are in kernels/.
 """
 
@@ -43,6 +45,7 @@ STREAM_ROW = _native.STREAM_ROW
 if len(Statistics._fields) != _native.STATISTICS:
     raise ImportError("the compiled module keeps other statistics of a row than contract.py names: rebuild it")
 
+THREADS = "OpenMP" if OPENMP else "a pool of Python's"  # whose they are
 if not OPENMP:
     _native.share_by(workers.share)
 
