@@ -30,8 +30,8 @@ _PLAIN = {np.dtype(np.float32): 2, np.dtype(np.float64): 3}
 
 OPENMP = _native.OPENMP
 
-# Below, one thread is faster than two: waking the second takes longer than its share of the work. A thread of Python's
-# takes longer to wake than one of OpenMP's.
+# Below, one thread is faster than two: waking the second takes longer than its share of the work, and longest where it
+# is one of Python's (docs/performance.md).
 SERIAL_BELOW = 2**15 if OPENMP else 2**18
 
 # Below, a plain call takes a short way: with warm caches the long one costs a small call more than its work does, and
