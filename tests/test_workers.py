@@ -328,7 +328,7 @@ def calls(x, y):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-@pytest.mark.parametrize("shape", [(7, 50000), (100, 4000), (3000, 100), (100000, 5)])
+@pytest.mark.parametrize("shape", [(7, 50000), (100, 4000), (3000, 100), (20000, 5)])
 def test_the_same_bits_as_on_one_thread(native, monkeypatch, rng, shape, dtype):
     x, y = rng.standard_normal(shape).astype(dtype), rng.integers(0, shape[1], shape[0])
     with crossentropy.config(threads=1):
