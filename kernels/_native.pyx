@@ -47,6 +47,8 @@ cdef extern from "rows/task.h" nogil:
         double z_loss
     ctypedef struct row_statistics:
         pass
+    ctypedef struct schedule:
+        pass
     ctypedef struct task:
         const isa_table *isa
         work work
@@ -62,14 +64,17 @@ cdef extern from "rows/task.h" nogil:
         row_options options
         const double *row_scale
         Py_ssize_t row_scale_step
-        int *out_of_memory
         double *loss
         double *sign
         row_statistics *statistics
     const isa_table *isa_select(const char *)
     int openmp_threads()
     void coalesce(task *)
-    int c_run "run"(const task *, int, Py_ssize_t) noexcept
+    void begin(task *, schedule *, Py_ssize_t) noexcept
+    void c_run "run"(const task *, int) noexcept
+    void take_part(const task *) noexcept
+    void c_stop "stop"(schedule *) noexcept
+    int was_out_of_memory(schedule *) noexcept
     int suits_tiles(const task *)
 
 cdef extern from "rows/targets.h" nogil:
@@ -133,9 +138,12 @@ cdef dict WORKS = {
 
 
 cdef class Buffers:
-    """The buffers of one call, released together."""
+    """What the task of one call points to: buffers, released together, and memory of its own."""
     cdef Py_buffer held[11]
     cdef int count
+    cdef double row_scale
+    cdef double *losses
+    cdef schedule schedule
 
     cdef void *data(self, obj, int flags) except? NULL:
         if obj is None:
@@ -161,6 +169,7 @@ cdef class Buffers:
         return 0
 
     def __dealloc__(self):
+        free(self.losses)
         for i in range(self.count):
             PyBuffer_Release(&self.held[i])
 
@@ -237,6 +246,57 @@ cdef Py_ssize_t rows_at_once(const task *t, int threads) noexcept nogil:
     return rows - rows % MULTIPLE if rows > MULTIPLE else rows
 
 
+cdef object share = None    # workers.py's
+
+
+def share_by(function):
+    """Where there is no OpenMP, rows are shared out by that function: (work, others, stop, lead)."""
+    global share
+    share = function
+
+
+cdef class Shared:
+    """A call that has begun, for threads of Python's that take part in it; it keeps all that they need."""
+    cdef Buffers buffers
+    cdef task t
+
+    def work(self):
+        """Take rows until there are none."""
+        cdef task own = self.t
+        own.poll = NULL
+        with nogil:
+            take_part(&own)
+
+    def lead(self):
+        """The same in the calling thread, which alone looks for signals."""
+        with nogil:
+            take_part(&self.t)
+        pending_error()
+
+    def stop(self):
+        """No thread takes any more rows."""
+        c_stop(&self.buffers.schedule)
+
+
+cdef int work_through(Buffers buffers, task *t, int threads) except -1:
+    """Do the work of a task, whose memory is that of the buffers."""
+    cdef Py_ssize_t rows = rows_at_once(t, threads)
+    cdef Shared shared
+    begin(t, &buffers.schedule, rows)
+    if threads > 1 and rows < t.rows and share is not None:
+        shared = Shared()
+        shared.buffers = buffers
+        shared.t = t[0]
+        share(shared.work, threads - 1, shared.stop, shared.lead)
+    else:
+        with nogil:
+            c_run(t, threads)
+        pending_error()
+    if was_out_of_memory(&buffers.schedule):
+        raise MemoryError("no room for a block of each array in every thread")
+    return 0
+
+
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
         class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, sign=None):
     """Do the work of that name over all rows of x.
@@ -246,7 +306,6 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
     """
     cdef Buffers buffers = Buffers()
     cdef task t
-    cdef double one_scale
     memset(&t, 0, sizeof(task))
     t.isa = isa_select(isa.encode())
     t.work = <work><int>WORKS[work_name]
@@ -267,8 +326,8 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
         targets_of(&t.targets, buffers, targets[0], targets[1], targets[2])
     options_of(&t.options, buffers, options, class_weight_in_lanes, t.classes)
     if isinstance(row_scale, float):
-        one_scale = row_scale
-        t.row_scale = &one_scale
+        buffers.row_scale = row_scale
+        t.row_scale = &buffers.row_scale
     else:
         t.row_scale = <const double *>buffers.data(row_scale, PyBUF_SIMPLE)
         t.row_scale_step = 1
@@ -283,14 +342,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
     if t.long_rows:
         threads = 1
     t.tiled = suits_tiles(&t)
-    cdef Py_ssize_t rows = rows_at_once(&t, threads)
-    cdef int out_of_memory = 0
-    t.out_of_memory = &out_of_memory
-    with nogil:
-        c_run(&t, threads, rows)
-    if out_of_memory:
-        raise MemoryError("no room for a block of each array in every thread")
-    pending_error()
+    work_through(buffers, &t, threads)
     raise_signals()
 
 
@@ -328,11 +380,7 @@ def light(str isa, int threads, x, targets, grad):
     cdef Buffers buffers = Buffers()
     cdef task t
     cdef target_scan scan
-    cdef double row_scale
     cdef double[LIGHT_ROWS] on_stack
-    cdef double *loss = on_stack
-    cdef double mean
-    cdef int out_of_memory = 0
     try:
         buffers.data(x, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
         buffers.data(targets, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
@@ -374,26 +422,25 @@ def light(str isa, int threads, x, targets, grad):
     t.targets.data = y.buf
     t.targets.size = -8
     options_of(&t.options, buffers, None, None, t.classes)
-    row_scale = 1.0 / t.rows
-    t.row_scale = &row_scale
-    t.out_of_memory = &out_of_memory
+    buffers.row_scale = 1.0 / t.rows
+    t.row_scale = &buffers.row_scale
     scan.first_bad = -1
     scan.weights.sum = scan.weights.error = 0
     c_scan_targets(&t.targets, 0, t.rows, t.classes, NULL, NULL, &scan)
     if scan.first_bad >= 0:
         return None
     t.tiled = suits_tiles(&t)
-    if t.rows > LIGHT_ROWS:
-        loss = <double *>malloc(t.rows * sizeof(double))
-        if loss == NULL:
+    t.loss = on_stack
+    if t.rows > LIGHT_ROWS or threads > 1:    # of which another one may be at work a little longer than this function
+        buffers.losses = <double *>malloc(t.rows * sizeof(double))
+        if buffers.losses == NULL:
             return None
-    t.loss = loss
+        t.loss = buffers.losses
     if threads == 1 and t.rows * t.classes < LEAST_AT_ONCE:
-        c_run(&t, 1, t.rows)
+        begin(&t, &buffers.schedule, t.rows)
+        take_part(&t)
+        if was_out_of_memory(&buffers.schedule):
+            return None
     else:
-        with nogil:
-            c_run(&t, threads, rows_at_once(&t, threads))
-    mean = total_of(loss, t.rows) / t.rows
-    if t.rows > LIGHT_ROWS:
-        free(loss)
-    return None if out_of_memory else mean
+        work_through(buffers, &t, threads)
+    return total_of(t.loss, t.rows) / t.rows

@@ -235,7 +235,9 @@ def test_info(tmp_path):
     out, _ = crossentropy("info", cwd=tmp_path, CROSSENTROPY_NUM_THREADS="1")
     for text in ("backend native", "backend reference", "CROSSENTROPY_NUM_THREADS"):
         assert text in out
-    assert re.search(r"threads +1", out)
+    from crossentropy import native
+
+    assert re.search(rf"threads +1 \({native.THREADS}\)", out)
 
 
 def test_a_bad_environment_variable_gets_one_line(tmp_path):

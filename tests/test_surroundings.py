@@ -14,6 +14,7 @@ from conftest import AVAILABLE, NATIVE, NUMBA
 from subprocesses import run
 
 import crossentropy
+from crossentropy._backends import workers
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGINT to the own process are POSIX's")
 
@@ -41,11 +42,9 @@ def numba_cpu(monkeypatch):
     from crossentropy._backends import numba as numba_cpu
 
     monkeypatch.setattr(_settings, "processors", lambda: 4)
-    monkeypatch.setattr(numba_cpu.threads, "_pool", None)
+    monkeypatch.setattr(workers, "_pool", workers._Pool())
     with crossentropy.config(backend="numba", threads=4):
         yield numba_cpu
-    if numba_cpu.threads._pool:
-        numba_cpu.threads._pool.shutdown()
 
 
 # ---------------------------------------------------------------------- threads and processes
@@ -83,7 +82,7 @@ FORKS = (
 
 @POSIX
 def test_a_forked_child_works_after_a_parallel_call(compiled):
-    """It has none of the threads: libgomp hangs in it, and so would a pool. Nor does it hang when it ends."""
+    """It has none of the threads: libgomp hangs in it, a pool starts others. Nor does it hang when it ends."""
     out = run(
         FORKS
         + """
@@ -296,33 +295,7 @@ def test_ctrl_c_ends_a_call_while_others_have_the_threads(compiled):
     assert float(out) < 1
 
 
-# ---------------------------------------------------------------------- the pool of threads of the Numba backend
-
-
-def test_ctrl_c_as_the_work_is_handed_out(numba_cpu, monkeypatch):
-    """Nothing goes on behind the caller's back: whoever has begun is told to stop, and waited for."""
-    pool, begun, done = numba_cpu.threads._workers(), threading.Event(), []
-
-    class Interrupted:
-        def submit(self, function):
-            if begun.is_set():
-                raise KeyboardInterrupt
-            future = pool.submit(function)
-            begun.wait(10)
-            return future
-
-    def work(first, last):
-        begun.set()
-        time.sleep(0.05)
-        done.append(first)
-
-    monkeypatch.setattr(numba_cpu.threads, "_workers", Interrupted)
-    stop = np.zeros(1, np.int64)
-    with pytest.raises(KeyboardInterrupt):
-        numba_cpu.threads.in_parallel(work, 1000, numba_cpu.SERIAL_BELOW, stop)
-    assert done == [0]
-    time.sleep(0.2)
-    assert done == [0]
+# ---------------------------------------------------------------------- the Numba backend on the pool of threads
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
@@ -349,7 +322,7 @@ def test_small_calls_stay_on_their_thread(numba_cpu, monkeypatch):
     monkeypatch.setattr(numba_cpu.kernels, "logsumexp", lambda *_: names.append(threading.current_thread().name))
     crossentropy.logsumexp(np.zeros((10, 100), np.float32))
     assert names == [threading.current_thread().name]
-    assert numba_cpu.threads._pool is None
+    assert workers._pool.workers == 0
 
 
 def test_an_exception_in_a_thread_is_raised_in_the_caller(numba_cpu, monkeypatch, rng):
@@ -378,8 +351,7 @@ def test_where_no_more_threads_can_be_started(numba_cpu, monkeypatch, rng, start
     x, y, left = rng.standard_normal((64, 32000), dtype=np.float32), rng.integers(0, 32000, 64), [started]
     with crossentropy.config(threads=1):
         expected = crossentropy.cross_entropy(x, y)
-    numba_cpu.threads._pool.shutdown()
-    monkeypatch.setattr(numba_cpu.threads, "_pool", None)
+    monkeypatch.setattr(workers, "_pool", workers._Pool())
     start = threading.Thread.start
 
     def refused(thread):

@@ -22,7 +22,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD, /proc an
 OPENMP = bool(NATIVE) and crossentropy.native.OPENMP
 
 # Six CPUs, whatever there are: so many threads are asked for. Others are counted by the system, and all are there
-# until the end: OpenMP's wait for the next call, as does Numba's pool of the backend.
+# until the end: OpenMP's wait for the next call, as do those of the pool.
 CALLS = """
     import os, sys
     import numpy as np, crossentropy
@@ -67,9 +67,9 @@ def test_a_call_goes_on_with_the_threads_that_can_be_had(compiled, refusing, all
     out = run(CALLS + "    print(call(), call())", CROSSENTROPY_BACKEND=compiled, **refusing(allowed))
     found = list(map(int, out.split()))
     if compiled == "native":
-        assert found == [1 + min(allowed, 5 if OPENMP else 0)] * 2
-    else:  # whose pool starts none while one is idle
-        assert all(min(allowed, 1) < n <= 1 + min(allowed, 6) for n in found)
+        assert found == [1 + min(allowed, 5)] * 2
+    else:  # whose caller only waits
+        assert found == [1 + min(allowed, 6)] * 2
 
 
 @pytest.mark.skipif(not OPENMP, reason="it is OpenMP's team that grows and shrinks")
@@ -81,9 +81,8 @@ def test_a_team_that_grows_and_shrinks(refusing):
     run(CALLS + code, **refusing(3))
 
 
-@pytest.mark.skipif(not OPENMP, reason="it is OpenMP's runtime that ends a process")
-def test_calling_threads_that_start_their_teams_at_once(refusing):
-    """Each has a team of its own: what one has been told that it can have, another must not take."""
+def test_calling_threads_that_start_threads_at_once(compiled, refusing):
+    """With OpenMP each has a team of its own: what one has been told that it can have, another must not take."""
     out = run(
         CALLS
         + """
@@ -97,25 +96,25 @@ def test_calling_threads_that_start_their_teams_at_once(refusing):
     for worker in workers: worker.join()
     print(right)
     """,
+        CROSSENTROPY_BACKEND=compiled,
         **refusing(7),  # the four, and three of the twenty that they would have
     )
     assert out.strip() == "[True, True, True, True]"
 
 
-@pytest.mark.skipif(not OPENMP, reason="it is OpenMP's runtime that ends a process")
-def test_threads_are_asked_for_again_after_a_while(refusing):
+def test_threads_are_asked_for_again_after_a_while(compiled, refusing):
     """A limit may be lifted; in between no call spends time on asking."""
     out = run(
-        CALLS
+        "    import time; start = time.monotonic()"  # Numba's call on one thread asks for it
+        + CALLS
         + """
-    import time
-    start = time.monotonic()
     found = [call()]
     os.environ["THREADS_ALLOWED"] = "5"    # which C sees, too
     while time.monotonic() < start + 10 and found[-1] == 1:
         found.append(call())
     print(found[-1], len(found) > 2, time.monotonic() - start > 0.9)
     """,
+        CROSSENTROPY_BACKEND=compiled,
         **refusing(0),
     )
     assert out.split() == ["6", "True", "True"]
@@ -169,10 +168,11 @@ SHARES = """
     def one_works(**settings):
         return others(**settings) < 0.01
 """
-TWO_CPUS = pytest.mark.skipif(not OPENMP or (os.cpu_count() or 1) < 2, reason="a limit must be below what there are")
+TWO_CPUS = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a limit must be below what there are")
+TWO_OF_OPENMPS = pytest.mark.skipif(not OPENMP or (os.cpu_count() or 1) < 2, reason="it is OpenMP's runtime")
 
 
-@TWO_CPUS
+@TWO_OF_OPENMPS
 @pytest.mark.parametrize("how", ["threadpoolctl", "omp_set_num_threads"])
 def test_a_limit_on_the_openmp_runtime_counts(how):
     """Also over settings of this package, in the thread that it was put on, for as long as it holds."""
@@ -221,6 +221,19 @@ def test_settings_of_the_package_go_over_the_environment_of_openmp():
             **variables,
         )
         assert out.split() == ["True", "2" if variables else "1"]
+
+
+@TWO_CPUS
+def test_settings_of_the_package_limit_threads(compiled):
+    out = run(
+        SHARES
+        + """
+    print(two_work(), one_works(threads=1) or "waits", two_work(threads=2))
+    """,
+        OMP_WAIT_POLICY="passive",
+        CROSSENTROPY_BACKEND=compiled,
+    )
+    assert out.split() == ["True", "True" if compiled == "native" else "waits", "True"]
 
 
 # ---------------------------------------------------------------------- who sees the settings

@@ -1,6 +1,6 @@
-/* The only file that knows OpenMP. Threads take a few rows at a time, so that one that is kept waiting (by another
- * process, say) holds up no other; each row's result depends on that row alone, so that any number of threads gives
- * the same bits. */
+/* The only file that knows OpenMP; where there is none, threads of others take part. Each takes a few rows at a time,
+ * so that one that is kept waiting (by another process, say) holds up no other; each row's result depends on that row
+ * alone, so that any number of threads gives the same bits. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L    /* clock_gettime */
 #endif
@@ -11,21 +11,14 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+
+int openmp_threads(void) { return omp_get_max_threads(); }
 #else
-static int omp_get_thread_num(void) { return 0; }
-static int omp_get_max_threads(void) { return 0; }
+int openmp_threads(void) { return 0; }
 #endif
 
 #define POLL_SECONDS 0.05
 #define ASK_AGAIN_SECONDS 1.0
-
-struct schedule {
-    ptrdiff_t next, at_once;
-    double last_poll;
-    int stopped, alone;
-};
-
-int openmp_threads(void) { return omp_get_max_threads(); }
 
 static double now(void)
 {
@@ -38,48 +31,48 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* The thread that called holds Python's thread state: it alone may look for signals. */
-static int is_told_to_stop(const task *t)
+static void poll_now_and_then(const task *t)
 {
-    struct schedule *s = t->schedule;
-    if (omp_get_thread_num() != 0 || s->at_once >= t->rows) return 0;
+    schedule *s = t->schedule;
+    if (t->poll == NULL || s->at_once >= t->rows) return;
     const double time = now();
-    if (time - s->last_poll < POLL_SECONDS && time >= s->last_poll) return 0;
-    const int stop = t->poll();
+    if (time - s->last_poll < POLL_SECONDS && time >= s->last_poll) return;
+    if (t->poll()) stop(s);
     s->last_poll = now();
-    return stop;
 }
 
-static int next_rows(const task *t, int stop, ptrdiff_t *first, ptrdiff_t *last)
-{
-    struct schedule *s = t->schedule;
-    s->stopped |= stop;
-    const int any = !s->stopped && s->next < t->rows;
-    *first = s->next;
-    if (any) s->next = t->rows - s->next < s->at_once ? t->rows : s->next + s->at_once;
-    *last = s->next;
-    return any;
-}
-
-/* Sections, and no atomic captures, which MSVC's OpenMP 2.0 has not: one is entered a few thousand times a second. A
- * thread that is alone enters none: after a fork, one that a thread of the parent was in is closed for ever. */
+/* Without a lock, which a fork might leave closed for ever in the child. */
 int take_rows(const task *t, ptrdiff_t *first, ptrdiff_t *last)
 {
-    const int stop = is_told_to_stop(t);
-    int any;
-    if (t->schedule->alone) return next_rows(t, stop, first, last);
-#pragma omp critical(schedule)
-    any = next_rows(t, stop, first, last);
-    return any;
+    schedule *s = t->schedule;
+    poll_now_and_then(t);
+    if (is_raised(&s->stopped)) return 0;
+    *first = add_to(&s->next, s->at_once);
+    if (*first >= t->rows) return 0;
+    *last = t->rows - *first < s->at_once ? t->rows : *first + s->at_once;
+    return 1;
 }
 
-void ran_out_of_memory(const task *t)
+void ran_out_of_memory(const task *t) { raise_flag(&t->schedule->out_of_memory); }
+
+int was_out_of_memory(schedule *s) { return is_raised(&s->out_of_memory); }
+
+void stop(schedule *s) { raise_flag(&s->stopped); }
+
+void begin(task *t, schedule *s, ptrdiff_t rows_at_once)
 {
-    if (t->schedule->alone) *t->out_of_memory = 1;
-    else {
-#pragma omp critical(schedule)
-        *t->out_of_memory = 1;
-    }
+    s->next = 0;
+    s->at_once = rows_at_once;
+    s->stopped = s->out_of_memory = 0;
+    s->last_poll = rows_at_once < t->rows ? now() : 0;
+    t->schedule = s;
+}
+
+void take_part(const task *t)
+{
+    if (t->work >= STREAM_READ) by_streams(t);
+    else if (t->tiled) by_tiles(t);
+    else by_rows(t);
 }
 
 #ifdef _OPENMP
@@ -107,31 +100,30 @@ static int threads_at_hand(int wanted, int *starts)
     if (!*starts) have_started();
     return threads;
 }
+
+static void run_on_team(const task *t, int threads, int starts)
+{
+#pragma omp parallel num_threads(threads)
+    {
+        const int called = omp_get_thread_num() == 0;
+        task own = *t;
+        if (!called) own.poll = NULL;    /* it has no thread state of Python's, without which there are no signals */
+        if (starts && called) have_started();
+        take_part(&own);
+    }
+    team.threads = threads;
+}
 #endif
 
-int run(const task *given, int threads, ptrdiff_t rows_at_once)
+void run(const task *t, int threads)
 {
-    task t = *given;
-    void (*const work)(const task *) = t.work >= STREAM_READ ? by_streams : t.tiled ? by_tiles : by_rows;
 #ifdef _OPENMP
     int starts = 0;
     if (threads > 1 && threads > team.threads) threads = threads_at_hand(threads, &starts);
-#else
-    threads = 1;
-#endif
-    struct schedule s = {0, rows_at_once, rows_at_once < t.rows ? now() : 0, 0, threads <= 1};
-    t.schedule = &s;
-#ifdef _OPENMP
     if (threads > 1) {
-#pragma omp parallel num_threads(threads)
-        {
-            if (starts && omp_get_thread_num() == 0) have_started();
-            work(&t);
-        }
-        team.threads = threads;
-        return s.stopped;
+        run_on_team(t, threads, starts);
+        return;
     }
 #endif
-    work(&t);
-    return s.stopped;
+    take_part(t);
 }

@@ -3,6 +3,7 @@
 #define TASK_H
 
 #include "blocks/blocks.h"
+#include "rows/atomic.h"
 #include "types.h"
 
 typedef enum {
@@ -38,11 +39,18 @@ typedef struct {
     double mass;    /* the sum of the target's weights over the classes, as the gradient needs it */
 } row_statistics;
 
+/* How far a call has come: what its threads share. parallel.c alone knows it. */
+typedef struct {
+    ptrdiff_t next, at_once;    /* rows */
+    flag stopped, out_of_memory;
+    double last_poll;    /* of the one thread that polls */
+} schedule;
+
 typedef struct {
     const isa_table *isa;
     work work;
     int tiled;                /* done by by_tiles.c */
-    int (*poll)(void);        /* called now and then by the thread that called; nonzero stops */
+    int (*poll)(void);        /* called now and then by the thread that called, and NULL for others; nonzero stops */
     int long_rows;            /* within a row too, on one thread then */
 
     int dims;                       /* of the rows, after coalescing */
@@ -59,8 +67,7 @@ typedef struct {
     const double *row_scale; /* IN (rows,), or one number where row_scale_step is 0 */
     ptrdiff_t row_scale_step;
 
-    struct schedule *schedule; /* of parallel.c */
-    int *out_of_memory; /* OUT 1 where a thread found no room for its buffers */
+    schedule *schedule;
     double *loss; /* OUT (rows,) or NULL */
     double *sign; /* OUT of a weighted logsumexp (rows,) */
     row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
@@ -72,8 +79,13 @@ void coalesce(task *t);
 /* by_tiles.c: whether it takes the task; else by_rows.c does. */
 int suits_tiles(const task *t);
 
-/* parallel.c: all the work, on at most so many threads; nonzero where poll stopped it. */
+/* parallel.c: a call begins, with a schedule that must last as long; then run() does all the work, on at most so many
+ * threads of OpenMP's, or threads of the caller's own each take part until nothing is left to do. */
+void begin(task *t, schedule *s, ptrdiff_t rows_at_once);
+void run(const task *t, int threads);    /* on the calling thread where there is no OpenMP */
+void take_part(const task *t);
+void stop(schedule *s);                /* by any thread */
+int was_out_of_memory(schedule *s);    /* a thread had no room for its buffers */
 int openmp_threads(void);    /* that the runtime would take for a call of this thread; 0 without OpenMP */
-int run(const task *t, int threads, ptrdiff_t rows_at_once);
 
 #endif

@@ -1,5 +1,7 @@
 """The native backend: arrays described for the Cython module, the choice of ISA and threads, the fork guard.
 
+Threads are OpenMP's; where the compiler has none, those of workers.py.
+
 The contract of these functions is in contract.py; the kernels are in kernels/.
 """
 
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import _settings
+from . import workers
 from .contract import Statistics
 
 try:
@@ -25,20 +28,26 @@ except ImportError as error:
 _CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}  # `element` in kernels/types.h
 _PLAIN = {np.dtype(np.float32): 2, np.dtype(np.float64): 3}
 
-# Below, one thread is faster than two: waking the second takes longer than its share of the work.
-SERIAL_BELOW = 2**15
+OPENMP = _native.OPENMP
+
+# Below, one thread is faster than two: waking the second takes longer than its share of the work, and longest where it
+# is one of Python's (docs/performance.md).
+SERIAL_BELOW = 2**15 if OPENMP else 2**18
 
 # Below, a plain call takes a short way: with warm caches the long one costs a small call more than its work does, and
 # with cold caches (between a model's large operations) far more (docs/performance.md). Above, it is nothing.
 LIGHT_BELOW = 2**20
 
 ISAS = _native.ISAS
-OPENMP = _native.OPENMP
 SUPPORTED_ISAS = _native.supported_isas()
 STREAM_ROW = _native.STREAM_ROW
 
 if len(Statistics._fields) != _native.STATISTICS:
     raise ImportError("the compiled module keeps other statistics of a row than contract.py names: rebuild it")
+
+THREADS = "OpenMP" if OPENMP else "a pool of Python's"  # whose they are
+if not OPENMP:
+    _native.share_by(workers.share)
 
 # A child of fork has the parent's OpenMP state but none of its threads: entering a parallel region there hangs.
 _forked = False
@@ -73,7 +82,9 @@ def current_isa() -> str:
 def current_threads() -> int:
     """Threads for a large call in this context: no more than the OpenMP runtime has been limited to at run time."""
     chosen = _settings.threads()
-    return 1 if _forked or not OPENMP else _native.allowed_threads(chosen)
+    if not OPENMP:
+        return chosen  # of the pool in workers.py, of which a forked child has its own
+    return 1 if _forked else _native.allowed_threads(chosen)
 
 
 def _described(x):

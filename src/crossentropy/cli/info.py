@@ -29,7 +29,7 @@ def info():
         from .. import native
 
         table.add_row("ISA", f"{native.current_isa()} (available: {', '.join(native.SUPPORTED_ISAS)})")
-        table.add_row("threads", f"{native.current_threads()}" if native.OPENMP else "1 (built without OpenMP)")
+        table.add_row("threads", f"{native.current_threads()} ({native.THREADS})")
     for name in ("CROSSENTROPY_BACKEND", "CROSSENTROPY_ISA", "CROSSENTROPY_NUM_THREADS", "OMP_NUM_THREADS"):
         if name in os.environ:
             table.add_row(name, Text(os.environ[name]))
