@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _device
+from . import _check, _device, _memory
 from ._backends import registry
 from ._backends.contract import LogAndSign as LogAndSign
 from ._options import LossOptions, is_plain, passed, takes_options
@@ -141,15 +141,15 @@ def logsumexp(
         arrays = [given]
         if len(axes) == 1 and given.size and not return_sign:  # the usual call, in two thirds of the time
             last = _check.classes_last(given, axes[0])
-            rows = np.empty(row_count(last), np.float64)
+            rows = _memory.empty(row_count(last), np.float64)
             registry.current().logsumexp(last, rows)
             result = rounded(rows.reshape(last.shape[:-1]), loss_dtype(last))
             return np.expand_dims(result, axes) if keepdims else result[()]
     else:
         given, weights, axes = _check.weighted(x, b, axis)
         arrays = [given, weights]
-    rows = np.full(_check.kept_shape(given.shape, axes), -np.inf)
-    sign = np.zeros_like(rows) if b is not None or return_sign else None
+    rows = _memory.full(_check.kept_shape(given.shape, axes), -np.inf)
+    sign = _memory.full(rows.shape, 0) if b is not None or return_sign else None
     more = [] if b is None or sign is None else [sign.reshape(-1)]
     if given.size:
         # Where no stride leads through the classes of several axes, a copy is what makes them one row.
@@ -229,7 +229,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossO
     call = _check.loss(logits, targets, left)
     backend = registry.current()
     by = divisor(backend, call)
-    rows = np.empty(row_count(call.x), np.float64)
+    rows = _memory.empty(row_count(call.x), np.float64)
     if rows.size:
         backend.forward(call.x, call.targets, call.options, rows, None)
     return reduced(backend, rows, call, by)
@@ -327,7 +327,7 @@ def _loss_and_grad(
     backend = registry.current()
     by = divisor(backend, call)
     to = gradient_array(call, out, grad_output)
-    rows = np.empty(row_count(call.x), np.float64)
+    rows = _memory.empty(row_count(call.x), np.float64)
     if by == 0:
         to[...] = 0
     elif rows.size:
