@@ -1,18 +1,19 @@
 """Memory for large new arrays: what an array leaves when it is gone is kept for the next one.
 
-The system clears each new page before it is first written, which takes longer than most calls do. So results and scratch
-of `LARGE` bytes and more lie in blocks that are used again. Decisions, with what was measured in docs/performance.md:
+The system clears each new page before it is first written, which takes longer than most calls do. So results and
+scratch of `LARGE` bytes and more lie in blocks that are used again. Decisions (docs/performance.md has measurements):
 
 A. A kept block is marked MADV_FREE: the system takes its pages where memory is short, and they are new ones then. A
    system without that (Windows) would have to swap them: there nothing is kept, and arrays are NumPy's own.
-B. What is kept and in use together is never more than what was in use at once in one of the last `RECENT` requests, so
-   that a program's peak is what it would be with nothing kept; and what is kept alone never more than the two largest
-   of these, for a program that lets go of many arrays at once. What came back first goes first.
+B. What is kept and in use together is never more than the two largest of the last `RECENT` requests, or what was in use
+   at once in one of these: a program's peak is what it would be with nothing kept, or two results. What is kept alone
+   is never more than the `MOST` largest, for a program that lets go of many arrays at once. What goes is the smallest
+   block that is enough, else the one that came back first.
 C. A block serves a request of half its size and more; the rest of its pages stay free for the system.
-D. An array may go in any thread, and inside any allocation (the garbage collector): its finalizer never waits. It leaves
-   the block in a queue, which whoever holds the lock clears before, or right after, it lets go of that.
-E. A child of fork begins with nothing kept, and drops what was made before: its pages are shared with its parent's, and
-   writing to one copies it.
+D. An array may go in any thread, and inside any allocation (the garbage collector): its finalizer never waits. It
+   leaves the block in a queue, which whoever holds the lock clears before, or right after, it lets go of that.
+E. A child of fork begins with nothing kept, and drops what was made before: these pages are shared with its parent's,
+   and writing to one copies it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from . import _settings
 LARGE = 1 << 22  # bytes; from the same size on NumPy asks for large pages
 FIT = 2  # how many times as long as a request a block may be
 RECENT = 16  # requests: a few steps of a training loop
+MOST = 4
 PATIENCE = 0.1  # seconds; the lock is held for microseconds
 
 CAN_KEEP = hasattr(mmap, "MADV_FREE") and hasattr(mmap, "MAP_ANONYMOUS")
@@ -110,12 +112,14 @@ class _Pool:
 
     def _beyond_bounds(self) -> list[mmap.mmap]:
         """Take out of the kept blocks what the bounds (B) leave no room for, with the lock held."""
-        peak = max((in_use for _, in_use in self.recent), default=0)
-        two_largest = sum(sorted(size for size, _ in self.recent)[-2:])
-        room = min(peak - self.in_use, two_largest)
+        largest = sorted((size for size, _ in self.recent), reverse=True)
+        most = max([sum(largest[:2]), *(in_use for _, in_use in self.recent)])
+        room = min(most - self.in_use, sum(largest[:MOST]))
         total, dropped = sum(map(len, self.kept)), []
         while self.kept and total > room:
-            dropped.append(self.kept.pop(0))
+            enough = [block for block in self.kept if len(block) >= total - room]
+            dropped.append(min(enough, key=len) if enough else self.kept[0])
+            self.kept.remove(dropped[-1])
             total -= len(dropped[-1])
         return dropped
 
@@ -177,14 +181,15 @@ def empty_cache() -> None:
 
     Notes
     -----
-    Results of 4 MB and more, and large scratch, lie in memory that is kept for the next ones when the last array in it is
-    gone (on Linux and macOS): new pages would cost more than most calls. Kept memory is marked as free for the system to
-    take when it is short, is bounded (with what is in use never more than was in use at once in one of the last calls,
-    and alone never more than two results), and counts as the process's until then. ``config(keep_memory=False)``,
-    `set_config` or CROSSENTROPY_KEEP_MEMORY=0 turn it off.
+    Results of 4 MB and more, and large scratch, lie in memory that is kept for the next ones when the last array in it
+    is gone (on Linux and macOS): new pages would cost more than most calls. Kept memory is marked as free, for the
+    system to take when it is short, and counts as the process's until then. It is bounded: with what is in use it is
+    never more than the two largest of the last 16 arrays, or than was in use at once meanwhile, and alone never more
+    than the four largest. ``config(keep_memory=False)``, `set_config` or CROSSENTROPY_KEEP_MEMORY=0 turn it off.
 
-    An array in such memory is as any other, and stays valid, but that it does not own it: ``ndarray.resize`` raises
-    ValueError for it, and `numpy.resize`, which copies, does not.
+    An array in such memory is as any other, and stays valid whatever becomes of what is kept. But it does not own its
+    memory: ``ndarray.resize``, which works in place, raises NumPy's ValueError ("does not own its data");
+    `numpy.resize` and slices do.
 
     Examples
     --------
@@ -221,11 +226,8 @@ def empty_like(x: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
 def _dense_strides(x: np.ndarray, itemsize: int) -> _Shape:
     """The strides that NumPy's order "K" has: axes from the slowest to the fastest, a stable sort."""
     strides, step = [0] * x.ndim, itemsize
-    if x.flags.f_contiguous and not x.flags.c_contiguous:
-        order = range(x.ndim)
-    else:
-        order = sorted(range(x.ndim), key=lambda a: -abs(x.strides[a]))[::-1]
-    for a in order:
+    slowest_first = sorted(range(x.ndim), key=lambda a: -abs(x.strides[a]))
+    for a in range(x.ndim) if x.flags.fnc else slowest_first[::-1]:
         strides[a] = step
         step *= x.shape[a]
     return tuple(strides)
