@@ -31,6 +31,11 @@ def logits(size=LARGE, classes=1024, dtype=np.float32):
     return np.zeros((-(-size // classes // np.dtype(dtype).itemsize), classes), dtype)
 
 
+def array_of(size):
+    """So many bytes."""
+    return _memory.empty((size,), np.uint8)
+
+
 def address(a):
     return a.__array_interface__["data"][0]
 
@@ -173,20 +178,20 @@ def test_memory_is_kept_when_its_last_array_is_gone(pool):
 @KEEPS
 def test_which_block_serves(pool):
     sizes = [5 * LARGE, 3 * LARGE, 2 * LARGE]
-    arrays = {size: _memory.empty(size, np.uint8) for size in sizes}
+    arrays = {size: array_of(size) for size in sizes}
     where = {size: address(a) for size, a in arrays.items()}
     pool.recent.append((10 * LARGE, 10 * LARGE))  # room for all
     arrays.clear()
     assert len(pool.kept) == 3
-    assert address(_memory.empty(2 * LARGE + 1, np.uint8)) == where[3 * LARGE]  # the least that is large enough
-    assert address(_memory.empty(2 * LARGE, np.uint8)) == where[2 * LARGE]
-    assert address(_memory.empty(3 * LARGE - 1, np.uint8)) == where[3 * LARGE]
-    a = _memory.empty(5 * LARGE // 2, np.uint8), _memory.empty(5 * LARGE // 2, np.uint8)
+    assert address(array_of(2 * LARGE + 1)) == where[3 * LARGE]  # the least that is large enough
+    assert address(array_of(2 * LARGE)) == where[2 * LARGE]
+    assert address(array_of(3 * LARGE - 1)) == where[3 * LARGE]
+    a = [array_of(5 * LARGE // 2) for _ in range(2)]
     assert [address(each) for each in a] == [where[3 * LARGE], where[5 * LARGE]]
-    b = _memory.empty(LARGE - 1 + 1, np.uint8)
+    b = array_of(LARGE)
     assert address(b) == where[2 * LARGE]  # twice as long
     del a, b
-    assert address(_memory.empty(6 * LARGE, np.uint8)) not in where.values()
+    assert address(array_of(6 * LARGE)) not in where.values()
 
 
 @KEEPS
@@ -197,7 +202,7 @@ def test_never_more_than_was_in_use_at_once(rng, pool):
         if held and rng.random() < 0.55:
             held.pop(rng.integers(len(held)))
         else:
-            held.append(_memory.empty(int(rng.integers(LARGE, 8 * LARGE)), np.uint8))
+            held.append(array_of(int(rng.integers(LARGE, 8 * LARGE))))
             peaks.append(pool.in_use)
             sizes.append(pool.recent[-1][0])
         kept, last = sum(map(len, pool.kept)), sorted(sizes[-_memory.RECENT :])
@@ -206,7 +211,7 @@ def test_never_more_than_was_in_use_at_once(rng, pool):
         assert kept <= sum(last[-_memory.MOST :])
     held.clear()
     crossentropy.empty_cache()
-    held = [_memory.empty(LARGE, np.uint8) for _ in range(20)]
+    held = [array_of(LARGE) for _ in range(20)]
     held.clear()
     assert pool.in_use == 0
     assert [len(block) for block in pool.kept] == [LARGE] * 4
@@ -214,10 +219,10 @@ def test_never_more_than_was_in_use_at_once(rng, pool):
 
 @KEEPS
 def test_large_memory_is_let_go_of_by_small_requests(pool):
-    _memory.empty(50 * LARGE, np.uint8)
+    array_of(50 * LARGE)
     assert [len(block) for block in pool.kept] == [50 * LARGE]
     for _ in range(_memory.RECENT):
-        _memory.empty(LARGE, np.uint8)
+        array_of(LARGE)
     assert [len(block) for block in pool.kept] == [LARGE]
 
 
@@ -300,13 +305,13 @@ def test_the_system_may_take_it():
 
         size, found = 8 * _memory.LARGE, []
         for _ in range(2):
-            a = _memory.empty(size, np.uint8)
+            a = _memory.empty((size,), np.uint8)
             a.fill(1)
             found.append(lazily_free())
             where = a.__array_interface__["data"][0]
             del a
             found.append(lazily_free())
-        a = _memory.empty(size // 2, np.uint8)  # the first half of it
+        a = _memory.empty((size // 2,), np.uint8)  # the first half of it
         assert a.__array_interface__["data"][0] == where
         a.fill(1)
         found.append(lazily_free())
@@ -407,7 +412,7 @@ def test_many_threads_at_once(rng, pool):
     def work(number):
         own = np.random.default_rng(number)
         for turn in range(60):
-            a = _memory.empty((int(own.integers(LARGE, 3 * LARGE)),), np.uint8)
+            a = array_of(int(own.integers(LARGE, 3 * LARGE)))
             value = (number * 61 + turn) % 251
             a[::4093] = value
             if own.random() < 0.3:
@@ -461,7 +466,7 @@ def test_the_garbage_collector_in_the_middle_of_a_request(monkeypatch, pool):
 
     def cycle():
         one = Cycle()
-        one.self, one.array = one, _memory.empty(LARGE, np.uint8)
+        one.self, one.array = one, array_of(LARGE)
 
     def collect():
         gc.collect()
@@ -474,7 +479,7 @@ def test_the_garbage_collector_in_the_middle_of_a_request(monkeypatch, pool):
         assert pool.in_use == 2 * LARGE
         real = pool._beyond_bounds
         monkeypatch.setattr(pool, "_beyond_bounds", collect)
-        a = _memory.empty(LARGE, np.uint8)
+        a = array_of(LARGE)
     finally:
         gc.enable()
     assert pool.in_use == LARGE
@@ -503,12 +508,12 @@ def test_a_lock_that_is_never_let_go_of(monkeypatch, pool):
 def test_a_signals_handler_may_call(monkeypatch, pool):
     monkeypatch.setattr(_memory, "PATIENCE", 0.001)
     calls = []
-    before = signal.signal(signal.SIGALRM, lambda *_: calls.append(_memory.empty(LARGE, np.uint8).nbytes))
+    before = signal.signal(signal.SIGALRM, lambda *_: calls.append(array_of(LARGE).nbytes))
     try:
         for turn in range(300):
             signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + turn % 50))
             for _ in range(10):
-                _memory.empty(LARGE, np.uint8)
+                array_of(LARGE)
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -535,7 +540,7 @@ def test_a_child_has_memory_of_its_own():
 
         def work():
             while not stop.is_set():
-                _memory.empty(_memory.LARGE, np.uint8)
+                _memory.empty((_memory.LARGE,), np.uint8)
 
         thread = threading.Thread(target=work)
         thread.start()

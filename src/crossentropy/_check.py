@@ -384,7 +384,8 @@ def result(
 ) -> np.ndarray:
     """Where a result like x goes: ``out`` if it will do, else a new array. Called last: after it, out is written."""
     if out is None:
-        return _memory.empty_like(x, x.dtype.newbyteorder("="))
+        dtype = x.dtype.newbyteorder("=")
+        return np.empty_like(x, dtype, subok=False) if x.nbytes < _memory.LARGE else _memory.empty_like(x, dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"out must be a plain array, got {type(out).__name__}")
     out = out.view(np.ndarray)

@@ -32,6 +32,7 @@ import numpy as np
 from . import _settings
 
 LARGE = 1 << 22  # bytes; from the same size on NumPy asks for large pages
+FEW_ROWS = LARGE >> 6  # whose numbers, up to eight each, are no large array
 FIT = 2  # how many times as long as a request a block may be
 RECENT = 16  # requests: a few steps of a training loop
 MOST = 4
@@ -189,7 +190,7 @@ def empty_cache() -> None:
 
     An array in such memory is as any other, and stays valid whatever becomes of what is kept. But it does not own its
     memory: ``ndarray.resize``, which works in place, raises NumPy's ValueError ("does not own its data");
-    `numpy.resize` and slices do.
+    `numpy.resize`, which copies, and slices do as always.
 
     Examples
     --------
@@ -198,18 +199,25 @@ def empty_cache() -> None:
     _pool.empty()
 
 
-def empty(shape: int | _Shape, dtype: Any) -> np.ndarray:
+def empty(shape: _Shape, dtype: Any = np.float64) -> np.ndarray:
     """As `numpy.empty`, in C order."""
-    shape, dtype = (shape,) if isinstance(shape, int) else shape, np.dtype(dtype)
+    dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < LARGE or (memory := uint8(size)) is None:
         return np.empty(shape, dtype)
     return np.ndarray(shape, dtype, memory)
 
 
-def full(shape: int | _Shape, value: float) -> np.ndarray:
+def empty_rows(rows: int, fields: int | None = None) -> np.ndarray:
+    """A float64 for each row, or so many, with as little ado as there can be for few rows."""
+    if rows < FEW_ROWS:
+        return np.empty(rows if fields is None else (rows, fields))
+    return empty((rows,) if fields is None else (rows, fields))
+
+
+def full(shape: _Shape, value: float) -> np.ndarray:
     """As `numpy.full`, float64."""
-    found = empty(shape, np.float64)
+    found = empty(shape)
     found.fill(value)
     return found
 

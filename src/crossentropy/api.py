@@ -141,7 +141,7 @@ def logsumexp(
         arrays = [given]
         if len(axes) == 1 and given.size and not return_sign:  # the usual call, in two thirds of the time
             last = _check.classes_last(given, axes[0])
-            rows = _memory.empty(row_count(last), np.float64)
+            rows = _memory.empty_rows(row_count(last))
             registry.current().logsumexp(last, rows)
             result = rounded(rows.reshape(last.shape[:-1]), loss_dtype(last))
             return np.expand_dims(result, axes) if keepdims else result[()]
@@ -229,7 +229,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossO
     call = _check.loss(logits, targets, left)
     backend = registry.current()
     by = divisor(backend, call)
-    rows = _memory.empty(row_count(call.x), np.float64)
+    rows = _memory.empty_rows(row_count(call.x))
     if rows.size:
         backend.forward(call.x, call.targets, call.options, rows, None)
     return reduced(backend, rows, call, by)
@@ -327,7 +327,7 @@ def _loss_and_grad(
     backend = registry.current()
     by = divisor(backend, call)
     to = gradient_array(call, out, grad_output)
-    rows = _memory.empty(row_count(call.x), np.float64)
+    rows = _memory.empty_rows(row_count(call.x))
     if by == 0:
         to[...] = 0
     elif rows.size:
