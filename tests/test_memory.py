@@ -177,10 +177,10 @@ def test_memory_is_kept_when_its_last_array_is_gone(pool):
 
 @KEEPS
 def test_which_block_serves(pool):
+    pool.recent.append((10 * LARGE, 10 * LARGE))  # room for all
     sizes = [5 * LARGE, 3 * LARGE, 2 * LARGE]
     arrays = {size: array_of(size) for size in sizes}
     where = {size: address(a) for size, a in arrays.items()}
-    pool.recent.append((10 * LARGE, 10 * LARGE))  # room for all
     arrays.clear()
     assert len(pool.kept) == 3
     assert address(array_of(2 * LARGE + 1)) == where[3 * LARGE]  # the least that is large enough
@@ -339,7 +339,10 @@ def test_the_setting(pool):
         assert not pool.kept
     assert pool.in_use == 0
     try:
+        crossentropy.softmax(x)
+        assert pool.kept
         crossentropy.set_config(keep_memory=False)
+        assert not pool.kept
         assert crossentropy.get_config()["keep_memory"] is True  # of the context, over the process's
         with crossentropy.config(**crossentropy.get_config()):
             assert not crossentropy.softmax(x).flags.owndata

@@ -52,6 +52,7 @@ class _Pool:
         self.returned: deque[tuple[int, mmap.mmap | None]] = deque()  # size, and the block if it is to be kept
         self.in_use = 0  # bytes
         self.recent: deque[tuple[int, int]] = deque(maxlen=RECENT)  # a request's size, and what was in use with it
+        self.most_in_all = self.most_kept = 0  # bytes: the bounds (B)
 
     def take(self, size: int) -> mmap.mmap | None:
         """A block for so many bytes; None where the system refuses one."""
@@ -67,6 +68,9 @@ class _Pool:
             length = size if block is None else len(block)
             self.in_use += length
             self.recent.append((length, self.in_use))
+            largest = sorted([size for size, _ in self.recent], reverse=True)
+            self.most_in_all = max(sum(largest[:2]), max([in_use for _, in_use in self.recent]))
+            self.most_kept = sum(largest[:MOST])
             dropped = self._beyond_bounds()
         finally:
             self.lock.release()
@@ -113,9 +117,7 @@ class _Pool:
 
     def _beyond_bounds(self) -> list[mmap.mmap]:
         """Take out of the kept blocks what the bounds (B) leave no room for, with the lock held."""
-        largest = sorted((size for size, _ in self.recent), reverse=True)
-        most = max([sum(largest[:2]), *(in_use for _, in_use in self.recent)])
-        room = min(most - self.in_use, sum(largest[:MOST]))
+        room = min(self.most_in_all - self.in_use, self.most_kept)
         total, dropped = sum(map(len, self.kept)), []
         while self.kept and total > room:
             enough = [block for block in self.kept if len(block) >= total - room]

@@ -122,7 +122,8 @@ def threads() -> int:
 
 def keeps_memory() -> bool:
     """Whether large arrays lie in memory that is kept for the next ones."""
-    return in_force().keep_memory is not False
+    own = _stack.get()[-1].keep_memory
+    return (own if own is not None else (_process.over_environment or _defaults()).keep_memory) is not False
 
 
 def isa() -> str | None:

@@ -53,6 +53,9 @@ def log_softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: n
     The softmax p~_c that the note leaves open (``docs/derivation.md``, section 1); within 1.5 ulp for float32, 2 for
     float64, 0.51 for 16-bit types. Several axes are read where they lie if one stride leads through all their classes,
     as in any contiguous array whose axes are neighbours; otherwise they are copied, and the result once more.
+
+    A result of 4 MB and more, as those of the other functions, lies in memory that is kept for the next one when it is
+    gone (`empty_cache`): it does not own that, and cannot be resized in place.
     """
     return _like_x("log_softmax", x, axis, out)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import EllipsisType, ModuleType
 from typing import Any, NamedTuple
 
-from .. import _settings
+from .. import _memory, _settings
 from .contract import FUNCTIONS
 
 
@@ -247,8 +247,9 @@ def set_config(
 
     Notes
     -----
-    It holds from the next call on, also in threads that are there already. A child of fork inherits it; a process that
-    is started afresh (``spawn``) does not, as it would an environment variable.
+    It holds from the next call on, also in threads that are there already; ``keep_memory=False`` lets go of what is kept,
+    too. A child of fork inherits it; a process that is started afresh (``spawn``) does not, as it would an environment
+    variable.
 
     Examples
     --------
@@ -256,6 +257,8 @@ def set_config(
     """
     given = {"backend": backend, "threads": threads, "isa": isa, "check": check, "keep_memory": keep_memory}
     _settings.set_for_process(_checked({name: value for name, value in given.items() if value is not ...}))
+    if keep_memory is False:
+        _memory.empty_cache()
 
 
 def get_config() -> dict[str, Any]:
