@@ -247,9 +247,9 @@ def set_config(
 
     Notes
     -----
-    It holds from the next call on, also in threads that are there already; ``keep_memory=False`` lets go of what is kept,
-    too. A child of fork inherits it; a process that is started afresh (``spawn``) does not, as it would an environment
-    variable.
+    It holds from the next call on, also in threads that are there already; ``keep_memory=False`` lets go of what is
+    kept, too. A child of fork inherits it; a process that is started afresh (``spawn``) does not, as it would an
+    environment variable.
 
     Examples
     --------
