@@ -189,9 +189,15 @@ def test_which_block_serves(pool):
     a = [array_of(5 * LARGE // 2) for _ in range(2)]
     assert [address(each) for each in a] == [where[3 * LARGE], where[5 * LARGE]]
     b = array_of(LARGE)
-    assert address(b) == where[2 * LARGE]  # twice as long
+    assert address(b) == where[2 * LARGE]
     del a, b
     assert address(array_of(6 * LARGE)) not in where.values()
+    crossentropy.empty_cache()
+    where = address(array_of(8 * LARGE + 4096))
+    assert address(array_of(LARGE)) != where  # more than eight times as long
+    crossentropy.empty_cache()
+    where = address(array_of(8 * LARGE))
+    assert address(array_of(LARGE)) == where
 
 
 @KEEPS

@@ -9,7 +9,8 @@ B. What is kept and in use together is never more than the two largest of the la
    at once in one of these: a program's peak is what it would be with nothing kept, or two results. What is kept alone
    is never more than the `MOST` largest, for a program that lets go of many arrays at once. What goes is the smallest
    block that is enough, else the one that came back first.
-C. A block serves a request of half its size and more; the rest of its pages stay free for the system.
+C. A block serves a request of an eighth of its size and more, since batches differ in length; the rest of its pages
+   stay free for the system.
 D. An array may go in any thread, and inside any allocation (the garbage collector): its finalizer never waits. It
    leaves the block in a queue, which whoever holds the lock clears before, or right after, it lets go of that.
 E. A child of fork begins with nothing kept, and drops what was made before: these pages are shared with its parent's,
@@ -33,7 +34,7 @@ from . import _settings
 
 LARGE = 1 << 22  # bytes; from the same size on NumPy asks for large pages
 FEW_ROWS = LARGE >> 6  # whose numbers, up to eight each, are no large array
-FIT = 2  # how many times as long as a request a block may be
+FIT = 8  # how many times as long as a request a block may be
 RECENT = 16  # requests: a few steps of a training loop
 MOST = 4
 PATIENCE = 0.1  # seconds; the lock is held for microseconds
