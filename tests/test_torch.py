@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import crossentropy  # noqa: E402
-from crossentropy import native, reference  # noqa: E402
+from crossentropy import _memory, native, reference  # noqa: E402
 from crossentropy.testing import largest_error  # noqa: E402
 from crossentropy.torch import (  # noqa: E402
     CrossEntropyLoss,
@@ -796,53 +796,41 @@ def test_no_more_threads_than_pytorch_takes():
         torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(not cache._CAN_KEEP, reason="this system cannot take memory back lazily")
-def test_memory_is_kept_when_its_last_tensor_is_gone():
+@pytest.mark.skipif(not _memory.CAN_KEEP, reason="this system cannot take memory back lazily")
+def test_memory_is_kept_when_its_last_tensor_is_gone(monkeypatch):
+    monkeypatch.setattr(_memory, "_pool", _memory._Pool())
     x = torch.empty(cache.LARGE // 4, dtype=torch.float32)
-    cache._kept.clear()
-    a = cache.empty_like(x)
-    address, view, seen = a.data_ptr(), a[3:], a.numpy()
-    for holder in ("a", "view"):
-        assert not cache._kept, holder
-        if holder == "a":
-            del a
-        else:
-            del view
-    assert not cache._kept
-    del seen
-    assert len(cache._kept) == 1
-    b, c = cache.empty_like(x), cache.empty_like(x)
-    assert b.data_ptr() == address != c.data_ptr()
-    assert b.shape == c.shape == x.shape
-    del b, c
-    assert len(cache._kept) == 1
-    empty_cache()
-    assert not cache._kept
-    assert cache.empty_like(torch.empty(2 * len(x) + 4)).data_ptr() != address  # too small for that
-    transposed = cache.empty_like(torch.empty(8, len(x) // 8).T)
-    assert transposed.stride() == (1, len(x) // 8)
-
-
-@pytest.mark.skipif(not cache._CAN_KEEP, reason="this system cannot take memory back lazily")
-def test_memory_where_the_system_refuses(monkeypatch):
-    """No large pages, locked memory, no room: none of them is an error of a loss."""
-
-    class Refuses(cache.mmap.mmap):
-        def madvise(self, *arguments):
-            raise OSError(22, "Invalid argument")
-
-    x = torch.empty(cache.LARGE // 4, dtype=torch.float32)
-    empty_cache()
-    with monkeypatch.context() as patch:
-        patch.setattr(cache.mmap, "mmap", Refuses)
-        cache.empty_like(x).fill_(1)
-        assert not cache._kept
-
-    def full(*arguments, **options):
-        raise OSError(12, "Cannot allocate memory")
-
-    monkeypatch.setattr(cache, "_block", full)
-    assert cache.empty_like(x).shape == x.shape
+    with crossentropy.config(keep_memory=True):
+        a = cache.empty_like(x)
+        address, view, seen = a.data_ptr(), a[3:], a.numpy()
+        for holder in ("a", "view"):
+            assert not _memory._pool.kept, holder
+            if holder == "a":
+                del a
+            else:
+                del view
+        assert not _memory._pool.kept
+        del seen
+        assert len(_memory._pool.kept) == 1
+        b, c = cache.empty_like(x), cache.empty_like(x)
+        assert b.data_ptr() == address != c.data_ptr()
+        assert b.shape == c.shape == x.shape
+        with pytest.raises(RuntimeError, match="not resizable"):
+            b.resize_(2 * len(x))
+        del b, c
+        assert _memory._pool.kept
+        assert empty_cache is crossentropy.empty_cache
+        empty_cache()
+        assert not _memory._pool.kept
+        transposed = cache.empty_like(torch.empty(8, len(x) // 8).T)
+        assert transposed.stride() == (1, len(x) // 8)
+        logits = torch.zeros(1024, cache.LARGE // 4096, requires_grad=True)
+        cross_entropy(logits, torch.zeros(1024, dtype=torch.int64)).backward()  # a gradient of 4 MB
+        before = _memory._pool.in_use
+        logits.grad = None
+        assert before - _memory._pool.in_use == cache.LARGE
+        with crossentropy.config(keep_memory=False):
+            assert cache.empty_like(x).resize_(2 * len(x)).numel() == 2 * len(x)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and editors; a test compares the two
     from . import autograd, distributions, reference, testing, training
     from ._backends.registry import backends, config, get_config, set_config
+    from ._memory import empty_cache
     from ._options import LossOptions
     from .api import (
         LogAndSign,
@@ -37,6 +38,7 @@ _HOME = {
     "LogAndSign": "api",
     "LossAndGrad": "api",
     "LossOptions": "_options",
+    "empty_cache": "_memory",
     "backends": "_backends.registry",
     "config": "_backends.registry",
     "get_config": "_backends.registry",
@@ -58,6 +60,7 @@ __all__ = [
     "cross_entropy_and_grad",
     "cross_entropy_grad",
     "distributions",
+    "empty_cache",
     "get_config",
     "log_softmax",
     "logsumexp",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _arrays, _device, _foreign
+from . import _arrays, _device, _foreign, _memory
 from ._arrays import FLOATS, INTEGERS, Array, Layout
 from ._options import ARRAYS, OPTIONS, RowOptions, integer, numeric_of, real, reduction_of
 
@@ -231,7 +231,7 @@ def floats(value: Any, name: str) -> tuple[np.ndarray, Layout]:
     """An array of one of the four floating types, and how it lies; integers become float64."""
     x = array(value, name)
     if x.dtype.kind in "iu":
-        x = x.astype(np.float64)
+        x = _memory.copied(x, np.float64)
     lies = _arrays.on_host(x)
     require_float(lies, name)
     return x, lies
@@ -288,7 +288,9 @@ def axes_last(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 def copied_rows(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """A copy, in C order and native byte order, with these axes as one, which is the last."""
     moved = axes_last(x, axes)
-    return np.array(moved, x.dtype.newbyteorder("="), order="C").reshape(*kept_shape(x.shape, axes), -1)
+    copy = _memory.empty(moved.shape, x.dtype.newbyteorder("="))
+    copy[...] = moved
+    return copy.reshape(*kept_shape(x.shape, axes), -1)
 
 
 @functools.lru_cache(4096)
@@ -382,7 +384,8 @@ def result(
 ) -> np.ndarray:
     """Where a result like x goes: ``out`` if it will do, else a new array. Called last: after it, out is written."""
     if out is None:
-        return np.empty_like(x, x.dtype.newbyteorder("="), subok=False)
+        dtype = x.dtype.newbyteorder("=")
+        return np.empty_like(x, dtype, subok=False) if x.nbytes < _memory.LARGE else _memory.empty_like(x, dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"out must be a plain array, got {type(out).__name__}")
     out = out.view(np.ndarray)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _check, _settings
+from . import _check, _memory, _settings
 
 
 def row_count(x: np.ndarray) -> int:
@@ -49,7 +49,7 @@ def rounded(values: np.ndarray, dtype: type[np.floating[Any]]) -> np.ndarray:
     if dtype is np.float64:
         return values
     with np.errstate(over="ignore", under="ignore"):
-        return values.astype(dtype)
+        return _memory.copied(values, dtype)
 
 
 def reduced(backend: ModuleType, rows: np.ndarray, call: _check.Loss, by: float | None) -> Any:

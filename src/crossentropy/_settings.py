@@ -16,6 +16,7 @@ class Settings(NamedTuple):
     threads: int | None = None
     isa: str | None = None
     check: bool | None = None
+    keep_memory: bool | None = None
 
 
 # The settings in force, innermost last: kept in the context alone, so that one `config` may be entered by many threads.
@@ -54,7 +55,10 @@ def set_for_process(given: dict[str, Any]) -> None:
 def _environment() -> Settings:
     """Read at the first call and kept: os.environ decodes a variable each time it is asked."""
     return Settings(
-        os.environ.get("CROSSENTROPY_BACKEND") or None, _default_threads(), os.environ.get("CROSSENTROPY_ISA") or None
+        os.environ.get("CROSSENTROPY_BACKEND") or None,
+        _default_threads(),
+        os.environ.get("CROSSENTROPY_ISA") or None,
+        keep_memory=_default_keep_memory(),
     )
 
 
@@ -84,6 +88,13 @@ def _default_threads() -> int:
     return int(first) if first.isdecimal() and int(first) else processors()
 
 
+def _default_keep_memory() -> bool | None:
+    own = os.environ.get("CROSSENTROPY_KEEP_MEMORY", "").strip()
+    if own not in ("", "0", "1"):
+        raise ValueError(f"CROSSENTROPY_KEEP_MEMORY must be 0 or 1, got {own!r}")
+    return own == "1" if own else None
+
+
 def processors() -> int:
     """How many CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -107,6 +118,12 @@ def checks_targets_on_device() -> bool:
 def threads() -> int:
     """Threads for a call, as they were asked for or one for each CPU; never more than these."""
     return min(_stack.get()[-1].threads or _defaults().threads or 1, processors())
+
+
+def keeps_memory() -> bool:
+    """Whether large arrays lie in memory that is kept for the next ones."""
+    own = _stack.get()[-1].keep_memory
+    return (own if own is not None else (_process.over_environment or _defaults()).keep_memory) is not False
 
 
 def isa() -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _device
+from . import _check, _device, _memory
 from ._backends import registry
 from ._backends.contract import LogAndSign as LogAndSign
 from ._options import LossOptions, is_plain, passed, takes_options
@@ -53,6 +53,9 @@ def log_softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: n
     The softmax p~_c that the note leaves open (``docs/derivation.md``, section 1); within 1.5 ulp for float32, 2 for
     float64, 0.51 for 16-bit types. Several axes are read where they lie if one stride leads through all their classes,
     as in any contiguous array whose axes are neighbours; otherwise they are copied, and the result once more.
+
+    A result of 4 MB and more, as those of the other functions, lies in memory that is kept for the next one when it is
+    gone (`empty_cache`): it does not own that, and cannot be resized in place.
     """
     return _like_x("log_softmax", x, axis, out)
 
@@ -141,15 +144,15 @@ def logsumexp(
         arrays = [given]
         if len(axes) == 1 and given.size and not return_sign:  # the usual call, in two thirds of the time
             last = _check.classes_last(given, axes[0])
-            rows = np.empty(row_count(last), np.float64)
+            rows = _memory.empty_rows(row_count(last))
             registry.current().logsumexp(last, rows)
             result = rounded(rows.reshape(last.shape[:-1]), loss_dtype(last))
             return np.expand_dims(result, axes) if keepdims else result[()]
     else:
         given, weights, axes = _check.weighted(x, b, axis)
         arrays = [given, weights]
-    rows = np.full(_check.kept_shape(given.shape, axes), -np.inf)
-    sign = np.zeros_like(rows) if b is not None or return_sign else None
+    rows = _memory.full(_check.kept_shape(given.shape, axes), -np.inf)
+    sign = _memory.full(rows.shape, 0) if b is not None or return_sign else None
     more = [] if b is None or sign is None else [sign.reshape(-1)]
     if given.size:
         # Where no stride leads through the classes of several axes, a copy is what makes them one row.
@@ -229,7 +232,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossO
     call = _check.loss(logits, targets, left)
     backend = registry.current()
     by = divisor(backend, call)
-    rows = np.empty(row_count(call.x), np.float64)
+    rows = _memory.empty_rows(row_count(call.x))
     if rows.size:
         backend.forward(call.x, call.targets, call.options, rows, None)
     return reduced(backend, rows, call, by)
@@ -327,7 +330,7 @@ def _loss_and_grad(
     backend = registry.current()
     by = divisor(backend, call)
     to = gradient_array(call, out, grad_output)
-    rows = np.empty(row_count(call.x), np.float64)
+    rows = _memory.empty_rows(row_count(call.x))
     if by == 0:
         to[...] = 0
     elif rows.size:

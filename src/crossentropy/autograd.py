@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _device
+from . import _check, _device, _memory
 from ._backends import registry
 from ._backends.contract import Statistics
 from ._options import LossOptions, passed, takes_options
@@ -82,7 +82,7 @@ def forward(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossOptions
     backend = registry.current()
     by = divisor(backend, call)
     n = row_count(call.x)
-    rows, statistics = np.empty(n, np.float64), np.empty((n, FIELDS), np.float64)
+    rows, statistics = _memory.empty_rows(n), _memory.empty_rows(n, FIELDS)
     if n:
         backend.forward(call.x, call.targets, call.options, rows, statistics)
     return reduced(backend, rows, call, by), Saved(backend, call, by, statistics)
@@ -218,7 +218,7 @@ def log_softmax_forward(
     given, axis = _check.rows_of(source, axis, "x")
     log_p = _check.result(out, given, {"x": source}, may_be_x=False, name="x")
     logits, backend = _check.classes_last(given, axis), registry.current()
-    statistics = np.empty((row_count(logits), FIELDS), np.float64)
+    statistics = _memory.empty_rows(row_count(logits), FIELDS)
     if given.size:
         backend.log_softmax(logits, _check.classes_last(log_p, axis), statistics)
     return log_p if out is None else out, SavedLogSoftmax(backend, given, axis, statistics)

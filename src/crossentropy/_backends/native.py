@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _settings
+from .. import _memory, _settings
 from . import workers
 from .contract import Statistics
 
@@ -141,7 +141,9 @@ def light(x: Any, targets: Any, wants_grad: bool = False, out: Any = None) -> tu
         return None
     if out is not None and type(out) is not np.ndarray:
         return None
-    grad = (np.empty_like(x) if out is None else out) if wants_grad else None
+    grad = out if wants_grad else None
+    if wants_grad and out is None:
+        grad = np.empty_like(x) if x.nbytes < _memory.LARGE else _memory.empty_like(x)
     threads = 1 if x.size < SERIAL_BELOW else current_threads()
     loss = _native.light(current_isa(), threads, x, targets, grad)
     return None if loss is None else (loss, grad)

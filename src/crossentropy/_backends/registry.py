@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import EllipsisType, ModuleType
 from typing import Any, NamedTuple
 
-from .. import _settings
+from .. import _memory, _settings
 from .contract import FUNCTIONS
 
 
@@ -142,7 +142,7 @@ def device_backend(name: str = "logits") -> ModuleType:
 
 def _checked(given: dict[str, Any]) -> dict[str, Any]:
     """Settings that can be had; None is no setting, and always can."""
-    backend, threads, isa, check = (given.get(name) for name in _settings.Settings._fields)
+    backend, threads, isa, check, keep_memory = (given.get(name) for name in _settings.Settings._fields)
     if backend is not None:
         _named(backend)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
@@ -151,6 +151,8 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
         _named("native").isa_named(isa)
     if check is not None and not isinstance(check, bool):
         raise ValueError(f"check must be True or False, got {check!r}")
+    if keep_memory is not None and not isinstance(keep_memory, bool):
+        raise ValueError(f"keep_memory must be True or False, got {keep_memory!r}")
     return given
 
 
@@ -171,11 +173,15 @@ class config:
         Whether a target that is no class raises. False lets it through: its row's loss and gradient are then NaN (and
         so is the sum or mean). By default it raises on the host and does not on a CUDA device, where True waits for
         the device in each call.
+    keep_memory : bool, optional
+        Whether results of 4 MB and more on the host lie in memory that is kept for the next ones (see `empty_cache`);
+        CROSSENTROPY_KEEP_MEMORY, 0 or 1. By default it is, where the system can take it back (Linux, macOS). False:
+        arrays are NumPy's own, and nothing that is let go of here is kept.
 
     Raises
     ------
     ValueError
-        For an unknown backend or ISA, or a number of threads below 1.
+        For an unknown backend or ISA, a number of threads below 1, or what is neither True nor False.
     RuntimeError
         For a backend or ISA that is known but not available here; the message lists what is.
 
@@ -203,8 +209,11 @@ class config:
         threads: int | None = None,
         isa: str | None = None,
         check: bool | None = None,
+        keep_memory: bool | None = None,
     ) -> None:
-        given = _checked({"backend": backend, "threads": threads, "isa": isa, "check": check})
+        given = _checked(
+            {"backend": backend, "threads": threads, "isa": isa, "check": check, "keep_memory": keep_memory}
+        )
         self._given = {name: value for name, value in given.items() if value is not None}
 
     def __enter__(self) -> config:
@@ -221,12 +230,13 @@ def set_config(
     threads: int | EllipsisType | None = ...,
     isa: str | EllipsisType | None = ...,
     check: bool | EllipsisType | None = ...,
+    keep_memory: bool | EllipsisType | None = ...,
 ) -> None:
     """Settings for the process: for every thread, where no `config` says otherwise.
 
     Parameters
     ----------
-    backend, threads, isa, check : optional
+    backend, threads, isa, check, keep_memory : optional
         As those of `config`, over the environment variables. What is left out stays as it is; None takes a setting off
         again, so that the environment's is in force, or the machine's choice.
 
@@ -237,15 +247,18 @@ def set_config(
 
     Notes
     -----
-    It holds from the next call on, also in threads that are there already. A child of fork inherits it; a process that
-    is started afresh (``spawn``) does not, as it would an environment variable.
+    It holds from the next call on, also in threads that are there already; ``keep_memory=False`` lets go of what is
+    kept, too. A child of fork inherits it; a process that is started afresh (``spawn``) does not, as it would an
+    environment variable.
 
     Examples
     --------
     >>> crossentropy.set_config(threads=1)  # each worker of a pool is one thread
     """
-    given = {"backend": backend, "threads": threads, "isa": isa, "check": check}
+    given = {"backend": backend, "threads": threads, "isa": isa, "check": check, "keep_memory": keep_memory}
     _settings.set_for_process(_checked({name: value for name, value in given.items() if value is not ...}))
+    if keep_memory is False:
+        _memory.empty_cache()
 
 
 def get_config() -> dict[str, Any]:
@@ -254,14 +267,14 @@ def get_config() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``backend``, ``threads``, ``isa`` and ``check``, as `config` takes them; None where nothing is asked for (the
-        best available then, and whatever `config` says of ``check``). ``threads`` is a number always; a call takes no
-        more than the process has CPUs.
+        ``backend``, ``threads``, ``isa``, ``check`` and ``keep_memory``, as `config` takes them; None where nothing is
+        asked for (the best available then, and whatever `config` says of the last two). ``threads`` is a number always;
+        a call takes no more than the process has CPUs.
 
     Raises
     ------
     ValueError
-        For a CROSSENTROPY_NUM_THREADS that is no number of threads.
+        For a CROSSENTROPY_NUM_THREADS that is no number of threads, or a CROSSENTROPY_KEEP_MEMORY other than 0 and 1.
 
     Examples
     --------

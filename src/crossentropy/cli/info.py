@@ -30,7 +30,13 @@ def info():
 
         table.add_row("ISA", f"{native.current_isa()} (available: {', '.join(native.SUPPORTED_ISAS)})")
         table.add_row("threads", f"{native.current_threads()} ({native.THREADS})")
-    for name in ("CROSSENTROPY_BACKEND", "CROSSENTROPY_ISA", "CROSSENTROPY_NUM_THREADS", "OMP_NUM_THREADS"):
+    for name in (
+        "CROSSENTROPY_BACKEND",
+        "CROSSENTROPY_ISA",
+        "CROSSENTROPY_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "CROSSENTROPY_KEEP_MEMORY",
+    ):
         if name in os.environ:
             table.add_row(name, Text(os.environ[name]))
     console.print(table)
