@@ -89,7 +89,7 @@ SIMD void NAME_R(near_losses)(const usual_rows *u, const batch *b, ptrdiff_t i)
 SIMD mask_f64 NAME_R(near_factors)(const usual_rows *u, const batch *b, ptrdiff_t i)
 {
     const vec_f64 zero = v_set1_f64(0), scale = load_f64(u->scale + i), unit = load_f64(b->unit + i);
-    vec_f64 factor = scale;
+    vec_f64 factor = scale, of_uncounted = zero;
     if (u->y) {
         const vec_f64 below_1 = load_f64(b->below_1 + i);
         vec_f64 value = below_1;
@@ -105,14 +105,16 @@ SIMD mask_f64 NAME_R(near_factors)(const usual_rows *u, const batch *b, ptrdiff_
             const mask_f64 uncounted = NAME_R(uncounted)(u, i);
             factor = v_zero_where_f64(uncounted, factor);
             value = v_zero_where_f64(uncounted, value);
+            of_uncounted = v_only_where_f64(uncounted, unit);
         }
         store_f64(u->value + i, value);
     }
     const vec_f64 product = v_mul_f64(factor, unit), size = v_max_f64(product, v_sub_f64(zero, product));
     const mask_f64 none = v_equal_f64(factor, zero);
-    store_f64(u->factor + i, v_zero_where_f64(none, v_mul_f64(product, v_set1_f64(1 / EXP_SCALE))));
+    store_f64(u->factor + i, v_mul_f64(product, v_set1_f64(1 / EXP_SCALE)));
     const mask_f64 small = v_less_f64(v_where_f64(none, v_set1_f64(1), size), v_set1_f64(EXP_CONSTANTS.smallest));
-    return mask_or_f64(small, v_less_f64(v_set1_f64(0x1p20), v_max_f64(factor, v_sub_f64(zero, factor))));
+    const mask_f64 large = v_less_f64(v_set1_f64(0x1p20), v_max_f64(factor, v_sub_f64(zero, factor)));
+    return mask_or_f64(v_nan_f64(of_uncounted), mask_or_f64(small, large));    /* 0 times NaN is no 0 */
 }
 
 SIMD void NAME_R(near_numbers_as)(usual_rows *u, batch *b, ptrdiff_t tiles, int targets, int keeps)
