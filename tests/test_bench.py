@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -285,14 +286,25 @@ def test_readme_shows_the_committed_results(report):
             assert report.picture(stem, op).exists()
 
 
+def test_each_case_is_in_one_table_of_the_report(report):
+    for case in bench.cases():
+        assert sum(table.takes(case) for table in report.TABLES) == 1, case
+    few = report.TABLES[1]
+    assert [case for case in bench.cases() if case.option and not few.takes(case)] == []
+
+
 def test_the_report_of_a_document(report, document, monkeypatch, tmp_path):
     lines = report.section({"here": document}).splitlines()
     best = bench.best(document["records"], op="loss", implementation=bench.OURS, isa=document["machine"]["isas"][0])
-    row = next(line for line in lines if line.startswith("| 16 x 4096 | loss |"))
-    assert row.split("|")[4].strip() == f"{best['roof_fraction']:.0%}"
-    rows = [line.split("|")[2].strip() for line in lines if line.startswith("| 16 x 4096 |")]
-    drop_in = 1 if find_spec("torch") else 0
-    assert len(rows) == len(set(rows)) == len(bench.OPS) + 3 + drop_in  # three with a new array
+    heading = next(line for line in lines if line.startswith("| logits |")).split("|")
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if re.match(r"\| (16 x 4096)? \| ", line)]
+    assert rows[0][1:3] == ["16 x 4096", "loss"]
+    assert rows[0][4] == f"{best['roof_fraction']:.0%}"
+    assert len({row[2] for row in rows}) == len(rows) == len(bench.OPS)
+    with_new = {row[2] for row in rows if row[heading.index(" new array, ms ")]}
+    assert with_new == {row[2] for row in rows} - {"loss", "loss + gradient in place"}
+    in_torch = {row[2] for row in rows if row[heading.index(" crossentropy.torch, ms ")]}
+    assert in_torch == ({"loss + gradient"} if find_spec("torch") else set())
     monkeypatch.setattr(report, "FIGURES", tmp_path)
     report.draw({"here": document})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here-loss-gradient.svg", "here-loss.svg"]
