@@ -1,8 +1,8 @@
 """The short way of a plain small loss: what decides that a call is one, in a few looks at its tensors.
 
-Such a call is the mean over rows of classes, with no option but ``ignore_index``. Its kernel takes two microseconds, and
-the questions that other calls need (calls.py, eager.py) eight: here they are asked of this one kind. A call that is not
-of it goes the long way, which also says what is wrong with a bad one.
+Such a call is the mean over rows of classes, with no option but ``ignore_index``. Its kernel takes two microseconds,
+and the questions that other calls need (calls.py, eager.py) eight: here they are asked of this one kind. A call that is
+not of it goes the long way, which also says what is wrong with a bad one.
 """
 
 from __future__ import annotations
