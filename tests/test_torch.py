@@ -351,7 +351,7 @@ def test_what_the_short_way_leaves_to_the_long_one():
     short_way = crossentropy.torch.short.cross_entropy
     x, t = torch.randn(4, 10), torch.tensor([0, 9, 4, 4])
     others = [(x, t[:3]), (x, t.float()), (x[0], t[0]), (x.bfloat16(), t), (x.long(), t), (x[:0], t[:0]), (x, x)]
-    others += [(torch._neg_view(x), t), (x.to("meta"), t), (x.to_sparse(), t), (x[:, :0], t)]
+    others += [(torch._neg_view(x), t), (x.to("meta"), t), (x.to_sparse(), t), (x[:, :0], t), (None, t), (x, None)]
     for call in others:
         assert short_way(*call, -100) is None
     assert short_way(x, t, 2.0) is short_way(x, t, 2**64) is None

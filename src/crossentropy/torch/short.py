@@ -18,7 +18,7 @@ _CLASSES = frozenset((torch.int64, torch.int32, torch.int16, torch.int8))
 
 def cross_entropy(input, target, ignore_index) -> torch.Tensor | None:
     """The loss of such a call, differentiable in the logits; None for any other call."""
-    if private.is_traced(input, target):
+    if not (isinstance(input, torch.Tensor) and isinstance(target, torch.Tensor)) or private.is_traced(input, target):
         return None
     if not (
         input.dtype in _MOST
