@@ -8,7 +8,9 @@ README is up to date.
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from crossentropy import bench
 
@@ -17,7 +19,8 @@ RESULTS, FIGURES, README = ROOT / "benchmarks" / "results", ROOT / "docs" / "fig
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 CUDA_BEGIN, CUDA_END = "<!-- cuda: begin -->", "<!-- cuda: end -->"
 PREDICTED = RESULTS / "cuda-compile.json"
-OTHERS = (bench.NUMBA, "torch", "torch.compile", "JAX")
+GIVEN_ARRAYS = (bench.NUMBA, "scikit-learn")  # to write to; the others make a new one at each call
+LIBRARIES = ("torch", "jax", "tensorflow", "tensorflow-cpu", "onnxruntime", "scikit-learn")
 DRAWN = ("loss", "loss + gradient")
 
 
@@ -40,35 +43,71 @@ def section(found: dict[str, dict]) -> str:
     return "\n".join([BEGIN, *(line for item in found.items() for line in _machine(*item)), END])
 
 
+class _Table(NamedTuple):
+    """A table of README's: which cases it has, and beside whom."""
+
+    heading: str
+    takes: Callable[[bench.Case], bool]
+    others: tuple[str, ...]
+
+
+def _is_few(case):
+    return case.shape in (*bench.FEW, *bench.SEGMENTATION)
+
+
+def _is_plain(case):
+    return (case.dtype, case.inputs, case.option) == ("float32", "normal", "")
+
+
+_FRAMEWORKS = (bench.NUMBA, "torch", "torch.compile", "JAX", "TensorFlow", "onnxruntime")
+TABLES = (
+    _Table("Rows of many classes, and a small call:", lambda case: _is_plain(case) and not _is_few(case), _FRAMEWORKS),
+    _Table("Few classes:", _is_few, (*_FRAMEWORKS, "scikit-learn")),
+    _Table("Other types and other numbers:", lambda case: not _is_plain(case) and not _is_few(case), _FRAMEWORKS),
+)
+
+
 def _machine(stem, document):
     machine, versions, records = document["machine"], document["versions"], document["records"]
     cases = bench.by_case(records)
-    others = [name for name in OTHERS if any(r["implementation"] == name for r in records)]
     cpu = f"{machine['threads']} threads of {machine['cpu']} ({machine['isas'][0]})"
-    libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "jax") if name in versions)
-    yield f"**{cpu}**, crossentropy {versions['crossentropy']}, {libraries or 'no peers'}, {document['date']}:\n"
-    yield f"| logits | | ms | of the roof | {' | '.join(others)} |"
-    yield "|---|---|--:|--:|" + "--:|" * len(others)
-    for case in sorted(cases, key=_place):
-        for name, more in (
-            (bench.OURS, ""),
-            (bench.ALLOCATING, ", new array"),
-            (bench.DROP_IN, ", crossentropy.torch"),
-        ):
-            ours = bench.best(cases[case], implementation=name, isa=machine["isas"][0])
-            if ours is not None:
-                cells = [_logits(case), _what(case) + more, _ms(ours), _share(ours)]
-                cells += [_ratio(_beside(cases[case], name, peer), ours) for peer in others]
-                yield f"| {' | '.join(cells)} |"
+    libraries = ", ".join(f"{name} {versions[name]}" for name in LIBRARIES if name in versions)
+    yield f"**{cpu}**, crossentropy {versions['crossentropy']}, {libraries or 'no peers'}, {document['date']}."
+    for table in TABLES:
+        yield from _table(
+            table, {case: cases[case] for case in sorted(cases, key=_place) if table.takes(case)}, machine
+        )
     yield from _isas(cases, machine)
-    yield f"\n{' '.join(_compiling(records, others))}\n"
+    yield f"\n{' '.join(_compiling(records, _FRAMEWORKS))}\n"
     for op in DRAWN:
         yield f"![{op}: GB/s by classes]({picture(stem, op).relative_to(ROOT).as_posix()})"
 
 
-def _beside(records, name, peer):
-    """What is compared with one of ours: Numba's was given an array to write to, which peers make anew in any case."""
-    return None if name != bench.OURS and peer == bench.NUMBA else bench.best(records, implementation=peer)
+def _table(table, cases, machine):
+    """A line for each case; a column for each way to call this package, and for whoever else computed one of them."""
+    if not cases:
+        return
+    others = [name for name in table.others if any(bench.best(found, implementation=name) for found in cases.values())]
+    columns = ["ms", "of the roof", "new array, ms", "crossentropy.torch, ms", *others]
+    yield f"\n{table.heading}\n"
+    yield f"| logits | | {' | '.join(columns)} |"
+    yield "|---|---|" + "--:|" * len(columns)
+    last = None
+    for case, found in cases.items():
+        ours, new, in_torch = (
+            bench.best(found, implementation=name, isa=machine["isas"][0])
+            for name in (bench.OURS, bench.ALLOCATING, bench.DROP_IN)
+        )
+        if ours is not None:
+            of = _logits(case)
+            cells = [of if of != last else "", _what(case), _ms(ours), _share(ours), _ms(new), _ms(in_torch)]
+            # Numba's was given an array to write to; the others make a new one at each call.
+            beside = [ours if name == bench.NUMBA or new is None else new for name in others]
+            ratios = [
+                _ratio(bench.best(found, implementation=name), by) for name, by in zip(others, beside, strict=True)
+            ]
+            yield f"| {' | '.join([*cells, *ratios])} |"
+            last = of
 
 
 def _compiling(records, names):
@@ -79,16 +118,17 @@ def _compiling(records, names):
 
 
 def _place(case):
-    """Float32 normals first, shape by shape; then the other dtypes, inputs and operations."""
-    every = bench.cases()
-    plain = (case.dtype, case.inputs) == ("float32", "normal") and case.op in DRAWN
-    shapes = list(bench.SHAPES)
+    """Shape by shape; in it plain cases first, then other dtypes, inputs and options, each operation by operation."""
+    shapes, every = list(bench.SHAPES), bench.cases()
     known = every.index(case) if case in every else len(every)
-    return not plain, shapes.index(case.shape) if plain and case.shape in shapes else 0, known, case
+    ops = list(bench.OPS).index(case.op)
+    shape = shapes.index(case.shape) if case.shape in shapes else len(shapes)
+    return shape, (0, ops) if _is_plain(case) else (1, known), case
 
 
 def _logits(case):
     parts = [case.shape_text, case.dtype if case.dtype != "float32" else "", _INPUTS.get(case.inputs, "")]
+    parts.append(bench.OPTIONS.get(case.option, ""))
     return ", ".join(filter(None, parts))
 
 
@@ -100,6 +140,8 @@ def _what(case):
 
 
 def _ms(record):
+    if record is None:
+        return ""
     ms = 1e3 * record["median_s"]
     return f"{ms:.3f}" if ms < 0.1 else f"{ms:.3g}" if ms < 100 else f"{ms:.0f}"
 

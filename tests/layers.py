@@ -64,7 +64,10 @@ SLOW = {
     "test_undefined_rows",  # Numba compiles its row functions for one more dtype
 }
 # Cases of tests that are kept otherwise: what other libraries take to start.
-SLOW_CASES = {f"test_peers_compute_the_same[{name}]" for name in ("JAX", "reference", "scikit-learn", "torch")}
+SLOW_CASES = {
+    f"test_peers_compute_the_same[{name}]"
+    for name in ("JAX", "TensorFlow", "onnxruntime", "reference", "scikit-learn", "torch")
+}
 
 collected: list[tuple[str, bool]] = []  # the node id of each test of this session, and whether it is slow
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -22,11 +23,25 @@ if not crossentropy.backends()[0].available:
 from crossentropy import bench, native
 from crossentropy.bench import peers as _peers
 from crossentropy.bench import runner as _runner
+from crossentropy.bench.prepared import result_of as _result_of
 
 ROOT = Path(__file__).parent.parent
 SMALL = (16, 4096)  # 256 KiB of float32: the least that has a roof
 FIELDS = {
-    *("op", "shape", "axis", "dtype", "inputs", "implementation", "isa", "threads", "median_s", "rounds", "bytes"),
+    *(
+        "op",
+        "shape",
+        "axis",
+        "dtype",
+        "inputs",
+        "option",
+        "implementation",
+        "isa",
+        "threads",
+        "median_s",
+        "rounds",
+        "bytes",
+    ),
     *("gb_per_s", "roof", "roof_gb_per_s", "roof_fraction", "compile_s"),
 }
 
@@ -84,6 +99,10 @@ def test_the_cases_are_those_of_the_plan():
     assert {case.dtype for case in cases} == {"float16", "bfloat16", "float32", "float64"}
     assert {case.inputs for case in cases} == set(bench.INPUTS)
     assert {case.op for case in cases} == {case.op for case in bench.cases(quick=True)} == set(bench.OPS)
+    assert {case.option for case in cases} == {"", *bench.OPTIONS}
+    few = {shape: {case.op for case in cases if case.shape == shape and not case.option} for shape in bench.FEW}
+    assert few == {(1048576, k): {"loss", "loss + gradient", "log-softmax", "softmax"} for k in (2, 3, 10, 20, 50)}
+    assert {case.classes for case in cases if len(case.shape) == 4} == {21, 150}
     segmentation = next(case for case in cases if len(case.shape) == 4)
     assert (segmentation.classes, segmentation.elements) == (21, 8 * 21 * 512 * 512)
     assert max(case.elements for case in bench.cases(quick=True)) < 2**24
@@ -148,7 +167,24 @@ def test_a_peer_that_is_missing_or_fails_gets_a_line(monkeypatch):
         bench.measure(case, seconds=0)
 
 
-@pytest.mark.parametrize("name", ["torch", "JAX", "scipy", "scikit-learn", "reference"])
+def test_options_of_a_loss():
+    """Each is in force: it changes the loss, and a peer that takes it computes the same."""
+    torch = pytest.importorskip("torch", reason="the peer is PyTorch")
+    case = bench.Case("loss", (64, 10))
+    plain, _ = bench.expected_of(bench.problem(case))
+    for option in bench.OPTIONS:
+        p = bench.problem(case._replace(option=option))
+        assert list(p.options) == [option]
+        loss, _ = bench.expected_of(p)
+        assert loss != plain
+        found = _peers.PEERS["torch"].prepare(p, torch.get_num_threads())
+        assert _result_of(found)[0] == pytest.approx(loss, rel=1e-5)
+    share = np.mean(bench.problem(bench.Case("loss", (4096, 10), option="ignore_index")).targets < 0)
+    assert 0.08 < share < 0.12
+    assert _peers.why_not(_peers.PEERS["reference"], p.case) == "timed without ignore_index"
+
+
+@pytest.mark.parametrize("name", ["torch", "JAX", "TensorFlow", "onnxruntime", "scipy", "scikit-learn", "reference"])
 def test_peers_compute_the_same(name):
     """In a process of their own, each operation and dtype that they have; torch.compile runs with the benchmarks."""
     if _peers.why_not(_peers.PEERS[name]._replace(lacks=lambda case: ""), None):
@@ -160,7 +196,9 @@ def test_peers_compute_the_same(name):
         from crossentropy import bench
         cases = [bench.Case(op, (8, 12)) for op in bench.OPS]
         cases += [bench.Case(op, (2, 3, 4, 4), axis=1) for op in bench.OPS]
-        cases += [bench.Case("loss + gradient", (8, 12), dtype=dtype) for dtype in ("bfloat16", "float16", "float64")]
+        dtypes, ops = ("bfloat16", "float16", "float64"), ("loss", "loss + gradient")
+        cases += [bench.Case(op, (8, 12), dtype=dtype) for dtype in dtypes for op in ops]
+        cases += [bench.Case(op, (8, 12), option=option) for option in bench.OPTIONS for op in ops]
         found = bench.run(cases, seconds=0, wanted=lambda text: ", {name}" in text and "compile" not in text)
         print(len(found["records"]), [line for line in found["left_out"] if " at " in line])
         """,
@@ -248,14 +286,25 @@ def test_readme_shows_the_committed_results(report):
             assert report.picture(stem, op).exists()
 
 
+def test_each_case_is_in_one_table_of_the_report(report):
+    for case in bench.cases():
+        assert sum(table.takes(case) for table in report.TABLES) == 1, case
+    few = report.TABLES[1]
+    assert [case for case in bench.cases() if case.option and not few.takes(case)] == []
+
+
 def test_the_report_of_a_document(report, document, monkeypatch, tmp_path):
     lines = report.section({"here": document}).splitlines()
     best = bench.best(document["records"], op="loss", implementation=bench.OURS, isa=document["machine"]["isas"][0])
-    row = next(line for line in lines if line.startswith("| 16 x 4096 | loss |"))
-    assert row.split("|")[4].strip() == f"{best['roof_fraction']:.0%}"
-    rows = [line.split("|")[2].strip() for line in lines if line.startswith("| 16 x 4096 |")]
-    drop_in = 1 if find_spec("torch") else 0
-    assert len(rows) == len(set(rows)) == len(bench.OPS) + 3 + drop_in  # three with a new array
+    heading = next(line for line in lines if line.startswith("| logits |")).split("|")
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if re.match(r"\| (16 x 4096)? \| ", line)]
+    assert rows[0][1:3] == ["16 x 4096", "loss"]
+    assert rows[0][4] == f"{best['roof_fraction']:.0%}"
+    assert len({row[2] for row in rows}) == len(rows) == len(bench.OPS)
+    with_new = {row[2] for row in rows if row[heading.index(" new array, ms ")]}
+    assert with_new == {row[2] for row in rows} - {"loss", "loss + gradient in place"}
+    in_torch = {row[2] for row in rows if row[heading.index(" crossentropy.torch, ms ")]}
+    assert in_torch == ({"loss + gradient"} if find_spec("torch") else set())
     monkeypatch.setattr(report, "FIGURES", tmp_path)
     report.draw({"here": document})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here-loss-gradient.svg", "here-loss.svg"]

@@ -328,6 +328,37 @@ def test_what_arrives_may_have_any_strides():
     torch.testing.assert_close(found, torch.autograd.grad(F.log_softmax(x, 1), x, arriving)[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_short_way_gives_what_the_long_way_gives(dtype, monkeypatch):
+    t, found = torch.tensor([0, 9, 4, 4]), {True: [], False: []}
+    wide = torch.randn(4, 20, dtype=dtype)
+    short_way = crossentropy.torch.short.cross_entropy
+    for is_short, results in found.items():
+        if not is_short:
+            monkeypatch.setattr(crossentropy.torch.short, "cross_entropy", lambda *call: None)
+        for x in (wide[:, :10].contiguous(), wide[:, ::2], wide.reshape(20, 4)[:10].T):
+            for ignore_index in (-100, 4, 77):
+                assert short_way(x, t, ignore_index) is not None
+                z = x.clone().requires_grad_()
+                loss = cross_entropy(z, t, ignore_index=ignore_index)
+                results += [loss, *torch.autograd.grad(loss, z), cross_entropy(x, t, ignore_index=ignore_index)]
+    for one, other in zip(*found.values(), strict=True):
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype == dtype
+
+
+def test_what_the_short_way_leaves_to_the_long_one():
+    short_way = crossentropy.torch.short.cross_entropy
+    x, t = torch.randn(4, 10), torch.tensor([0, 9, 4, 4])
+    others = [(x, t[:3]), (x, t.float()), (x[0], t[0]), (x.bfloat16(), t), (x.long(), t), (x[:0], t[:0]), (x, x)]
+    others += [(torch._neg_view(x), t), (x.to("meta"), t), (x.to_sparse(), t), (x[:, :0], t), (None, t), (x, None)]
+    for call in others:
+        assert short_way(*call, -100) is None
+    assert short_way(x, t, 2.0) is short_way(x, t, 2**64) is None
+    with pytest.raises(IndexError):  # as PyTorch has it
+        cross_entropy(x, torch.tensor([0, 10, 4, 4]))
+
+
 @pytest.mark.usefixtures("_in_halves")
 def test_logits_changed_in_between_are_noticed():
     x, t, _, _ = problem(3, 20)

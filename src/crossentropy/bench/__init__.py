@@ -4,17 +4,17 @@ A figure is a median over rounds in which every implementation and the machine's
 turns on the same buffers; it is given in bytes that must move over time, as a fraction of what that memory did in the
 same rounds. The bytes are those of an ideal kernel, for everyone: what reads its logits three times shows it.
 
-The files, each of which imports only those before it: ``suite.py``, ``results.py``, ``peers.py``, ``contenders.py``,
-``environment.py``, ``runner.py``; and ``plots.py``. Names are imported when they are first used, because the first
-three serve where the native backend is not built: for a GPU's results, and for plots.
+The files, each of which imports only those before it: ``suite.py``, ``results.py``, ``prepared.py``, ``graphs.py``,
+``peers.py``, ``contenders.py``, ``environment.py``, ``runner.py``; and ``plots.py``. Names are imported when they are
+first used, because the first five serve where the native backend is not built: for a GPU's results, and for plots.
 """
 
 import importlib
 
 _HOME = {
     "suite": (
-        *("Case", "INPUTS", "LARGE", "OPS", "Op", "Problem", "QUICK", "SHAPES", "VOCABULARY"),
-        *("aligned", "cases", "dtype_named", "problem"),
+        *("Case", "FEW", "INPUTS", "LARGE", "OPS", "OPTIONS", "Op", "Problem", "QUICK", "SEGMENTATION", "SHAPES"),
+        *("VOCABULARY", "WITH_OPTIONS", "aligned", "cases", "dtype_named", "problem"),
     ),
     "results": (
         *("WrongResultError", "best", "by_case", "check", "described", "disagreement", "sampled", "six_digits"),

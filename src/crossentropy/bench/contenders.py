@@ -11,17 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import backends, config, cross_entropy, cross_entropy_and_grad, log_softmax, native
+from .. import backends, config, cross_entropy, cross_entropy_and_grad, log_softmax, native, softmax
 from . import peers as _peers
+from .prepared import Prepared, array_alone, loss_alone, result_of
 from .results import sampled
 from .suite import OPS, Case, Problem, dtype_named
 
 
 class Implementation(NamedTuple):
-    """Somebody who computes a case, with settings; ``prepare`` gives what is timed (_peers.Prepared) for a problem."""
+    """Somebody who computes a case, with settings; ``prepare`` gives what is timed (Prepared) for a problem."""
 
     name: str
-    prepare: Callable[[Problem], _peers.Prepared]
+    prepare: Callable[[Problem], Prepared]
     threads: int | None = None  # None: it decides itself
     isa: str | None = None
     compiles: bool = False
@@ -41,15 +42,17 @@ OWN = (OURS, ALLOCATING, NUMBA, DROP_IN)
 def _ours(isa, threads, name=OURS):
     def prepare(p):
         x, y, out = p.x, p.targets, None if name == ALLOCATING else p.out
+        options = {"axis": p.case.axis, **p.options}
         settings = config(backend="numba" if name == NUMBA else "native", isa=isa, threads=threads)
         if p.case.op == "loss":
-            return _peers.Prepared(lambda: cross_entropy(x, y, axis=p.case.axis), _peers.loss_alone, settings)
-        if p.case.op == "log-softmax":
-            return _peers.Prepared(lambda: log_softmax(x, p.case.axis, out=out), _peers.array_alone, settings)
+            return Prepared(lambda: cross_entropy(x, y, **options), loss_alone, settings)
+        if p.case.op in ("log-softmax", "softmax"):
+            function = log_softmax if p.case.op == "log-softmax" else softmax
+            return Prepared(lambda: function(x, p.case.axis, out=out), array_alone, settings)
         if p.case.op == "loss + gradient in place":
-            call = lambda: cross_entropy_and_grad(out, y, axis=p.case.axis, out=out)  # noqa: E731
-            return _peers.Prepared(call, tuple, settings, restore=lambda: np.copyto(out, x))
-        return _peers.Prepared(lambda: cross_entropy_and_grad(x, y, axis=p.case.axis, out=out), tuple, settings)
+            call = lambda: cross_entropy_and_grad(out, y, **options, out=out)  # noqa: E731
+            return Prepared(call, tuple, settings, restore=lambda: np.copyto(out, x))
+        return Prepared(lambda: cross_entropy_and_grad(x, y, **options, out=out), tuple, settings)
 
     return Implementation(name, prepare, threads, isa)
 
@@ -85,7 +88,7 @@ def implementations(case: Case, peers: bool = True) -> tuple[list[Implementation
     return found, left_out
 
 
-def roof(p: Problem, threads: int) -> _peers.Prepared:
+def roof(p: Problem, threads: int) -> Prepared:
     """The stream that moves the problem's memory as the operation must, on the same buffers."""
 
     def flat(a):
@@ -97,7 +100,7 @@ def roof(p: Problem, threads: int) -> _peers.Prepared:
     arrays["combine"] = {"x": p.x, "q": p.targets, "out": p.out}
     given = {name: flat(a) for name, a in arrays[kind].items()}
     settings = config(backend="native", isa=native.SUPPORTED_ISAS[0], threads=threads)
-    return _peers.Prepared(lambda: native.stream(kind, **given), None, settings)
+    return Prepared(lambda: native.stream(kind, **given), None, settings)
 
 
 def roof_bytes(case: Case) -> int:
@@ -108,4 +111,4 @@ def roof_bytes(case: Case) -> int:
 
 def expected_of(p: Problem) -> tuple:
     """What everyone must compute, as `sampled` has it."""
-    return sampled(p.case, *_peers.result_of(_ours(native.SUPPORTED_ISAS[0], thread_counts()[-1]).prepare(p)))
+    return sampled(p.case, *result_of(_ours(native.SUPPORTED_ISAS[0], thread_counts()[-1]).prepare(p)))

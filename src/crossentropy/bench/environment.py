@@ -9,6 +9,11 @@ from pathlib import Path
 
 from .. import __version__, native
 
+DISTRIBUTIONS = (
+    *("numpy", "numba", "torch", "jax", "optax", "tensorflow", "tensorflow-cpu", "onnxruntime"),
+    *("scipy", "scikit-learn"),
+)
+
 
 def machine() -> dict:
     """CPU, cores, caches and system, as the system names them."""
@@ -32,7 +37,7 @@ def machine() -> dict:
 def versions() -> dict:
     """Of Python, of this package, and of the libraries it is measured with, where they are installed."""
     found = {"crossentropy": __version__, "Python": platform.python_version()}
-    for name in ("numpy", "numba", "torch", "jax", "optax", "scipy", "scikit-learn"):
+    for name in DISTRIBUTIONS:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

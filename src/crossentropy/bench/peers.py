@@ -2,55 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 import os
 import tempfile
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
 
-
-def _nothing():
-    pass
-
-
-class Prepared(NamedTuple):
-    """A call that is ready to be timed; everything else here happens off the clock."""
-
-    call: Callable[[], object]
-    arrays: Callable[[object], tuple] | None  # its result as (loss or None, array or None), in NumPy
-    settings: AbstractContextManager = contextlib.nullcontext()  # around every call
-    restore: Callable[[], None] = _nothing  # before every timing
-    close: Callable[[], None] = _nothing
-    compile_s: float | None = None  # that its first call took, where it compiles then
-
-    @property
-    def in_place(self) -> bool:
-        """Whether a call takes away its own inputs."""
-        return self.restore is not _nothing
-
-
-def loss_alone(result):
-    """Arrays of a result that is the loss."""
-    return result, None
-
-
-def array_alone(result):
-    """Arrays of a result that is an array."""
-    return None, result
-
-
-def result_of(prepared: Prepared) -> tuple:
-    """What one call computes."""
-    with prepared.settings:
-        prepared.restore()
-        return prepared.arrays(prepared.call())
+from .graphs import onnxruntime, onnxruntime_lacks, tensorflow
+from .prepared import Prepared, array_alone, compiled, loss_alone, nothing
 
 
 class Peer(NamedTuple):
@@ -61,14 +24,7 @@ class Peer(NamedTuple):
     lacks: Callable[..., str] = lambda case: ""  # why it does not serve a bench.Case
     takes_threads: bool = False
     compiles: bool = False  # at its first call
-
-
-def _compiled(prepared: Prepared) -> Prepared:
-    """The same after its first call."""
-    with prepared.settings:
-        start = time.perf_counter()
-        prepared.call()
-        return prepared._replace(compile_s=time.perf_counter() - start)
+    options: bool = False  # whether it is timed with those of bench.OPTIONS
 
 
 def why_not(peer: Peer, case) -> str:
@@ -76,6 +32,8 @@ def why_not(peer: Peer, case) -> str:
     missing = [name for name in peer.needs if importlib.util.find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)} not installed"
+    if case is not None and case.option and not peer.options:
+        return f"timed without {case.option}"
     return peer.lacks(case)
 
 
@@ -123,17 +81,21 @@ def _torch(p, threads, compiled=False, ours=False):
 
     if ours:
         from .. import torch as F
-    z, t, last = _tensor(p.x), _tensor(p.targets), p.case.axis
-    if p.case.op == "log-softmax":
-        function = lambda z, t: F.log_softmax(z, last)  # noqa: E731
+    z, t, axis = _tensor(p.x), _tensor(p.targets), p.case.axis
+    if is_array := p.case.op in ("log-softmax", "softmax"):
+        of_rows = F.log_softmax if p.case.op == "log-softmax" else F.softmax
+        function = lambda z, t: of_rows(z, axis)  # noqa: E731
     else:
-        function = lambda z, t: F.cross_entropy(z, t)  # noqa: E731 -- its class axis is 1, here of 2 or 4
+        options = dict(p.options)
+        if "class_weight" in options:
+            options["weight"] = _tensor(options.pop("class_weight"))
+        function = lambda z, t: F.cross_entropy(z, t, **options)  # noqa: E731 -- its class axis is 1, of 2 or 4
     if compiled:
         # Shapes as they are: those that were compiled before must not make it general.
         function = torch.compile(function, dynamic=False)
-    arrays = array_alone if p.case.op == "log-softmax" else loss_alone
-    settings, close = _TorchThreads(threads), torch.compiler.reset if compiled else _nothing
-    if p.case.op in ("loss", "log-softmax"):
+    arrays = array_alone if is_array else loss_alone
+    settings, close = _TorchThreads(threads), torch.compiler.reset if compiled else nothing
+    if is_array or p.case.op == "loss":
 
         def forward():
             with torch.no_grad():
@@ -166,7 +128,7 @@ def _torch_compile(p, threads):
     _start_compiler()
     # Without the results of earlier runs, which it keeps on disk.
     with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": cache}):
-        return _compiled(_torch(p, threads, compiled=True))
+        return compiled(_torch(p, threads, compiled=True))
 
 
 # ---------------------------------------------------------------------- JAX
@@ -184,22 +146,24 @@ def _jax(p, threads):
         loss = lambda z, t: optax.losses.softmax_cross_entropy_with_integer_labels(z, t, axis).mean()  # noqa: E731
     if p.case.op == "loss":
         function, arrays = jax.jit(loss), loss_alone
-    elif p.case.op == "log-softmax":
-        function, arrays = jax.jit(lambda z, t: jax.nn.log_softmax(z, axis)), lambda found: (None, np.asarray(found))
+    elif p.case.op in ("log-softmax", "softmax"):
+        of_rows = jax.nn.log_softmax if p.case.op == "log-softmax" else jax.nn.softmax
+        function, arrays = jax.jit(lambda z, t: of_rows(z, axis)), lambda found: (None, np.asarray(found))
     else:
         function, arrays = jax.jit(jax.value_and_grad(loss)), lambda found: (found[0], np.asarray(found[1]))
-    return _compiled(Prepared(lambda: jax.block_until_ready(function(z, t)), arrays, close=jax.clear_caches))
+    return compiled(Prepared(lambda: jax.block_until_ready(function(z, t)), arrays, close=jax.clear_caches))
 
 
 # ---------------------------------------------------------------------- scipy, scikit-learn, the reference
 
 
 def _scipy(p, threads):
-    from scipy.special import log_softmax
+    from scipy.special import log_softmax, softmax
 
     x, axis = p.x, p.case.axis
-    if p.case.op == "log-softmax":
-        return Prepared(lambda: log_softmax(x, axis), array_alone)
+    if p.case.op in ("log-softmax", "softmax"):
+        of_rows = log_softmax if p.case.op == "log-softmax" else softmax
+        return Prepared(lambda: of_rows(x, axis), array_alone)
     y = np.expand_dims(p.targets, axis)
     return Prepared(lambda: -np.take_along_axis(log_softmax(x, axis), y, axis).mean(), loss_alone)
 
@@ -207,7 +171,7 @@ def _scipy(p, threads):
 def _scipy_lacks(case) -> str:
     if case.dtype not in ("float32", "float64"):
         return "no 16-bit types"
-    return "" if case.op in ("loss", "log-softmax") else "no gradient"
+    return "" if case.op in ("loss", "log-softmax", "softmax") else "no gradient"
 
 
 SKLEARN_CLASSES = 1000
@@ -257,10 +221,12 @@ def _reference_lacks(case) -> str:
 
 
 PEERS = {
-    "torch": Peer(("torch",), _torch, no_in_place, takes_threads=True),
-    "torch.compile": Peer(("torch",), _torch_compile, no_in_place, takes_threads=True, compiles=True),
-    # Its threads are fixed when it starts: all of them.
+    "torch": Peer(("torch",), _torch, no_in_place, takes_threads=True, options=True),
+    "torch.compile": Peer(("torch",), _torch_compile, no_in_place, takes_threads=True, compiles=True, options=True),
+    # The threads of these are fixed when they start: all of them.
     "JAX": Peer(("jax", "optax"), _jax, no_in_place, compiles=True),
+    "TensorFlow": Peer(("tensorflow",), tensorflow, no_in_place, compiles=True),
+    "onnxruntime": Peer(("onnx", "onnxruntime"), onnxruntime, onnxruntime_lacks, options=True),
     "scipy": Peer(("scipy",), _scipy, _scipy_lacks),
     "scikit-learn": Peer(("sklearn",), _sklearn, _sklearn_lacks, takes_threads=True),
     "reference": Peer((), _reference, _reference_lacks),

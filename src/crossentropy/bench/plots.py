@@ -27,6 +27,8 @@ _LINES = {
     "torch": ORANGE,
     "torch.compile": "#8c3d0a",
     "JAX": "#6b4fa0",
+    "TensorFlow": "#c2185b",
+    "onnxruntime": "#1b9e3f",
     "scipy": "#767f89",
     "scikit-learn": "#2a9d8f",
 }
@@ -44,7 +46,8 @@ def rates(records: list[dict], op: str) -> Figure | None:
     is nothing to draw.
     """
     plain = {"op": op, "dtype": "float32", "inputs": "normal", "axis": -1}
-    those = [r for r in records if r["roof_gb_per_s"] and all(r[name] == value for name, value in plain.items())]
+    those = [r for r in records if all(r[name] == value for name, value in plain.items())]
+    those = [r for r in those if r["roof_gb_per_s"] and not r.get("option")]
     lines, roofs = {}, {}
     for r in those:
         name, classes = r["isa"] if r["implementation"] == "crossentropy" else r["implementation"], r["shape"][-1]

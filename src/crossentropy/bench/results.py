@@ -47,7 +47,8 @@ def disagreement(found: tuple, right: tuple, itemsize: int, least: float, slack:
 
 def check(case: Case, found: tuple, expected: tuple) -> None:
     """Raise unless two results, as `sampled` has them, agree."""
-    unit = 1.0 if case.op == "log-softmax" else case.classes / case.elements  # of a mean's gradient
+    sizes = {"log-softmax": 1.0, "softmax": 1 / case.classes}
+    unit = sizes.get(case.op, case.classes / case.elements)  # of a mean's gradient
     text = disagreement(found, expected, dtype_named(case.dtype).itemsize, unit)
     if text:
         raise WrongResultError(text)
@@ -64,6 +65,7 @@ def described(case: Case) -> dict:
         "axis": case.axis,
         "dtype": case.dtype,
         "inputs": case.inputs,
+        "option": case.option,
     }
 
 
@@ -78,7 +80,9 @@ def by_case(records: list[dict]) -> dict[Case, list[dict]]:
     """The records of each case."""
     found = {}
     for r in records:
-        found.setdefault(Case(r["op"], tuple(r["shape"]), r["axis"], r["dtype"], r["inputs"]), []).append(r)
+        # Results of before there were options have none.
+        case = Case(r["op"], tuple(r["shape"]), r["axis"], r["dtype"], r["inputs"], r.get("option", ""))
+        found.setdefault(case, []).append(r)
     return found
 
 

@@ -8,9 +8,9 @@ from statistics import median
 
 import numpy as np
 
-from . import peers as _peers
 from .contenders import OURS, OWN, Implementation, expected_of, implementations, roof, roof_bytes, thread_counts
 from .environment import machine, versions
+from .prepared import Prepared
 from .results import WrongResultError, check, described, sampled, six_digits
 from .suite import OPS, Case, dtype_named, problem
 
@@ -23,7 +23,7 @@ WARM_BELOW = 0.5
 PAUSE = 5e-3  # OpenMP's threads spin for some milliseconds after a call, on a core that is the next one's
 
 
-def timed(prepared: _peers.Prepared, number: int = 1, *, warm: bool = False) -> tuple[float, object]:
+def timed(prepared: Prepared, number: int = 1, *, warm: bool = False) -> tuple[float, object]:
     """Seconds a call, and the last result, kept so that freeing it is not timed; ``warm``: as many calls go before."""
     time.sleep(PAUSE)
     with prepared.settings:

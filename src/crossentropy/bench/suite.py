@@ -20,19 +20,27 @@ OPS = {
     "loss + gradient": Op(2, "copy"),  # reads the logits, writes the gradient
     "loss + gradient in place": Op(2, "scale"),  # writes it where the logits were
     "log-softmax": Op(2, "copy"),  # reads the logits, writes as many
+    "softmax": Op(2, "copy"),
     "probability targets": Op(3, "combine"),  # loss + gradient; reads logits and targets, writes the gradient
 }
 
 SHAPES = {
     (32, 10): "what a call costs",
-    (1048576, 10): "digits: few classes",
+    (1048576, 2): "yes or no",
+    (1048576, 3): "few classes, which fill no vector",
+    (1048576, 10): "digits",
+    (1048576, 20): "more than a vector of AVX-512",
+    (1048576, 50): "the most that are few",
     (65536, 1000): "the head of an ImageNet classifier",
     (4096, 32000): "the vocabulary of Llama 2",
     (2048, 50257): "of GPT-2, which is odd",
     (1024, 128256): "of Llama 3",
     (512, 256000): "of Gemma",
     (8, 21, 512, 512): "segmentation: the class axis is not last",
+    (2, 150, 512, 512): "of ADE20K",
 }
+FEW = [shape for shape in SHAPES if shape[0] == 1048576]
+SEGMENTATION = [shape for shape in SHAPES if len(shape) == 4]
 LARGE = [(65536, 1000), (4096, 32000), (2048, 50257), (1024, 128256)]
 VOCABULARY = (4096, 32000)  # where dtypes and inputs are compared
 QUICK = [(32, 10), (65536, 100), (256, 32000)]  # the last two: 26 and 33 MB
@@ -46,6 +54,11 @@ INPUTS = {
     "led": "normals, the target 20 ahead of every class",
 }
 
+# Options of a loss that are timed beside the plain call, one at a time.
+OPTIONS = {"class_weight": "class weights", "ignore_index": "a tenth of the targets ignored"}
+WITH_OPTIONS = (1048576, 10)  # where they are
+IGNORED = -100
+
 
 class Case(NamedTuple):
     """One thing to compute, whoever does it."""
@@ -55,6 +68,7 @@ class Case(NamedTuple):
     axis: int = -1
     dtype: str = "float32"
     inputs: str = "normal"
+    option: str = ""  # one of OPTIONS
 
     @property
     def classes(self) -> int:
@@ -84,7 +98,7 @@ class Case(NamedTuple):
         return " x ".join(map(str, self.shape)) + (f", class axis {self.axis}" if self.axis != -1 else "")
 
     def __str__(self):
-        return f"{self.op}, {self.shape_text}, {self.dtype}, {self.inputs}"
+        return ", ".join([self.op, self.shape_text, self.dtype, self.inputs, *filter(None, [self.option])])
 
 
 def _case(op, shape, **rest):
@@ -97,8 +111,11 @@ def cases(quick: bool = False) -> list[Case]:
     if quick:
         return [_case(op, shape) for shape in QUICK for op in both] + [_case(op, QUICK[-1]) for op in list(OPS)[2:]]
     found = [_case(op, shape) for shape in SHAPES for op in both]
-    found += [_case(op, shape) for shape in LARGE for op in ("loss + gradient in place", "log-softmax")]
+    found += [_case(op, shape) for shape in LARGE for op in ("loss + gradient in place", "log-softmax", "softmax")]
+    found += [_case(op, shape) for shape in FEW for op in ("log-softmax", "softmax")]
+    found += [_case("log-softmax", shape) for shape in SEGMENTATION]
     found += [_case("probability targets", VOCABULARY)]
+    found += [_case(op, WITH_OPTIONS, option=option) for option in OPTIONS for op in both]
     found += [_case(op, VOCABULARY, dtype=dtype) for dtype in ("bfloat16", "float16", "float64") for op in both]
     found += [_case(op, VOCABULARY, inputs=inputs) for inputs in list(INPUTS)[1:] for op in both]
     return found
@@ -133,6 +150,7 @@ class Problem(NamedTuple):
     x: np.ndarray  # the logits
     targets: np.ndarray  # int64 classes; for 'probability targets' float32 of x's shape
     out: np.ndarray | None  # of x's shape and dtype, None where nothing of that size is computed
+    options: dict  # keywords of `crossentropy.cross_entropy`
 
 
 def problem(case: Case) -> Problem:
@@ -160,7 +178,12 @@ def problem(case: Case) -> Problem:
         targets[targets == case.classes] -= 2
     elif case.inputs == "led":
         np.put_along_axis(rows, targets[..., None], rows.max(axis=-1, keepdims=True) + 20, -1)
+    options = {}
+    if case.option == "class_weight":
+        options["class_weight"] = rng.uniform(0.5, 2, case.classes).astype(x.dtype)
+    elif case.option == "ignore_index":
+        targets[rng.random(targets.shape) < 0.1] = options["ignore_index"] = IGNORED
     out = None if case.op == "loss" else aligned(case.shape, x.dtype)
     if out is not None:
         out[...] = x  # in place the logits are these; and no page is touched first within a timing
-    return Problem(case, x, targets, out)
+    return Problem(case, x, targets, out, options)

@@ -25,7 +25,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary, has
 
 from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
-from . import calls, composed, eager
+from . import calls, composed, eager, short
 from .bridge import Options
 
 __all__ = ["CrossEntropyLoss", "cross_entropy", "empty_cache", "log_softmax"]
@@ -115,6 +115,17 @@ def cross_entropy(
         )
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
+    if (
+        weight is None
+        and dtype is None
+        and not extras
+        and not inplace
+        and reduction == "mean"
+        and type(label_smoothing) is float
+        and label_smoothing == 0.0
+        and (loss := short.cross_entropy(input, target, ignore_index)) is not None
+    ):
+        return loss
     if reduction not in _REDUCTIONS:
         reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name; for any other a ValueError
     options = Options(ignore_index, label_smoothing, **calls.extras("cross_entropy", extras, _OWN), reduction=reduction)

@@ -27,6 +27,9 @@ Options = namedtuple("Options", ["ignore_index", "label_smoothing", *EXTRAS, "re
 PLAIN = Options(-100, *(DEFAULTS[name] for name in Options._fields[1:]))
 
 
+_PLAIN = {"ignore_index": PLAIN.ignore_index}
+
+
 def class_axis(x: torch.Tensor) -> int:
     """The axis along which PyTorch's cross_entropy has the classes."""
     return 0 if x.dim() == 1 else 1
@@ -78,6 +81,10 @@ def _named(input, target, weight, options: Options) -> dict:
 
 def loss(input, target, weight, options: Options) -> torch.Tensor:
     """The loss, for a call that nothing differentiates."""
+    if weight is None and options is PLAIN and not target.is_floating_point() and input.dim() == 2:
+        x = array(input)
+        with _on_torchs_threads(input):
+            return tensor(cross_entropy(x, target.numpy(), **_PLAIN))
     with _on_torchs_threads(input):
         return tensor(cross_entropy(array(input), array(target), **_named(input, target, weight, options)))
 
@@ -121,12 +128,13 @@ def check(input, target, weight, statistics, divisor, options: Options) -> None:
 def at_once(input, target, weight, options: Options) -> tuple[np.floating, torch.Tensor]:
     """(loss, gradient) of logits of float32 or float64 on the CPU, for 'mean' and 'sum'."""
     small = input.numel() * input.itemsize < cache.LARGE
-    plain = weight is None and options[1:] == PLAIN[1:] and input.dim() == 2 and not target.is_floating_point()
-    if small and plain:  # no option is passed, because only a call without options takes the package's short way
+    plain = weight is None and (options is PLAIN or options[1:] == PLAIN[1:])
+    if small and plain and input.dim() == 2 and not target.is_floating_point():
+        # No option is passed, because only a call without options takes the package's short way.
+        x = input.detach().resolve_neg().numpy()
         with _on_torchs_threads(input):
-            x = input.detach().resolve_neg().numpy()
             found = cross_entropy_and_grad(x, target.numpy(), ignore_index=options.ignore_index)
-        return found.loss, tensor(found.grad)
+        return found.loss, torch.from_numpy(found.grad)
     grad = cache.empty_like(input)
     return _forward_backward(input, target, weight, options, grad), grad
 
