@@ -83,8 +83,8 @@ cdef extern from "rows/targets.h" nogil:
     ctypedef struct target_scan:
         Py_ssize_t first_bad
         compensated weights
-    void c_scan_targets "scan_targets"(const index_targets *, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *,
-                                       const double *, target_scan *) noexcept
+    void c_scan_targets "scan_targets"(const isa_table *, const index_targets *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                                       const double *, const double *, target_scan *) noexcept
 
 cdef extern from "math/compensated.h" nogil:
     double compensated_value(compensated)
@@ -219,7 +219,7 @@ cdef int targets_of(index_targets *t, Buffers buffers, targets, int size, ignore
     return 0
 
 
-def scan_targets(targets, int size, ignored, Py_ssize_t rows, Py_ssize_t classes, class_weight, sample_weight):
+def scan_targets(str isa, targets, int size, ignored, Py_ssize_t rows, Py_ssize_t classes, class_weight, sample_weight):
     """The first bad target or -1, and the sum of sample weight times class weight over the others."""
     cdef Buffers buffers = Buffers()
     cdef index_targets t
@@ -230,10 +230,11 @@ def scan_targets(targets, int size, ignored, Py_ssize_t rows, Py_ssize_t classes
     cdef const double *w = <const double *>buffers.data(class_weight, PyBUF_SIMPLE)
     cdef const double *v = <const double *>buffers.data(sample_weight, PyBUF_SIMPLE)
     cdef Py_ssize_t first = 0, last
+    cdef const isa_table *table = isa_select(isa.encode())
     while first < rows:
         last = min(rows, first + LARGEST_SLICE)
         with nogil:
-            c_scan_targets(&t, first, last, classes, w, v, &scan)
+            c_scan_targets(table, &t, first, last, classes, w, v, &scan)
         first = last
         raise_signals()
     return scan.first_bad, compensated_value(scan.weights)
@@ -426,7 +427,7 @@ def light(str isa, int threads, x, targets, grad):
     t.row_scale = &buffers.row_scale
     scan.first_bad = -1
     scan.weights.sum = scan.weights.error = 0
-    c_scan_targets(&t.targets, 0, t.rows, t.classes, NULL, NULL, &scan)
+    c_scan_targets(t.isa, &t.targets, 0, t.rows, t.classes, NULL, NULL, &scan)
     if scan.first_bad >= 0:
         return None
     t.tiled = suits_tiles(&t)

@@ -153,6 +153,8 @@ typedef struct {
 typedef struct {
     const char *name;
     void (*fence)(void);      /* after a thread's last store that bypasses the caches */
+    /* scan.h */
+    ptrdiff_t (*scan)(const void *targets, int size, ptrdiff_t n, int64_t classes, int has_ignored, int64_t ignored);
     void (*complete)(batch *b, ptrdiff_t rows, int targets, int is_f64);    /* targets: own and p count */
     const block_functions *of[4];    /* by element */
     const stream_functions *streams;

@@ -114,7 +114,7 @@ SIMD mask_f64 NAME_R(near_factors)(const usual_rows *u, const batch *b, ptrdiff_
     store_f64(u->factor + i, v_mul_f64(product, v_set1_f64(1 / EXP_SCALE)));
     const mask_f64 small = v_less_f64(v_where_f64(none, v_set1_f64(1), size), v_set1_f64(EXP_CONSTANTS.smallest));
     const mask_f64 large = v_less_f64(v_set1_f64(0x1p20), v_max_f64(factor, v_sub_f64(zero, factor)));
-    return mask_or_f64(v_nan_f64(of_uncounted), mask_or_f64(small, large));    /* 0 times NaN is no 0 */
+    return mask_or_f64(v_nan_f64(of_uncounted), mask_or_f64(small, large)); /* 0 times NaN is no 0 */
 }
 
 SIMD void NAME_R(near_numbers_as)(usual_rows *u, batch *b, ptrdiff_t tiles, int targets, int keeps)

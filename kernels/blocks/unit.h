@@ -6,6 +6,7 @@
 
 #include "blocks/blocks.h"
 #include "blocks/complete.h"
+#include "blocks/scan.h"
 #include "blocks/streams.h"
 #include "math/exp_sum.h"
 #include "math/lane_total.h"
@@ -83,6 +84,7 @@ static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 const isa_table PASTE(isa, ISA) = {
-    TEXT(ISA), fence, complete, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64}, &functions_streams};
+    TEXT(ISA),         fence, scan, complete, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
+    &functions_streams};
 
 #endif

@@ -2,6 +2,7 @@
 #ifndef TARGETS_H
 #define TARGETS_H
 
+#include "blocks/blocks.h"
 #include "math/compensated.h"
 #include "types.h"
 
@@ -27,7 +28,7 @@ typedef struct {
 } target_scan;
 
 /* Of the targets of a range of rows; rows that are ignored or of sample weight 0 don't count. */
-void scan_targets(const index_targets *t, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes,
+void scan_targets(const isa_table *isa, const index_targets *t, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes,
                   const double *class_weight, const double *sample_weight, target_scan *scan);
 
 #endif

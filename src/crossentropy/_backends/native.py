@@ -127,7 +127,9 @@ def scan_targets(
 ) -> tuple[int, float]:
     """The first target that is no class (or -1), and the sum of sample weight times class weight over the others."""
     ignored = _bits(ignore_index)
-    return _native.scan_targets(targets, _size(targets), ignored, targets.size, classes, class_weight, sample_weight)
+    return _native.scan_targets(
+        current_isa(), targets, _size(targets), ignored, targets.size, classes, class_weight, sample_weight
+    )
 
 
 def light(x: Any, targets: Any, wants_grad: bool = False, out: Any = None) -> tuple[float, np.ndarray | None] | None:

@@ -1,0 +1,38 @@
+/* A look at index targets, in loops that the compiler makes the unit's vectors of: each integer type is widened as
+ * target_at of rows/targets.h does it. */
+#include "blocks/blocks.h"
+
+/* The highest bit of y | (classes - 1 - y), taken without a sign, is set for what is no class. */
+#define COUNT(TYPE)                                              \
+    for (ptrdiff_t i = 0; i < n; ++i) {                          \
+        const uint64_t y = (uint64_t)((const TYPE *)targets)[i]; \
+        const uint64_t is_skipped = -(uint64_t)(y == skipped);   \
+        count -= is_skipped;                                     \
+        bad |= (y | (most - y)) & ~is_skipped;                   \
+    }
+#define LOOK(TYPE)                                               \
+    for (ptrdiff_t i = 0; i < n; ++i) {                          \
+        const uint64_t y = (uint64_t)((const TYPE *)targets)[i]; \
+        bad |= y | (most - y);                                   \
+    }
+#define SCAN(TYPE)               \
+    if (has_ignored) COUNT(TYPE) \
+    else LOOK(TYPE)              \
+    break;
+
+/* How many of n targets (their size negative where they are signed) are ignored; -1 where another is no class. */
+static ptrdiff_t scan(const void *targets, int size, ptrdiff_t n, int64_t classes, int has_ignored, int64_t ignored)
+{
+    const uint64_t most = (uint64_t)classes - 1, skipped = (uint64_t)ignored;
+    uint64_t count = 0, bad = 0;
+    switch (size) {
+    case 1: SCAN(uint8_t)
+    case -1: SCAN(int8_t)
+    case 2: SCAN(uint16_t)
+    case -2: SCAN(int16_t)
+    case 4: SCAN(uint32_t)
+    case -4: SCAN(int32_t)
+    default: SCAN(int64_t)
+    }
+    return bad >> 63 ? -1 : (ptrdiff_t)count;
+}
