@@ -73,7 +73,8 @@ static inline int is_above(top_term a, top_term b) { return a.z - b.z > (b.e - a
 
 /* The rows of a tile, every lane of it, whose targets are classes with at most a weight, or that have none (near.h). */
 typedef struct {
-    int keeps;                   /* e^z in the tile, for a gradient or a softmax */
+    int results;                 /* gradients or a softmax, */
+    int in_tile;                 /* made of e^z that the tile keeps */
     int near;                    /* the tile lies near 0, and its gradients have room in the lanes */
     const int64_t *y;            /* IN the classes, or NULL */
     int has_ignored;
@@ -83,6 +84,11 @@ typedef struct {
     double *factor, *value;      /* OUT what e^z is multiplied by, the gradient at y */
     double *loss;                /* OUT, or NULL */
 } usual_rows;
+
+/* Of each element of rows in a run, as many as there are lanes: its row and its class, of the lanes' type or as wide. */
+typedef struct {
+    const void *rows, *class_numbers;
+} run_pattern;
 
 /* What has arrived at the log-softmax of a row: the sum of g, but of the class that leads (where x = top) alone. Without
  * x no class leads. */
@@ -138,6 +144,11 @@ typedef struct {
     int (*near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b);
     void (*near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles);
     void (*near_gradient)(void *tile, ptrdiff_t classes, const usual_rows *u);
+    void (*pattern_of)(ptrdiff_t classes, void *rows, void *class_numbers);
+    void (*near_gradient_run)(const void *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, void *out,
+                              int bypass);
+    void (*near_log_softmax_run)(const void *x, ptrdiff_t classes, const batch *b, run_pattern of, void *out,
+                                 int bypass);
 } block_functions;
 
 #define STREAM_ROW 16384    /* elements: what streams are split between threads by */

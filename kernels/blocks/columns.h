@@ -33,6 +33,25 @@ static void NAME_R(tile_run)(const void *from, ptrdiff_t classes, void *tile)
     }
 }
 
+/* The classes from c on of each row, as PART vectors have them; those that end before a row does are cut where they would
+ * leave the last one. */
+SIMD void NAME_R(untile_part)(const vec *v, ptrdiff_t classes, ptrdiff_t c, int cuts, REAL *out)
+{
+    UNROLLED
+    for (int part = 0; part < LANES / PART; ++part) {
+        UNROLLED
+        for (int i = 0; i < PART; ++i) {
+            const ptrdiff_t at = (part * PART + i) * classes + c, left = LANES * classes - at;
+            if (!cuts || left >= PART) v_store_part_of(out + at, v[i], part);
+            else {
+                REAL last[16 / sizeof(REAL)];
+                v_store_part_of(last, v[i], part);
+                for (ptrdiff_t j = 0; j < left; ++j) out[at + j] = last[j];
+            }
+        }
+    }
+}
+
 static void NAME_R(untile_run)(const void *tile, ptrdiff_t classes, void *to)
 {
     const REAL *from = tile;
@@ -42,16 +61,8 @@ static void NAME_R(untile_run)(const void *tile, ptrdiff_t classes, void *to)
         vec v[16 / sizeof(REAL)];
         for (ptrdiff_t i = 0; i < PART; ++i) v[i] = v_load_real(from + (c + i) * LANES);
         transpose_parts(v);
-        for (int part = 0; part < LANES / PART; ++part)
-            for (ptrdiff_t i = 0; i < PART; ++i) {
-                const ptrdiff_t row = part * PART + i, at = row * classes + c, left = LANES * classes - at;
-                if (left >= PART) v_store_part_of(out + at, v[i], part);
-                else {
-                    REAL last[16 / sizeof(REAL)];
-                    v_store_part_of(last, v[i], part);
-                    for (ptrdiff_t j = 0; j < left; ++j) out[at + j] = last[j];
-                }
-            }
+        if (c + PART > classes) NAME_R(untile_part)(v, classes, c, 1, out);
+        else NAME_R(untile_part)(v, classes, c, 0, out);
     }
 }
 
@@ -175,10 +186,9 @@ static void NAME_R(columns_gradient)(void *tile, const void *q_tile, ptrdiff_t c
     }
 }
 
-/* As log_softmax in rows.h: z - m - l, where m is lse rounded to REAL and l the rest of it. */
-static void NAME_R(columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b)
+/* lse rounded to REAL, and the rest of it. */
+SIMD vec NAME_R(lse_of)(const batch *b, vec *rest)
 {
-    REAL *x = tile;
     vec_f64 sums[WIDE], lows[WIDE];
     for (int u = 0; u < WIDE; ++u)
         sums[u] = v_add_f64(load_f64(b->max + u * LANES_f64), load_f64(b->log_sum + u * LANES_f64));
@@ -188,6 +198,15 @@ static void NAME_R(columns_log_softmax)(void *tile, ptrdiff_t classes, const bat
         const vec_f64 low = v_add_f64(above, load_f64(b->log_sum + u * LANES_f64));
         lows[u] = v_add_f64(low, load_f64(b->log_sum_off + u * LANES_f64));
     }
-    const vec l = v_narrow(lows[0], lows[WIDE - 1]);
+    *rest = v_narrow(lows[0], lows[WIDE - 1]);
+    return m;
+}
+
+/* As log_softmax in rows.h: z - lse, in two steps. */
+static void NAME_R(columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b)
+{
+    REAL *x = tile;
+    vec l;
+    const vec m = NAME_R(lse_of)(b, &l);
     for (ptrdiff_t c = 0; c < classes; ++c) v_store_real(x + c * LANES, v_sub(v_sub(v_load_real(x + c * LANES), m), l));
 }

@@ -41,7 +41,7 @@ SIMD int NAME_R(near_max)(const REAL *x, ptrdiff_t classes, const int64_t *y, ve
     return !mask_count(mask_or(v_less(most, *top), v_less(v_min(low[0], low[1]), v_sub(v_set1(0), most))));
 }
 
-/* The sums of a tile; 0 where it does not lie near 0. With keeps the tile holds e^z, times EXP_SCALE, then. */
+/* The sums of a tile; 0 where it does not lie near 0. With in_tile the tile holds e^z, times EXP_SCALE, then. */
 static int NAME_R(near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b)
 {
     const vec zero = v_set1(0);
@@ -51,8 +51,8 @@ static int NAME_R(near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u,
     if (!near) return 0;
     EXP_SUM s = exp_sum_of_none();
     const EXP_FRAME f = frame_of(zero, zero);
-    const vec ties = u->keeps ? NAME_R(columns_add)(tile, classes, top, f, &s, 1, NEAR)
-                              : NAME_R(columns_add)(tile, classes, top, f, &s, 0, NEAR);
+    const vec ties = u->results && u->in_tile ? NAME_R(columns_add)(tile, classes, top, f, &s, 1, NEAR)
+                                              : NAME_R(columns_add)(tile, classes, top, f, &s, 0, NEAR);
     exp_sum_store(&s, b->sum, b->sum_error);
     NAME_R(store_lanes)(b->base, v_sub(ties, v_set1(1)));
     NAME_R(store_lanes)(b->own, zero);
@@ -135,7 +135,7 @@ SIMD void NAME_R(near_numbers_as)(usual_rows *u, batch *b, ptrdiff_t tiles, int 
 static void NAME_R(near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles)
 {
     const int targets = u->y != NULL;
-    if (!u->keeps) NAME_R(near_numbers_as)(u, b, tiles, 0, 0);
+    if (!u->results) NAME_R(near_numbers_as)(u, b, tiles, 0, 0);
     else if (targets) NAME_R(near_numbers_as)(u, b, tiles, 1, 1);
     else NAME_R(near_numbers_as)(u, b, tiles, 0, 1);
 }
@@ -155,5 +155,72 @@ static void NAME_R(near_gradient)(void *tile, ptrdiff_t classes, const usual_row
         const vec grad = v_mul(v_load_real(x + i * LANES), factors);
         v_store_real(x + i * LANES, v_where(v_equal(ys, c), values, grad));
         c = v_add(c, one);
+    }
+}
+
+/* ---------------------------------------------------------------------- results of rows that lie in a run
+ *
+ * These are made where the logits lie, a vector of them after the other, whatever rows it reaches over: what is one number
+ * of a row is picked for each element. e^z once more takes less than the way out of a tile. */
+
+#define INTEGER_f32 int32_t
+#define INTEGER_f64 int64_t
+
+static void NAME_R(pattern_of)(ptrdiff_t classes, void *rows, void *class_numbers)
+{
+    PASTE(INTEGER, REAL) *row = rows;
+    REAL *number = class_numbers;
+    for (ptrdiff_t i = 0; i < classes * LANES; ++i) {
+        row[i] = (PASTE(INTEGER, REAL))(i / classes);
+        number[i] = (REAL)(i % classes);
+    }
+}
+
+SIMD void NAME_R(near_run)(const REAL *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, REAL *out,
+                           int targets, int bypass)
+{
+    const EXP_FRAME f = frame_of(v_set1(0), v_set1(0));
+    const vec factors = NAME_R(lanes_of)(u->factor);
+    vec ys = factors, values = factors;
+    if (targets) ys = NAME_R(classes_of)(u->y), values = NAME_R(lanes_of)(u->value);
+    for (ptrdiff_t i = 0; i < classes * LANES; i += LANES) {
+        const PASTE(INTEGER, REAL) *rows = (const PASTE(INTEGER, REAL) *)of.rows + i;
+        if (!bypass) prefetch((const char *)(out + i) + OUT_PREFETCH);
+        vec q;
+        const vec high = v_exp_near(v_load_real(x + i), f, &q);
+        vec result = v_mul(v_fma(high, q, high), v_pick(factors, rows));
+        if (targets) {
+            const mask at_y = v_equal(v_pick(ys, rows), v_load_real((const REAL *)of.class_numbers + i));
+            result = v_where(at_y, v_pick(values, rows), result);
+        }
+        if (bypass) v_bypass_real(out + i, result);
+        else v_store_real(out + i, result);
+    }
+}
+
+/* From the logits to their gradients or softmax. */
+static void NAME_R(near_gradient_run)(const void *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, void *out,
+                                      int bypass)
+{
+    if (u->y && bypass) NAME_R(near_run)(x, classes, u, of, out, 1, 1);
+    else if (u->y) NAME_R(near_run)(x, classes, u, of, out, 1, 0);
+    else if (bypass) NAME_R(near_run)(x, classes, u, of, out, 0, 1);
+    else NAME_R(near_run)(x, classes, u, of, out, 0, 0);
+}
+
+/* As columns_log_softmax. */
+static void NAME_R(near_log_softmax_run)(const void *logits, ptrdiff_t classes, const batch *b, run_pattern of,
+                                         void *to, int bypass)
+{
+    const REAL *x = logits;
+    REAL *out = to;
+    vec l;
+    const vec m = NAME_R(lse_of)(b, &l);
+    for (ptrdiff_t i = 0; i < classes * LANES; i += LANES) {
+        const PASTE(INTEGER, REAL) *rows = (const PASTE(INTEGER, REAL) *)of.rows + i;
+        if (!bypass) prefetch((const char *)(out + i) + OUT_PREFETCH);
+        const vec result = v_sub(v_sub(v_load_real(x + i), v_pick(m, rows)), v_pick(l, rows));
+        if (bypass) v_bypass_real(out + i, result);
+        else v_store_real(out + i, result);
     }
 }

@@ -39,7 +39,10 @@
      PASTE(columns_log_softmax, REAL), \
      PASTE(near_sums, REAL),           \
      PASTE(near_numbers, REAL),        \
-     PASTE(near_gradient, REAL)}
+     PASTE(near_gradient, REAL),       \
+     PASTE(pattern_of, REAL),          \
+     PASTE(near_gradient_run, REAL),   \
+     PASTE(near_log_softmax_run, REAL)}
 
 #define REAL f32
 #include "blocks/columns.h"

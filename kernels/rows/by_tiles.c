@@ -204,8 +204,7 @@ static ptrdiff_t run_group(tile *w, ptrdiff_t row, ptrdiff_t last)
             run_tile(w, u->row[i], u->rows[i], last);
             continue;
         }
-        end_usual(u, i);
-        if (w->t->out.data) write_tile(&w->to_out, u->row[i], u->rows[i], u->x[i]);
+        if (end_usual(u, i)) write_tile(&w->to_out, u->row[i], u->rows[i], u->x[i]);
     }
     return row;
 }
@@ -230,7 +229,7 @@ void by_tiles(const task *t)
     const ptrdiff_t tile_bytes = (t->classes + lanes) * lanes * real, vector = 64;
     ptrdiff_t kept = 0;
     const ptrdiff_t tiles = is_usual(t) ? tiles_of_group(t, tile_bytes, &kept) : 0;
-    char *memory = w ? malloc((size_t)((2 + kept) * tile_bytes + vector + MOST_LANES * t->classes * 8)) : NULL;
+    char *memory = w ? malloc((size_t)((4 + kept) * tile_bytes + vector + MOST_LANES * t->classes * 8)) : NULL;
     if (!memory) {
         free(w);
         ran_out_of_memory(t);
@@ -242,11 +241,12 @@ void by_tiles(const task *t)
     w->in_place = is_in_place(t);
     w->x = memory + (vector - (ptrdiff_t)((uintptr_t)memory % (uintptr_t)vector)) % vector;
     w->q = t->q.data ? w->x + tile_bytes : NULL;
-    char *copies = w->x + (2 + kept) * tile_bytes;
-    open_usual(&w->usual, t, tiles, kept, w->x + 2 * tile_bytes, tile_bytes);
+    char *copies = w->x + (4 + kept) * tile_bytes;
+    open_usual(&w->usual, t, tiles, kept, w->x + 4 * tile_bytes, tile_bytes);
     w->from_x = tile_reader_of(t, &t->x, w->in_place, copies);
     w->from_q = tile_reader_of(t, &t->q, w->in_place && lies_side_by_side(t, &t->q), copies);
     w->to_out = tile_writer_of(t, w->in_place && lies_side_by_side(t, &t->out), copies);
+    if (w->usual.tiles && w->from_x.runs && w->to_out.runs) find_pattern(&w->usual, w->x + 2 * tile_bytes, tile_bytes);
     ptrdiff_t first, last;
     while (take_rows(t, &first, &last)) run_tiles(w, first, last);
     t->isa->fence();

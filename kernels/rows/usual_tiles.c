@@ -26,6 +26,7 @@ ptrdiff_t tiles_of_group(const task *t, ptrdiff_t tile_bytes, ptrdiff_t *kept)
 
 void open_usual(usual_tiles *w, const task *t, ptrdiff_t tiles, ptrdiff_t kept, char *memory, ptrdiff_t tile_bytes)
 {
+    w->pattern.rows = w->pattern.class_numbers = NULL;
     w->t = t;
     w->k = t->isa->of[t->x.type];
     w->tiles = tiles;
@@ -36,7 +37,7 @@ void open_usual(usual_tiles *w, const task *t, ptrdiff_t tiles, ptrdiff_t kept, 
         w->x[i] = memory + (kept > 1 ? i * tile_bytes : 0);
         usual_rows *u = w->u + i;
         memset(u, 0, sizeof *u);
-        u->keeps = t->work == SOFTMAX || t->work == FORWARD_BACKWARD;
+        u->results = t->work == SOFTMAX || t->work == FORWARD_BACKWARD;
         u->y = t->targets.data ? of->y : NULL;
         u->has_ignored = t->targets.has_ignored;
         u->ignored = (double)t->targets.ignored;
@@ -46,6 +47,12 @@ void open_usual(usual_tiles *w, const task *t, ptrdiff_t tiles, ptrdiff_t kept, 
         u->factor = of->factor, u->value = of->value;
         u->loss = t->loss ? of->loss : NULL;
     }
+}
+
+void find_pattern(usual_tiles *w, char *memory, ptrdiff_t tile_bytes)
+{
+    w->k->pattern_of(w->t->classes, memory, memory + tile_bytes);
+    w->pattern.rows = memory, w->pattern.class_numbers = memory + tile_bytes;
 }
 
 /* What the rows bring; lanes past them keep what was there before. */
@@ -64,7 +71,7 @@ static void find_arrays(usual_tiles *w, ptrdiff_t i, ptrdiff_t row, ptrdiff_t ro
             of->own[j] = (uint64_t)u->y[j] < (uint64_t)t->classes ? t->options.class_weight[u->y[j]] : 1;
     }
     for (ptrdiff_t j = 0; j < rows && u->v; ++j) of->v[j] = t->options.sample_weight[row + j];
-    if (u->keeps && t->row_scale && (t->row_scale_step || u->v))
+    if (u->results && t->row_scale && (t->row_scale_step || u->v))
         for (ptrdiff_t j = 0; j < rows; ++j)
             of->scale[j] = t->row_scale[(row + j) * t->row_scale_step] * (u->v ? of->v[j] : 1);
 }
@@ -72,6 +79,8 @@ static void find_arrays(usual_tiles *w, ptrdiff_t i, ptrdiff_t row, ptrdiff_t ro
 void sum_usual(usual_tiles *w, ptrdiff_t i, ptrdiff_t row, ptrdiff_t rows)
 {
     w->row[i] = row, w->rows[i] = rows;
+    w->in_run[i] = w->pattern.rows && rows == w->k->lanes;
+    w->u[i].in_tile = !w->in_run[i];
     find_arrays(w, i, row, rows);
     w->u[i].near = w->k->near_sums(w->x[i], w->t->classes, w->u + i, w->b + i);
 }
@@ -91,11 +100,31 @@ static void keep_usual(const usual_tiles *w, ptrdiff_t i)
     }
 }
 
-void end_usual(usual_tiles *w, ptrdiff_t i)
+/* Straight from where the logits of tile i lie to where its results do. */
+static void write_run(usual_tiles *w, ptrdiff_t i)
 {
     const task *t = w->t;
-    if (w->u[i].loss == w->of[i].loss) memcpy(t->loss + w->row[i], w->of[i].loss, (size_t)w->rows[i] * sizeof *t->loss);
+    const ptrdiff_t classes = t->classes, at = w->row[i] * classes * element_size(t->x.type);
+    const ptrdiff_t vector = w->k->lanes * element_size(t->x.type);
+    const char *x = t->x.data + at;
+    char *out = t->out.data + at;
+    const int bypass = t->bypass && (uintptr_t)out % (uintptr_t)vector == 0;
+    if (t->work == LOG_SOFTMAX) w->k->near_log_softmax_run(x, classes, w->b + i, w->pattern, out, bypass);
+    else w->k->near_gradient_run(x, classes, w->u + i, w->pattern, out, bypass);
+}
+
+int end_usual(usual_tiles *w, ptrdiff_t i)
+{
+    const task *t = w->t;
+    if (t->loss && w->u[i].loss == w->of[i].loss)
+        memcpy(t->loss + w->row[i], w->of[i].loss, (size_t)w->rows[i] * sizeof *t->loss);
     if (t->statistics) keep_usual(w, i);
+    if (!t->out.data) return 0;
+    if (w->in_run[i]) {
+        write_run(w, i);
+        return 0;
+    }
     if (t->work == LOG_SOFTMAX) w->k->columns_log_softmax(w->x[i], t->classes, w->b + i);
-    else if (w->u[i].keeps) w->k->near_gradient(w->x[i], t->classes, w->u + i);
+    else w->k->near_gradient(w->x[i], t->classes, w->u + i);
+    return 1;
 }

@@ -19,6 +19,8 @@ typedef struct {
     ptrdiff_t tiles;                        /* of a group */
     ptrdiff_t row[GROUP], rows[GROUP];      /* the first of each, and how many */
     char *x[GROUP];                         /* the tiles; one for all where nothing of them is needed afterwards */
+    run_pattern pattern;                    /* where logits and results lie in runs, else NULL */
+    int in_run[GROUP];
     usual_rows u[GROUP];
     batch b[GROUP];
     usual_arrays of[GROUP];
@@ -32,10 +34,14 @@ ptrdiff_t tiles_of_group(const task *t, ptrdiff_t tile_bytes, ptrdiff_t *kept);
 
 void open_usual(usual_tiles *w, const task *t, ptrdiff_t tiles, ptrdiff_t kept, char *memory, ptrdiff_t tile_bytes);
 
+/* Logits and results lie in runs: two tiles of memory more spare the way out of a tile. */
+void find_pattern(usual_tiles *w, char *memory, ptrdiff_t tile_bytes);
+
 /* Tile i holds these rows: their sums. */
 void sum_usual(usual_tiles *w, ptrdiff_t i, ptrdiff_t row, ptrdiff_t rows);
 
-/* Tile i, after k->near_numbers: its losses and statistics, and its results in the tile. */
-void end_usual(usual_tiles *w, ptrdiff_t i);
+/* Tile i, after k->near_numbers: its losses and statistics, and its results, where they belong or, nonzero, in the
+ * tile. */
+int end_usual(usual_tiles *w, ptrdiff_t i);
 
 #endif

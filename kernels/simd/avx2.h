@@ -138,6 +138,17 @@ SIMD vec_f32 v_narrow_f32(vec_f64 low, vec_f64 high)
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(low)), _mm256_cvtpd_ps(high), 1);
 }
 
+SIMD vec_f32 v_pick_f32(vec_f32 a, const int32_t *lanes)
+{
+    return _mm256_permutevar8x32_ps(a, _mm256_loadu_si256((const __m256i *)lanes));
+}
+SIMD vec_f64 v_pick_f64(vec_f64 a, const int64_t *lanes)
+{
+    f64 of[4];
+    _mm256_storeu_pd(of, a);
+    return _mm256_set_pd(of[lanes[3]], of[lanes[2]], of[lanes[1]], of[lanes[0]]);
+}
+
 SIMD vec_f32 v_load_parts_f32(const f32 *x, ptrdiff_t apart)
 {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x)), _mm_loadu_ps(x + apart), 1);

@@ -171,6 +171,9 @@ SIMD void transpose_lanes(__m512 *v, int apart)
     v[3 * apart] = _mm512_shuffle_f32x4(ab13, cd13, 0xdd);
 }
 
+SIMD vec_f32 v_pick_f32(vec_f32 a, const int32_t *lanes) { return _mm512_permutexvar_ps(_mm512_loadu_si512(lanes), a); }
+SIMD vec_f64 v_pick_f64(vec_f64 a, const int64_t *lanes) { return _mm512_permutexvar_pd(_mm512_loadu_si512(lanes), a); }
+
 SIMD vec_f32 v_load_parts_f32(const f32 *x, ptrdiff_t apart)
 {
     const __m512 a = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(x)), _mm_loadu_ps(x + apart), 1);

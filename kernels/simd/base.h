@@ -146,6 +146,18 @@ typedef uint64_t word_f64;
 BASE_OPERATIONS(f32, 23)
 BASE_OPERATIONS(f64, 52)
 
+#define BASE_PICK(REAL, INTEGER)                                         \
+    SIMD vec_##REAL v_pick_##REAL(vec_##REAL a, const INTEGER *lanes)    \
+    {                                                                    \
+        REAL of[LANES_##REAL], picked[LANES_##REAL];                     \
+        store_##REAL(of, a);                                             \
+        for (int i = 0; i < LANES_##REAL; ++i) picked[i] = of[lanes[i]]; \
+        return load_##REAL(picked);                                      \
+    }
+
+BASE_PICK(f32, int32_t)
+BASE_PICK(f64, int64_t)
+
 SIMD vec_f64 v_of_int64_f64(const int64_t *a)
 {
     f64 lanes[LANES_f64];

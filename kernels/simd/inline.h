@@ -13,4 +13,11 @@
 #define SIMD static inline
 #endif
 
+/* Before a loop whose trips must each be of constants, since it names parts of a vector. */
+#if defined(__GNUC__)
+#define UNROLLED _Pragma("GCC unroll 16")
+#else
+#define UNROLLED
+#endif
+
 #endif

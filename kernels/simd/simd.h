@@ -16,6 +16,7 @@
  *   v_split(a, &e)      a = m 2^e with 1 <= m < 2 for normal a > 0: e, and 2^-e as the result
  *   transpose(v)        the matrix of LANES vectors
  *   transpose_parts(v)  of PART vectors, in each part of 16 bytes apart: these are matrices of PART by PART
+ *   v_pick(v, lanes)    the lanes of v that these integers name, as wide as REAL is
  *   v_load_parts(x, a), v_store_part_of(x, v, i)   a vector's parts from x, x + a ...; its i-th to x
  *   v_widen(a, u)       float64 lanes of the u-th part of WIDE: 2 for float32, 1 for float64
  *   v_of_int64(a)       LANES_f64 integers from a on, rounded to float64
@@ -84,6 +85,8 @@ static const f64 lane_numbers_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 #define transpose PASTE(transpose, REAL)
 #define lane_numbers PASTE(lane_numbers, REAL)
 #define transpose_parts PASTE(transpose_parts, REAL)
+#define v_pick PASTE(v_pick, REAL)
+#define v_bypass_real PASTE(bypass, REAL)
 #define v_load_parts PASTE(v_load_parts, REAL)
 #define v_store_part_of PASTE(v_store_part_of, REAL)
 #define PART ((ptrdiff_t)(16 / sizeof(REAL)))
