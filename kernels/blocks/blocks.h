@@ -145,6 +145,7 @@ typedef struct {
     void (*near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles);
     void (*near_gradient)(void *tile, ptrdiff_t classes, const usual_rows *u);
     void (*pattern_of)(ptrdiff_t classes, void *rows, void *class_numbers);
+    /* NULL where e^z once more takes longer than the way out of a tile: without a table */
     void (*near_gradient_run)(const void *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, void *out,
                               int bypass);
     void (*near_log_softmax_run)(const void *x, ptrdiff_t classes, const batch *b, run_pattern of, void *out,

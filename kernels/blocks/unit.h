@@ -13,35 +13,35 @@
 #include "math/split_weight.h"
 #include "simd/simd.h"
 
-#define BLOCK_FUNCTIONS                \
-    {LANES,                            \
-     EXP_SCALE,                        \
-     NAME(max),                        \
-     NAME(sum),                        \
-     NAME(pass),                       \
-     NAME(arriving),                   \
-     NAME(spread),                     \
-     NAME(gradient),                   \
-     NAME(log_softmax),                \
-     NAME(log_softmax_backward),       \
-     NAME(weighted_max),               \
-     NAME(weighted_sum),               \
-     NAME(tile_rows),                  \
-     NAME(tile_columns),               \
-     NAME(untile_rows),                \
-     NAME(untile_columns),             \
-     PASTE(tile_run, REAL),            \
-     PASTE(untile_run, REAL),          \
-     PASTE(columns_max, REAL),         \
-     PASTE(columns_sum, REAL),         \
-     PASTE(columns_spread, REAL),      \
-     PASTE(columns_gradient, REAL),    \
-     PASTE(columns_log_softmax, REAL), \
-     PASTE(near_sums, REAL),           \
-     PASTE(near_numbers, REAL),        \
-     PASTE(near_gradient, REAL),       \
-     PASTE(pattern_of, REAL),          \
-     PASTE(near_gradient_run, REAL),   \
+#define BLOCK_FUNCTIONS                                 \
+    {LANES,                                             \
+     EXP_SCALE,                                         \
+     NAME(max),                                         \
+     NAME(sum),                                         \
+     NAME(pass),                                        \
+     NAME(arriving),                                    \
+     NAME(spread),                                      \
+     NAME(gradient),                                    \
+     NAME(log_softmax),                                 \
+     NAME(log_softmax_backward),                        \
+     NAME(weighted_max),                                \
+     NAME(weighted_sum),                                \
+     NAME(tile_rows),                                   \
+     NAME(tile_columns),                                \
+     NAME(untile_rows),                                 \
+     NAME(untile_columns),                              \
+     PASTE(tile_run, REAL),                             \
+     PASTE(untile_run, REAL),                           \
+     PASTE(columns_max, REAL),                          \
+     PASTE(columns_sum, REAL),                          \
+     PASTE(columns_spread, REAL),                       \
+     PASTE(columns_gradient, REAL),                     \
+     PASTE(columns_log_softmax, REAL),                  \
+     PASTE(near_sums, REAL),                            \
+     PASTE(near_numbers, REAL),                         \
+     PASTE(near_gradient, REAL),                        \
+     PASTE(pattern_of, REAL),                           \
+     EXP_TABLE ? PASTE(near_gradient_run, REAL) : NULL, \
      PASTE(near_log_softmax_run, REAL)}
 
 #define REAL f32

@@ -246,7 +246,8 @@ void by_tiles(const task *t)
     w->from_x = tile_reader_of(t, &t->x, w->in_place, copies);
     w->from_q = tile_reader_of(t, &t->q, w->in_place && lies_side_by_side(t, &t->q), copies);
     w->to_out = tile_writer_of(t, w->in_place && lies_side_by_side(t, &t->out), copies);
-    if (w->usual.tiles && w->from_x.runs && w->to_out.runs) find_pattern(&w->usual, w->x + 2 * tile_bytes, tile_bytes);
+    if (w->usual.tiles && w->k->near_gradient_run && w->from_x.runs && w->to_out.runs)
+        find_pattern(&w->usual, w->x + 2 * tile_bytes, tile_bytes);
     ptrdiff_t first, last;
     while (take_rows(t, &first, &last)) run_tiles(w, first, last);
     t->isa->fence();
