@@ -21,7 +21,9 @@
  *    number that float64 rounds is a pair, itself and what it is short of, until it is that of a result.
  * F. With few classes, or rows that lie side by side, the lanes are rows (columns.h, rows/by_tiles.c): a vector of 10
  *    classes would be two thirds full and end in a horizontal sum, and a class axis that is not last would have every
- *    row copied. Row by row, either takes twice as long.
+ *    row copied. Row by row, either takes twice as long. Where all logits of a tile lie near 0 no row needs an anchor,
+ *    and everything between its logits and its results stays in lanes (near.h), with the same bits: an anchor's power
+ *    of 2 moves exponents alone.
  * G. A sum of e^z is off by little beside the half ulp of a result. What costs e^z most is adding its two parts
  *    (math/exp.h). So where a sum may be that of a few classes, the parts go into it apart, the larger one without
  *    rounding (math/exp_sum.h): in tiles, in rows of a few hundred classes (FEW), and in rows done again. In longer rows
@@ -70,6 +72,9 @@ typedef struct {
 } top_term;
 
 static inline int is_above(top_term a, top_term b) { return a.z - b.z > (b.e - a.e) * LN2; }
+
+/* NEAR: every logit of a tile lies where e^z needs no anchor. FAR: some row of it has a shift. */
+typedef enum { NEAR, ANYWHERE, FAR } where_rows_lie;
 
 /* The rows of a tile, every lane of it, whose targets are classes with at most a weight, or that have none (near.h). */
 typedef struct {
@@ -130,8 +135,6 @@ typedef struct {
     void (*untile_rows)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, char *const *to);
     void (*untile_columns)(const void *tile, ptrdiff_t rows, ptrdiff_t classes, void *to, ptrdiff_t stride, int bypass);
     /* columns.h */
-    void (*tile_run)(const void *from, ptrdiff_t classes, void *tile);
-    void (*untile_run)(const void *tile, ptrdiff_t classes, void *to);
     void (*columns_max)(const void *tile, ptrdiff_t classes, batch *b);
     void (*columns_sum)(void *tile, ptrdiff_t classes, double headroom, double limit, int keeps, batch *b);
     void (*columns_spread)(const void *tile, const void *q_tile, ptrdiff_t classes, const double *w, double keep,
@@ -144,8 +147,10 @@ typedef struct {
     int (*near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b);
     void (*near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles);
     void (*near_gradient)(void *tile, ptrdiff_t classes, const usual_rows *u);
+    /* runs.h; near_gradient_run is NULL where e^z once more takes longer than the way out of a tile: without a table */
+    void (*tile_run)(const void *from, ptrdiff_t classes, void *tile);
+    void (*untile_run)(const void *tile, ptrdiff_t classes, void *to);
     void (*pattern_of)(ptrdiff_t classes, void *rows, void *class_numbers);
-    /* NULL where e^z once more takes longer than the way out of a tile: without a table */
     void (*near_gradient_run)(const void *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, void *out,
                               int bypass);
     void (*near_log_softmax_run)(const void *x, ptrdiff_t classes, const batch *b, run_pattern of, void *out,

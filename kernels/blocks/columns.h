@@ -3,7 +3,6 @@
 #include <math.h>
 
 #include "blocks/blocks.h"
-#include "blocks/prefetch.h"
 #include "math/exp_sum.h"
 #include "math/lane_total.h"
 #include "simd/simd.h"
@@ -16,61 +15,6 @@ SIMD void NAME_R(store_lanes)(double *to, vec a)
 {
     for (int u = 0; u < WIDE; ++u) store_f64(to + u * LANES_f64, v_widen(a, u));
 }
-
-/* Rows one after the other in memory, into a tile and out of it. Going in, up to PART - 1 elements past the last row are
- * read and come to nothing. Going out, a row is written in parts that may reach into the next, which is then written
- * over; those that would leave the last row are cut. */
-static void NAME_R(tile_run)(const void *from, ptrdiff_t classes, void *tile)
-{
-    const REAL *x = from;
-    REAL *to = tile;
-    for (ptrdiff_t i = 0; i < classes; ++i) prefetch((const char *)(x + i * LANES) + PREFETCH);
-    for (ptrdiff_t c = 0; c < classes; c += PART) {
-        vec v[16 / sizeof(REAL)];
-        for (ptrdiff_t i = 0; i < PART; ++i) v[i] = v_load_parts(x + i * classes + c, PART * classes);
-        transpose_parts(v);
-        for (ptrdiff_t i = 0; i < PART; ++i) v_store_real(to + (c + i) * LANES, v[i]);
-    }
-}
-
-/* The classes from c on of each row, as PART vectors have them; those that end before a row does are cut where they would
- * leave the last one. */
-SIMD void NAME_R(untile_part)(const vec *v, ptrdiff_t classes, ptrdiff_t c, int cuts, REAL *out)
-{
-    UNROLLED
-    for (int part = 0; part < LANES / PART; ++part) {
-        UNROLLED
-        for (int i = 0; i < PART; ++i) {
-            const ptrdiff_t at = (part * PART + i) * classes + c, left = LANES * classes - at;
-            if (!cuts || left >= PART) v_store_part_of(out + at, v[i], part);
-            else {
-                REAL last[16 / sizeof(REAL)];
-                v_store_part_of(last, v[i], part);
-                for (ptrdiff_t j = 0; j < left; ++j) out[at + j] = last[j];
-            }
-        }
-    }
-}
-
-static void NAME_R(untile_run)(const void *tile, ptrdiff_t classes, void *to)
-{
-    const REAL *from = tile;
-    REAL *out = to;
-    for (ptrdiff_t i = 0; i < classes; ++i) prefetch((const char *)(out + i * LANES) + OUT_PREFETCH);
-    for (ptrdiff_t c = (classes - 1) / PART * PART; c >= 0; c -= PART) {
-        vec v[16 / sizeof(REAL)];
-        for (ptrdiff_t i = 0; i < PART; ++i) v[i] = v_load_real(from + (c + i) * LANES);
-        transpose_parts(v);
-        if (c + PART > classes) NAME_R(untile_part)(v, classes, c, 1, out);
-        else NAME_R(untile_part)(v, classes, c, 0, out);
-    }
-}
-
-/* NEAR: every logit of the tile lies where e^z needs no anchor. FAR: some row has a shift. */
-#ifndef WHERE_ROWS_LIE
-#define WHERE_ROWS_LIE
-typedef enum { NEAR, ANYWHERE, FAR } where_rows_lie;
-#endif
 
 /* The maximum of each row; NaN where it holds a NaN or +inf, or nothing but -inf. */
 static void NAME_R(columns_max)(const void *tile, ptrdiff_t classes, batch *b)

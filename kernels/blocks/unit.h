@@ -30,8 +30,6 @@
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
      NAME(untile_columns),                              \
-     PASTE(tile_run, REAL),                             \
-     PASTE(untile_run, REAL),                           \
      PASTE(columns_max, REAL),                          \
      PASTE(columns_sum, REAL),                          \
      PASTE(columns_spread, REAL),                       \
@@ -40,6 +38,8 @@
      PASTE(near_sums, REAL),                            \
      PASTE(near_numbers, REAL),                         \
      PASTE(near_gradient, REAL),                        \
+     PASTE(tile_run, REAL),                             \
+     PASTE(untile_run, REAL),                           \
      PASTE(pattern_of, REAL),                           \
      EXP_TABLE ? PASTE(near_gradient_run, REAL) : NULL, \
      PASTE(near_log_softmax_run, REAL)}
@@ -47,6 +47,7 @@
 #define REAL f32
 #include "blocks/columns.h"
 #include "blocks/near.h"
+#include "blocks/runs.h"
 
 #define ELEMENT f16
 #include "blocks/vectors.h"
@@ -76,6 +77,7 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #define REAL f64
 #include "blocks/columns.h"
 #include "blocks/near.h"
+#include "blocks/runs.h"
 
 #define ELEMENT f64
 #include "blocks/vectors.h"
