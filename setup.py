@@ -45,9 +45,9 @@ COMMON = {
     "unix": ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"],
     "msvc": ["/O2", "/std:c11", "/fp:precise"],
 }
-# What makes copies of loops and functions for a flag that is constant: the kernels name those that matter themselves, and
-# GCC's own are a sixth of the module, for no time (docs/performance.md). Clang has
-# no such flags, and takes no notice of them.
+# What GCC makes copies of loops and functions by, for flags that are constant. The kernels do that themselves where it
+# matters; the compiler's copies are a sixth of the module, and spare no time (docs/performance.md). Clang has no such
+# flags, and takes no notice of them.
 FEWER_COPIES = ["-fno-unswitch-loops", "-fno-ipa-cp-clone", "-fno-split-loops", "-fno-peel-loops"]
 # What .ci/run looks for stray accesses and undefined behaviour with, and for data races (GCC, Clang): those between the
 # threads of the pool, since OpenMP's runtime is not compiled so.
