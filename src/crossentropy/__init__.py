@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
     from . import autograd, distributions, reference, testing, training
     from ._backends.registry import backends, config, get_config, set_config
     from ._memory import empty_cache
-    from ._options import LossOptions
+    from ._options import LinearOptions, LossOptions
     from .api import (
         LogAndSign,
         LossAndGrad,
@@ -24,6 +24,15 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         log_softmax,
         logsumexp,
         softmax,
+    )
+    from .linear import (
+        LinearLogProbs,
+        LinearLogProbsAndGrad,
+        LinearLossAndGrad,
+        linear_cross_entropy,
+        linear_cross_entropy_and_grad,
+        linear_log_probs,
+        linear_log_probs_and_grad,
     )
 
 __version__ = "0.1.0"
@@ -37,6 +46,14 @@ _HOME = {
     "cross_entropy_grad": "api",
     "LogAndSign": "api",
     "LossAndGrad": "api",
+    "linear_cross_entropy": "linear",
+    "linear_cross_entropy_and_grad": "linear",
+    "linear_log_probs": "linear",
+    "linear_log_probs_and_grad": "linear",
+    "LinearLogProbs": "linear",
+    "LinearLogProbsAndGrad": "linear",
+    "LinearLossAndGrad": "linear",
+    "LinearOptions": "_options",
     "LossOptions": "_options",
     "empty_cache": "_memory",
     "backends": "_backends.registry",
@@ -49,6 +66,10 @@ _OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "torch")
 _MODULES = ("autograd", "distributions", "reference", "testing", "training")
 
 __all__ = [
+    "LinearLogProbs",
+    "LinearLogProbsAndGrad",
+    "LinearLossAndGrad",
+    "LinearOptions",
     "LogAndSign",
     "LossAndGrad",
     "LossOptions",
@@ -62,6 +83,10 @@ __all__ = [
     "distributions",
     "empty_cache",
     "get_config",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
+    "linear_log_probs",
+    "linear_log_probs_and_grad",
     "log_softmax",
     "logsumexp",
     "reference",

@@ -132,13 +132,13 @@ def ignored(value: Any, targets: Layout, probabilities: bool) -> int | None:
     return index if limits.min <= index <= limits.max else None
 
 
-def require_grad_output(g: Layout, reduction: str, rows_shape: tuple[int, ...]) -> None:
+def require_grad_output(g: Layout, reduction: str, rows_shape: tuple[int, ...], name: str = "grad_output") -> None:
     """Raise unless what arrives at a loss is a number, or one for each row of a loss that has so many."""
-    require_float(g, "grad_output")
+    require_float(g, name)
     if g.shape and reduction != "none":
-        raise ValueError(f"grad_output must be a scalar with reduction={reduction!r}, got shape {g.shape}")
+        raise ValueError(f"{name} must be a scalar with reduction={reduction!r}, got shape {g.shape}")
     if g.shape not in ((), rows_shape):
-        raise ValueError(f"grad_output must be a scalar or have shape {rows_shape}, got {g.shape}")
+        raise ValueError(f"{name} must be a scalar or have shape {rows_shape}, got {g.shape}")
 
 
 def require_like(g: Layout, log_p: Layout) -> None:
@@ -149,16 +149,17 @@ def require_like(g: Layout, log_p: Layout) -> None:
 
 
 @functools.lru_cache(4096)
-def require_result(out: Layout, x: Layout, is_x: bool = False) -> None:
+def require_result(out: Layout, x: Layout, is_x: bool = False, called: str = "out") -> None:
     """Raise unless a result like x can go to ``out``, as far as that shows in how they lie; ``is_x``: it is x."""
     if out.shape != x.shape:
-        raise ValueError(f"out must have shape {x.shape}, got {out.shape}")
+        raise ValueError(f"{called} must have shape {x.shape}, got {out.shape}")
     if not is_x and (out.dtype != x.dtype or out.swapped):
-        raise ValueError(f"out must have dtype {x.dtype}, got {out.dtype}{' with its bytes swapped' * out.swapped}")
+        swapped = " with its bytes swapped" * out.swapped
+        raise ValueError(f"{called} must have dtype {x.dtype}, got {out.dtype}{swapped}")
     if out.read_only:
-        raise ValueError("out must be writeable, got a read-only array")
+        raise ValueError(f"{called} must be writeable, got a read-only array")
     if _arrays.overlaps_itself(out):
-        raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
+        raise ValueError(f"{called} must not overlap itself, got strides {out.strides} for shape {out.shape}")
 
 
 def require_apart(out: Array, inputs: dict[str, Array | None], x: Array | None) -> None:
@@ -170,9 +171,10 @@ def require_apart(out: Array, inputs: dict[str, Array | None], x: Array | None) 
             raise shares_memory(name, other is x)
 
 
-def shares_memory(name: str, may_be: bool) -> ValueError:
+def shares_memory(name: str, may_be: bool, called: str = "out") -> ValueError:
     """The error for an ``out`` that shares memory with an input; ``may_be``: it would do as that input itself."""
-    return ValueError(f"out must not share memory with {name}{f' other than being {name} itself' if may_be else ''}")
+    way = f" other than being {name} itself" if may_be else ""
+    return ValueError(f"{called} must not share memory with {name}{way}")
 
 
 def require_numbers(a: Layout, name: str, dtype: str, shape: tuple[int, ...], in_order: bool = False) -> None:
@@ -356,12 +358,12 @@ def _classes(t: np.ndarray) -> np.ndarray:
     return np.require(t, t.dtype.newbyteorder("="), ["C", "A"]).reshape(-1)
 
 
-def grad_output(value: Any, call: Loss) -> float | np.ndarray:
+def grad_output(value: Any, call: Loss, name: str = "grad_output") -> float | np.ndarray:
     """A float, or float64 (N,) where the loss has a value for each row."""
     if isinstance(value, (int, float)):
-        return real(value, "grad_output")
-    g, lies = floats(value, "grad_output")
-    require_grad_output(lies, call.reduction, call.rows_shape)
+        return real(value, name)
+    g, lies = floats(value, name)
+    require_grad_output(lies, call.reduction, call.rows_shape, name)
     return np.require(g, np.float64, ["C", "A"]).reshape(-1) if g.ndim else float(g)
 
 
@@ -380,21 +382,26 @@ def row_gradient(value: Any, like: np.ndarray) -> np.ndarray:
 
 
 def result(
-    out: Any, x: np.ndarray, inputs: dict[str, np.ndarray], may_be_x: bool = True, name: str = "logits"
+    out: Any,
+    x: np.ndarray,
+    inputs: dict[str, np.ndarray],
+    may_be_x: bool = True,
+    name: str = "logits",
+    called: str = "out",
 ) -> np.ndarray:
     """Where a result like x goes: ``out`` if it will do, else a new array. Called last: after it, out is written."""
     if out is None:
         dtype = x.dtype.newbyteorder("=")
         return np.empty_like(x, dtype, subok=False) if x.nbytes < _memory.LARGE else _memory.empty_like(x, dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, (np.ma.MaskedArray, np.matrix)):
-        raise TypeError(f"out must be a plain array, got {type(out).__name__}")
+        raise TypeError(f"{called} must be a plain array, got {type(out).__name__}")
     out = out.view(np.ndarray)
     sharing = [key for key, value in inputs.items() if np.may_share_memory(out, value)]
     in_place = may_be_x and bool(sharing or not out.size) and _arrays.same_elements(_placed(out), _placed(x))
-    require_result(_arrays.on_host(out), _arrays.on_host(x), in_place)
+    require_result(_arrays.on_host(out), _arrays.on_host(x), in_place, called)
     for key in sharing:
         if not (in_place and key == name):
-            raise shares_memory(key, may_be_x and key == name)
+            raise shares_memory(key, may_be_x and key == name, called)
     return out
 
 

@@ -9,7 +9,7 @@ import collections
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, SupportsIndex, TypedDict, TypeVar
 
 import numpy as np
@@ -104,8 +104,8 @@ class Option(NamedTuple):
         return self.of == "row" and isinstance(self.default, float)
 
 
-class TargetOptions(TypedDict, total=False):
-    """Which axis, rows, classes and targets count, and how much: what frameworks have, too, under names of theirs."""
+class AxisOption(TypedDict, total=False):
+    """Where the classes are; logits that are products have them last."""
 
     axis: Annotated[
         SupportsIndex,
@@ -117,6 +117,11 @@ class TargetOptions(TypedDict, total=False):
             of="call",
         ),
     ]
+
+
+class TargetOptions(TypedDict, total=False):
+    """Which rows, classes and targets count, and how much: what frameworks have, too, under names of theirs."""
+
     class_weight: Annotated[
         ArrayLike | None,
         Option(None, "array_like, shape (C,), optional", "w_c >= 0, finite; or a mask.", over="classes"),
@@ -172,8 +177,8 @@ class ExtraOptions(TypedDict, total=False):
     ]
 
 
-class LossOptions(TargetOptions, ExtraOptions, total=False):
-    """The options of every loss function: ``**options: Unpack[LossOptions]``."""
+class ReductionOptions(TypedDict, total=False):
+    """From the rows' losses to what a call returns."""
 
     reduction: Annotated[
         Literal["mean", "sum", "none"],
@@ -212,11 +217,20 @@ class LossOptions(TargetOptions, ExtraOptions, total=False):
     ]
 
 
+class LinearOptions(TargetOptions, ExtraOptions, ReductionOptions, total=False):
+    """The options of a loss of hidden states: ``**options: Unpack[LinearOptions]``."""
+
+
+class LossOptions(AxisOption, LinearOptions, total=False):
+    """The options of every loss of logits: ``**options: Unpack[LossOptions]``."""
+
+
 def _described(options: type) -> dict[str, Option]:
     return {name: hint.__metadata__[0] for name, hint in options.__annotations__.items()}
 
 
 OPTIONS = _described(LossOptions)
+LINEAR = tuple(_described(LinearOptions))
 EXTRAS = tuple(_described(ExtraOptions))
 DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 _OF_ROW = [name for name, option in OPTIONS.items() if option.of == "row"]
@@ -241,12 +255,14 @@ def unknown(function: str, name: str, names: Any) -> TypeError:
     return TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
-def passed(function: str, options: Mapping[str, Any], more: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The options that are not at their default; a TypeError for one that there is not, nor ``more`` keywords."""
+def passed(
+    function: str, options: Mapping[str, Any], more: tuple[str, ...] = (), known: Collection[str] = DEFAULTS
+) -> dict[str, Any]:
+    """The options that are not at their default; a TypeError for one not ``known``, nor among ``more`` keywords."""
     left = {}
     for name, value in options.items():
-        if name not in DEFAULTS:
-            raise unknown(function, name, (*OPTIONS, *more))
+        if name not in known:
+            raise unknown(function, name, (*known, *more))
         default = DEFAULTS[name]
         alike = type(value) is type(default) or (type(value) is int and type(default) is float)
         if not alike or (value != default and (value == value or default == default)):
