@@ -10,7 +10,7 @@ import pytest
 import crossentropy
 from crossentropy import autograd
 from crossentropy._backends import registry
-from crossentropy._options import DEFAULTS, EXTRAS, NUMERIC, OPTIONS
+from crossentropy._options import DEFAULTS, EXTRAS, LINEAR, NUMERIC, OPTIONS
 from crossentropy.testing import same
 
 X, T = np.random.default_rng(0).standard_normal((32, 10), dtype=np.float32), np.arange(32) % 10
@@ -28,11 +28,16 @@ def arrays(result):
     return result if isinstance(result, tuple) else (result,)
 
 
-@pytest.mark.parametrize("function", [*FUNCTIONS[:4], autograd.restored], ids=lambda f: f.__name__)
+LINEAR_FUNCTIONS = [crossentropy.linear_cross_entropy, crossentropy.linear_cross_entropy_and_grad]
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS[:4], autograd.restored, *LINEAR_FUNCTIONS], ids=lambda f: f.__name__)
 def test_signature_and_docstring_show_every_option(function):
     shown = inspect.signature(function).parameters
-    assert set(OPTIONS) <= set(shown)
-    for name, option in OPTIONS.items():
+    names = LINEAR if function in LINEAR_FUNCTIONS else tuple(OPTIONS)
+    assert set(names) == set(shown) & set(OPTIONS)
+    for name in names:
+        option = OPTIONS[name]
         assert shown[name].kind is inspect.Parameter.KEYWORD_ONLY
         assert shown[name].default is option.default
         assert f"    {name} : {option.kind}\n        " in function.__doc__
@@ -41,6 +46,7 @@ def test_signature_and_docstring_show_every_option(function):
 def test_the_typed_dict_has_them():
     assert set(crossentropy.LossOptions.__annotations__) == set(OPTIONS)
     assert crossentropy.LossOptions.__required_keys__ == frozenset()
+    assert set(crossentropy.LinearOptions.__annotations__) == set(LINEAR) == set(OPTIONS) - {"axis"}
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -20,6 +20,7 @@ Conventions. A product with a weight or probability of exactly 0 is 0, also with
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -301,3 +302,36 @@ def divisor(targets: Sequence[Any], weights: Sequence[float], class_weight: Sequ
 def mean(losses: Sequence[float], by: float, empty: float = math.nan) -> float:
     """c(b) of algorithm 1: the sum of the rows' losses over the divisor; ``empty`` where no row counts."""
     return total(losses) / by if by else empty
+
+
+# ---------------------------------------------------------------------- the logits of a linear layer, and what follows
+
+
+def linear(
+    hidden: Sequence[float], weight: Sequence[Sequence[float]], bias: Sequence[float] | None = None
+) -> list[float]:
+    """The logits of a row of hidden states: z_c = sum_k W_ck x_k + beta_c."""
+    betas = bias if bias is not None else [0.0] * len(weight)
+    return [total([*map(operator.mul, w, hidden), beta]) for w, beta in zip(weight, betas, strict=True)]
+
+
+def linear_grad(
+    grad: Sequence[Sequence[float]], hidden: Sequence[Sequence[float]], weight: Sequence[Sequence[float]]
+) -> tuple[list[list[float]], list[list[float]], list[float]]:
+    """The gradients on rows of hidden states, weight and bias, G W, G^T X and sum_n G_n, from the rows G on logits."""
+    classes, by_class = list(zip(*weight, strict=True)), list(zip(*grad, strict=True))
+    columns = list(zip(*hidden, strict=True))
+    on_hidden = [[total(list(map(operator.mul, g, w))) for w in classes] for g in grad]
+    on_weight = [[total(list(map(operator.mul, g, x))) for x in columns] for g in by_class]
+    return on_hidden, on_weight, [total(g) for g in by_class]
+
+
+def entropy(z: Sequence[float]) -> float:
+    """The entropy of the softmax, in nats: -sum_c p_c log p_c, with 0 for a class of probability 0."""
+    return total([-times(p, log_p) for p, log_p in zip(softmax(z), log_softmax(z), strict=True)])
+
+
+def entropy_grad(z: Sequence[float]) -> list[float]:
+    """The gradient of the entropy h on the logits: -p_c (log p_c + h)."""
+    h = entropy(z)
+    return [-times(p, log_p + h) for p, log_p in zip(softmax(z), log_softmax(z), strict=True)]
