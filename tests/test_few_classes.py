@@ -1,4 +1,4 @@
-"""Few classes, where rows are lanes: tiles go a short way (kernels/blocks/near.h), shorter near 0; some the long one."""
+"""Few classes, where rows are lanes: most tiles go a short way (kernels/blocks/near.h), some the long one."""
 
 import math
 
