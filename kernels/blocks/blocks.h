@@ -21,9 +21,9 @@
  *    number that float64 rounds is a pair, itself and what it is short of, until it is that of a result.
  * F. With few classes, or rows that lie side by side, the lanes are rows (columns.h, rows/by_tiles.c): a vector of 10
  *    classes would be two thirds full and end in a horizontal sum, and a class axis that is not last would have every
- *    row copied. Row by row, either takes twice as long. Where all logits of a tile lie near 0 no row needs an anchor,
- *    and everything between its logits and its results stays in lanes (near.h), with the same bits: an anchor's power
- *    of 2 moves exponents alone.
+ *    row copied. Row by row, either takes twice as long. Where targets are classes, everything between a tile's logits
+ *    and its results stays in lanes (near.h), and where all its logits lie near 0 no row needs an anchor, with the same
+ *    bits: its power of 2 moves exponents alone.
  * G. A sum of e^z is off by little beside the half ulp of a result. What costs e^z most is adding its two parts
  *    (math/exp.h). So where a sum may be that of a few classes, the parts go into it apart, the larger one without
  *    rounding (math/exp_sum.h): in tiles, in rows of a few hundred classes (FEW), and in rows done again. In longer rows

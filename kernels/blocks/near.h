@@ -1,7 +1,6 @@
-/* A tile's way from logits to losses and gradients where nothing is unusual: beside a class a target
- * has at most a weight. Then the numbers of a row never leave the lanes; and where all logits lie near 0, e^z
- * needs no anchor. Every result has the bits that columns.h and rows/losses.c find in more steps. unit.h includes this
- * once for each REAL, after columns.h.
+/* A tile's way from logits to losses and gradients where nothing is unusual: beside a class a target has at most a weight.
+ * Then the numbers of a row never leave the lanes, and where all logits lie near 0, e^z needs no anchor. Every result has
+ * the bits that columns.h and rows/losses.c find in more steps. unit.h includes this once for each REAL, after columns.h.
  *
  * Three steps, so that the second is done for several tiles at once: a row's exponentials, division and logarithm wait
  * for each other, and those of other tiles fill the gaps. */
