@@ -1,0 +1,59 @@
+/* The inner part of a float32 product: ROWS by two vectors of the result, which stay in registers. */
+#ifndef REGISTERS_H
+#define REGISTERS_H
+
+#include "simd/simd.h"
+
+/* AVX-512 has 32 registers, the others 16: two are for the columns' vectors, one for a row's number. */
+#if defined(USE_AVX512)
+#define ROWS 12
+#else
+#define ROWS 6
+#endif
+#define COLUMNS (2 * LANES_f32)
+
+SIMD void store_up_to(f32 *x, ptrdiff_t n, vec_f32 a)
+{
+    if (n >= LANES_f32) store_f32(x, a);
+    else if (n > 0) store_part_f32(x, n, a);
+}
+
+SIMD vec_f32 load_up_to(const f32 *x, ptrdiff_t n)
+{
+    return n >= LANES_f32 ? load_f32(x) : n > 0 ? load_part_f32(x, n, 0) : v_set1_f32(0);
+}
+
+static void multiply(const void *a_panel, const void *b_panel, ptrdiff_t k, f32 *c, ptrdiff_t stride, ptrdiff_t rows,
+                     ptrdiff_t columns, int add)
+{
+    const f32 *a = a_panel, *b = b_panel;
+    vec_f32 sum[ROWS][2];
+    UNROLLED
+    for (int i = 0; i < ROWS; ++i) sum[i][0] = sum[i][1] = v_set1_f32(0);
+    for (; k > 0; --k, a += ROWS, b += COLUMNS) {
+        const vec_f32 left = load_f32(b), right = load_f32(b + LANES_f32);
+        UNROLLED
+        for (int i = 0; i < ROWS; ++i) {
+            const vec_f32 row = v_set1_f32(a[i]);
+            sum[i][0] = v_fma_f32(row, left, sum[i][0]);
+            sum[i][1] = v_fma_f32(row, right, sum[i][1]);
+        }
+    }
+    if (rows == ROWS && columns == COLUMNS) {
+        UNROLLED
+        for (int i = 0; i < ROWS; ++i, c += stride) {
+            store_f32(c, add ? v_add_f32(load_f32(c), sum[i][0]) : sum[i][0]);
+            store_f32(c + LANES_f32, add ? v_add_f32(load_f32(c + LANES_f32), sum[i][1]) : sum[i][1]);
+        }
+        return;
+    }
+    UNROLLED
+    for (int i = 0; i < ROWS; ++i)
+        for (int half = 0; half < 2 && i < rows; ++half) {
+            f32 *const to = c + i * stride + half * LANES_f32;
+            const ptrdiff_t n = columns - half * LANES_f32;
+            store_up_to(to, n, add ? v_add_f32(load_up_to(to, n), sum[i][half]) : sum[i][half]);
+        }
+}
+
+#endif

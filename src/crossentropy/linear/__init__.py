@@ -1,0 +1,1 @@
+"""Linear cross-entropy: the loss of hidden states against a vocabulary."""
