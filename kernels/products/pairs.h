@@ -7,7 +7,8 @@
 
 enum {
     SQUARE = 16,             /* rows of a factor, and pairs of each, that are packed at a time */
-    IN_SQUARE = 2 * SQUARE   /* numbers of each row */
+    IN_SQUARE = 2 * SQUARE,  /* numbers of each row */
+    AHEAD = 512              /* bytes that are asked for ahead */
 };
 
 SIMD __mmask16 first_16(ptrdiff_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
@@ -46,39 +47,70 @@ SIMD __m512 pairs_across_f32(const f32 *x, ptrdiff_t along, ptrdiff_t n, int bot
     return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_loadu_si512(interleaved), rounded));
 }
 
-/* square[i] are the pairs of row i, or, where pairs lead, the i-th pair of every row. Of n rows, k numbers each. */
+/* square[i] are the pairs of row i, of n rows, k numbers each; or the i-th pair of every row. */
 #define SQUARE_OF(ELEMENT)                                                                                            \
-    SIMD void square_of_##ELEMENT(const ELEMENT *from, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k,   \
-                                  int pairs_lead, __m512 square[SQUARE])                                              \
+    SIMD void square_along_##ELEMENT(const ELEMENT *x, ptrdiff_t across, ptrdiff_t n, ptrdiff_t k,                    \
+                                     __m512 square[SQUARE])                                                           \
     {                                                                                                                 \
-        if (along == 1) {                                                                                             \
-            for (ptrdiff_t i = 0; i < SQUARE; ++i)                                                                    \
-                square[i] = i < n ? pairs_along_##ELEMENT(from + i * across, k) : _mm512_setzero_ps();                \
-            if (pairs_lead) transpose_f32(square);                                                                    \
-        } else {                                                                                                      \
-            for (ptrdiff_t j = 0; j < SQUARE; ++j)                                                                    \
-                square[j] = 2 * j < k ? pairs_across_##ELEMENT(from + 2 * j * along, along, n, 2 * j + 1 < k)         \
-                                      : _mm512_setzero_ps();                                                          \
-            if (!pairs_lead) transpose_f32(square);                                                                   \
+        for (ptrdiff_t i = 0; i < SQUARE; ++i, x += across) {                                                         \
+            square[i] = i < n ? pairs_along_##ELEMENT(x, k) : _mm512_setzero_ps();                                    \
+            prefetch((const char *)x + AHEAD);                                                                        \
+        }                                                                                                             \
+    }                                                                                                                 \
+    SIMD void square_across_##ELEMENT(const ELEMENT *x, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k,                    \
+                                      __m512 square[SQUARE])                                                          \
+    {                                                                                                                 \
+        for (ptrdiff_t j = 0; j < SQUARE; ++j, x += 2 * along) {                                                      \
+            square[j] =                                                                                               \
+                2 * j < k ? pairs_across_##ELEMENT(x, along, n, 2 * j + 1 < k) : _mm512_setzero_ps();                 \
+            prefetch(x + IN_SQUARE * along);                                                                          \
+            prefetch(x + (IN_SQUARE + 1) * along);                                                                    \
         }                                                                                                             \
     }
 
 SQUARE_OF(bf16)
 SQUARE_OF(f32)
 
-/* The panel of a kernel that multiplies a pair of a row with one of each column: [pair][width], 1 / 2 k of them. */
-#define PACK_PAIRS(NAME, ELEMENT, WIDTH)                                                                              \
+/* Stores a square into the panel of a kernel that multiplies a pair of a row with one of each column: [pair][width]. */
+SIMD void store_pairs(f32 *panel, ptrdiff_t width, ptrdiff_t row, ptrdiff_t number, const __m512 square[SQUARE])
+{
+    UNROLLED
+    for (ptrdiff_t u = 0; u < SQUARE; ++u)
+        _mm512_mask_storeu_ps(panel + (number / 2 + u) * width + row, first_16(width - row), square[u]);
+}
+
+/* Into that of rows of a tile, which has a pair of each column in a row of its own: [number / 32][row][32]. */
+SIMD void store_rows(f32 *panel, ptrdiff_t width, ptrdiff_t row, ptrdiff_t number, const __m512 square[SQUARE])
+{
+    UNROLLED
+    for (ptrdiff_t u = 0; u < SQUARE; ++u) _mm512_storeu_ps(panel + number / 2 * width + (row + u) * SQUARE, square[u]);
+}
+
+/* Panels one after the other where the numbers of a row lie side by side; else what lies side by side, of every panel. */
+#define PACK_PAIRS(NAME, ELEMENT, WIDTH, STORE, PAIRS_LEAD)                                                           \
     static void NAME##_##ELEMENT(const void *from, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k,       \
                                  void *to)                                                                            \
     {                                                                                                                 \
-        for (ptrdiff_t j = 0; j < k; j += IN_SQUARE)                                                                  \
-            for (ptrdiff_t i = 0; i < WIDTH; i += SQUARE) {                                                           \
-                __m512 square[SQUARE];                                                                                \
-                square_of_##ELEMENT((const ELEMENT *)from + i * across + j * along, across, along, n - i, k - j, 1,   \
-                                    square);                                                                          \
-                for (ptrdiff_t u = 0; u < SQUARE; ++u)                                                                \
-                    _mm512_mask_storeu_ps((f32 *)to + (j / 2 + u) * WIDTH + i, first_16(WIDTH - i), square[u]);       \
-            }                                                                                                         \
+        const ptrdiff_t panel = (k + IN_SQUARE - 1) / IN_SQUARE * SQUARE * WIDTH;                                     \
+        __m512 square[SQUARE];                                                                                        \
+        if (along == 1)                                                                                               \
+            for (ptrdiff_t first = 0; first < n; first += WIDTH)                                                      \
+                for (ptrdiff_t j = 0; j < k; j += IN_SQUARE)                                                          \
+                    for (ptrdiff_t i = 0; i < WIDTH; i += SQUARE) {                                                   \
+                        square_along_##ELEMENT((const ELEMENT *)from + (first + i) * across + j, across,              \
+                                               n - first - i, k - j, square);                                         \
+                        if (PAIRS_LEAD) transpose_f32(square);                                                        \
+                        STORE((f32 *)to + first / WIDTH * panel, WIDTH, i, j, square);                                \
+                    }                                                                                                 \
+        else                                                                                                          \
+            for (ptrdiff_t j = 0; j < k; j += IN_SQUARE)                                                              \
+                for (ptrdiff_t first = 0; first < n; first += WIDTH)                                                  \
+                    for (ptrdiff_t i = 0; i < WIDTH; i += SQUARE) {                                                   \
+                        square_across_##ELEMENT((const ELEMENT *)from + first + i + j * along, along, n - first - i,  \
+                                                k - j, square);                                                       \
+                        if (!PAIRS_LEAD) transpose_f32(square);                                                       \
+                        STORE((f32 *)to + first / WIDTH * panel, WIDTH, i, j, square);                                \
+                    }                                                                                                 \
     }
 
 #endif

@@ -9,21 +9,24 @@ SIMD vec PASTE(row_part, ELEMENT)(const ELEMENT *x, ptrdiff_t n)
 SIMD void PASTE(pack, ELEMENT)(const ELEMENT *from, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k,
                                f32 *to, ptrdiff_t width)
 {
-    for (ptrdiff_t group = 0; group < width; group += LANES) {
-        const ptrdiff_t space = width - group, left = n - group;
-        if (along == 1)
-            for (ptrdiff_t j = 0; j < k; j += LANES) {
-                vec square[LANES];
-                for (ptrdiff_t i = 0; i < LANES; ++i)
-                    square[i] = i < left ? PASTE(row_part, ELEMENT)(from + (group + i) * across + j, k - j) : v_set1(0);
-                transpose(square);
-                for (ptrdiff_t i = 0; i < LANES && i < k - j; ++i)
-                    store_up_to(to + (j + i) * width + group, space, square[i]);
-            }
-        else
-            for (ptrdiff_t j = 0; j < k; ++j)
-                store_up_to(to + j * width + group, space, PASTE(row_part, ELEMENT)(from + group + j * along, left));
-    }
+    if (along == 1)
+        for (ptrdiff_t first = 0; first < n; first += width, to += k * width)
+            for (ptrdiff_t group = 0; group < width; group += LANES)
+                for (ptrdiff_t j = 0; j < k; j += LANES) {
+                    const ELEMENT *const x = from + (first + group) * across + j;
+                    vec square[LANES];
+                    for (ptrdiff_t i = 0; i < LANES; ++i)
+                        square[i] = i < n - first - group ? PASTE(row_part, ELEMENT)(x + i * across, k - j) : v_set1(0);
+                    transpose(square);
+                    for (ptrdiff_t i = 0; i < LANES && i < k - j; ++i)
+                        store_up_to(to + (j + i) * width + group, width - group, square[i]);
+                }
+    else /* a row of what lies there, of every panel, before the next: they are far apart */
+        for (ptrdiff_t j = 0; j < k; ++j, from += along, to += width)
+            for (ptrdiff_t first = 0; first < n; first += width)
+                for (ptrdiff_t group = 0; group < width; group += LANES)
+                    store_up_to(to + first * k + group, width - group,
+                                PASTE(row_part, ELEMENT)(from + first + group, n - first - group));
 }
 
 static void PASTE(pack_rows, ELEMENT)(const void *from, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k,

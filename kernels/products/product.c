@@ -77,10 +77,8 @@ static void pack(const product *p, int of_rows, ptrdiff_t first, ptrdiff_t last,
 {
     const factor *f = of_rows ? &p->a : &p->b;
     pack_function *const function = (of_rows ? p->unit->pack_rows : p->unit->pack_columns)[f->type];
-    const ptrdiff_t width = panel_width(p, of_rows), size = element_size(f->type);
-    for (ptrdiff_t i = first; i < last; i += width, to += panel_size(p, of_rows, depth))
-        function(f->data + (i * f->across + k * f->along) * size, f->across, f->along, least(width, last - i), depth,
-                 to);
+    function(f->data + (first * f->across + k * f->along) * element_size(f->type), f->across, f->along, last - first,
+             depth, to);
 }
 
 /* Where a stage stands: which of the kept rows it has, and which part of the sum. */

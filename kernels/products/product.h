@@ -26,7 +26,7 @@ typedef struct {
     ptrdiff_t across, along;    /* in elements: from row to row, and along the sum */
 } factor;
 
-/* Copies n of a factor's rows, k numbers of each, into a panel, and fills it up with zeros. */
+/* Copies n of a factor's rows, k numbers of each, into panels that follow each other, and fills them up with zeros. */
 typedef void pack_function(const void *from, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k, void *to);
 
 /* What one ISA does: the inner part of a product. */

@@ -10,25 +10,10 @@
 
 enum { TILE = 16, SIDE = 2 * TILE };
 
-PACK_PAIRS(pack_columns, bf16, SIDE)
-PACK_PAIRS(pack_columns, f32, SIDE)
-
-/* The rows' panel: [k / 32][row][32]. */
-#define PACK_TILES(ELEMENT)                                                                                           \
-    static void pack_rows_##ELEMENT(const void *from, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k,    \
-                                    void *to)                                                                         \
-    {                                                                                                                 \
-        f32 *out = to;                                                                                                \
-        for (ptrdiff_t j = 0; j < k; j += IN_SQUARE)                                                                  \
-            for (ptrdiff_t i = 0; i < SIDE; i += SQUARE) {                                                            \
-                __m512 square[SQUARE];                                                                                \
-                square_of_##ELEMENT((const ELEMENT *)from + i * across + j * along, across, along, n - i, k - j, 0,   \
-                                    square);                                                                          \
-                for (ptrdiff_t u = 0; u < SQUARE; ++u, out += SQUARE) _mm512_storeu_ps(out, square[u]);               \
-            }                                                                                                         \
-    }
-PACK_TILES(bf16)
-PACK_TILES(f32)
+PACK_PAIRS(pack_rows, bf16, SIDE, store_rows, 0)
+PACK_PAIRS(pack_rows, f32, SIDE, store_rows, 0)
+PACK_PAIRS(pack_columns, bf16, SIDE, store_pairs, 1)
+PACK_PAIRS(pack_columns, f32, SIDE, store_pairs, 1)
 
 /* A compiler that writes tile instructions as assembly takes no account of the memory that they load. */
 #define ALL_IS_STORED __asm__ volatile("" ::: "memory")
@@ -108,7 +93,7 @@ const product_unit product_amx = {
     .columns = SIDE,
     .size = sizeof(bf16),
     .multiple = IN_SQUARE,
-    .slice = 512,
+    .slice = 1024,
     .pack_rows = {[ELEMENT_BF16] = pack_rows_bf16, [ELEMENT_F32] = pack_rows_f32},
     .pack_columns = {[ELEMENT_BF16] = pack_columns_bf16, [ELEMENT_F32] = pack_columns_f32},
     .multiply = multiply,

@@ -7,10 +7,10 @@
 
 enum { ROWS = 12, COLUMNS = 32 };
 
-PACK_PAIRS(pack_rows, bf16, ROWS)
-PACK_PAIRS(pack_rows, f32, ROWS)
-PACK_PAIRS(pack_columns, bf16, COLUMNS)
-PACK_PAIRS(pack_columns, f32, COLUMNS)
+PACK_PAIRS(pack_rows, bf16, ROWS, store_pairs, 1)
+PACK_PAIRS(pack_rows, f32, ROWS, store_pairs, 1)
+PACK_PAIRS(pack_columns, bf16, COLUMNS, store_pairs, 1)
+PACK_PAIRS(pack_columns, f32, COLUMNS, store_pairs, 1)
 
 static void multiply(const void *a_panel, const void *b_panel, ptrdiff_t k, f32 *c, ptrdiff_t stride, ptrdiff_t rows,
                      ptrdiff_t columns, int add)
