@@ -28,7 +28,8 @@ def contenders(dtype, rows, width, classes):
     x = rng.standard_normal((rows, width), np.float32).astype(kind)
     w = (rng.standard_normal((classes, width), np.float32) / width**0.5).astype(kind)
     grad = rng.standard_normal((rows, classes), np.float32) * np.float32(1e-3)
-    outs = [np.zeros(shape, np.float32) for shape in ((rows, classes), (rows, width), (classes, width))]
+    # at a multiple of 64 bytes, as torch's tensors are
+    outs = [torch.zeros(shape).numpy() for shape in ((rows, classes), (rows, width), (classes, width))]
     found = {each: {} for each in KINDS}
     for unit in own.units(dtype):
         if unit in ("avx2", "base") and dtype != "float32":

@@ -11,7 +11,8 @@ enum {
     PACK_WIDTH = 64,         /* about, of a share of packing */
     WIDE_BLOCK = 256,        /* about, of a share of multiplying, */
     NARROW_BLOCK = 128,      /* where there are few of them */
-    FEW = 4096
+    FEW = 4096,
+    BYPASS_FROM = 1 << 23    /* bytes of a result */
 };
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
@@ -48,6 +49,9 @@ ptrdiff_t plan_product(product *p)
     p->packs = shares_of(p->kept_width, up_to(PACK_WIDTH, width));
     p->block_width = up_to(other < FEW ? NARROW_BLOCK : WIDE_BLOCK, other_width);
     p->blocks = shares_of(other, p->block_width);
+
+    const int is_large = p->rows * p->columns * (ptrdiff_t)sizeof *p->out >= BYPASS_FROM;
+    p->first_storing = p->add ? ADD : is_large && p->depth <= u->slice ? BYPASS : STORE;
 
     const ptrdiff_t bytes = p->kept_width * p->stage_depth * u->size;
     p->kept[0] = allocate_lines((size_t)bytes);
@@ -117,14 +121,14 @@ static void pack_kept(const product *p, const stage *s, ptrdiff_t share)
 
 /* Rows and columns of the result by the panels of one slice: those of a column's panel all at once, which lies in L1. */
 static void multiply(const product *p, const char *a, const char *b, ptrdiff_t depth, ptrdiff_t row, ptrdiff_t last_row,
-                     ptrdiff_t column, ptrdiff_t last_column, int add)
+                     ptrdiff_t column, ptrdiff_t last_column, storing how)
 {
     const product_unit *u = p->unit;
     for (ptrdiff_t j = column; j < last_column; j += u->columns, b += panel_size(p, 0, depth)) {
         const char *panel = a;
         for (ptrdiff_t i = row; i < last_row; i += u->rows, panel += panel_size(p, 1, depth))
             u->multiply(panel, b, depth, p->out + i * p->stride + j, p->stride, least(u->rows, last_row - i),
-                        least(u->columns, last_column - j), add);
+                        least(u->columns, last_column - j), how);
     }
 }
 
@@ -137,9 +141,10 @@ static void multiply_block(const product *p, const stage *s, ptrdiff_t block, ch
     const char *kept = s->kept;
     for (ptrdiff_t k = s->k; k < s->end; k += p->unit->slice) {
         const ptrdiff_t depth = least(p->unit->slice, s->end - k);
+        const storing how = k > 0 ? ADD : p->first_storing;
         pack(p, !p->keeps_rows, first, last, k, depth, scratch);
-        if (p->keeps_rows) multiply(p, kept, scratch, depth, s->first, s->last, first, last, p->add || k > 0);
-        else multiply(p, scratch, kept, depth, first, last, s->first, s->last, p->add || k > 0);
+        if (p->keeps_rows) multiply(p, kept, scratch, depth, s->first, s->last, first, last, how);
+        else multiply(p, scratch, kept, depth, first, last, s->first, s->last, how);
         kept += slice_size(p, p->keeps_rows, p->kept_width);
     }
     add_to(&p->progress[block], 1);

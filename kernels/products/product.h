@@ -29,6 +29,9 @@ typedef struct {
 /* Copies n of a factor's rows, k numbers of each, into panels that follow each other, and fills them up with zeros. */
 typedef void pack_function(const void *from, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k, void *to);
 
+/* BYPASS: the caches, where c lies so that whole lines can be written; nobody reads it soon. */
+typedef enum { STORE, ADD, BYPASS } storing;
+
 /* What one ISA does: the inner part of a product. */
 typedef struct {
     const char *name;
@@ -39,7 +42,7 @@ typedef struct {
     pack_function *pack_rows[4], *pack_columns[4];    /* of each element type, or NULL */
     /* c[rows, columns] (+)= a panel times a panel, k numbers long; c may end before the panels do. */
     void (*multiply)(const void *a, const void *b, ptrdiff_t k, f32 *c, ptrdiff_t stride, ptrdiff_t rows,
-                     ptrdiff_t columns, int add);
+                     ptrdiff_t columns, storing how);
     void (*enter)(void), (*leave)(void);    /* around a thread's share of the work, or NULL */
 } product_unit;
 
@@ -64,6 +67,7 @@ typedef struct {
 
     /* product.c's, from plan_product on */
     int keeps_rows;
+    storing first_storing;    /* of the first slice of a sum */
     ptrdiff_t kept_width, stage_depth, block_width;
     ptrdiff_t stages_deep, stages, packs, blocks;
     char *kept[2];

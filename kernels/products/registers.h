@@ -24,8 +24,13 @@ SIMD vec_f32 load_up_to(const f32 *x, ptrdiff_t n)
 }
 
 static void multiply(const void *a_panel, const void *b_panel, ptrdiff_t k, f32 *c, ptrdiff_t stride, ptrdiff_t rows,
-                     ptrdiff_t columns, int add)
+                     ptrdiff_t columns, storing how)
 {
+    const int add = how == ADD;
+    for (ptrdiff_t i = 0; i < rows; ++i) {    /* a store that waits for its line holds up the next panel's */
+        prefetch(c + i * stride);
+        prefetch(c + i * stride + columns - 1);
+    }
     const f32 *a = a_panel, *b = b_panel;
     vec_f32 sum[ROWS][2];
     UNROLLED

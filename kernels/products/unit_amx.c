@@ -51,24 +51,46 @@ SIMD void tiles(const char *a, const char *b, ptrdiff_t k, f32 *c, ptrdiff_t str
     ALL_IS_STORED;
 }
 
-static void multiply(const void *a, const void *b, ptrdiff_t k, f32 *c, ptrdiff_t stride, ptrdiff_t rows,
-                     ptrdiff_t columns, int add)
+/* Tiles are stored in memory that lies in L1, and go from there past the caches: a store that waits until its line is
+ * read costs as much time as the product itself. */
+SIMD void tiles_past_caches(const char *a, const char *b, ptrdiff_t k, f32 *c, ptrdiff_t stride)
 {
-    if (rows == SIDE && columns == SIDE) {
-        tiles(a, b, k, c, stride, add);
-        return;
+    f32 whole[SIDE * SIDE] __attribute__((aligned(64)));
+    tiles(a, b, k, whole, SIDE, 0);
+    for (ptrdiff_t i = 0; i < SIDE; ++i) {
+        bypass_f32(c + i * stride, load_f32(whole + i * SIDE));
+        bypass_f32(c + i * stride + TILE, load_f32(whole + i * SIDE + TILE));
     }
+}
+
+static void tiles_at_edge(const char *a, const char *b, ptrdiff_t k, f32 *c, ptrdiff_t stride, ptrdiff_t rows,
+                          ptrdiff_t columns, int add)
+{
     f32 whole[SIDE * SIDE] = {0};
     const __mmask16 m[2] = {first_16(columns), first_16(columns - TILE)};
     for (ptrdiff_t i = 0; i < rows && add; ++i)
         for (int half = 0; half < 2; ++half)
-            _mm512_storeu_ps(whole + i * SIDE + half * TILE,
-                             _mm512_maskz_loadu_ps(m[half], c + i * stride + half * TILE));
+            store_f32(whole + i * SIDE + half * TILE, _mm512_maskz_loadu_ps(m[half], c + i * stride + half * TILE));
     tiles(a, b, k, whole, SIDE, 1);
     for (ptrdiff_t i = 0; i < rows; ++i)
         for (int half = 0; half < 2; ++half)
-            _mm512_mask_storeu_ps(c + i * stride + half * TILE, m[half],
-                                  _mm512_loadu_ps(whole + i * SIDE + half * TILE));
+            _mm512_mask_storeu_ps(c + i * stride + half * TILE, m[half], load_f32(whole + i * SIDE + half * TILE));
+}
+
+static void multiply(const void *a, const void *b, ptrdiff_t k, f32 *c, ptrdiff_t stride, ptrdiff_t rows,
+                     ptrdiff_t columns, storing how)
+{
+    const int in_lines = ((uintptr_t)c | (uintptr_t)stride * sizeof *c) % 64 == 0;
+    if (rows < SIDE || columns < SIDE) tiles_at_edge(a, b, k, c, stride, rows, columns, how == ADD);
+    else if (how == BYPASS && in_lines) tiles_past_caches(a, b, k, c, stride);
+    else {
+        for (ptrdiff_t i = 0; i < SIDE; ++i) {
+            prefetch(c + i * stride);
+            prefetch(c + i * stride + TILE);
+            prefetch(c + i * stride + SIDE - 1);
+        }
+        tiles(a, b, k, c, stride, how == ADD);
+    }
 }
 
 static void enter(void)
@@ -85,7 +107,11 @@ static void enter(void)
     _tile_loadconfig(&config);
 }
 
-static void leave(void) { _tile_release(); }
+static void leave(void)
+{
+    _tile_release();
+    fence();
+}
 
 const product_unit product_amx = {
     .name = "amx",

@@ -13,8 +13,9 @@ PACK_PAIRS(pack_columns, bf16, COLUMNS, store_pairs, 1)
 PACK_PAIRS(pack_columns, f32, COLUMNS, store_pairs, 1)
 
 static void multiply(const void *a_panel, const void *b_panel, ptrdiff_t k, f32 *c, ptrdiff_t stride, ptrdiff_t rows,
-                     ptrdiff_t columns, int add)
+                     ptrdiff_t columns, storing how)
 {
+    const int add = how == ADD;
     const int32_t *a = a_panel, *b = b_panel;
     __m512 sum[ROWS][2];
     UNROLLED
