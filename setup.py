@@ -35,7 +35,12 @@ PROBED_UNITS = {
     ),
 }
 # What knows no ISA, with the compiler's own flags.
-SOURCES = ["kernels/_native.pyx", "kernels/math/compensated.c", "kernels/blocks/dispatch.c", "kernels/products/product.c"] + [
+SOURCES = [
+    "kernels/_native.pyx",
+    "kernels/math/compensated.c",
+    "kernels/blocks/dispatch.c",
+    "kernels/products/product.c",
+] + [
     f"kernels/rows/{name}.c"
     for name in (
         "by_products",

@@ -1,13 +1,12 @@
 /* Contiguous numbers of one type to another, rounded once, to nearest even. */
 
-#define CONVERT(FROM, TO)                                                               \
-    static void convert_##FROM##_##TO(const void *from, void *to, ptrdiff_t n)          \
-    {                                                                                   \
-        const FROM *x = from;                                                           \
-        TO *out = to;                                                                   \
-        for (; n >= LANES_f32; n -= LANES_f32, x += LANES_f32, out += LANES_f32)        \
-            store_##TO(out, load_##FROM(x));                                            \
-        if (n > 0) store_part_##TO(out, n, load_part_##FROM(x, n, 0));                  \
+#define CONVERT(FROM, TO)                                                                                         \
+    static void convert_##FROM##_##TO(const void *from, void *to, ptrdiff_t n)                                    \
+    {                                                                                                             \
+        const FROM *x = from;                                                                                     \
+        TO *out = to;                                                                                             \
+        for (; n >= LANES_f32; n -= LANES_f32, x += LANES_f32, out += LANES_f32) store_##TO(out, load_##FROM(x)); \
+        if (n > 0) store_part_##TO(out, n, load_part_##FROM(x, n, 0));                                            \
     }
 
 CONVERT(f32, f16)

@@ -6,9 +6,9 @@
 #include "simd/simd.h"
 
 enum {
-    SQUARE = 16,             /* rows of a factor, and pairs of each, that are packed at a time */
-    IN_SQUARE = 2 * SQUARE,  /* numbers of each row */
-    AHEAD = 512              /* bytes that are asked for ahead */
+    SQUARE = 16, /* rows of a factor, and pairs of each, that are packed at a time */
+    IN_SQUARE = 2 * SQUARE, /* numbers of each row */
+    AHEAD = 512 /* bytes that are asked for ahead */
 };
 
 SIMD __mmask16 first_16(ptrdiff_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
@@ -48,24 +48,23 @@ SIMD __m512 pairs_across_f32(const f32 *x, ptrdiff_t along, ptrdiff_t n, int bot
 }
 
 /* square[i] are the pairs of row i, of n rows, k numbers each; or the i-th pair of every row. */
-#define SQUARE_OF(ELEMENT)                                                                                            \
-    SIMD void square_along_##ELEMENT(const ELEMENT *x, ptrdiff_t across, ptrdiff_t n, ptrdiff_t k,                    \
-                                     __m512 square[SQUARE])                                                           \
-    {                                                                                                                 \
-        for (ptrdiff_t i = 0; i < SQUARE; ++i, x += across) {                                                         \
-            square[i] = i < n ? pairs_along_##ELEMENT(x, k) : _mm512_setzero_ps();                                    \
-            prefetch((const char *)x + AHEAD);                                                                        \
-        }                                                                                                             \
-    }                                                                                                                 \
-    SIMD void square_across_##ELEMENT(const ELEMENT *x, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k,                    \
-                                      __m512 square[SQUARE])                                                          \
-    {                                                                                                                 \
-        for (ptrdiff_t j = 0; j < SQUARE; ++j, x += 2 * along) {                                                      \
-            square[j] =                                                                                               \
-                2 * j < k ? pairs_across_##ELEMENT(x, along, n, 2 * j + 1 < k) : _mm512_setzero_ps();                 \
-            prefetch(x + IN_SQUARE * along);                                                                          \
-            prefetch(x + (IN_SQUARE + 1) * along);                                                                    \
-        }                                                                                                             \
+#define SQUARE_OF(ELEMENT)                                                                                    \
+    SIMD void square_along_##ELEMENT(const ELEMENT *x, ptrdiff_t across, ptrdiff_t n, ptrdiff_t k,            \
+                                     __m512 square[SQUARE])                                                   \
+    {                                                                                                         \
+        for (ptrdiff_t i = 0; i < SQUARE; ++i, x += across) {                                                 \
+            square[i] = i < n ? pairs_along_##ELEMENT(x, k) : _mm512_setzero_ps();                            \
+            prefetch((const char *)x + AHEAD);                                                                \
+        }                                                                                                     \
+    }                                                                                                         \
+    SIMD void square_across_##ELEMENT(const ELEMENT *x, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k,            \
+                                      __m512 square[SQUARE])                                                  \
+    {                                                                                                         \
+        for (ptrdiff_t j = 0; j < SQUARE; ++j, x += 2 * along) {                                              \
+            square[j] = 2 * j < k ? pairs_across_##ELEMENT(x, along, n, 2 * j + 1 < k) : _mm512_setzero_ps(); \
+            prefetch(x + IN_SQUARE * along);                                                                  \
+            prefetch(x + (IN_SQUARE + 1) * along);                                                            \
+        }                                                                                                     \
     }
 
 SQUARE_OF(bf16)
@@ -87,30 +86,30 @@ SIMD void store_rows(f32 *panel, ptrdiff_t width, ptrdiff_t row, ptrdiff_t numbe
 }
 
 /* Panels one after the other where the numbers of a row lie side by side; else what lies side by side, of every panel. */
-#define PACK_PAIRS(NAME, ELEMENT, WIDTH, STORE, PAIRS_LEAD)                                                           \
-    static void NAME##_##ELEMENT(const void *from, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k,       \
-                                 void *to)                                                                            \
-    {                                                                                                                 \
-        const ptrdiff_t panel = (k + IN_SQUARE - 1) / IN_SQUARE * SQUARE * WIDTH;                                     \
-        __m512 square[SQUARE];                                                                                        \
-        if (along == 1)                                                                                               \
-            for (ptrdiff_t first = 0; first < n; first += WIDTH)                                                      \
-                for (ptrdiff_t j = 0; j < k; j += IN_SQUARE)                                                          \
-                    for (ptrdiff_t i = 0; i < WIDTH; i += SQUARE) {                                                   \
-                        square_along_##ELEMENT((const ELEMENT *)from + (first + i) * across + j, across,              \
-                                               n - first - i, k - j, square);                                         \
-                        if (PAIRS_LEAD) transpose_f32(square);                                                        \
-                        STORE((f32 *)to + first / WIDTH * panel, WIDTH, i, j, square);                                \
-                    }                                                                                                 \
-        else                                                                                                          \
-            for (ptrdiff_t j = 0; j < k; j += IN_SQUARE)                                                              \
-                for (ptrdiff_t first = 0; first < n; first += WIDTH)                                                  \
-                    for (ptrdiff_t i = 0; i < WIDTH; i += SQUARE) {                                                   \
-                        square_across_##ELEMENT((const ELEMENT *)from + first + i + j * along, along, n - first - i,  \
-                                                k - j, square);                                                       \
-                        if (!PAIRS_LEAD) transpose_f32(square);                                                       \
-                        STORE((f32 *)to + first / WIDTH * panel, WIDTH, i, j, square);                                \
-                    }                                                                                                 \
+#define PACK_PAIRS(NAME, ELEMENT, WIDTH, STORE, PAIRS_LEAD)                                                          \
+    static void NAME##_##ELEMENT(const void *from, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k,      \
+                                 void *to)                                                                           \
+    {                                                                                                                \
+        const ptrdiff_t panel = (k + IN_SQUARE - 1) / IN_SQUARE * SQUARE * WIDTH;                                    \
+        __m512 square[SQUARE];                                                                                       \
+        if (along == 1)                                                                                              \
+            for (ptrdiff_t first = 0; first < n; first += WIDTH)                                                     \
+                for (ptrdiff_t j = 0; j < k; j += IN_SQUARE)                                                         \
+                    for (ptrdiff_t i = 0; i < WIDTH; i += SQUARE) {                                                  \
+                        square_along_##ELEMENT((const ELEMENT *)from + (first + i) * across + j, across,             \
+                                               n - first - i, k - j, square);                                        \
+                        if (PAIRS_LEAD) transpose_f32(square);                                                       \
+                        STORE((f32 *)to + first / WIDTH * panel, WIDTH, i, j, square);                               \
+                    }                                                                                                \
+        else                                                                                                         \
+            for (ptrdiff_t j = 0; j < k; j += IN_SQUARE)                                                             \
+                for (ptrdiff_t first = 0; first < n; first += WIDTH)                                                 \
+                    for (ptrdiff_t i = 0; i < WIDTH; i += SQUARE) {                                                  \
+                        square_across_##ELEMENT((const ELEMENT *)from + first + i + j * along, along, n - first - i, \
+                                                k - j, square);                                                      \
+                        if (!PAIRS_LEAD) transpose_f32(square);                                                      \
+                        STORE((f32 *)to + first / WIDTH * panel, WIDTH, i, j, square);                               \
+                    }                                                                                                \
     }
 
 #endif

@@ -71,10 +71,7 @@ void release_product(product *p)
     p->packed = NULL;
 }
 
-size_t scratch_of(const product *p)
-{
-    return (size_t)slice_size(p, !p->keeps_rows, p->block_width);
-}
+size_t scratch_of(const product *p) { return (size_t)slice_size(p, !p->keeps_rows, p->block_width); }
 
 /* Panels of a slice of the rows from first up to last. */
 static void pack(const product *p, int of_rows, ptrdiff_t first, ptrdiff_t last, ptrdiff_t k, ptrdiff_t depth, char *to)
