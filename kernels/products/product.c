@@ -116,15 +116,16 @@ static void pack_kept(const product *p, const stage *s, ptrdiff_t share)
     add_to(&p->packed[s->number], 1);
 }
 
-/* Rows and columns of the result by the panels of one slice: those of a column's panel all at once, which lies in L1. */
+/* Rows and columns of the result by the panels of one slice: a row's panel lies in L1, and the result's lines that follow
+ * each other are written one after the other. */
 static void multiply(const product *p, const char *a, const char *b, ptrdiff_t depth, ptrdiff_t row, ptrdiff_t last_row,
                      ptrdiff_t column, ptrdiff_t last_column, storing how)
 {
     const product_unit *u = p->unit;
-    for (ptrdiff_t j = column; j < last_column; j += u->columns, b += panel_size(p, 0, depth)) {
-        const char *panel = a;
-        for (ptrdiff_t i = row; i < last_row; i += u->rows, panel += panel_size(p, 1, depth))
-            u->multiply(panel, b, depth, p->out + i * p->stride + j, p->stride, least(u->rows, last_row - i),
+    for (ptrdiff_t i = row; i < last_row; i += u->rows, a += panel_size(p, 1, depth)) {
+        const char *panel = b;
+        for (ptrdiff_t j = column; j < last_column; j += u->columns, panel += panel_size(p, 0, depth))
+            u->multiply(a, panel, depth, p->out + i * p->stride + j, p->stride, least(u->rows, last_row - i),
                         least(u->columns, last_column - j), how);
     }
 }
