@@ -110,7 +110,7 @@ class BuildKernels(build_ext):
                 extra_postargs=common + (msvc if kind == "msvc" else fewer_copies + for_x86(unix)),
                 depends=ext.depends,
             )
-        for unit, (macro, flags, line) in self.known_units(kind).items():
+        for unit, (macro, flags, _) in self.known_units(kind).items():
             ext.extra_objects += self.compiler.compile(
                 [unit],
                 output_dir=self.build_temp,

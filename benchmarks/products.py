@@ -3,7 +3,7 @@
     python benchmarks/products.py                     # every size of the table, a minute or two each
     python benchmarks/products.py 512 1024 32000      # rows, H, V
 
-All contenders take turns, round by round, each with the machine to itself otherwise; medians and, in brackets, the best.
+All contenders take turns, round by round; medians and, in brackets, the best.
 torch.mm of bfloat16 rounds its results to bfloat16; ours are float32, and for the two products of the gradient ours
 round it, which is float32, too: torch's is given in bfloat16 already.
 """

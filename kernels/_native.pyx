@@ -67,7 +67,7 @@ cdef extern from "rows/task.h" nogil:
     const product_unit *product_unit_named(const char *)
     convert_function *converter(const char *, element, element)
     int pairs_are_fast()
-    Py_ssize_t plan_product(c_product *)
+    Py_ssize_t plan_product(c_product *, int)
     void release_product(c_product *)
     ctypedef struct task:
         const isa_table *isa

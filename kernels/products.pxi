@@ -53,7 +53,7 @@ def product(str unit, int threads, tuple a, tuple b, out, bint add):
     t.work = PRODUCT
     t.poll = poll
     t.product = p
-    t.rows = plan_product(p)
+    t.rows = plan_product(p, threads)
     if t.rows < 0:
         raise MemoryError("no room for the panels of a product")
     work_through(buffers, &t, threads)

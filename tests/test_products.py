@@ -1,4 +1,4 @@
-"""The three products of a linear cross-entropy by every unit, against float64; conversions, against NumPy and ml_dtypes."""
+"""The three products of a linear cross-entropy in every unit, against float64; conversions."""
 
 import functools
 
@@ -90,7 +90,7 @@ def in_order(x, order):
 
 
 def assert_right(got, kind, size, dtype, unit, before=0.0):
-    """Each sum of n products within (n + 2) 2^-24 of the sum of their absolute values: as many roundings as there are."""
+    """Each sum of n products within (n + 2) 2^-24 of the sum of their absolute values: so often it is rounded."""
     right, scale, n = expected(kind, size, dtype, unit in OF_PAIRS)
     bound = (n + 2) * 2.0**-24 * (scale + np.abs(before)) + n * 2.0**-126
     worst = np.max(np.abs(got - (right + before)) / bound)

@@ -6,12 +6,12 @@
 #include "products/product.h"
 
 enum {
-    KEPT = 1 << 21,          /* bytes of a stage's panels */
-    KEPT_WIDTH = 1024,       /* at most: then a stage is half as deep as it is wide */
+    KEPT = 9 << 18,          /* bytes of a stage's panels: 512 rows by 1024 float32 or 2048 bfloat16, and room to round */
+    KEPT_WIDTH = 1024,       /* at most */
+    SLICES_OF = 32,          /* numbers: a multiple of every unit's */
     PACK_WIDTH = 64,         /* about, of a share of packing */
-    WIDE_BLOCK = 256,        /* about, of a share of multiplying, */
-    NARROW_BLOCK = 128,      /* where there are few of them */
-    FEW = 4096,
+    BLOCK_WIDTH = 256,       /* about, of a share of multiplying: fewer where threads would get few of them */
+    SHARES = 4,              /* for each thread */
     BYPASS_FROM = 1 << 23    /* bytes of a result */
 };
 
@@ -29,29 +29,30 @@ static ptrdiff_t panel_size(const product *p, int of_rows, ptrdiff_t depth)
 /* Panels follow each other slice by slice: those of a slice, then those of the next. */
 static ptrdiff_t slice_size(const product *p, int of_rows, ptrdiff_t width)
 {
-    return up_to(width, panel_width(p, of_rows)) * p->unit->slice * p->unit->size;
+    return up_to(width, panel_width(p, of_rows)) * p->slice * p->unit->size;
 }
 
 static ptrdiff_t kept_length(const product *p) { return p->keeps_rows ? p->rows : p->columns; }
 
-ptrdiff_t plan_product(product *p)
+ptrdiff_t plan_product(product *p, int threads)
 {
     const product_unit *u = p->unit;
     p->keeps_rows = p->rows < p->columns;
     const ptrdiff_t kept = kept_length(p), other = p->keeps_rows ? p->columns : p->rows;
     const ptrdiff_t width = panel_width(p, p->keeps_rows), other_width = panel_width(p, !p->keeps_rows);
     p->kept_width = least(up_to(kept, width), KEPT_WIDTH / width * width);
-    p->stage_depth = KEPT / (p->kept_width * u->size) / u->slice * u->slice;
-    if (p->stage_depth < u->slice) p->stage_depth = u->slice;
-    p->stage_depth = least(p->stage_depth, up_to(p->depth, u->slice));
+    p->slice = up_to(shares_of(p->depth, shares_of(p->depth, u->slice)), SLICES_OF);
+    p->stage_depth = KEPT / (p->kept_width * u->size) / p->slice * p->slice;
+    if (p->stage_depth < p->slice) p->stage_depth = p->slice;
+    p->stage_depth = least(p->stage_depth, up_to(p->depth, p->slice));
     p->stages_deep = shares_of(p->depth, p->stage_depth);
     p->stages = p->stages_deep * shares_of(kept, p->kept_width);
     p->packs = shares_of(p->kept_width, up_to(PACK_WIDTH, width));
-    p->block_width = up_to(other < FEW ? NARROW_BLOCK : WIDE_BLOCK, other_width);
+    p->block_width = up_to(least(BLOCK_WIDTH, shares_of(other, SHARES * threads)), other_width);
     p->blocks = shares_of(other, p->block_width);
 
     const int is_large = p->rows * p->columns * (ptrdiff_t)sizeof *p->out >= BYPASS_FROM;
-    p->first_storing = p->add ? ADD : is_large && p->depth <= u->slice ? BYPASS : STORE;
+    p->first_storing = p->add ? ADD : is_large && p->depth <= p->slice ? BYPASS : STORE;
 
     const ptrdiff_t bytes = p->kept_width * p->stage_depth * u->size;
     p->kept[0] = allocate_lines((size_t)bytes);
@@ -107,8 +108,8 @@ static void pack_kept(const product *p, const stage *s, ptrdiff_t share)
     const ptrdiff_t width = up_to(PACK_WIDTH, panel_width(p, p->keeps_rows));
     const ptrdiff_t first = s->first + share * width, last = least(first + width, s->last);
     char *to = s->kept;
-    for (ptrdiff_t k = s->k; k < s->end; k += p->unit->slice) {
-        const ptrdiff_t depth = least(p->unit->slice, s->end - k);
+    for (ptrdiff_t k = s->k; k < s->end; k += p->slice) {
+        const ptrdiff_t depth = least(p->slice, s->end - k);
         const ptrdiff_t panel = panel_size(p, p->keeps_rows, depth);
         pack(p, p->keeps_rows, first, last, k, depth, to + (first - s->first) / panel_width(p, p->keeps_rows) * panel);
         to += slice_size(p, p->keeps_rows, p->kept_width);
@@ -137,8 +138,8 @@ static void multiply_block(const product *p, const stage *s, ptrdiff_t block, ch
     wait_for(&p->packed[s->number], p->packs);
     wait_for(&p->progress[block], s->number);
     const char *kept = s->kept;
-    for (ptrdiff_t k = s->k; k < s->end; k += p->unit->slice) {
-        const ptrdiff_t depth = least(p->unit->slice, s->end - k);
+    for (ptrdiff_t k = s->k; k < s->end; k += p->slice) {
+        const ptrdiff_t depth = least(p->slice, s->end - k);
         const storing how = k > 0 ? ADD : p->first_storing;
         pack(p, !p->keeps_rows, first, last, k, depth, scratch);
         if (p->keeps_rows) multiply(p, kept, scratch, depth, s->first, s->last, first, last, how);

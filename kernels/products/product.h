@@ -38,7 +38,7 @@ typedef struct {
     ptrdiff_t rows, columns;    /* of the result, by one call of multiply: the widths of the panels */
     ptrdiff_t size;             /* bytes of a number in a panel */
     ptrdiff_t multiple;         /* panels are filled up to this many numbers of the sum */
-    ptrdiff_t slice;            /* of the sum, at a time */
+    ptrdiff_t slice;            /* of the sum, at a time, at most */
     pack_function *pack_rows[4], *pack_columns[4];    /* of each element type, or NULL */
     /* c[rows, columns] (+)= a panel times a panel, k numbers long; c may end before the panels do. */
     void (*multiply)(const void *a, const void *b, ptrdiff_t k, f32 *c, ptrdiff_t stride, ptrdiff_t rows,
@@ -68,15 +68,15 @@ typedef struct {
     /* product.c's, from plan_product on */
     int keeps_rows;
     storing first_storing;    /* of the first slice of a sum */
-    ptrdiff_t kept_width, stage_depth, block_width;
+    ptrdiff_t slice, kept_width, stage_depth, block_width;
     ptrdiff_t stages_deep, stages, packs, blocks;
     char *kept[2];
     ptrdiff_t *packed;      /* (stages,) shares of packing that are done */
     ptrdiff_t *progress;    /* (blocks,) stages that are done */
 } product;
 
-/* How many shares of work there are; -1 where there is no memory for what is kept. */
-ptrdiff_t plan_product(product *p);
+/* How many shares of work there are, for so many threads; -1 where there is no memory for what is kept. */
+ptrdiff_t plan_product(product *p, int threads);
 void release_product(product *p);
 
 /* The bytes of its own that a thread needs, and its work on the shares from first up to last. */
