@@ -62,7 +62,7 @@ cdef extern from "rows/task.h" nogil:
         float *out
         Py_ssize_t stride
         int add
-    ctypedef void convert_function(const void *, void *, Py_ssize_t)
+    ctypedef void convert_function(const void *, void *, Py_ssize_t, int)
     enum: CONVERTED_AT_ONCE
     const product_unit *product_unit_named(const char *)
     convert_function *converter(const char *, element, element)

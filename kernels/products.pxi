@@ -72,6 +72,7 @@ def convert(str isa, int threads, tuple x, tuple out):
     t.x.type = <element><int>x[1]
     t.out.type = <element><int>out[1]
     t.classes = buffers.held[0].len // buffers.held[0].itemsize
+    t.bypass = buffers.held[1].len >= BYPASS_FROM
     t.rows = (t.classes + CONVERTED_AT_ONCE - 1) // CONVERTED_AT_ONCE
     t.convert = converter(isa.encode(), t.x.type, t.out.type)
     work_through(buffers, &t, threads)

@@ -322,6 +322,22 @@ def test_convert_to_16_bits(isa, dtype):
         assert same_numbers(out, x.astype(SIXTEEN[dtype]))
 
 
+@pytest.mark.parametrize("isa", native.SUPPORTED_ISAS)
+def test_convert_large_arrays(isa):
+    """Those that bypass the caches, from every place in a line."""
+    n = 2**23 + 5
+    x = np.tile(np.random.default_rng(0).standard_normal(2**16 + 1, np.float32), 129)[:n]
+    for offset in (0, 1, 7, 8, 31):
+        half, back = np.zeros(n + 32, ml_dtypes.bfloat16), np.zeros(n + 32, np.float32)
+        with crossentropy.config(isa=isa):
+            own.convert(x, half[offset : offset + n])
+            own.convert(half[offset : offset + n], back[offset : offset + n])
+        assert np.array_equal(back[offset : offset + n], x.astype(ml_dtypes.bfloat16).astype(np.float32))
+        for each in (half, back):
+            assert not each[:offset].any()
+            assert not each[offset + n :].any()
+
+
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 2**16 - 1, 2**16 + 1, 2**18 + 5])
 def test_convert_any_number_and_layout(n):
     x = np.random.default_rng(n).standard_normal(n, np.float32)

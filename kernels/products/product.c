@@ -6,13 +6,13 @@
 #include "products/product.h"
 
 enum {
-    KEPT = 9 << 18,          /* bytes of a stage's panels: 512 rows by 1024 float32 or 2048 bfloat16, and room to round */
-    KEPT_WIDTH = 1024,       /* at most */
-    SLICES_OF = 32,          /* numbers: a multiple of every unit's */
-    PACK_WIDTH = 64,         /* about, of a share of packing */
-    BLOCK_WIDTH = 256,       /* about, of a share of multiplying: fewer where threads would get few of them */
-    SHARES = 4,              /* for each thread */
-    BYPASS_FROM = 1 << 23    /* bytes of a result */
+    KEPT = 9 << 18, /* bytes of a stage's panels: 512 rows by 1024 float32 or 2048 bfloat16, and room to round */
+    KEPT_WIDTH = 1024, /* at most */
+    SLICES_OF = 32, /* numbers: a multiple of every unit's */
+    PACK_WIDTH = 64, /* about, of a share of packing */
+    BLOCK_WIDTH = 256, /* about, of a share of multiplying: fewer where threads would get few of them */
+    SHARES = 4, /* for each thread */
+    BYPASS_FROM = 1 << 23 /* bytes of a result */
 };
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
@@ -86,8 +86,8 @@ static void pack(const product *p, int of_rows, ptrdiff_t first, ptrdiff_t last,
 /* Where a stage stands: which of the kept rows it has, and which part of the sum. */
 typedef struct {
     ptrdiff_t number;
-    ptrdiff_t first, last;    /* kept rows */
-    ptrdiff_t k, end;         /* of the sum */
+    ptrdiff_t first, last; /* kept rows */
+    ptrdiff_t k, end; /* of the sum */
     char *kept;
 } stage;
 

@@ -46,8 +46,8 @@ typedef struct {
     void (*enter)(void), (*leave)(void);    /* around a thread's share of the work, or NULL */
 } product_unit;
 
-/* n contiguous numbers, rounded once. */
-typedef void convert_function(const void *from, void *to, ptrdiff_t n);
+/* n contiguous numbers, rounded once. bypass: the caches, with the result. */
+typedef void convert_function(const void *from, void *to, ptrdiff_t n, int bypass);
 
 extern const product_unit product_base, product_avx2, product_avx512, product_avx512_bf16, product_amx;
 extern convert_function *const converters_base[4][4], *const converters_avx2[4][4], *const converters_avx512[4][4];

@@ -52,12 +52,17 @@ static void multiply(const void *a_panel, const void *b_panel, ptrdiff_t k, f32 
         }
         return;
     }
+    f32 whole[ROWS * COLUMNS];    /* since registers have no numbers that a loop could count */
     UNROLLED
-    for (int i = 0; i < ROWS; ++i)
-        for (int half = 0; half < 2 && i < rows; ++half) {
-            f32 *const to = c + i * stride + half * LANES_f32;
-            const ptrdiff_t n = columns - half * LANES_f32;
-            store_up_to(to, n, add ? v_add_f32(load_up_to(to, n), sum[i][half]) : sum[i][half]);
+    for (int i = 0; i < ROWS; ++i) {
+        store_f32(whole + i * COLUMNS, sum[i][0]);
+        store_f32(whole + i * COLUMNS + LANES_f32, sum[i][1]);
+    }
+    for (ptrdiff_t i = 0; i < rows; ++i)
+        for (ptrdiff_t j = 0; j < columns; j += LANES_f32) {
+            f32 *const to = c + i * stride + j;
+            const vec_f32 found = load_f32(whole + i * COLUMNS + j);
+            store_up_to(to, columns - j, add ? v_add_f32(load_up_to(to, columns - j), found) : found);
         }
 }
 

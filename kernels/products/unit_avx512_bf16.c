@@ -29,14 +29,18 @@ static void multiply(const void *a_panel, const void *b_panel, ptrdiff_t k, f32 
             sum[i][1] = _mm512_dpbf16_ps(sum[i][1], row, right);
         }
     }
-    const __mmask16 m[2] = {first_16(columns), first_16(columns - 16)};
+    f32 whole[ROWS * COLUMNS];
     UNROLLED
-    for (int i = 0; i < ROWS; ++i)
-        for (int half = 0; half < 2 && i < rows; ++half) {
-            if (m[half] == 0) break;
-            f32 *const to = c + i * stride + half * 16;
-            const __m512 there = add ? _mm512_maskz_loadu_ps(m[half], to) : _mm512_setzero_ps();
-            _mm512_mask_storeu_ps(to, m[half], _mm512_add_ps(there, sum[i][half]));
+    for (int i = 0; i < ROWS; ++i) {
+        store_f32(whole + i * COLUMNS, sum[i][0]);
+        store_f32(whole + i * COLUMNS + LANES_f32, sum[i][1]);
+    }
+    for (ptrdiff_t i = 0; i < rows; ++i)
+        for (ptrdiff_t j = 0; j < columns; j += LANES_f32) {
+            f32 *const to = c + i * stride + j;
+            const __mmask16 m = first_16(columns - j);
+            const __m512 there = add ? _mm512_maskz_loadu_ps(m, to) : _mm512_setzero_ps();
+            _mm512_mask_storeu_ps(to, m, _mm512_add_ps(there, load_f32(whole + i * COLUMNS + j)));
         }
 }
 

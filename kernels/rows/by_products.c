@@ -23,7 +23,7 @@ static void convert_shares(const task *t)
     ptrdiff_t first, last;
     while (take_rows(t, &first, &last)) {
         const ptrdiff_t at = first * CONVERTED_AT_ONCE, end = last * CONVERTED_AT_ONCE;
-        t->convert(t->x.data + at * from_size, t->out.data + at * to_size, (end < n ? end : n) - at);
+        t->convert(t->x.data + at * from_size, t->out.data + at * to_size, (end < n ? end : n) - at, t->bypass);
     }
 }
 
