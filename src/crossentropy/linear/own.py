@@ -11,11 +11,7 @@ import numpy as np
 
 from .. import _settings
 from .._backends import native
-
-try:
-    from .. import _native
-except ImportError as error:  # which native.py has explained
-    raise ImportError(str(error)) from error
+from .._backends.native import _native
 
 _CODES = {"float16": 0, "bfloat16": 1, "float32": 2}  # `element` in kernels/types.h
 
@@ -37,13 +33,13 @@ def _supported() -> tuple[str, ...]:
     return _native.supported_product_units()
 
 
-def units(dtype: object = "float32") -> tuple[str, ...]:
+def units(dtype: str = "float32") -> tuple[str, ...]:
     """Which units this machine runs in this context for operands of a dtype, best first.
 
     Parameters
     ----------
-    dtype : dtype or str
-        Of the hidden states and the weight: float32, float16 or bfloat16.
+    dtype : str
+        The name of that of the hidden states and the weight: float32, float16 or bfloat16.
 
     Returns
     -------
@@ -52,8 +48,7 @@ def units(dtype: object = "float32") -> tuple[str, ...]:
     """
     asked = _settings.isa()
     left = _UNITS_OF[native.isa_named(asked)] if asked else _supported()
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-    return tuple(unit for unit in _supported() if unit in left and (name == "bfloat16" or unit not in _OF_PAIRS))
+    return tuple(unit for unit in _supported() if unit in left and (dtype == "bfloat16" or unit not in _OF_PAIRS))
 
 
 def _unit(asked: str | None, *operands: np.ndarray) -> str:
