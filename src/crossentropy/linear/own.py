@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _settings
 from .._backends import native
-from .._backends.native import _native
+from .._backends.native import _native  # type: ignore[attr-defined]
 
 _CODES = {"float16": 0, "bfloat16": 1, "float32": 2}  # `element` in kernels/types.h
 
