@@ -43,6 +43,7 @@ SOURCES = [
 ] + [
     f"kernels/rows/{name}.c"
     for name in (
+        "by_biases",
         "by_products",
         "by_rows",
         "by_streams",

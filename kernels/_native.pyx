@@ -35,7 +35,7 @@ cdef extern from "rows/task.h" nogil:
         int64_t ignored
     ctypedef enum work:
         LOGSUMEXP, WEIGHTED_LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
-        STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE, PRODUCT, CONVERT
+        STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE, PRODUCT, CONVERT, ADD_BIAS, SUM_BIAS
     ctypedef struct row_options:
         int plain
         const double *class_weight
@@ -63,7 +63,13 @@ cdef extern from "rows/task.h" nogil:
         Py_ssize_t stride
         int add
     ctypedef void convert_function(const void *, void *, Py_ssize_t, int)
-    enum: CONVERTED_AT_ONCE
+    enum: CONVERTED_AT_ONCE, SUMMED_AT_ONCE
+    ctypedef struct c_biased "biased":
+        char *logits
+        element type
+        Py_ssize_t rows, columns, stride
+        const void *bias
+        double *sums
     const product_unit *product_unit_named(const char *)
     convert_function *converter(const char *, element, element)
     int pairs_are_fast()
@@ -88,6 +94,7 @@ cdef extern from "rows/task.h" nogil:
         double *sign
         row_statistics *statistics
         const c_product *product
+        const c_biased *biased
         convert_function *convert
     const isa_table *isa_select(const char *)
     int openmp_threads()

@@ -1,4 +1,4 @@
-# Products of matrices, and conversions: what comes here is checked, as everywhere (linear/own.py).
+# Products of matrices, conversions and biases: what comes here is checked, as everywhere (linear/own.py).
 
 cdef int factor_of(factor *f, Buffers buffers, view, int code) except -1:
     """From a view (rows, numbers of the sum), one stride of which is that of an element."""
@@ -77,3 +77,40 @@ def convert(str isa, int threads, tuple x, tuple out):
     t.convert = converter(isa.encode(), t.x.type, t.out.type)
     work_through(buffers, &t, threads)
     raise_signals()
+
+
+cdef class BiasBuffers(Buffers):
+    cdef c_biased b
+
+
+cdef int work_on_bias(work what, int threads, logits, row) except -1:
+    cdef BiasBuffers buffers = BiasBuffers()
+    cdef c_biased *b = &buffers.b
+    cdef task t
+    memset(&t, 0, sizeof(task))
+    b.logits = <char *>buffers.data(logits, PyBUF_STRIDED if what == ADD_BIAS else PyBUF_STRIDES)
+    if what == ADD_BIAS:
+        b.bias = buffers.data(row, PyBUF_SIMPLE)
+    else:
+        b.sums = <double *>buffers.data(row, PyBUF_WRITABLE)
+    cdef Py_buffer *matrix = &buffers.held[0]
+    b.type = <element>(2 if matrix.itemsize == 4 else 3)
+    b.rows, b.columns = matrix.shape[0], matrix.shape[1]
+    b.stride = matrix.strides[0] // matrix.itemsize
+    t.work = what
+    t.poll = poll
+    t.biased = b
+    t.rows = b.rows if what == ADD_BIAS else (b.columns + SUMMED_AT_ONCE - 1) // SUMMED_AT_ONCE
+    work_through(buffers, &t, threads)
+    raise_signals()
+    return 0
+
+
+def add_bias(int threads, logits, bias):
+    """logits += bias. logits: float32 or float64, (rows, V), its columns next to each other; bias: (V,), of that type."""
+    work_on_bias(ADD_BIAS, threads, logits, bias)
+
+
+def sum_bias(int threads, grad, sums):
+    """sums += grad.sum(axis=0). grad: as logits; sums: float64, (V,)."""
+    work_on_bias(SUM_BIAS, threads, grad, sums)

@@ -21,8 +21,19 @@ typedef enum {
     STREAM_COMBINE,
     STREAM_SCALE,    /* by_streams.c */
     PRODUCT,
-    CONVERT    /* by_products.c */
+    CONVERT,    /* by_products.c */
+    ADD_BIAS,
+    SUM_BIAS    /* by_biases.c */
 } work;
+
+/* The logits of a linear layer and its bias, a number for each column; or the gradients on both. */
+typedef struct {
+    char *logits;    /* (rows, columns) of float32 or float64 */
+    element type;
+    ptrdiff_t rows, columns, stride;    /* of rows, in elements */
+    const void *bias;                   /* IN (columns,) of the same type */
+    double *sums;                       /* IN OUT (columns,): a column's sum is added */
+} biased;
 
 /* The options of a loss, filled in by one function (options_of in _native.pyx). 0 or NULL is an option that is not set. */
 typedef struct {
@@ -71,6 +82,7 @@ typedef struct {
     ptrdiff_t row_scale_step;
 
     const product *product;       /* whose shares are the rows */
+    const biased *biased;         /* likewise */
     convert_function *convert;    /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */
 
     schedule *schedule;
@@ -79,7 +91,7 @@ typedef struct {
     row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
 } task;
 
-enum { CONVERTED_AT_ONCE = 1 << 16 };
+enum { CONVERTED_AT_ONCE = 1 << 16, SUMMED_AT_ONCE = 1 << 10 };
 
 /* layout.c: merges the row dimensions that every array lets merge. */
 void coalesce(task *t);

@@ -52,6 +52,21 @@ def weight(grad: np.ndarray, x: np.ndarray, out: np.ndarray, add: bool) -> None:
             out[classes] += here
 
 
+def add_bias(logits: np.ndarray, bias: np.ndarray) -> None:
+    """logits += bias."""
+    logits += bias
+
+
+def sum_bias(grad: np.ndarray, sums: np.ndarray) -> None:
+    """sums += grad.sum(axis=0), in float64."""
+    sums += grad.sum(0, dtype=np.float64)
+
+
+def convert(x: np.ndarray, out: np.ndarray) -> None:
+    """out = x, rounded once."""
+    out[...] = x
+
+
 @functools.cache
 def _gemm(dtype: np.dtype) -> Callable[..., Any] | None:
     try:

@@ -22,7 +22,7 @@ from .._backends import registry
 from .._reduction import divisor, reduced, scaled
 from . import calls, chunks
 from .calls import Gradients, Layer
-from .products import Products
+from .products import Products, passes
 from .sums import Sums
 
 
@@ -41,15 +41,21 @@ def chunks_of(layer: Layer, products: Products, counting: np.ndarray | None) -> 
     if not rows:
         return
     bias = None if layer.bias is None else layer.bias.astype(layer.real)
-    buffer = _memory.empty((rows, layer.classes), layer.real)
+    buffer = _aligned(rows, layer)
     for part in chunks.slices(n, rows):
         which = part if counting is None else _as_slice(counting[part])
         x = calls.rows_at(layer.hidden, layer.rows_shape, which)
         logits = buffer[: len(x)]
         products.logits(x, layer.weight, logits)
         if bias is not None:
-            logits += bias
+            passes().add_bias(logits, bias)
         yield Chunk(which, x, logits)
+
+
+def _aligned(rows: int, layer: Layer) -> np.ndarray:
+    """Memory for so many rows of logits, each of which begins with a line of the cache where it is large."""
+    line = 64 // layer.real.itemsize
+    return _memory.empty((rows, -(-layer.classes // line) * line), layer.real)[:, : layer.classes]
 
 
 def _as_slice(numbers: np.ndarray) -> Any:

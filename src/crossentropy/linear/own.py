@@ -23,9 +23,9 @@ _UNITS_OF = {
 }
 _OF_PAIRS = ("amx", "avx512_bf16")  # whose operands are bfloat16
 
-# Multiplications below which one thread is faster than two.
+# Multiplications, and elements of one pass, below which one thread is faster than two.
 SERIAL_BELOW = 2**18
-CONVERTED_SERIALLY_BELOW = 2**16
+PASSED_SERIALLY_BELOW = 2**16
 
 
 @functools.cache
@@ -178,8 +178,39 @@ def convert(x: np.ndarray, out: np.ndarray) -> None:
         out[...] = x
         return
     if x.size:
-        threads = 1 if x.size < CONVERTED_SERIALLY_BELOW else native.current_threads()
-        _native.convert(native.current_isa(), threads, _bits(x), _bits(out))
+        _native.convert(native.current_isa(), _threads_of_a_pass(x), _bits(x), _bits(out))
+
+
+def add_bias(logits: np.ndarray, bias: np.ndarray) -> None:
+    """logits += bias.
+
+    Parameters
+    ----------
+    logits : ndarray (rows, V)
+        float32 or float64, its columns next to each other.
+    bias : ndarray (V,)
+        Contiguous, of that dtype.
+    """
+    if logits.size:
+        _native.add_bias(_threads_of_a_pass(logits), logits, bias)
+
+
+def sum_bias(grad: np.ndarray, sums: np.ndarray) -> None:
+    """sums += grad.sum(axis=0), in float64.
+
+    Parameters
+    ----------
+    grad : ndarray (rows, V)
+        float32 or float64, its columns next to each other.
+    sums : ndarray (V,)
+        float64, contiguous.
+    """
+    if grad.size:
+        _native.sum_bias(_threads_of_a_pass(grad), grad, sums)
+
+
+def _threads_of_a_pass(x: np.ndarray) -> int:
+    return 1 if x.size < PASSED_SERIALLY_BELOW else native.current_threads()
 
 
 def _is_contiguous(x: np.ndarray) -> bool:

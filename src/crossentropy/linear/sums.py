@@ -8,9 +8,9 @@ import numpy as np
 
 from .. import _memory
 from .calls import Gradients, Layer, rows_at
-from .products import Products
+from .products import Products, passes
 
-BLOCK = 1 << 20  # elements: what is rounded at once
+BLOCK = 1 << 20  # elements: what NumPy widens at once
 
 
 class Sums:
@@ -33,7 +33,7 @@ class Sums:
             self.products.weight(grad, x, self.weight, self.begun)
             self.begun = True
         if self.bias is not None:
-            self.bias += grad.sum(0, dtype=np.float64)
+            passes().sum_bias(grad, self.bias)
 
     def _take_hidden(self, rows: Any, grad: np.ndarray) -> None:
         to, adds = self.to.hidden, "hidden" in self.to.added
@@ -48,7 +48,7 @@ class Sums:
         if adds:
             found += place
         if is_there:
-            place[...] = found
+            _round(found, place)
         elif to.ndim == 2:
             to[rows] = found
         else:
@@ -63,12 +63,19 @@ class Sums:
             weight[...] = 0
         if to.weight is not None and weight is not to.weight:
             assert weight is not None
-            for classes in _blocks(weight):
-                if "weight" in to.added:
+            if "weight" in to.added:
+                for classes in _blocks(weight):
                     weight[classes] += to.weight[classes]
-                to.weight[classes] = weight[classes]
+            _round(weight, to.weight)
         if bias is not None:
             bias[...] = self.bias + bias if "bias" in to.added else self.bias
+
+
+def _round(x: np.ndarray, out: np.ndarray) -> None:
+    if x.dtype == out.dtype:
+        out[...] = x
+    else:
+        passes().convert(x, out)
 
 
 def _is_sum(a: np.ndarray, real: np.dtype) -> bool:
