@@ -1,4 +1,4 @@
-"""The three products of a linear cross-entropy in every unit, against float64; conversions."""
+"""The three products of a linear cross-entropy in every unit, against float64; conversions; biases."""
 
 import functools
 
@@ -348,3 +348,26 @@ def test_convert_any_number_and_layout(n):
     apart = np.zeros((n, 2), ml_dtypes.bfloat16)
     own.convert(x, apart[:, 1])
     assert np.array_equal(apart[:, 1], x.astype(ml_dtypes.bfloat16))
+
+
+# ---------------------------------------------------------------------- biases
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1023), (5, 1025), (70, 2049), (0, 4), (4, 0)])  # 1024 are summed at once
+def test_biases(shape, dtype, threads):
+    rng = np.random.default_rng(1)
+    wide = rng.standard_normal((shape[0], shape[1] + 3)).astype(dtype)
+    logits, bias = wide[:, : shape[1]], rng.standard_normal(shape[1]).astype(dtype)
+    added, beside = logits + bias, wide[:, shape[1] :].copy()
+    sums = rng.standard_normal(shape[1])
+    exact = sums.copy()
+    for row in added.astype(np.float64):
+        exact += row
+    with crossentropy.config(threads=threads):
+        own.add_bias(logits, bias)
+        own.sum_bias(logits, sums)
+    np.testing.assert_array_equal(logits, added)
+    np.testing.assert_array_equal(wide[:, shape[1] :], beside)
+    np.testing.assert_array_equal(sums, exact)
