@@ -27,8 +27,19 @@ from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
 from . import calls, composed, eager, short
 from .bridge import Options
+from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
+from .linear_module import LinearCrossEntropyLoss
 
-__all__ = ["CrossEntropyLoss", "cross_entropy", "empty_cache", "log_softmax"]
+__all__ = [
+    "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
+    "LinearLogProbs",
+    "cross_entropy",
+    "empty_cache",
+    "linear_cross_entropy",
+    "linear_log_probs",
+    "log_softmax",
+]
 
 # The keywords of PyTorch's own, for the hint at a misspelt one.
 _OWN = ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing", "inplace", "dtype")
