@@ -1,4 +1,4 @@
-"""The loss of hidden states against a vocabulary, as `torch.nn.functional.linear_cross_entropy`, and what goes with it."""
+"""The loss of hidden states against a vocabulary, as PyTorch's linear_cross_entropy; log-probabilities of classes."""
 
 from __future__ import annotations
 

@@ -58,8 +58,29 @@ def log_probs(layer: Layer, index, ignore_index: int | None, dtype: torch.dtype 
     return torch.where(counts, log_p.gather(-1, y).squeeze(-1), 0), torch.where(counts, entropy, 0)
 
 
-def derivative(function, layer: Layer, wrt, arriving):
-    """The gradients of ``function(layer)``, which can be differentiated further."""
+# ---------------------------------------------------------------------- gradients that are to be differentiated
+
+
+def loss_derivative(grad_loss, layer: Layer, target, weight, settings: Settings, wrt):
+    """The gradients of a loss, which can be differentiated further."""
+
+    def loss(views):
+        return (cross_entropy(views, target, weight, settings),)
+
+    return _derivative(loss, layer, wrt, (grad_loss,))
+
+
+def log_probs_derivative(arriving, layer: Layer, index, settings, wrt):
+    """The gradients of log-probabilities, the same."""
+    ignore_index, _, dtype = settings
+
+    def found(views):
+        return log_probs(views, index, ignore_index, dtype)
+
+    return _derivative(found, layer, wrt, arriving)
+
+
+def _derivative(function, layer: Layer, wrt, arriving):
     # Views stand for the parameters: where one is computed from another, each still gets its own part alone.
     views = Layer(*[t.view_as(t) if wanted else t for t, wanted in zip(layer, wrt, strict=True)])
     with torch.enable_grad():

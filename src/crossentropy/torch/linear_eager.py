@@ -28,10 +28,10 @@ class _AtOnce(torch.autograd.Function):
     def backward(ctx, grad_loss):
         if (grads := ctx.grads) is None:
             ctx.saved_tensors  # noqa: B018 -- PyTorch's error for a graph that is gone
-        if private.needs_operator(grad_loss):
-            return *linear_ops.multiplied(grads, ctx.dtypes, grad_loss), None, None, None
         if torch.is_grad_enabled():
             return *_derivative(ctx, grad_loss), None, None, None
+        if private.needs_operator(grad_loss):
+            return *linear_ops.multiplied(grads, ctx.dtypes, grad_loss), None, None, None
         keeps = private.keeps_graph()
         if not keeps:
             ctx.grads = None
@@ -48,24 +48,20 @@ class _InHalves(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_loss):
+        if torch.is_grad_enabled():
+            return *_derivative(ctx, grad_loss), None, None, None
         *layer, target, weight = ctx.saved_tensors
         layer, wrt = Layer(*layer), ctx.needs_input_grad[:3]
         if private.needs_operator(grad_loss):
             return *linear_ops.gradients(grad_loss, layer, target, weight, ctx.settings, wrt), None, None, None
-        if torch.is_grad_enabled():
-            return *_derivative(ctx, grad_loss), None, None, None
         _, grads = linear_bridge.loss_and_gradients(layer, target, weight, ctx.settings, wrt, grad_loss)
         return *finished(grads, linear_bridge.dtypes_of(layer)), None, None, None
 
 
 def _derivative(ctx, grad_loss):
-    """The gradients where create_graph asks that they be differentiable: from all logits at once."""
     *layer, target, weight = ctx.saved_tensors
-
-    def loss(layer):
-        return (linear_composed.cross_entropy(layer, target, weight, ctx.settings),)
-
-    return linear_composed.derivative(loss, Layer(*layer), ctx.needs_input_grad[:3], (grad_loss,))
+    wrt = ctx.needs_input_grad[:3]
+    return linear_composed.loss_derivative(grad_loss, Layer(*layer), target, weight, ctx.settings, wrt)
 
 
 class _LogProbs(torch.autograd.Function):
@@ -83,15 +79,10 @@ class _LogProbs(torch.autograd.Function):
         layer, wrt = Layer(*layer), ctx.needs_input_grad[:3]
         if all(g is None for g in arriving):
             return (None,) * 7
-        if any(g is not None and private.needs_operator(g) for g in arriving):
+        if torch.is_grad_enabled():
+            found = linear_composed.log_probs_derivative(arriving, layer, index, ctx.settings, wrt)
+        elif any(g is not None and private.needs_operator(g) for g in arriving):
             found = linear_ops.log_probs_gradients(arriving, layer, index, ctx.settings, wrt)
-        elif torch.is_grad_enabled():
-            ignore_index, _, dtype = ctx.settings
-
-            def log_probs(layer):
-                return linear_composed.log_probs(layer, index, ignore_index, dtype)
-
-            found = linear_composed.derivative(log_probs, layer, wrt, arriving)
         else:
             _, _, grads = linear_bridge.log_probs(layer, index, *ctx.settings, wrt, arriving)
             found = finished(grads, linear_bridge.dtypes_of(layer))
@@ -104,11 +95,13 @@ class _LogProbs(torch.autograd.Function):
 def cross_entropy(layer: Layer, target, weight, settings: Settings, traced: bool) -> torch.Tensor:
     """The loss of checked arguments, differentiable in the layer's."""
     wrt = _wanted(layer)
-    at_once = settings.reduction != "none" and not private.has_hooks_on_saved_tensors()
-    if traced:
-        return linear_ops.cross_entropy(*layer, target, weight, *settings, *[w and at_once for w in wrt])[0]
+    by_row = settings.reduction == "none"
+    if traced:  # torch.jit.trace is for what has no backward, and tells calls with and without one apart
+        ahead = [wanted and not by_row and not torch.jit.is_tracing() for wanted in wrt]
+        return linear_ops.cross_entropy(*layer, target, weight, *settings, *ahead)[0]
     if not any(wrt):
         return linear_bridge.loss(layer, target, weight, settings)
+    at_once = not by_row and not private.has_hooks_on_saved_tensors()
     return (_AtOnce if at_once else _InHalves).apply(*layer, target, weight, settings)
 
 

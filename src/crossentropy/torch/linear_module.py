@@ -7,10 +7,9 @@ import math
 from typing import Unpack
 
 import torch
-from torch.nn import functional as F
 
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
-from . import calls, composed, linear_calls
+from . import calls, linear_calls
 from .linear import linear_cross_entropy
 
 # PyTorch's own from 2.13 on; before that, what both are.
@@ -42,11 +41,8 @@ class LinearCrossEntropyLoss(_BASE):
 
     Notes
     -----
-    Called with ``input`` and ``target``; raises what `linear_cross_entropy` raises. `torch.jit.script` makes PyTorch's
-    own operations of it.
+    Called with ``input`` and ``target``; raises what `linear_cross_entropy` raises.
     """
-
-    __constants__ = ("num_classes", "out_features", "reduction", "ignore_index", "label_smoothing", *_BEYOND)
 
     def __init__(
         self,
@@ -90,16 +86,6 @@ class LinearCrossEntropyLoss(_BASE):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `linear_cross_entropy`."""
-        if torch.jit.is_scripting():
-            z = F.linear(input, self.linear.weight, self.linear.bias)
-            z = z.reshape(z.shape[:-1] + (self.num_classes,) + self.out_features)
-            ignore_index = self.ignore_index if self.ignore_index is not None else -100
-            target, weight = composed.as_torch_wants(z, target, self.weight)
-            return composed.composed(z, target, weight, ignore_index, self.label_smoothing, self.z_loss, self.reduction)
-        else:  # which torch.jit.script leaves out
-            return self._by_kernels(input, target)
-
-    def _by_kernels(self, input, target):
         shape = (self.num_classes, *self.out_features)
         weight, bias = self.linear.weight, self.linear.bias
         if self.out_features:

@@ -1,7 +1,7 @@
 """The losses of hidden states as registered operators, for whatever traces calls.
 
-A gradient that is not wanted is a tensor of no elements. The operators of the gradients have no derivative: that of an
-eager call is composed of PyTorch's operations, and compilers ask for none.
+A gradient that is not wanted is a tensor of no elements. The operators of gradients have no derivative themselves:
+where gradients are to be differentiated (create_graph), PyTorch's operations compute them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.library import custom_op
 
-from . import linear_bridge, ops
+from . import linear_bridge, linear_composed, ops
 from .linear_bridge import GRADIENTS, Layer, Settings, finished, kept_dtype, real
 
 _LAYER = "Tensor input, Tensor linear_weight, Tensor? linear_bias"
@@ -137,16 +137,16 @@ def _save_call(ctx, inputs, output):
     ctx.mark_non_differentiable(*output[1:])
     ctx.dtypes = [dtype if need else None for dtype, need in zip(linear_bridge.dtypes_of(layer), needs, strict=True)]
     ctx.at_once = all(has or not need for has, need in zip(wrt, needs, strict=True))
-    ctx.save_for_backward(*(output[1:] if ctx.at_once else (*layer, target, weight)))
+    ctx.save_for_backward(*layer, target, weight, *(output[1:] if ctx.at_once else ()))
 
 
 def _call_backward(ctx, grad_loss, *_):
-    if ctx.at_once:
-        found = multiplied(ctx.saved_tensors, ctx.dtypes, grad_loss)
+    (*layer, target, weight), grads = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+    call = grad_loss, Layer(*layer), target, weight, ctx.settings, ctx.needs_input_grad[:3]
+    if torch.is_grad_enabled():
+        found = linear_composed.loss_derivative(*call)
     else:
-        *layer, target, weight = ctx.saved_tensors
-        wrt = ctx.needs_input_grad[:3]
-        found = gradients(grad_loss, Layer(*layer), target, weight, ctx.settings, wrt)
+        found = multiplied(grads, ctx.dtypes, grad_loss) if ctx.at_once else gradients(*call)
     return *found, *[None] * (5 + _COUNT)
 
 
@@ -157,8 +157,9 @@ def _save_log_probs(ctx, inputs, output):
 
 def _log_probs_backward(ctx, *arriving):
     *layer, index = ctx.saved_tensors
-    settings, wrt = (ctx.ignore_index, ctx.rows, ctx.dtype), ctx.needs_input_grad[:3]
-    return *log_probs_gradients(arriving, Layer(*layer), index, settings, wrt), None, None, None, None
+    call = arriving, Layer(*layer), index, (ctx.ignore_index, ctx.rows, ctx.dtype), ctx.needs_input_grad[:3]
+    by = linear_composed.log_probs_derivative if torch.is_grad_enabled() else log_probs_gradients
+    return *by(*call), None, None, None, None
 
 
 cross_entropy.register_autograd(_call_backward, setup_context=_save_call)
