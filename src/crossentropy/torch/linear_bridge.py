@@ -7,10 +7,12 @@ yet, those that a factor must not round twice, or take below float16's range, st
 from __future__ import annotations
 
 import math
+import sys
 from collections import namedtuple
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 import crossentropy
@@ -19,7 +21,7 @@ from ..linear import calls, engine
 from ..linear import log_probs as rows_log_probs
 from ..linear import products as products_of_arrays
 from . import cache, products
-from .bridge import Options, _on_torchs_threads, array, tensor
+from .bridge import Options, array, bfloat16, on_torchs_threads, tensor
 
 GRADIENTS = calls.GRADIENTS
 
@@ -111,7 +113,7 @@ def _like(grad: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def loss(layer: Layer, target, weight, settings: Settings) -> torch.Tensor:
     """The loss, by one product."""
     arrays, named = _arrays(layer, settings.dtype), _named(target, weight, settings)
-    with _on_torchs_threads(layer.weight):
+    with on_torchs_threads(layer.weight):
         if layer.input.is_cuda:
             return crossentropy.linear_cross_entropy(*arrays[:2], array(target), bias=arrays[2], **named)
         checked = calls.layer(*arrays, named.pop("rows"))
@@ -124,7 +126,7 @@ def loss_and_gradients(layer: Layer, target, weight, settings: Settings, wrt: Se
     grads = new_gradients(layer, wrt, settings.dtype, kept=arriving is None)
     arrays, named = _arrays(layer, settings.dtype), _named(target, weight, settings)
     out = {name: array(grad) for name, grad in zip(GRADIENTS, grads, strict=True) if grad is not None}
-    with _on_torchs_threads(layer.weight):
+    with on_torchs_threads(layer.weight):
         if layer.input.is_cuda:
             more = {"wrt": tuple(out), "out": out, "grad_output": 1.0 if arriving is None else arriving}
             call = crossentropy.linear_cross_entropy_and_grad
@@ -141,7 +143,7 @@ def log_probs(layer: Layer, index, ignore_index, rows, dtype, wrt: Sequence[bool
     arrays = _arrays(layer, dtype)
     grads = new_gradients(layer, wrt, dtype, kept=False) if wrt else []
     out = {name: array(grad) for name, grad in zip(GRADIENTS, grads, strict=False) if grad is not None}
-    with _on_torchs_threads(layer.weight):
+    with on_torchs_threads(layer.weight):
         if layer.input.is_cuda:
             more = {"bias": arrays[2], "rows": rows, "ignore_index": ignore_index}
             if not wrt:
@@ -161,7 +163,31 @@ def log_probs(layer: Layer, index, ignore_index, rows, dtype, wrt: Sequence[bool
 def _arrays(layer: Layer, dtype: torch.dtype) -> list:
     """The layer as the package's functions take it."""
     as_dtypes = dtype, dtype, real(dtype)
-    return [None if t is None else array(t.detach().to(d)) for t, d in zip(layer, as_dtypes, strict=True)]
+    return [None if t is None else _view(t.detach().to(d)) for t, d in zip(layer, as_dtypes, strict=True)]
+
+
+class _Memory:
+    """The memory of a tensor, which lives as long as an array over it."""
+
+    def __init__(self, t: torch.Tensor) -> None:
+        size, kind = t.element_size(), "u2" if t.dtype == torch.bfloat16 else f"f{t.element_size()}"
+        self.tensor, strides = t, tuple(size * stride for stride in t.stride())
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(t.shape),
+            "typestr": f"{'<' if sys.byteorder == 'little' else '>'}{kind}",
+            "data": (t.data_ptr(), False),
+            "strides": strides,
+        }
+
+
+def _view(t: torch.Tensor):
+    """As `array`; but the tensor's memory can still be resized, which ``numpy()`` ends, and FSDP does to parameters."""
+    t = t.resolve_neg()
+    if t.is_cuda or not t.numel():
+        return array(t)
+    a = np.asarray(_Memory(t))
+    return a.view(bfloat16()) if t.dtype == torch.bfloat16 else a
 
 
 def _named(target, weight, settings: Settings) -> dict:
