@@ -785,7 +785,7 @@ def test_memory_of_a_chunk_of_logits(dtype, reduction):
     run(f"""
     import re, torch
     from pathlib import Path
-    from crossentropy.torch import linear_cross_entropy
+    from crossentropy.torch import empty_cache, linear_cross_entropy
     torch.set_num_threads(2)
     def memory(name):
         return 1024 * int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -795,11 +795,13 @@ def test_memory_of_a_chunk_of_logits(dtype, reduction):
     n, h, v = 1024, 256, 40000
     x, w = (torch.randn(s, h).mul(0.1).to(torch.{dtype}).requires_grad_() for s in (n, v))
     t = torch.randint(v, (n,))
-    step(x[:300], w[:64], t[:300] % 64)  # with threads, and what adding a product imports
+    step(x, w, t)  # BLAS keeps buffers of its own from then on
+    empty_cache()
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
     grads = step(x, w, t)
     extra = memory("VmHWM") - before - sum(g.nbytes for g in grads)
     allowed = 128 * v * 4 + 2**24 + (v * h * 4 if w.itemsize == 2 else 0)
+    print(extra / 2**20, allowed / 2**20)
     assert 0 < extra <= allowed, (extra / 2**20, allowed / 2**20)
     """)

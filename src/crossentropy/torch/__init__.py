@@ -1,6 +1,7 @@
 """PyTorch's cross-entropy with this package's kernels: change one import, keep the results.
 
     >>> from crossentropy.torch import cross_entropy, log_softmax, CrossEntropyLoss
+    >>> from crossentropy.torch import linear_cross_entropy, LinearCrossEntropyLoss, linear_log_probs
 
 They take and return what PyTorch's functions and module of these names do; docs/torch.md lists every difference. The
 kernels take tensors of float32, float64, bfloat16 and float16 on the CPU and on CUDA devices. What they are not for

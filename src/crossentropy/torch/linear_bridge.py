@@ -1,7 +1,7 @@
 """The losses of hidden states on tensors, without differentiation: eager calls and operators both end here.
 
-Gradients are float32 (float64 for float64) or of their parameter's dtype. Where what arrives at a loss is not known
-yet, those that a factor must not round twice, or take below float16's range, stay float32 until it is (`kept_dtype`).
+Where what arrives at a loss is not known yet, gradients of 16 bits stay float32 until it is: so a factor rounds none of
+them twice, and they are scaled before they leave float16's range.
 """
 
 from __future__ import annotations
@@ -47,32 +47,19 @@ def real(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def result_dtype(parameter: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
-    """What a gradient is written as when all its factors are known: the parameter's dtype where the engine has it."""
-    return parameter.dtype if parameter.dtype in (dtype, real(dtype)) else real(dtype)
+def written_dtype(name: str, parameter: torch.Tensor, dtype: torch.dtype, is_last: bool) -> torch.dtype:
+    """What the engine writes a gradient as: its parameter's dtype where it can; ``is_last``: no factor is to come."""
+    if name == "bias" or parameter.dtype not in (dtype, real(dtype)):
+        return real(dtype)
+    return parameter.dtype if is_last else real(parameter.dtype)
 
 
-def kept_dtype(name: str, parameter: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
-    """What a gradient is written as when a factor is to come.
-
-    The weight's and the bias's of 16 bits are sums of float32 anyway, and are rounded when that factor is in. Those of
-    hidden states are as many as these: bfloat16 has float32's range, and they need no more memory.
-    """
-    own = result_dtype(parameter, dtype)
-    return own if name == "hidden" and own is not torch.float16 else real(dtype) if own.itemsize == 2 else own
-
-
-def new_gradients(layer: Layer, wrt: Sequence[bool], dtype: torch.dtype, kept: bool) -> list[torch.Tensor | None]:
+def new_gradients(layer: Layer, wrt: Sequence[bool], dtype: torch.dtype, is_last: bool) -> list[torch.Tensor | None]:
     """Tensors for the gradients that are wanted."""
     found: list[torch.Tensor | None] = []
     for name, parameter, wanted in zip(GRADIENTS, layer, wrt, strict=True):
-        if not wanted:
-            found.append(None)
-        elif name == "bias":
-            found.append(cache.empty(parameter.shape, real(dtype), parameter.device))
-        else:
-            to = kept_dtype(name, parameter, dtype) if kept else result_dtype(parameter, dtype)
-            found.append(cache.empty(parameter.shape, to, parameter.device))
+        to = written_dtype(name, parameter, dtype, is_last) if wanted else None
+        found.append(None if to is None else cache.empty(parameter.shape, to, parameter.device))
     return found
 
 
@@ -81,29 +68,29 @@ def finished(grads, dtypes) -> list[torch.Tensor | None]:
     return [grad if grad is None else _converted(grad, dtype) for grad, dtype in zip(grads, dtypes, strict=True)]
 
 
-def multiplied(grads, dtypes, factor: torch.Tensor, in_place: bool) -> list[torch.Tensor | None]:
-    """The same, times what arrives at the loss; in place where nobody needs them again."""
+def multiplied(grads: list[torch.Tensor | None], dtypes, factor: torch.Tensor, keeps: bool):
+    """The same, times what arrives at the loss; ``keeps`` them as they are, or else lets go of each in turn."""
     number = None if factor.is_cuda else factor.item()  # a device would have to be waited for
-    if number is not None and not math.isfinite(number):  # what is 0 is of rows that do not count, or far from them
-        return finished([g if g is None else torch.where(g != 0, g * factor, 0) for g in grads], dtypes)
-    if number == 1:
-        if not in_place:
-            grads = [g if g is None or g.dtype is not d else _copied(g) for g, d in zip(grads, dtypes, strict=True)]
-        return finished(grads, dtypes)
-    found = []
-    for grad in grads:
-        if grad is not None:
-            grad = grad.mul_(factor) if in_place else torch.mul(grad, factor, out=_like(grad, grad.dtype))
-        found.append(grad)
-    return finished(found, dtypes)
+    found: list[torch.Tensor | None] = []
+    for k, dtype in enumerate(dtypes):
+        grad = grads[k]
+        if grad is None:
+            found.append(None)
+            continue
+        if not keeps:
+            grads[k] = None
+        if number is not None and not math.isfinite(number):
+            grad = torch.where(grad != 0, grad * factor, 0)  # what is 0 is so because no row counts there
+        elif number != 1:
+            grad = torch.mul(grad, factor, out=_like(grad, grad.dtype)) if keeps else grad.mul_(factor)
+        elif keeps and grad.dtype is dtype:
+            grad = _like(grad, dtype).copy_(grad)
+        found.append(_converted(grad, dtype))
+    return found
 
 
 def _converted(grad: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return grad if grad.dtype is dtype else _like(grad, dtype).copy_(grad)
-
-
-def _copied(grad: torch.Tensor) -> torch.Tensor:
-    return _like(grad, grad.dtype).copy_(grad)
 
 
 def _like(grad: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -123,7 +110,7 @@ def loss(layer: Layer, target, weight, settings: Settings) -> torch.Tensor:
 
 def loss_and_gradients(layer: Layer, target, weight, settings: Settings, wrt: Sequence[bool], arriving=None):
     """(loss, gradients): of what arrives at the loss, or, where that is None, of 1, kept for a factor to come."""
-    grads = new_gradients(layer, wrt, settings.dtype, kept=arriving is None)
+    grads = new_gradients(layer, wrt, settings.dtype, is_last=arriving is not None)
     arrays, named = _arrays(layer, settings.dtype), _named(target, weight, settings)
     out = {name: array(grad) for name, grad in zip(GRADIENTS, grads, strict=True) if grad is not None}
     with on_torchs_threads(layer.weight):
@@ -141,7 +128,7 @@ def loss_and_gradients(layer: Layer, target, weight, settings: Settings, wrt: Se
 def log_probs(layer: Layer, index, ignore_index, rows, dtype, wrt: Sequence[bool] = (), arriving=()):
     """(log_prob, entropy, gradients) of chosen classes; the gradients of what arrives at the two."""
     arrays = _arrays(layer, dtype)
-    grads = new_gradients(layer, wrt, dtype, kept=False) if wrt else []
+    grads = new_gradients(layer, wrt, dtype, is_last=True) if wrt else []
     out = {name: array(grad) for name, grad in zip(GRADIENTS, grads, strict=False) if grad is not None}
     with on_torchs_threads(layer.weight):
         if layer.input.is_cuda:

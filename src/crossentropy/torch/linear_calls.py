@@ -107,7 +107,7 @@ def target_of(layer: Layer, target, name: str = "target") -> tuple[torch.Tensor,
     wanted = (*rows_shape, *classes[1:])
     if target.shape != wanted:
         both = f"{wanted}, or {(*rows_shape, *classes)} for probabilities" if name == "target" else f"{wanted}"
-        batch = bool(target.dim() and rows_shape) and target.shape[0] != rows_shape[0]
+        batch = len(rows_shape) == 1 and target.dim() > 0 and target.shape[0] != rows_shape[0]
         error = ValueError if batch else RuntimeError  # PyTorch's, either way
         raise error(f"{name} must have shape {both}, got {tuple(target.shape)}")
     if target.dtype not in calls.INTEGERS:

@@ -35,7 +35,7 @@ class _AtOnce(torch.autograd.Function):
         keeps = private.keeps_graph()
         if not keeps:
             ctx.grads = None
-        return *multiplied(grads, ctx.dtypes, grad_loss, in_place=not keeps), None, None, None
+        return *multiplied(grads, ctx.dtypes, grad_loss, keeps), None, None, None
 
 
 class _InHalves(torch.autograd.Function):

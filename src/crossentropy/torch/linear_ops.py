@@ -10,7 +10,7 @@ import torch
 from torch.library import custom_op
 
 from . import linear_bridge, linear_composed, ops
-from .linear_bridge import GRADIENTS, Layer, Settings, finished, kept_dtype, real
+from .linear_bridge import GRADIENTS, Layer, Settings, finished, real, written_dtype
 
 _LAYER = "Tensor input, Tensor linear_weight, Tensor? linear_bias"
 _SETTINGS = f"{ops.OPTIONS}, int? rows, ScalarType dtype"
@@ -37,7 +37,7 @@ def _(input, linear_weight, linear_bias, target, weight, *rest):
     layer, settings, wrt = _call(input, linear_weight, linear_bias, rest)
     rows = layer.rows_shape if settings.reduction == "none" else ()
     loss = input.new_empty(rows, dtype=real(settings.dtype))
-    return loss, *_like(layer, wrt, lambda name, t: kept_dtype(name, t, settings.dtype))
+    return loss, *_like(layer, wrt, lambda name, t: written_dtype(name, t, settings.dtype, is_last=False))
 
 
 @custom_op(
