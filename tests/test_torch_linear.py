@@ -802,6 +802,5 @@ def test_memory_of_a_chunk_of_logits(dtype, reduction):
     grads = step(x, w, t)
     extra = memory("VmHWM") - before - sum(g.nbytes for g in grads)
     allowed = 128 * v * 4 + 2**24 + (v * h * 4 if w.itemsize == 2 else 0)
-    print(extra / 2**20, allowed / 2**20)
     assert 0 < extra <= allowed, (extra / 2**20, allowed / 2**20)
     """)
