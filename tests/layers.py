@@ -24,6 +24,7 @@ VALUES = {
     "test_streamed_results_are_those_of_small_calls",
     "test_the_same_bits_however_it_is_called",
     "test_values_and_gradients",
+    "test_values_and_gradients_of_torchs_linear_samples",
 }
 # The first case alone.
 FIRST = {
@@ -45,11 +46,14 @@ SLOW = {
     "test_a_peer_that_is_missing_or_fails_gets_a_line",
     "test_a_bad_environment_variable_gets_one_line",  # nine processes; test_surroundings.py has the messages
     "test_a_stream_that_lacks_the_symbols",
+    "test_a_module_compiled_with_everything",
     "test_distributed_data_parallel",
+    "test_distributed_training_of_a_tied_embedding",
     "test_it_learns",  # the example's command trains, too
     "test_kernels_are_compiled_once_and_kept",  # by Numba, several times in processes of their own
     "test_kernels_of_several_processes_go_together",
     "test_info_says_why_a_backend_is_missing",
+    "test_memory_of_a_chunk_of_logits",
     "test_no_memory_but_the_gradients",
     "test_records_are_complete",  # the quick benchmarks of every backend, ISA and number of threads
     "test_rows_from_python",  # Numba compiles each row function again for each dtype, and keeps none

@@ -818,10 +818,10 @@ def test_no_more_threads_than_pytorch_takes():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        with bridge._on_torchs_threads(x):
+        with bridge.on_torchs_threads(x):
             assert native.current_threads() == 1
         torch.set_num_threads(1000)
-        with crossentropy.config(threads=1), bridge._on_torchs_threads(x):
+        with crossentropy.config(threads=1), bridge.on_torchs_threads(x):
             assert native.current_threads() == 1
     finally:
         torch.set_num_threads(before)

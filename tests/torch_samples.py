@@ -40,8 +40,7 @@ def torchs_tests():
         hypothesis.settings.load_profile(profile)  # torch's is of 10 examples, for every property test from here on
         # torch's tests let no flag of torch.backends be set; those after these may want to.
         torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True
-    found = {f"{op.name}.{op.variant_test_name}".rstrip("."): op for op in op_db} | {m.name: m for m in module_db}
-    return {source: found[source] for source in SOURCES}
+    return {f"{op.name}.{op.variant_test_name}".rstrip("."): op for op in op_db} | {m.name: m for m in module_db}
 
 
 # ---------------------------------------------------------------------- samples

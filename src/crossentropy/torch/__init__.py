@@ -1,6 +1,7 @@
 """PyTorch's cross-entropy with this package's kernels: change one import, keep the results.
 
     >>> from crossentropy.torch import cross_entropy, log_softmax, CrossEntropyLoss
+    >>> from crossentropy.torch import linear_cross_entropy, LinearCrossEntropyLoss, linear_log_probs
 
 They take and return what PyTorch's functions and module of these names do; docs/torch.md lists every difference. The
 kernels take tensors of float32, float64, bfloat16 and float16 on the CPU and on CUDA devices. What they are not for
@@ -27,8 +28,19 @@ from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
 from . import calls, composed, eager, short
 from .bridge import Options
+from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
+from .linear_module import LinearCrossEntropyLoss
 
-__all__ = ["CrossEntropyLoss", "cross_entropy", "empty_cache", "log_softmax"]
+__all__ = [
+    "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
+    "LinearLogProbs",
+    "cross_entropy",
+    "empty_cache",
+    "linear_cross_entropy",
+    "linear_log_probs",
+    "log_softmax",
+]
 
 # The keywords of PyTorch's own, for the hint at a misspelt one.
 _OWN = ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing", "inplace", "dtype")

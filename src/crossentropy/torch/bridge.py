@@ -41,7 +41,8 @@ def loss_dtype(x: torch.Tensor) -> torch.dtype:
 
 
 @functools.cache
-def _bfloat16() -> np.dtype:
+def bfloat16() -> np.dtype:
+    """The dtype of NumPy arrays of bfloat16."""
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)
@@ -52,7 +53,7 @@ def array(x: torch.Tensor):
     x = x.detach().resolve_neg()
     if x.is_cuda:
         return x
-    return x.view(torch.uint16).numpy().view(_bfloat16()) if x.dtype == torch.bfloat16 else x.numpy()
+    return x.view(torch.uint16).numpy().view(bfloat16()) if x.dtype == torch.bfloat16 else x.numpy()
 
 
 def tensor(a) -> torch.Tensor:
@@ -63,7 +64,7 @@ def tensor(a) -> torch.Tensor:
 _AS_IT_IS = contextlib.nullcontext()
 
 
-def _on_torchs_threads(x: torch.Tensor):
+def on_torchs_threads(x: torch.Tensor):
     """A context with no more threads than PyTorch takes, which a program (a data loader's worker) may have limited."""
     if x.is_cuda or x.numel() < SERIAL_BELOW or threads() <= torch.get_num_threads():
         return _AS_IT_IS
@@ -83,15 +84,15 @@ def loss(input, target, weight, options: Options) -> torch.Tensor:
     """The loss, for a call that nothing differentiates."""
     if weight is None and options is PLAIN and not target.is_floating_point() and input.dim() == 2:
         x = array(input)
-        with _on_torchs_threads(input):
+        with on_torchs_threads(input):
             return tensor(cross_entropy(x, target.numpy(), **_PLAIN))
-    with _on_torchs_threads(input):
+    with on_torchs_threads(input):
         return tensor(cross_entropy(array(input), array(target), **_named(input, target, weight, options)))
 
 
 def forward(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The loss, and what `backward` needs: statistics, divisor."""
-    with _on_torchs_threads(input):
+    with on_torchs_threads(input):
         found, saved = autograd.forward(array(input), array(target), **_named(input, target, weight, options))
     statistics, divisor = autograd.numbers_of(saved)
     statistics = tensor(statistics)
@@ -105,7 +106,7 @@ def backward(
 ) -> torch.Tensor:
     """The gradient on the logits; into ``out`` where that is given; ``checks`` that the logits are still the same."""
     out = cache.empty_like(input) if out is None else out
-    with _on_torchs_threads(input):
+    with on_torchs_threads(input):
         saved = _restored(input, target, weight, statistics, divisor, options)
         if checks and not input.is_cuda:
             kept.check(saved)
@@ -132,7 +133,7 @@ def at_once(input, target, weight, options: Options) -> tuple[np.floating, torch
     if small and plain and input.dim() == 2 and not target.is_floating_point():
         # No option is passed, because only a call without options takes the package's short way.
         x = input.detach().resolve_neg().numpy()
-        with _on_torchs_threads(input):
+        with on_torchs_threads(input):
             found = cross_entropy_and_grad(x, target.numpy(), ignore_index=options.ignore_index)
         return found.loss, torch.from_numpy(found.grad)
     grad = cache.empty_like(input)
@@ -141,7 +142,7 @@ def at_once(input, target, weight, options: Options) -> tuple[np.floating, torch
 
 def _forward_backward(input, target, weight, options: Options, out: torch.Tensor):
     named = _named(input, target, weight, options)
-    with _on_torchs_threads(input):
+    with on_torchs_threads(input):
         return cross_entropy_and_grad(array(input), array(target), **named, out=array(out)).loss
 
 
@@ -153,7 +154,7 @@ def forward_backward(input, target, weight, options: Options, out: torch.Tensor)
 def log_softmax(input, dim: int) -> torch.Tensor:
     """The log-softmax along an axis."""
     out = cache.empty_like(input)
-    with _on_torchs_threads(input):
+    with on_torchs_threads(input):
         log_softmax_of_array(array(input), dim, out=array(out))
     return out
 
@@ -161,7 +162,7 @@ def log_softmax(input, dim: int) -> torch.Tensor:
 def log_softmax_forward(input, dim: int):
     """The log-softmax, and the package's record for `log_softmax_backward`, which holds the logits' memory."""
     out = cache.empty_like(input)
-    with _on_torchs_threads(input):
+    with on_torchs_threads(input):
         _, saved = autograd.log_softmax_forward(array(input), dim, out=array(out))
     return out, saved
 
@@ -179,6 +180,6 @@ def restored_log_softmax(input, statistics, dim: int):
 def log_softmax_backward(grad_output, log_p, saved) -> torch.Tensor:
     """The gradient on the argument of `log_softmax`, like its result log_p, from that on the result."""
     out = cache.empty_like(log_p)
-    with _on_torchs_threads(log_p):
+    with on_torchs_threads(log_p):
         autograd.log_softmax_backward(saved, array(grad_output), out=array(out))
     return out

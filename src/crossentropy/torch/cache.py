@@ -15,3 +15,11 @@ def empty_like(x: torch.Tensor) -> torch.Tensor:
         return torch.empty_like(x)
     strides = torch.empty_like(x, device="meta").stride()
     return torch.from_numpy(memory).view(x.dtype).as_strided(x.shape, strides)
+
+
+def empty(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """As `torch.empty`."""
+    size = shape.numel() * dtype.itemsize
+    if size < LARGE or device.type != "cpu" or (memory := _memory.uint8(size)) is None:
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.from_numpy(memory).view(dtype).view(shape)

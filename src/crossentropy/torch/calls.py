@@ -16,14 +16,14 @@ from .composed import by_torch
 
 FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _SHORT = frozenset((torch.bfloat16, torch.float16))
-_INTEGERS = frozenset(
+INTEGERS = frozenset(
     (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 )
 
 
 def are_ours(input, target, weight=None) -> bool:
     """Whether the kernels take such tensors; others are handed to PyTorch's function, which may raise."""
-    return is_ours(input) and _is_beside(input, target) and (weight is None or _is_beside(input, weight))
+    return is_ours(input) and is_beside(input, target) and (weight is None or is_beside(input, weight))
 
 
 def is_ours(input) -> bool:
@@ -34,12 +34,12 @@ def is_ours(input) -> bool:
         return False
     if input.layout is not torch.strided or input.is_nested or input.dim() == 0 or private.is_wrapper(input):
         return False
-    if input.is_cuda and _lacks_cuda():
+    if input.is_cuda and lacks_cuda():
         return False
     return input.shape[class_axis(input)] > 0
 
 
-def _is_beside(input, other) -> bool:
+def is_beside(input, other) -> bool:
     """Whether a target or a weight is dense, of a dtype that the kernels take, and on the device of the logits."""
     if not isinstance(other, torch.Tensor) or other.device != input.device or other.layout is not torch.strided:
         return False
@@ -47,7 +47,7 @@ def _is_beside(input, other) -> bool:
 
 
 @functools.cache
-def _lacks_cuda() -> bool:
+def lacks_cuda() -> bool:
     """Whether no backend here takes tensors on a device; warns once if so."""
     reason = "it knows NVIDIA's devices alone" if torch.version.hip else backends()[-1].reason
     if reason:
@@ -102,7 +102,7 @@ def problem(input, target, weight, options: Options) -> str:
         return "ignore_index is for class targets" if ignore_index >= 0 else ""
     if weight is not None and not weight.is_floating_point():
         return f"weight must be floating with a target of classes, got {weight.dtype}"
-    if target.dtype not in _INTEGERS:
+    if target.dtype not in INTEGERS:
         return f"a target of classes must have an integer dtype, got {target.dtype}"
     if target.shape != rows and not (len(shape) == 1 and target.shape == (1,)):
         return f"target must have shape {rows}, or that of input, {tuple(shape)}, got {tuple(target.shape)}"

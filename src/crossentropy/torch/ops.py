@@ -21,8 +21,8 @@ def _statistics_dtype(input):
 
 
 _KINDS = {"ignore_index": "int", "reduction": "str"}  # of the options that are no float
-_OPTIONS = ", ".join(f"{_KINDS.get(name, 'float')} {name}" for name in Options._fields)
-_CALL = f"Tensor input, Tensor target, Tensor? weight, {_OPTIONS}"
+OPTIONS = ", ".join(f"{_KINDS.get(name, 'float')} {name}" for name in Options._fields)
+_CALL = f"Tensor input, Tensor target, Tensor? weight, {OPTIONS}"
 
 
 @custom_op("crossentropy::cross_entropy", mutates_args=(), schema=f"({_CALL}) -> (Tensor, Tensor, Tensor)")

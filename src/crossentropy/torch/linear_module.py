@@ -1,0 +1,107 @@
+"""The module of `linear_cross_entropy`, which has the linear layer."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Unpack
+
+import torch
+
+from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
+from . import calls, linear_calls
+from .linear import linear_cross_entropy
+
+# PyTorch's own from 2.13 on; before that, what both are.
+_BASE = getattr(torch.nn, "LinearCrossEntropyLoss", torch.nn.modules.loss._WeightedLoss)
+_OWN = ("out_features", "bias", "device", "dtype", "reduction", "weight", "ignore_index", "label_smoothing", "options")
+_BEYOND = {"rows": None, "shift": False, **{name: DEFAULTS[name] for name in EXTRAS}}
+
+
+@functools.partial(takes_options, names=EXTRAS)
+class LinearCrossEntropyLoss(_BASE):
+    """The module of `linear_cross_entropy`, as `torch.nn.LinearCrossEntropyLoss`.
+
+    Parameters
+    ----------
+    in_features, num_classes : int
+        H and V of its layer, ``linear``. A tied embedding: ``loss.linear.weight = embedding.weight``.
+    out_features : tuple of int, default ()
+        (d1, ...) of a loss with several targets for each row.
+    bias : bool, default False
+        Whether the layer has one.
+    device, dtype
+        Of the layer.
+    reduction, weight, ignore_index, label_smoothing, options
+        Those of `linear_cross_entropy`.
+    rows, shift
+        As for `linear_cross_entropy`. Not in PyTorch.
+    {options}
+        Not in PyTorch.
+
+    Notes
+    -----
+    Called with ``input`` and ``target``; raises what `linear_cross_entropy` raises.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        out_features: tuple[int, ...] = (),
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        reduction: str = "mean",
+        weight: torch.Tensor | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        options: torch.nn.LinearCrossEntropyOptions | None = None,
+        rows: int | None = None,
+        shift: bool = False,
+        **extras: Unpack[ExtraOptions],
+    ) -> None:
+        if weight is not None and weight.shape != (num_classes,):
+            raise RuntimeError(f"weight must have shape {(num_classes,)}, got {tuple(weight.shape)}")
+        label_smoothing = linear_calls.smoothing(label_smoothing)
+        torch.nn.modules.loss._WeightedLoss.__init__(self, weight, None, None, reduction)
+        self.num_classes, self.out_features = num_classes, out_features
+        self.ignore_index, self.label_smoothing, self.options = ignore_index, label_smoothing, options
+        self.linear = torch.nn.Linear(
+            in_features, math.prod(out_features, start=num_classes), bias=bias, device=device, dtype=dtype
+        )
+        linear_calls.rows_of(options, rows)
+        self.rows, self.shift = rows, shift
+        for name, value in calls.extras("LinearCrossEntropyLoss", extras, (*_OWN, "rows", "shift")).items():
+            setattr(self, name, value)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(_BEYOND | state)  # which may have been pickled before an option was added
+
+    def extra_repr(self) -> str:
+        """The options beyond PyTorch's that are not at their defaults."""
+        now = {name: getattr(self, name) for name in _BEYOND}
+        return ", ".join(f"{name}={value}" for name, value in now.items() if value != _BEYOND[name])
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of `linear_cross_entropy`."""
+        shape = (self.num_classes, *self.out_features)
+        weight, bias = self.linear.weight, self.linear.bias
+        if self.out_features:
+            weight = weight.reshape(*shape, weight.shape[-1])
+            bias = None if bias is None else bias.reshape(shape)
+        return linear_cross_entropy(
+            input,
+            weight,
+            target,
+            linear_bias=bias,
+            weight=self.weight,
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            options=self.options,
+            rows=self.rows,
+            shift=self.shift,
+            **{name: getattr(self, name) for name in EXTRAS},
+        )

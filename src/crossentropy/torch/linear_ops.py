@@ -1,0 +1,166 @@
+"""The losses of hidden states as registered operators, for whatever traces calls.
+
+A gradient that is not wanted is a tensor of no elements. The operators of gradients have no derivative themselves:
+where gradients are to be differentiated (create_graph), PyTorch's operations compute them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.library import custom_op
+
+from . import linear_bridge, linear_composed, ops
+from .linear_bridge import GRADIENTS, Layer, Settings, finished, real, written_dtype
+
+_LAYER = "Tensor input, Tensor linear_weight, Tensor? linear_bias"
+_SETTINGS = f"{ops.OPTIONS}, int? rows, ScalarType dtype"
+_WRT = "bool of_input, bool of_weight, bool of_bias"
+_LOSS = f"{_LAYER}, Tensor target, Tensor? weight, {_SETTINGS}, {_WRT}"
+_COUNT = len(Settings._fields)
+_GRADIENTS = "(Tensor, Tensor, Tensor)"
+
+
+@custom_op(
+    "crossentropy::linear_cross_entropy", mutates_args=(), schema=f"({_LOSS}) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+def cross_entropy(input, linear_weight, linear_bias, target, weight, *rest):
+    """(loss, the gradients that are wanted, of 1)."""
+    layer, settings, wrt = _call(input, linear_weight, linear_bias, rest)
+    if not any(wrt):
+        return linear_bridge.loss(layer, target, weight, settings), *_filled(input, (None,) * 3)
+    loss, grads = linear_bridge.loss_and_gradients(layer, target, weight, settings, wrt)
+    return loss, *_filled(input, grads)
+
+
+@cross_entropy.register_fake
+def _(input, linear_weight, linear_bias, target, weight, *rest):
+    layer, settings, wrt = _call(input, linear_weight, linear_bias, rest)
+    rows = layer.rows_shape if settings.reduction == "none" else ()
+    loss = input.new_empty(rows, dtype=real(settings.dtype))
+    return loss, *_like(layer, wrt, lambda name, t: written_dtype(name, t, settings.dtype, is_last=False))
+
+
+@custom_op(
+    "crossentropy::linear_cross_entropy_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_loss, {_LOSS}) -> {_GRADIENTS}",
+)
+def cross_entropy_backward(grad_loss, input, linear_weight, linear_bias, target, weight, *rest):
+    """The gradients that are wanted, in their parameters' dtypes."""
+    layer, settings, wrt = _call(input, linear_weight, linear_bias, rest)
+    _, grads = linear_bridge.loss_and_gradients(layer, target, weight, settings, wrt, grad_loss)
+    return _filled(input, finished(grads, linear_bridge.dtypes_of(layer)))
+
+
+@cross_entropy_backward.register_fake
+def _(grad_loss, input, linear_weight, linear_bias, target, weight, *rest):
+    layer, _, wrt = _call(input, linear_weight, linear_bias, rest)
+    return _like(layer, wrt, lambda name, t: t.dtype)
+
+
+_CHOSEN = f"{_LAYER}, Tensor index, int? ignore_index, int? rows, ScalarType dtype"
+
+
+@custom_op("crossentropy::linear_log_probs", mutates_args=(), schema=f"({_CHOSEN}) -> (Tensor, Tensor)")
+def log_probs(input, linear_weight, linear_bias, index, *settings):
+    """(log_prob, entropy)."""
+    return linear_bridge.log_probs(Layer(input, linear_weight, linear_bias), index, *settings)[:2]
+
+
+@log_probs.register_fake
+def _(input, linear_weight, linear_bias, index, ignore_index, rows, dtype):
+    def found():
+        return input.new_empty(input.shape[:-1], dtype=real(dtype))
+
+    return found(), found()
+
+
+@custom_op(
+    "crossentropy::linear_log_probs_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_log_prob, Tensor grad_entropy, {_CHOSEN}, {_WRT}) -> {_GRADIENTS}",
+)
+def log_probs_backward(grad_log_prob, grad_entropy, input, linear_weight, linear_bias, index, *rest):
+    """The gradients that are wanted."""
+    layer, settings, wrt = Layer(input, linear_weight, linear_bias), rest[:3], rest[3:]
+    _, _, grads = linear_bridge.log_probs(layer, index, *settings, wrt, (grad_log_prob, grad_entropy))
+    return _filled(input, finished(grads, linear_bridge.dtypes_of(layer)))
+
+
+@log_probs_backward.register_fake
+def _(grad_log_prob, grad_entropy, input, linear_weight, linear_bias, index, *rest):
+    return _like(Layer(input, linear_weight, linear_bias), rest[3:], lambda name, t: t.dtype)
+
+
+def _call(input, linear_weight, linear_bias, rest):
+    return Layer(input, linear_weight, linear_bias), Settings(*rest[:_COUNT]), rest[_COUNT:]
+
+
+def _filled(input, grads):
+    return tuple(input.new_empty(0) if grad is None else grad for grad in grads)
+
+
+def _like(layer, wrt, dtype_of):
+    found = []
+    for name, t, wanted in zip(GRADIENTS, layer, wrt, strict=True):
+        found.append(t.new_empty(t.shape, dtype=dtype_of(name, t)) if wanted else layer.input.new_empty(0))
+    return tuple(found)
+
+
+# ---------------------------------------------------------------------- what backwards call
+
+
+def multiplied(grads, dtypes, factor):
+    """Gradients times what arrives, in their parameters' dtypes, in operations that can be traced."""
+    pairs = zip(grads, dtypes, strict=True)
+    return [None if grad is None or dtype is None else (grad * factor).to(dtype) for grad, dtype in pairs]
+
+
+def gradients(grad_loss, layer: Layer, target, weight, settings: Settings, wrt):
+    """The gradients that are wanted, by the operator; None for the others."""
+    found = cross_entropy_backward(grad_loss, *layer, target, weight, *settings, *wrt)
+    return [grad if wanted else None for grad, wanted in zip(found, wrt, strict=True)]
+
+
+def log_probs_gradients(arriving, layer: Layer, index, settings, wrt):
+    """The same of log-probabilities."""
+    rows, dtype = layer.rows_shape, real(settings[-1])
+    arriving = [layer.input.new_zeros(rows, dtype=dtype) if g is None else g for g in arriving]
+    found = log_probs_backward(*arriving, *layer, index, *settings, *wrt)
+    return [grad if wanted else None for grad, wanted in zip(found, wrt, strict=True)]
+
+
+def _save_call(ctx, inputs, output):
+    (*tensors, target, weight), rest = inputs[:5], inputs[5:]
+    layer, ctx.settings, wrt = _call(*tensors, rest)
+    needs = ctx.needs_input_grad[:3]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.dtypes = [dtype if need else None for dtype, need in zip(linear_bridge.dtypes_of(layer), needs, strict=True)]
+    ctx.at_once = all(has or not need for has, need in zip(wrt, needs, strict=True))
+    ctx.save_for_backward(*layer, target, weight, *(output[1:] if ctx.at_once else ()))
+
+
+def _call_backward(ctx, grad_loss, *_):
+    (*layer, target, weight), grads = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+    call = grad_loss, Layer(*layer), target, weight, ctx.settings, ctx.needs_input_grad[:3]
+    if torch.is_grad_enabled():
+        found = linear_composed.loss_derivative(*call)
+    else:
+        found = multiplied(grads, ctx.dtypes, grad_loss) if ctx.at_once else gradients(*call)
+    return *found, *[None] * (5 + _COUNT)
+
+
+def _save_log_probs(ctx, inputs, output):
+    *tensors, ctx.ignore_index, ctx.rows, ctx.dtype = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _log_probs_backward(ctx, *arriving):
+    *layer, index = ctx.saved_tensors
+    call = arriving, Layer(*layer), index, (ctx.ignore_index, ctx.rows, ctx.dtype), ctx.needs_input_grad[:3]
+    by = linear_composed.log_probs_derivative if torch.is_grad_enabled() else log_probs_gradients
+    return *by(*call), None, None, None, None
+
+
+cross_entropy.register_autograd(_call_backward, setup_context=_save_call)
+log_probs.register_autograd(_log_probs_backward, setup_context=_save_log_probs)
