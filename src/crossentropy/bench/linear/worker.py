@@ -19,7 +19,6 @@ from .cases import Case, read
 from .contenders import CONTENDERS
 from .records import sampled
 
-
 STATUS = Path("/proc/self/status")
 
 
