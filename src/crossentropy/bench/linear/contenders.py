@@ -48,7 +48,8 @@ def _ours(p: Problem, threads: int, given: bool = True, every_row: bool = False)
     if every_row:
         targets, options = np.where(targets >= 0, targets, 0), {}
     if p.case.op != GRADIENTS:
-        return Ready(lambda: linear_cross_entropy(p.hidden, p.weight, targets, **options), lambda loss: (loss, {}))
+        arrays = None if every_row else lambda loss: (loss, {})
+        return Ready(lambda: linear_cross_entropy(p.hidden, p.weight, targets, **options), arrays)
     out = {name: np.zeros_like(getattr(p, name)) for name in ("hidden", "weight")} if given else None
 
     def call():
