@@ -237,14 +237,14 @@ def picture(curves: dict[str, np.ndarray]) -> Figure:
     above.set(
         ylabel="loss of a batch, nats per character", title="a character model, trained three times from one seed"
     )
-    above.legend(frameon=False)
+    above.legend(frameon=False, handlelength=4)
 
     equal = []
-    for name in list(curves)[1:]:
+    for name, size in zip(list(curves)[1:], (7, 3), strict=True):  # where they agree, one is seen around the other
         apart = np.abs(curves[name] - torchs)
         equal.append(str(int((apart == 0).sum())))
         # Zero has no logarithm: such steps are left out here and counted in the title.
-        below.plot(step, np.where(apart > 0, apart, np.nan), ".", ms=4, color=STYLES[name]["color"], label=name)
+        below.plot(step, np.where(apart > 0, apart, np.nan), ".", ms=size, color=STYLES[name]["color"], label=name)
     spacing = np.spacing(torchs.astype(np.float32))
     below.plot(step, spacing, color="#767f89", lw=1, label="float32: one unit in the last place")
     below.set_yscale("log")

@@ -36,7 +36,7 @@ def lines(document: dict) -> Iterator[str]:
 
 def _place(case: Case) -> tuple:
     every = cases()
-    return (every.index(case) if case in every else len(every)), case
+    return (every.index(case) if case in every else len(every)), case.op == LOSS, case
 
 
 def _case(case: Case) -> str:
