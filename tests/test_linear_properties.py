@@ -2,6 +2,8 @@
 are the conformance suite's (crossentropy.testing), here are sizes and values by code path.
 """
 
+import math
+
 import numpy as np
 import pytest
 from conftest import DTYPES
@@ -182,6 +184,99 @@ def test_each_gradient_alone_is_that_of_all(backend, rng, name):
     alone = linear_cross_entropy_and_grad(hidden, weight, y, bias=bias, rows=4, wrt=name)
     np.testing.assert_array_equal(getattr(alone, name), getattr(all_of_them, name))
     assert [getattr(alone, other) for other in NAMES if other != name] == [None, None]
+
+
+# ---------------------------------------------------------------------- against the logits
+
+
+def drawn(seed):
+    """A call drawn at random: arguments, options, and what is given beside them."""
+    rng = np.random.default_rng(seed)
+    rows_shape = [(), (0,), (1,), (13,), (3, 5), (2, 3, 4), (4, 0)][rng.integers(7)]
+    features, classes = int(rng.integers(0, 9)), int(rng.integers(1, 12))
+    hidden = rng.standard_normal((*rows_shape, features))
+    weight, bias = rng.standard_normal((classes, features)), rng.standard_normal(classes)
+    options = {"reduction": ["mean", "sum", "none"][rng.integers(3)]}
+    likely = lambda share: rng.random() < share  # noqa: E731
+    if likely(0.3):
+        targets = rng.dirichlet(np.ones(classes), rows_shape)
+    else:
+        targets = rng.integers(0, classes, rows_shape)
+        if likely(0.5):
+            options["ignore_index"] = -100
+            targets = np.where(rng.random(rows_shape) < 0.4, -100, targets)
+    if likely(0.3):
+        options["sample_weight"] = np.where(rng.random(rows_shape) < 0.3, 0, rng.uniform(0.1, 3, rows_shape))
+    if likely(0.3):
+        options["class_weight"] = np.where(rng.random(classes) < 0.2, 0, rng.uniform(0.1, 3, classes))
+    options |= {"label_smoothing": 0.2} if likely(0.3) else {}
+    options |= {"z_loss": 0.01} if likely(0.3) else {}
+    options |= {"normalizer": 3.5} if likely(0.3) and options["reduction"] == "mean" else {}
+    options |= {"empty": 0.0} if likely(0.3) and options["reduction"] == "mean" else {}
+    if likely(0.5):
+        options["grad_output"] = rng.standard_normal(rows_shape if options["reduction"] == "none" else ())
+    rows = [None, 1, 3, 100][rng.integers(4)]
+    wrt = [name for name in NAMES if likely(0.7)]
+    return rng, hidden, weight, (bias if likely(0.5) else None), targets, options, rows, wrt
+
+
+def flat(a):
+    """The array as (rows, K), K of which may be 0."""
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_call_drawn_at_random_is_that_of_its_logits(backend, seed):
+    rng, hidden, weight, bias, targets, options, rows, wrt = drawn(seed)
+    z = hidden @ weight.T + (0 if bias is None else bias)
+    right, g = crossentropy.cross_entropy_and_grad(z, targets, **options)
+    x, g = flat(hidden), flat(g)
+    expected = {"hidden": (g @ weight).reshape(hidden.shape), "weight": g.T @ x, "bias": g.sum(0)}
+    accumulate, out = bool(rng.random() < 0.5), {}
+    for name, like in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+        if name in wrt and like is not None and rng.random() < 0.6:
+            out[name] = np.full(like.shape, 0.5)[..., ::-1]
+    accumulate = accumulate and bool(out)
+    found = linear_cross_entropy_and_grad(
+        hidden, weight, targets, bias=bias, rows=rows, wrt=wrt, out=out, accumulate=accumulate, **options
+    )
+    np.testing.assert_allclose(found.loss, right, rtol=1e-12, atol=1e-12)
+    for name in NAMES:
+        got = getattr(found, name)
+        if name not in wrt or (name == "bias" and bias is None):
+            assert got is None
+            continue
+        begun = 0.5 if accumulate and name in out else 0.0
+        np.testing.assert_allclose(got, expected[name] + begun, rtol=1e-11, atol=1e-12, err_msg=name)
+    options.pop("grad_output", None)
+    loss = linear_cross_entropy(hidden, weight, targets, bias=bias, rows=rows, **options)
+    np.testing.assert_allclose(loss, right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_log_probs_drawn_at_random_are_those_of_the_logits(backend, seed):
+    rng, hidden, weight, bias, _, _, rows, wrt = drawn(seed)
+    rows_shape = hidden.shape[:-1]
+    index = np.where(rng.random(rows_shape) < 0.3, -1, rng.integers(0, len(weight), rows_shape))
+    g_p, g_h = rng.standard_normal((2, *rows_shape))
+    z = hidden @ weight.T + (0 if bias is None else bias)
+    log_p, p, counts = crossentropy.log_softmax(z), crossentropy.softmax(z), index >= 0
+    at = np.eye(len(weight))[index]
+    entropy = -(p * log_p).sum(-1)
+    found = crossentropy.linear_log_probs_and_grad(
+        *(hidden, weight, index), bias=bias, rows=rows, ignore_index=-1, wrt=wrt, grad_log_prob=g_p, grad_entropy=g_h
+    )
+    np.testing.assert_allclose(found.log_prob, np.where(counts, (log_p * at).sum(-1), 0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.entropy, np.where(counts, entropy, 0), rtol=1e-12, atol=1e-12)
+    g = g_p[..., None] * (at - p) - g_h[..., None] * p * (log_p + entropy[..., None])
+    x, g = flat(hidden), flat(np.where(counts[..., None], g, 0))
+    expected = {"hidden": (g @ weight).reshape(hidden.shape), "weight": g.T @ x, "bias": g.sum(0)}
+    for name in NAMES:
+        got = getattr(found, name)
+        if name in wrt and not (name == "bias" and bias is None):
+            np.testing.assert_allclose(got, expected[name], rtol=1e-11, atol=1e-12, err_msg=name)
+        else:
+            assert got is None
 
 
 # ---------------------------------------------------------------------- how arrays lie
