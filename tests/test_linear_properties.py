@@ -69,6 +69,18 @@ def test_the_smallest_sizes(backend, rng, shape):
     assert linear_log_probs(hidden, weight, y, bias=bias).entropy.shape == y.shape
 
 
+@pytest.mark.parametrize("features", [0, 1, 5])
+def test_one_row_without_an_axis(backend, rng, features):
+    hidden, weight, bias, _ = layer(rng, 1, features)
+    for more in ({}, {"ignore_index": 1}, {"sample_weight": [3.0], "reduction": "sum"}):
+        rows = linear_cross_entropy_and_grad(hidden, weight, [2], bias=bias, **more)
+        more |= {"sample_weight": 3.0} if "sample_weight" in more else {}
+        row = linear_cross_entropy_and_grad(hidden[0], weight, 2, bias=bias, **more)
+        assert np.shape(row.loss) == ()
+        assert row.hidden.shape == (features,)
+        near(row._replace(hidden=row.hidden[None]), rows)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_no_row_counts(backend, rng, reduction):
     hidden, weight, bias, _ = layer(rng)
