@@ -18,10 +18,32 @@ X86_UNITS = {
         ["/arch:AVX512"],
     ),
 }
+X86_UNITS |= {unit.replace("blocks", "products"): flags for unit, flags in X86_UNITS.items()}
+BASE_UNIT |= {unit.replace("blocks", "products"): flags for unit, flags in BASE_UNIT.items()}
+# Units for which not every compiler has the instructions: (the macro that says so, flags, a line that needs them).
+AVX512_BF16 = [*X86_UNITS["kernels/blocks/unit_avx512.c"][0], "-mavx512bf16"]
+PROBED_UNITS = {
+    "kernels/products/unit_avx512_bf16.c": (
+        "HAVE_AVX512_BF16_UNIT",
+        AVX512_BF16,
+        "__m512bh f(__m512 a, __m512 b) { return _mm512_cvtne2ps_pbh(a, b); }",
+    ),
+    "kernels/products/unit_amx.c": (
+        "HAVE_AMX_UNIT",
+        [*AVX512_BF16, "-mamx-tile", "-mamx-bf16"],
+        "void f(void) { _tile_dpbf16ps(0, 1, 2); }",
+    ),
+}
 # What knows no ISA, with the compiler's own flags.
-SOURCES = ["kernels/_native.pyx", "kernels/math/compensated.c", "kernels/blocks/dispatch.c"] + [
+SOURCES = [
+    "kernels/_native.pyx",
+    "kernels/math/compensated.c",
+    "kernels/blocks/dispatch.c",
+    "kernels/products/product.c",
+] + [
     f"kernels/rows/{name}.c"
     for name in (
+        "by_products",
         "by_rows",
         "by_streams",
         "by_tiles",
@@ -88,6 +110,15 @@ class BuildKernels(build_ext):
                 extra_postargs=common + (msvc if kind == "msvc" else fewer_copies + for_x86(unix)),
                 depends=ext.depends,
             )
+        for unit, (macro, flags, _) in self.known_units(kind).items():
+            ext.extra_objects += self.compiler.compile(
+                [unit],
+                output_dir=self.build_temp,
+                include_dirs=ext.include_dirs,
+                extra_postargs=common + fewer_copies + flags,
+                depends=ext.depends,
+            )
+            ext.define_macros.append((macro, None))
         ext.extra_compile_args += common
         if self.openmp(kind):
             ext.extra_compile_args.append("/openmp" if kind == "msvc" else "-fopenmp")
@@ -95,6 +126,22 @@ class BuildKernels(build_ext):
         if kind == "unix" and platform.system() == "Linux":
             ext.extra_link_args += SANITIZE or ["-s"]
         super().build_extension(ext)
+
+    def known_units(self, kind):
+        """The probed units whose flags and instructions this compiler knows: GCC's and Clang's, on Linux alone."""
+        if kind != "unix" or not X86 or platform.system() != "Linux":
+            return {}
+        return {unit: how for unit, how in PROBED_UNITS.items() if self.compiles(*how)}
+
+    def compiles(self, name, flags, line):
+        probe = os.path.join(self.build_temp, f"{name.lower()}.c")
+        with open(probe, "w", encoding="utf-8") as file:
+            file.write(f"#include <immintrin.h>\n{line}\n")
+        try:
+            self.compiler.compile([probe], output_dir=self.build_temp, extra_postargs=flags)
+        except CompileError:
+            return False
+        return True
 
     def openmp(self, kind):
         """CROSSENTROPY_OPENMP=0 builds without; otherwise wherever a probe compiles and links."""
@@ -120,7 +167,7 @@ native = Extension(
     sources=SOURCES,
     include_dirs=["kernels"],
     # Every header and unit: they go into the sdist and an edit rebuilds.
-    depends=sorted(str(path) for kind in ("*.h", "*.c", "*.pyx") for path in Path("kernels").rglob(kind)),
+    depends=sorted(str(path) for kind in ("*.h", "*.c", "*.pyx", "*.pxi") for path in Path("kernels").rglob(kind)),
     define_macros=[("Py_LIMITED_API", "0x030B0000")] * ABI3 + [("HAVE_X86_UNITS", None)] * X86,
     py_limited_api=ABI3,
 )

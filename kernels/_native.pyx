@@ -35,7 +35,7 @@ cdef extern from "rows/task.h" nogil:
         int64_t ignored
     ctypedef enum work:
         LOGSUMEXP, WEIGHTED_LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
-        STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE
+        STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE, PRODUCT, CONVERT
     ctypedef struct row_options:
         int plain
         const double *class_weight
@@ -49,6 +49,26 @@ cdef extern from "rows/task.h" nogil:
         pass
     ctypedef struct schedule:
         pass
+    ctypedef struct factor:
+        const char *data
+        element type
+        Py_ssize_t across, along
+    ctypedef struct product_unit:
+        pass
+    ctypedef struct c_product "product":
+        const product_unit *unit
+        Py_ssize_t rows, columns, depth
+        factor a, b
+        float *out
+        Py_ssize_t stride
+        int add
+    ctypedef void convert_function(const void *, void *, Py_ssize_t, int)
+    enum: CONVERTED_AT_ONCE
+    const product_unit *product_unit_named(const char *)
+    convert_function *converter(const char *, element, element)
+    int pairs_are_fast()
+    Py_ssize_t plan_product(c_product *, int)
+    void release_product(c_product *)
     ctypedef struct task:
         const isa_table *isa
         work work
@@ -67,6 +87,8 @@ cdef extern from "rows/task.h" nogil:
         double *loss
         double *sign
         row_statistics *statistics
+        const c_product *product
+        convert_function *convert
     const isa_table *isa_select(const char *)
     int openmp_threads()
     void coalesce(task *)
@@ -241,6 +263,8 @@ def scan_targets(str isa, targets, int size, ignored, Py_ssize_t rows, Py_ssize_
 
 
 cdef Py_ssize_t rows_at_once(const task *t, int threads) noexcept nogil:
+    if t.work >= PRODUCT:
+        return 1
     cdef Py_ssize_t cost = t.classes + ROW_COST
     cdef Py_ssize_t rows = min(MOST_AT_ONCE // cost, t.rows // (8 * threads))
     rows = max(rows, LEAST_AT_ONCE // cost, 1)
@@ -445,3 +469,6 @@ def light(str isa, int threads, x, targets, grad):
     else:
         work_through(buffers, &t, threads)
     return total_of(t.loss, t.rows) / t.rows
+
+
+include "products.pxi"

@@ -1,4 +1,4 @@
-"""Few classes, where rows are lanes: tiles near 0 go a short way (kernels/blocks/near.h), others the long one."""
+"""Few classes, where rows are lanes: most tiles go a short way (kernels/blocks/near.h), some the long one."""
 
 import math
 
@@ -11,6 +11,27 @@ from crossentropy import testing
 # 1; parts of 16 bytes and their neighbours (2 and 4 lanes); the vectors of each ISA and theirs; the last few-class size
 CLASSES = [1, 2, 3, 4, 5, 7, 8, 9, 10, 15, 16, 17, 21, 33, 50, 64]
 ROWS = [1, 3, 4, 8, 15, 16, 17, 64, 65, 130]  # whole tiles of each ISA, a group of four, and neighbours
+TILE = 16  # rows: whole tiles of each ISA
+# Near 0; but for a masked class; with anchors; with logits that the maximum is taken off; and two that go the long way.
+KINDS = ["near", "masked", "far", "wide", "beyond", "no maximum", "infinite"]
+
+
+def logits(kind, rows, classes, rng):
+    """Rows of one kind, in float64."""
+    x = rng.standard_normal((rows, classes)) * 5
+    if kind == "far":
+        return x * 0.6 - 100
+    if kind == "wide":
+        return rng.uniform(-80, 80, x.shape)
+    if kind == "beyond":
+        return x * 100
+    if kind == "masked" and classes > 1:
+        x[:, 1::10] = -np.inf
+    if kind == "no maximum":
+        x[::3] = -np.inf
+    if kind == "infinite":
+        x[::4, 0], x[1::4, -1] = np.inf, np.nan
+    return x
 
 
 def results(x, targets, **options):
@@ -34,18 +55,55 @@ def same(got, expected, name):
 @pytest.mark.parametrize("classes", CLASSES)
 def test_a_row_does_not_depend_on_where_its_neighbours_lie(isa_unit, dtype, classes, rng):
     """Whether they are near 0, far from it, undefined or not counted: which way a tile goes must not show."""
-    for rows in ROWS:
-        x = (rng.standard_normal((rows, classes)) * 5).astype(dtype)
+    for rows, kind in [(rows, "near") for rows in ROWS] + [(65, kind) for kind in KINDS[1:5]]:
+        x = logits(kind, rows, classes, rng).astype(dtype)
         targets = rng.integers(0, classes, rows)
         alone = results(x, targets)
-        far = np.where(rng.random((rows, classes)) < 0.5, 500.0, -3.0)
-        far[0], far[-1] = -np.inf, np.nan
+        strange = np.where(rng.random((rows, classes)) < 0.5, 500.0, -3.0)
+        strange[::3], strange[-1] = -np.inf, np.nan
         order = rng.permutation(2 * rows)
-        mixed = results(np.concatenate([x, far.astype(dtype)])[order], np.concatenate([targets, targets])[order])
+        mixed = results(np.concatenate([x, strange.astype(dtype)])[order], np.concatenate([targets, targets])[order])
         place = np.argsort(order)[:rows]
         same(alone["loss of both"], alone["loss"], "the loss alone, and with the gradient")
         for name, found in mixed.items():
-            same(found[place], alone[name], name)
+            same(found[place], alone[name], f"{name}, {kind}")
+
+
+@pytest.mark.parametrize("classes", [2, 10, 21, 64])
+@pytest.mark.parametrize("options", [{}, {"class_weight": True}, {"ignore_index": 1}, {"sample_weight": True}])
+def test_tiles_of_every_kind_follow_each_other(isa_unit, dtype, classes, options, rng):
+    """In runs of every length about a group of four, each has the numbers that it has by itself; axis last or not."""
+    weight, of_rows = rng.random(classes), rng.integers(0, 3, TILE).astype(np.float64)
+    tiles = {kind: logits(kind, TILE, classes, rng).astype(dtype) for kind in KINDS}
+    targets = rng.integers(0, classes, TILE)
+
+    def of(kinds):
+        given = {"class_weight": weight, "ignore_index": 1, "sample_weight": np.tile(of_rows, len(kinds))}
+        x, y = np.concatenate([tiles[kind] for kind in kinds]), np.tile(targets, len(kinds))
+        given = {name: given[name] for name in options}
+        found = results(x, y, **given)
+        beside = crossentropy.cross_entropy(np.ascontiguousarray(x.T), y, axis=0, reduction="none", **given)
+        same(beside, found["loss"], "the loss of rows side by side")
+        return found
+
+    alone = {kind: of([kind]) for kind in KINDS}
+    for length in (1, 2, 3, 4, 5, 8, 9):
+        kinds = [kind for kind in rng.permutation(KINDS) for _ in range(length)]
+        for name, found in of(kinds).items():
+            same(found, np.concatenate([alone[kind][name] for kind in kinds]), f"{name}, runs of {length}")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 21])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_of_every_kind(kernels, dtype, classes, kind, rng):
+    """Right, that is: as the reference has it, with targets that are masked classes, too."""
+    x = logits(kind, 50, classes, rng).astype(dtype)
+    targets = rng.integers(0, classes, 50)
+    found = results(x, targets)
+    with crossentropy.config(backend="reference"):
+        expected = results(x.astype(np.float64), targets)  # not rounded to 16 bits
+    for name, what in {"loss": "loss", "gradient": "grad", "softmax": "grad", "log-softmax": "log_softmax"}.items():
+        testing.within(found[name], expected[name], np.dtype(dtype), what)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 21])
@@ -109,14 +167,17 @@ def test_every_integer_type_is_looked_at_to_its_ends(isa_unit, dtype, ignore_ind
             assert np.flatnonzero(np.isnan(found)).tolist() == [place]
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
-@pytest.mark.parametrize("ignore_index", [None, 2, -1])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.int16, np.uint8])
+@pytest.mark.parametrize("ignore_index", [None, 1, 4, -1])
+@pytest.mark.parametrize("classes", [2, 5, 40])  # counted class by class, and target by target
 @pytest.mark.parametrize("rows", [5, 70_001])  # of one look, and of two
-def test_the_divisor_of_counted_classes(kernels, dtype, ignore_index, rows, rng):
+def test_the_divisor_of_counted_classes(kernels, dtype, ignore_index, classes, rows, rng):
     """Without weights of the rows, classes are counted: the mean is over the sum of the targets' weights."""
-    weight = rng.random(5) * 10.0 ** rng.integers(-20, 20, 5)
-    targets = rng.integers(0, 5, rows).astype(dtype)
-    x = rng.standard_normal((rows, 5))
+    weight = rng.random(classes) * 10.0 ** rng.integers(-20, 20, classes)
+    targets = rng.integers(0, classes, rows).astype(dtype)
+    if ignore_index is not None and ignore_index >= classes:
+        targets[::3] = ignore_index
+    x = rng.standard_normal((rows, classes))
     each = crossentropy.cross_entropy(x, targets, class_weight=weight, ignore_index=ignore_index, reduction="none")
     counts = targets.astype(np.int64) != (ignore_index if ignore_index is not None else -100)
     expected = math.fsum(each) / math.fsum(weight[targets[counts]])

@@ -21,9 +21,9 @@
  *    number that float64 rounds is a pair, itself and what it is short of, until it is that of a result.
  * F. With few classes, or rows that lie side by side, the lanes are rows (columns.h, rows/by_tiles.c): a vector of 10
  *    classes would be two thirds full and end in a horizontal sum, and a class axis that is not last would have every
- *    row copied. Row by row, either takes twice as long. Where all logits of a tile lie near 0 no row needs an anchor,
- *    and everything between its logits and its results stays in lanes (near.h), with the same bits: an anchor's power
- *    of 2 moves exponents alone.
+ *    row copied. Row by row, either takes twice as long. Where targets are classes, everything between a tile's logits
+ *    and its results stays in lanes (near.h), and where all its logits lie near 0 no row needs an anchor, with the same
+ *    bits: its power of 2 moves exponents alone.
  * G. A sum of e^z is off by little beside the half ulp of a result. What costs e^z most is adding its two parts
  *    (math/exp.h). So where a sum may be that of a few classes, the parts go into it apart, the larger one without
  *    rounding (math/exp_sum.h): in tiles, in rows of a few hundred classes (FEW), and in rows done again. In longer rows
@@ -73,14 +73,15 @@ typedef struct {
 
 static inline int is_above(top_term a, top_term b) { return a.z - b.z > (b.e - a.e) * LN2; }
 
-/* NEAR: every logit of a tile lies where e^z needs no anchor. FAR: some row of it has a shift. */
-typedef enum { NEAR, ANYWHERE, FAR } where_rows_lie;
+/* NEAR: every logit of a tile lies where e^z needs no anchor. FAR: some row of it has a shift. NOWHERE: some row is
+ * undefined, with an infinite maximum. */
+typedef enum { NEAR, ANYWHERE, FAR, NOWHERE } where_rows_lie;
 
 /* The rows of a tile, every lane of it, whose targets are classes with at most a weight, or that have none (near.h). */
 typedef struct {
     int results;                 /* gradients or a softmax, */
     int in_tile;                 /* made of e^z that the tile keeps */
-    int near;                    /* the tile lies near 0, and its gradients have room in the lanes */
+    int suited;                  /* the lanes have room for its gradients, and a logsumexp is finite */
     const int64_t *y;            /* IN the classes, or NULL */
     int has_ignored;
     double ignored;
@@ -144,7 +145,7 @@ typedef struct {
                              double keep, double floor);
     void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
     /* near.h */
-    int (*near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b);
+    where_rows_lie (*near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b);
     void (*near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles);
     void (*near_gradient)(void *tile, ptrdiff_t classes, const usual_rows *u);
     /* runs.h; near_gradient_run is NULL where e^z once more takes longer than the way out of a tile: without a table */
@@ -172,6 +173,7 @@ typedef struct {
     void (*fence)(void);      /* after a thread's last store that bypasses the caches */
     /* scan.h */
     ptrdiff_t (*scan)(const void *targets, int size, ptrdiff_t n, int64_t classes, int has_ignored, int64_t ignored);
+    ptrdiff_t (*tally)(const void *targets, int size, ptrdiff_t n, int8_t y);
     void (*complete)(batch *b, ptrdiff_t rows, int targets, int is_f64);    /* targets: own and p count */
     const block_functions *of[4];    /* by element */
     const stream_functions *streams;

@@ -1,7 +1,6 @@
-/* A tile's way from logits to losses and gradients where nothing is unusual: all its logits lie near 0, and beside a class
- * a target has at most a weight. Then e^z needs no anchor, and the numbers of a row never leave the lanes. Every result
- * has the bits that columns.h and rows/losses.c find in more steps. unit.h includes this once for each REAL, after
- * columns.h.
+/* A tile's way from logits to losses and gradients where nothing is unusual: beside a class a target has at most a weight.
+ * Then the numbers of a row never leave the lanes, and where all logits lie near 0, e^z needs no anchor. Every result has
+ * the bits that columns.h and rows/losses.c find in more steps. unit.h includes this once for each REAL, after columns.h.
  *
  * Three steps, so that the second is done for several tiles at once: a row's exponentials, division and logarithm wait
  * for each other, and those of other tiles fill the gaps. */
@@ -25,8 +24,23 @@ SIMD void NAME_R(near_step)(const REAL *x, int targets, vec ys, vec *c, vec *hig
     *c = v_add(*c, v_set1(2));
 }
 
-/* The maximum of each row, and its logit at y, NaN where that is no class; whether all lie near 0. */
-SIMD int NAME_R(near_max)(const REAL *x, ptrdiff_t classes, const int64_t *y, vec *top, vec *at_y)
+/* Whether a tile lies near 0 but for masked classes, which are -inf; these become EXP_NONE then. */
+SIMD int NAME_R(took_masked)(REAL *x, ptrdiff_t classes, vec top)
+{
+    const vec most = v_set1((REAL)PASTE(NEAREST, REAL)), least = v_sub(v_set1(0), most);
+    mask beyond = mask_or(v_less(most, top), v_less(top, least));
+    for (ptrdiff_t i = 0; i < classes; ++i) {
+        const vec z = v_load_real(x + i * LANES);
+        beyond = mask_or(beyond, v_less(v_where(v_equal(z, v_set1(-INFINITY)), least, z), least));
+    }
+    if (mask_count(beyond)) return 0;
+    for (ptrdiff_t i = 0; i < classes; ++i)
+        v_store_real(x + i * LANES, v_max(v_set1(EXP_NONE), v_load_real(x + i * LANES)));
+    return 1;
+}
+
+/* The maximum of each row, and its logit at y, NaN where that is no class; where all lie. */
+SIMD where_rows_lie NAME_R(near_max)(const REAL *x, ptrdiff_t classes, const int64_t *y, vec *top, vec *at_y)
 {
     const vec most = v_set1((REAL)PASTE(NEAREST, REAL)), one = v_set1(1), ys = y ? NAME_R(classes_of)(y) : one;
     const vec none = v_set1(NAN);
@@ -38,17 +52,24 @@ SIMD int NAME_R(near_max)(const REAL *x, ptrdiff_t classes, const int64_t *y, ve
             NAME_R(near_step)(x + (i + u) * LANES, y != NULL, ys, &c[u], &high[u], &low[u], &at);
     if (i < classes) NAME_R(near_step)(x + i * LANES, y != NULL, ys, &c[0], &high[0], &low[0], &at);
     *top = v_max(high[0], high[1]), *at_y = at;
-    return !mask_count(mask_or(v_less(most, *top), v_less(v_min(low[0], low[1]), v_sub(v_set1(0), most))));
+    const vec size = v_max(*top, v_sub(v_set1(0), *top)), least = v_sub(v_set1(0), most);
+    if (mask_count(v_less(most, size))) return mask_count(v_equal(size, v_set1(INFINITY))) ? NOWHERE : ANYWHERE;
+    return mask_count(v_less(v_min(low[0], low[1]), least)) ? ANYWHERE : NEAR;
 }
 
-/* The sums of a tile; 0 where it does not lie near 0. With in_tile the tile holds e^z, times EXP_SCALE, then. */
-static int NAME_R(near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b)
+/* The sums of a tile that lies near 0, and with in_tile the tile holds e^z, times EXP_SCALE, then. Of any other tile the
+ * maxima alone, for columns_sum. */
+static where_rows_lie NAME_R(near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b)
 {
-    const vec zero = v_set1(0);
+    const vec zero = v_set1(0), infinite = v_set1(INFINITY);
     vec top, at_y;
-    const int near = u->y ? NAME_R(near_max)(tile, classes, u->y, &top, &at_y)
-                          : NAME_R(near_max)(tile, classes, NULL, &top, &at_y);
-    if (!near) return 0;
+    where_rows_lie lie = u->y ? NAME_R(near_max)(tile, classes, u->y, &top, &at_y)
+                              : NAME_R(near_max)(tile, classes, NULL, &top, &at_y);
+    if (SCALES_TO_ZERO && lie == ANYWHERE && u->results && NAME_R(took_masked)(tile, classes, top)) lie = NEAR;
+    else if (lie == NOWHERE) top = v_where(v_equal(v_max(top, v_sub(zero, top)), infinite), v_set1(NAN), top);
+    NAME_R(store_lanes)(b->max, top);
+    NAME_R(store_lanes)(b->z, at_y);
+    if (lie != NEAR) return lie;
     EXP_SUM s = exp_sum_of_none();
     const EXP_FRAME f = frame_of(zero, zero);
     const vec ties = u->results && u->in_tile ? NAME_R(columns_add)(tile, classes, top, f, &s, 1, NEAR)
@@ -58,9 +79,7 @@ static int NAME_R(near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u,
     NAME_R(store_lanes)(b->own, zero);
     NAME_R(store_lanes)(b->shift, zero);
     NAME_R(store_lanes)(b->k, zero);
-    NAME_R(store_lanes)(b->max, top);
-    NAME_R(store_lanes)(b->z, at_y);
-    return 1;
+    return NEAR;
 }
 
 SIMD mask_f64 NAME_R(uncounted)(const usual_rows *u, ptrdiff_t i)
@@ -120,18 +139,18 @@ SIMD mask_f64 NAME_R(near_factors)(const usual_rows *u, const batch *b, ptrdiff_
 SIMD void NAME_R(near_numbers_as)(usual_rows *u, batch *b, ptrdiff_t tiles, int targets, int keeps)
 {
     for (ptrdiff_t t = 0; t < tiles; ++t) {
-        if (!u[t].near) continue;
+        if (!u[t].suited) continue;
         complete_as(b + t, LANES, targets && keeps, WIDE == 1, keeps ? NEAR_RESULTS : NO_RESULTS);
         mask_f64 unsuited = v_nan_f64(v_set1_f64(0));
         for (ptrdiff_t i = 0; i < LANES; i += LANES_f64) {
             if (u[t].loss) NAME_R(near_losses)(u + t, b + t, i);
             if (keeps) unsuited = mask_or_f64(unsuited, NAME_R(near_factors)(u + t, b + t, i));
         }
-        u[t].near = !mask_count_f64(unsuited);
+        u[t].suited = !mask_count_f64(unsuited);
     }
 }
 
-/* From the sums of the tiles that lie near 0 to losses and factors; near becomes 0 where the lanes have no room. */
+/* From the sums of the tiles to losses and factors; suited becomes 0 where the lanes have no room. */
 static void NAME_R(near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles)
 {
     const int targets = u->y != NULL;

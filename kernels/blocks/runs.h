@@ -76,9 +76,7 @@ SIMD void NAME_R(near_run)(const REAL *x, ptrdiff_t classes, const usual_rows *u
     for (ptrdiff_t i = 0; i < classes * LANES; i += LANES) {
         const PASTE(INTEGER, REAL) *rows = (const PASTE(INTEGER, REAL) *)of.rows + i;
         if (!bypass) prefetch((const char *)(out + i) + OUT_PREFETCH);
-        vec q;
-        const vec high = v_exp_near(v_load_real(x + i), f, &q);
-        vec result = v_mul(v_fma(high, q, high), v_pick(factors, rows));
+        vec result = v_mul(v_exp_near_whole(v_load_real(x + i), f), v_pick(factors, rows));
         if (targets) {
             const mask at_y = v_equal(v_pick(ys, rows), v_load_real((const REAL *)of.class_numbers + i));
             result = v_where(at_y, v_pick(values, rows), result);

@@ -2,19 +2,18 @@
  * target_at of rows/targets.h does it. */
 #include "blocks/blocks.h"
 
-/* The highest bit of y | (classes - 1 - y), taken without a sign, is set for what is no class. */
+/* Its highest bit is set for what is no class: most is the last one, and neither has a sign. */
+SIMD uint64_t beyond(uint64_t y, uint64_t most) { return y | (most - y); }
+
 #define COUNT(TYPE)                                              \
     for (ptrdiff_t i = 0; i < n; ++i) {                          \
         const uint64_t y = (uint64_t)((const TYPE *)targets)[i]; \
         const uint64_t is_skipped = -(uint64_t)(y == skipped);   \
         count -= is_skipped;                                     \
-        bad |= (y | (most - y)) & ~is_skipped;                   \
+        bad |= beyond(y, most) & ~is_skipped;                    \
     }
-#define LOOK(TYPE)                                               \
-    for (ptrdiff_t i = 0; i < n; ++i) {                          \
-        const uint64_t y = (uint64_t)((const TYPE *)targets)[i]; \
-        bad |= y | (most - y);                                   \
-    }
+#define LOOK(TYPE) \
+    for (ptrdiff_t i = 0; i < n; ++i) bad |= beyond((uint64_t)((const TYPE *)targets)[i], most);
 #define SCAN(TYPE)               \
     if (has_ignored) COUNT(TYPE) \
     else LOOK(TYPE)              \
@@ -35,4 +34,22 @@ static ptrdiff_t scan(const void *targets, int size, ptrdiff_t n, int64_t classe
     default: SCAN(int64_t)
     }
     return bad >> 63 ? -1 : (ptrdiff_t)count;
+}
+
+#define TALLY(TYPE, COUNT)                                                          \
+    {                                                                               \
+        COUNT count = 0;                                                            \
+        for (ptrdiff_t i = 0; i < n; ++i) count += ((const TYPE *)targets)[i] == y; \
+        return (ptrdiff_t)count;                                                    \
+    }
+
+/* How many of n targets are y, which every integer type has. */
+static ptrdiff_t tally(const void *targets, int size, ptrdiff_t n, int8_t y)
+{
+    switch (size < 0 ? -size : size) {
+    case 1: TALLY(int8_t, int32_t)
+    case 2: TALLY(int16_t, int32_t)
+    case 4: TALLY(int32_t, int32_t)
+    default: TALLY(int64_t, int64_t)
+    }
 }

@@ -83,11 +83,15 @@ static const struct {
                         0x1.a01a01a7cebcdp-13, 0x1.6c16c1789d1d7p-10, 0x1.11111111109a6p-7, 0x1.5555555553d37p-5,
                         0x1.5555555555556p-3, 0x1.0000000000001p-1}};
 
+/* So low that e^z is 0 without an anchor where the ISA scales to 0: v_exp_near takes it in place of -inf. */
+#define EXP_NONE -0x1p13f
+
 #define EXP_FRAME PASTE(exp_frame, REAL)
 #define v_exp PASTE(v_exp, REAL)
 #define v_exp_parts PASTE(v_exp_parts, REAL)
 #define v_exp_summed PASTE(v_exp_summed, REAL)
 #define v_exp_near PASTE(v_exp_near, REAL)
+#define v_exp_near_whole PASTE(v_exp_near_whole, REAL)
 #define EXP_TABLE PASTE(EXP_TABLE, REAL)
 #define EXP_SCALE PASTE(EXP_SCALE, REAL)
 #define EXP_SHIFT PASTE(EXP_SHIFT, REAL)

@@ -69,6 +69,20 @@ SIMD vec v_exp(vec z, EXP_FRAME f)
     return v_fma(high, q, high);
 }
 
+/* Both parts in one; 0 of -inf, too, where the ISA scales to 0. */
+SIMD vec v_exp_near_whole(vec y, EXP_FRAME f)
+{
+    vec q;
+#if SCALES_TO_ZERO
+    vec t;
+    const vec power = PASTE(exp_start, REAL)(y, f, &t, &q);
+    return v_scale(v_fma(power, q, power), v_sub(t, f.magic));
+#else
+    const vec high = v_exp_near(y, f, &q);
+    return v_fma(high, q, high);
+#endif
+}
+
 /* e^y for a sum. Where the ISA scales to 0, -inf becomes 0 by that alone, but finite logits below -1e13 may become NaN:
  * so does the sum then, and its caller takes another way. */
 SIMD vec v_exp_summed(vec y, EXP_FRAME f)

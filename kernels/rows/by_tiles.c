@@ -188,7 +188,7 @@ static void run_tile(tile *w, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t last)
     write_tile(&w->to_out, row, rows, w->x);
 }
 
-/* A group of tiles goes the short way, but those that do not lie near 0. */
+/* A group of tiles goes the short way, but those that it does not suit. */
 static ptrdiff_t run_group(tile *w, ptrdiff_t row, ptrdiff_t last)
 {
     usual_tiles *u = &w->usual;
@@ -200,7 +200,7 @@ static ptrdiff_t run_group(tile *w, ptrdiff_t row, ptrdiff_t last)
     }
     w->k->near_numbers(u->u, u->b, tiles);
     for (ptrdiff_t i = 0; i < tiles; ++i) {
-        if (!u->u[i].near) {
+        if (!u->u[i].suited) {
             run_tile(w, u->row[i], u->rows[i], last);
             continue;
         }
@@ -221,6 +221,13 @@ static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
     }
 }
 
+/* Logits and results, so that these may be made where those lie. */
+static int lie_in_runs(const task *t, int in_place)
+{
+    return t->isa->of[t->x.type]->near_gradient_run && tile_reader_of(t, &t->x, in_place, NULL).runs &&
+           tile_writer_of(t, in_place && lies_side_by_side(t, &t->out), NULL).runs;
+}
+
 void by_tiles(const task *t)
 {
     tile *w = calloc(1, sizeof *w);
@@ -229,7 +236,10 @@ void by_tiles(const task *t)
     const ptrdiff_t tile_bytes = (t->classes + lanes) * lanes * real, vector = 64;
     ptrdiff_t kept = 0;
     const ptrdiff_t tiles = is_usual(t) ? tiles_of_group(t, tile_bytes, &kept) : 0;
-    char *memory = w ? malloc((size_t)((4 + kept) * tile_bytes + vector + MOST_LANES * t->classes * 8)) : NULL;
+    const int in_place = is_in_place(t), runs = tiles && lie_in_runs(t, in_place);
+    const ptrdiff_t of_x = 1, of_q = t->q.data ? 1 : 0, of_pattern = runs ? 2 : 0;
+    const ptrdiff_t all = (of_x + of_q + kept + of_pattern) * tile_bytes;
+    char *memory = w ? malloc((size_t)(vector + all + MOST_LANES * t->classes * 8)) : NULL;
     if (!memory) {
         free(w);
         ran_out_of_memory(t);
@@ -238,16 +248,15 @@ void by_tiles(const task *t)
     w->t = t;
     w->k = t->isa->of[t->x.type];
     w->is_f64 = real == 8, w->real = real, w->lanes = lanes;
-    w->in_place = is_in_place(t);
+    w->in_place = in_place;
     w->x = memory + (vector - (ptrdiff_t)((uintptr_t)memory % (uintptr_t)vector)) % vector;
-    w->q = t->q.data ? w->x + tile_bytes : NULL;
-    char *copies = w->x + (4 + kept) * tile_bytes;
-    open_usual(&w->usual, t, tiles, kept, w->x + 4 * tile_bytes, tile_bytes);
-    w->from_x = tile_reader_of(t, &t->x, w->in_place, copies);
-    w->from_q = tile_reader_of(t, &t->q, w->in_place && lies_side_by_side(t, &t->q), copies);
-    w->to_out = tile_writer_of(t, w->in_place && lies_side_by_side(t, &t->out), copies);
-    if (w->usual.tiles && w->k->near_gradient_run && w->from_x.runs && w->to_out.runs)
-        find_pattern(&w->usual, w->x + 2 * tile_bytes, tile_bytes);
+    w->q = of_q ? w->x + tile_bytes : NULL;
+    char *group = w->x + (of_x + of_q) * tile_bytes, *pattern = group + kept * tile_bytes, *copies = w->x + all;
+    open_usual(&w->usual, t, tiles, kept, group, tile_bytes);
+    if (runs) find_pattern(&w->usual, pattern, tile_bytes);
+    w->from_x = tile_reader_of(t, &t->x, in_place, copies);
+    w->from_q = tile_reader_of(t, &t->q, in_place && lies_side_by_side(t, &t->q), copies);
+    w->to_out = tile_writer_of(t, in_place && lies_side_by_side(t, &t->out), copies);
     ptrdiff_t first, last;
     while (take_rows(t, &first, &last)) run_tiles(w, first, last);
     t->isa->fence();

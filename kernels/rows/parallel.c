@@ -70,7 +70,8 @@ void begin(task *t, schedule *s, ptrdiff_t rows_at_once)
 
 void take_part(const task *t)
 {
-    if (t->work >= STREAM_READ) by_streams(t);
+    if (t->work >= PRODUCT) by_products(t);
+    else if (t->work >= STREAM_READ) by_streams(t);
     else if (t->tiled) by_tiles(t);
     else by_rows(t);
 }

@@ -13,5 +13,6 @@ void ran_out_of_memory(const task *t);
 void by_rows(const task *t);       /* rows in blocks of classes */
 void by_tiles(const task *t);      /* the same work for many rows at once */
 void by_streams(const task *t);    /* the roofs that a kernel's time is held against; they compute nothing */
+void by_products(const task *t);   /* shares of a product of matrices, or of a conversion */
 
 #endif

@@ -3,7 +3,8 @@
 #define TASK_H
 
 #include "blocks/blocks.h"
-#include "rows/atomic.h"
+#include "products/product.h"
+#include "atomic.h"
 #include "types.h"
 
 typedef enum {
@@ -18,7 +19,9 @@ typedef enum {
     STREAM_READ,
     STREAM_COPY,
     STREAM_COMBINE,
-    STREAM_SCALE    /* by_streams.c */
+    STREAM_SCALE,    /* by_streams.c */
+    PRODUCT,
+    CONVERT    /* by_products.c */
 } work;
 
 /* The options of a loss, filled in by one function (options_of in _native.pyx). 0 or NULL is an option that is not set. */
@@ -67,11 +70,16 @@ typedef struct {
     const double *row_scale; /* IN (rows,), or one number where row_scale_step is 0 */
     ptrdiff_t row_scale_step;
 
+    const product *product;       /* whose shares are the rows */
+    convert_function *convert;    /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */
+
     schedule *schedule;
     double *loss; /* OUT (rows,) or NULL */
     double *sign; /* OUT of a weighted logsumexp (rows,) */
     row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
 } task;
+
+enum { CONVERTED_AT_ONCE = 1 << 16 };
 
 /* layout.c: merges the row dimensions that every array lets merge. */
 void coalesce(task *t);

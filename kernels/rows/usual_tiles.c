@@ -78,11 +78,19 @@ static void find_arrays(usual_tiles *w, ptrdiff_t i, ptrdiff_t row, ptrdiff_t ro
 
 void sum_usual(usual_tiles *w, ptrdiff_t i, ptrdiff_t row, ptrdiff_t rows)
 {
+    const task *t = w->t;
+    usual_rows *u = w->u + i;
     w->row[i] = row, w->rows[i] = rows;
     w->in_run[i] = w->pattern.rows && rows == w->k->lanes;
-    w->u[i].in_tile = !w->in_run[i];
+    u->in_tile = !w->in_run[i];
     find_arrays(w, i, row, rows);
-    w->u[i].near = w->k->near_sums(w->x[i], w->t->classes, w->u + i, w->b + i);
+    const where_rows_lie lie = w->k->near_sums(w->x[i], t->classes, u, w->b + i);
+    u->suited = lie != NOWHERE || t->work != LOGSUMEXP;    /* which has an infinite maximum for its result */
+    if (lie == NEAR || !u->suited) return;
+    /* What results are made of needs the rows' anchors: it is kept in the tile. */
+    if (u->results) w->in_run[i] = 0, u->in_tile = 1;
+    const int is_f64 = t->x.type == ELEMENT_F64;
+    w->k->columns_sum(w->x[i], t->classes, sum_headroom(is_f64), anchor_limit(is_f64), u->results, w->b + i);
 }
 
 /* Rows that are not counted, or undefined, have statistics of their own. */

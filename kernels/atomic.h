@@ -24,6 +24,10 @@ static inline void raise_flag(flag *f) { _InterlockedExchange((volatile long *)f
 
 static inline int is_raised(flag *f) { return _InterlockedOr((volatile long *)f, 0) != 0; }
 
+static inline ptrdiff_t value_of(ptrdiff_t *a) { return add_to(a, 0); }
+
+static inline void let_others_run(void) { _mm_pause(); }
+
 #else
 
 typedef int flag;
@@ -34,6 +38,21 @@ static inline void raise_flag(flag *f) { __atomic_store_n(f, 1, __ATOMIC_SEQ_CST
 
 static inline int is_raised(flag *f) { return __atomic_load_n(f, __ATOMIC_SEQ_CST); }
 
+static inline ptrdiff_t value_of(ptrdiff_t *a) { return __atomic_load_n(a, __ATOMIC_SEQ_CST); }
+
+#if defined(_WIN32)
+static inline void let_others_run(void) { __builtin_ia32_pause(); }
+#else
+#include <sched.h>
+static inline void let_others_run(void) { sched_yield(); }
 #endif
+
+#endif
+
+/* Until a counter has come so far. Who waits so must know that some thread is at work on it. */
+static inline void wait_for(ptrdiff_t *counter, ptrdiff_t value)
+{
+    while (value_of(counter) < value) let_others_run();
+}
 
 #endif

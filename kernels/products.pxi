@@ -1,0 +1,79 @@
+# Products of matrices, and conversions: what comes here is checked, as everywhere (linear/own.py).
+
+cdef int factor_of(factor *f, Buffers buffers, view, int code) except -1:
+    """From a view (rows, numbers of the sum), one stride of which is that of an element."""
+    f.data = <const char *>buffers.data(view, PyBUF_STRIDES)
+    f.type = <element>code
+    cdef Py_buffer *b = &buffers.held[buffers.count - 1]
+    f.across = b.strides[0] // b.itemsize if b.shape[0] > 1 else 1
+    f.along = b.strides[1] // b.itemsize if b.shape[1] > 1 else 1
+    return 0
+
+
+cdef class ProductBuffers(Buffers):
+    """With what the product keeps, which must last as long as any thread is at work on it."""
+    cdef c_product p
+
+    def __dealloc__(self):
+        release_product(&self.p)
+
+
+PRODUCT_UNITS = ("amx", "avx512_bf16", "avx512", "avx2", "base")
+
+
+def supported_product_units():
+    """The units that this build has and this machine runs, best first."""
+    names = [name for name in PRODUCT_UNITS if product_unit_named(name.encode()) != NULL]
+    if "avx512_bf16" in names and not pairs_are_fast():
+        names.remove("avx512_bf16")
+        names.insert(names.index("avx512") + 1, "avx512_bf16")
+    return tuple(names)
+
+
+def product(str unit, int threads, tuple a, tuple b, out, bint add):
+    """out[m, n] (+)= the sum over k of a[m, k] b[n, k].
+
+    a, b: (view as unsigned integers or floats, element code), (m, k) and (n, k). out: float32, one stride of which is
+    that of an element.
+    """
+    cdef ProductBuffers buffers = ProductBuffers()
+    cdef c_product *p = &buffers.p
+    cdef task t
+    p.unit = product_unit_named(unit.encode())
+    p.add = add
+    p.out = <float *>buffers.data(out, PyBUF_STRIDED)
+    cdef Py_buffer *result = &buffers.held[0]
+    cdef int turned = result.shape[1] > 1 and result.strides[1] != result.itemsize    # then out.T is computed
+    p.rows, p.columns = result.shape[turned], result.shape[not turned]
+    p.stride = result.strides[turned] // result.itemsize if p.rows > 1 else p.columns
+    p.depth = a[0].shape[1]
+    factor_of(&p.b if turned else &p.a, buffers, a[0], a[1])
+    factor_of(&p.a if turned else &p.b, buffers, b[0], b[1])
+    memset(&t, 0, sizeof(task))
+    t.work = PRODUCT
+    t.poll = poll
+    t.product = p
+    t.rows = plan_product(p, threads)
+    if t.rows < 0:
+        raise MemoryError("no room for the panels of a product")
+    work_through(buffers, &t, threads)
+    raise_signals()
+
+
+def convert(str isa, int threads, tuple x, tuple out):
+    """Contiguous numbers to another type: (view, element code) of each."""
+    cdef Buffers buffers = Buffers()
+    cdef task t
+    memset(&t, 0, sizeof(task))
+    t.work = CONVERT
+    t.poll = poll
+    t.x.data = <char *>buffers.data(x[0], PyBUF_SIMPLE)
+    t.out.data = <char *>buffers.data(out[0], PyBUF_WRITABLE)
+    t.x.type = <element><int>x[1]
+    t.out.type = <element><int>out[1]
+    t.classes = buffers.held[0].len // buffers.held[0].itemsize
+    t.bypass = buffers.held[1].len >= BYPASS_FROM
+    t.rows = (t.classes + CONVERTED_AT_ONCE - 1) // CONVERTED_AT_ONCE
+    t.convert = converter(isa.encode(), t.x.type, t.out.type)
+    work_through(buffers, &t, threads)
+    raise_signals()

@@ -1,0 +1,162 @@
+/* How a product is cut into shares of work, and what a share does (product.h says why). */
+#include <stdlib.h>
+
+#include "atomic.h"
+#include "products/memory.h"
+#include "products/product.h"
+
+enum {
+    KEPT = 9 << 18, /* bytes of a stage's panels: 512 rows by 1024 float32 or 2048 bfloat16, and room to round */
+    KEPT_WIDTH = 1024, /* at most */
+    SLICES_OF = 32, /* numbers: a multiple of every unit's */
+    PACK_WIDTH = 64, /* about, of a share of packing */
+    BLOCK_WIDTH = 256, /* about, of a share of multiplying: fewer where threads would get few of them */
+    SHARES = 4, /* for each thread */
+    BYPASS_FROM = 1 << 23 /* bytes of a result */
+};
+
+static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t shares_of(ptrdiff_t n, ptrdiff_t size) { return (n + size - 1) / size; }
+static ptrdiff_t up_to(ptrdiff_t n, ptrdiff_t multiple) { return shares_of(n, multiple) * multiple; }
+
+static ptrdiff_t panel_width(const product *p, int of_rows) { return of_rows ? p->unit->rows : p->unit->columns; }
+
+static ptrdiff_t panel_size(const product *p, int of_rows, ptrdiff_t depth)
+{
+    return panel_width(p, of_rows) * up_to(depth, p->unit->multiple) * p->unit->size;
+}
+
+/* Panels follow each other slice by slice: those of a slice, then those of the next. */
+static ptrdiff_t slice_size(const product *p, int of_rows, ptrdiff_t width)
+{
+    return up_to(width, panel_width(p, of_rows)) * p->slice * p->unit->size;
+}
+
+static ptrdiff_t kept_length(const product *p) { return p->keeps_rows ? p->rows : p->columns; }
+
+ptrdiff_t plan_product(product *p, int threads)
+{
+    const product_unit *u = p->unit;
+    p->keeps_rows = p->rows < p->columns;
+    const ptrdiff_t kept = kept_length(p), other = p->keeps_rows ? p->columns : p->rows;
+    const ptrdiff_t width = panel_width(p, p->keeps_rows), other_width = panel_width(p, !p->keeps_rows);
+    p->kept_width = least(up_to(kept, width), KEPT_WIDTH / width * width);
+    p->slice = up_to(shares_of(p->depth, shares_of(p->depth, u->slice)), SLICES_OF);
+    p->stage_depth = KEPT / (p->kept_width * u->size) / p->slice * p->slice;
+    if (p->stage_depth < p->slice) p->stage_depth = p->slice;
+    p->stage_depth = least(p->stage_depth, up_to(p->depth, p->slice));
+    p->stages_deep = shares_of(p->depth, p->stage_depth);
+    p->stages = p->stages_deep * shares_of(kept, p->kept_width);
+    p->packs = shares_of(p->kept_width, up_to(PACK_WIDTH, width));
+    p->block_width = up_to(least(BLOCK_WIDTH, shares_of(other, SHARES * threads)), other_width);
+    p->blocks = shares_of(other, p->block_width);
+
+    const int is_large = p->rows * p->columns * (ptrdiff_t)sizeof *p->out >= BYPASS_FROM;
+    p->first_storing = p->add ? ADD : is_large && p->depth <= p->slice ? BYPASS : STORE;
+
+    const ptrdiff_t bytes = p->kept_width * p->stage_depth * u->size;
+    p->kept[0] = allocate_lines((size_t)bytes);
+    p->kept[1] = p->stages > 1 ? allocate_lines((size_t)bytes) : NULL;
+    p->packed = calloc((size_t)(p->stages + p->blocks), sizeof *p->packed);
+    p->progress = p->packed + p->stages;
+    if (!p->kept[0] || (p->stages > 1 && !p->kept[1]) || !p->packed) return -1;
+    return p->stages * (p->packs + p->blocks);
+}
+
+void release_product(product *p)
+{
+    release_lines(p->kept[0]);
+    release_lines(p->kept[1]);
+    free(p->packed);
+    p->kept[0] = p->kept[1] = NULL;
+    p->packed = NULL;
+}
+
+size_t scratch_of(const product *p) { return (size_t)slice_size(p, !p->keeps_rows, p->block_width); }
+
+/* Panels of a slice of the rows from first up to last. */
+static void pack(const product *p, int of_rows, ptrdiff_t first, ptrdiff_t last, ptrdiff_t k, ptrdiff_t depth, char *to)
+{
+    const factor *f = of_rows ? &p->a : &p->b;
+    pack_function *const function = (of_rows ? p->unit->pack_rows : p->unit->pack_columns)[f->type];
+    function(f->data + (first * f->across + k * f->along) * element_size(f->type), f->across, f->along, last - first,
+             depth, to);
+}
+
+/* Where a stage stands: which of the kept rows it has, and which part of the sum. */
+typedef struct {
+    ptrdiff_t number;
+    ptrdiff_t first, last; /* kept rows */
+    ptrdiff_t k, end; /* of the sum */
+    char *kept;
+} stage;
+
+static stage stage_of(const product *p, ptrdiff_t number)
+{
+    stage s = {.number = number, .kept = p->kept[number % 2]};
+    s.first = number / p->stages_deep * p->kept_width;
+    s.last = least(s.first + p->kept_width, kept_length(p));
+    s.k = number % p->stages_deep * p->stage_depth;
+    s.end = least(s.k + p->stage_depth, p->depth);
+    return s;
+}
+
+static void pack_kept(const product *p, const stage *s, ptrdiff_t share)
+{
+    /* The panels that lie there are those of the stage before the last. */
+    for (ptrdiff_t i = 0; i < p->blocks && s->number > 1; ++i) wait_for(&p->progress[i], s->number - 1);
+    const ptrdiff_t width = up_to(PACK_WIDTH, panel_width(p, p->keeps_rows));
+    const ptrdiff_t first = s->first + share * width, last = least(first + width, s->last);
+    char *to = s->kept;
+    for (ptrdiff_t k = s->k; k < s->end; k += p->slice) {
+        const ptrdiff_t depth = least(p->slice, s->end - k);
+        const ptrdiff_t panel = panel_size(p, p->keeps_rows, depth);
+        pack(p, p->keeps_rows, first, last, k, depth, to + (first - s->first) / panel_width(p, p->keeps_rows) * panel);
+        to += slice_size(p, p->keeps_rows, p->kept_width);
+    }
+    add_to(&p->packed[s->number], 1);
+}
+
+/* Rows and columns of the result by the panels of one slice: a row's panel lies in L1, and the result's lines that follow
+ * each other are written one after the other. */
+static void multiply(const product *p, const char *a, const char *b, ptrdiff_t depth, ptrdiff_t row, ptrdiff_t last_row,
+                     ptrdiff_t column, ptrdiff_t last_column, storing how)
+{
+    const product_unit *u = p->unit;
+    for (ptrdiff_t i = row; i < last_row; i += u->rows, a += panel_size(p, 1, depth)) {
+        const char *panel = b;
+        for (ptrdiff_t j = column; j < last_column; j += u->columns, panel += panel_size(p, 0, depth))
+            u->multiply(a, panel, depth, p->out + i * p->stride + j, p->stride, least(u->rows, last_row - i),
+                        least(u->columns, last_column - j), how);
+    }
+}
+
+static void multiply_block(const product *p, const stage *s, ptrdiff_t block, char *scratch)
+{
+    const ptrdiff_t other = p->keeps_rows ? p->columns : p->rows;
+    const ptrdiff_t first = block * p->block_width, last = least(first + p->block_width, other);
+    wait_for(&p->packed[s->number], p->packs);
+    wait_for(&p->progress[block], s->number);
+    const char *kept = s->kept;
+    for (ptrdiff_t k = s->k; k < s->end; k += p->slice) {
+        const ptrdiff_t depth = least(p->slice, s->end - k);
+        const storing how = k > 0 ? ADD : p->first_storing;
+        pack(p, !p->keeps_rows, first, last, k, depth, scratch);
+        if (p->keeps_rows) multiply(p, kept, scratch, depth, s->first, s->last, first, last, how);
+        else multiply(p, scratch, kept, depth, first, last, s->first, s->last, how);
+        kept += slice_size(p, p->keeps_rows, p->kept_width);
+    }
+    add_to(&p->progress[block], 1);
+}
+
+void do_shares(const product *p, ptrdiff_t first, ptrdiff_t last, char *scratch)
+{
+    if (p->unit->enter) p->unit->enter();
+    for (ptrdiff_t i = first; i < last; ++i) {
+        const stage s = stage_of(p, i / (p->packs + p->blocks));
+        const ptrdiff_t share = i % (p->packs + p->blocks);
+        if (share < p->packs) pack_kept(p, &s, share);
+        else multiply_block(p, &s, share - p->packs, scratch);
+    }
+    if (p->unit->leave) p->unit->leave();
+}

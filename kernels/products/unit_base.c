@@ -1,0 +1,3 @@
+/* Compiled with the compiler's own flags. */
+#define ISA base
+#include "products/unit.h"
