@@ -1,8 +1,9 @@
 """README's figures and the pictures beside them, from benchmarks/results/*.json: `python benchmarks/report.py`.
 
 A result is what `crossentropy bench --json benchmarks/results/MACHINE.json` writes, and `cuda.py` of a card; with none
-of a card README has what `cuda_compile.py` expects. With --check nothing is written, and the exit code says whether
-README is up to date.
+of a card README has what `cuda_compile.py` expects. `--add FILE MACHINE` puts what `crossentropy bench --linear --json
+FILE` wrote on the same machine beside the machine's other results first. With --check nothing is written, and the exit
+code says whether README is up to date.
 """
 
 import argparse
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossentropy import bench
+from crossentropy.bench.linear import records as linear_records
+from crossentropy.bench.linear import tables as linear_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS, FIGURES, README = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures", ROOT / "README.md"
@@ -29,6 +32,17 @@ def documents(cards: bool = False) -> dict[str, dict]:
     paths = sorted(set(RESULTS.glob("*.json")) - {PREDICTED})
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     return {stem: document for stem, document in found.items() if ("gpu" in document["machine"]) == cards}
+
+
+def add(path: Path, stem: str) -> None:
+    """Put the linear losses of a document into a machine's results; its cases replace the same ones there."""
+    place = RESULTS / f"{stem}.json"
+    old, new = (json.loads(each.read_text(encoding="utf-8")) for each in (place, path))
+    if new["machine"]["cpu"] != old["machine"]["cpu"]:
+        raise ValueError(f"{path} is of {new['machine']['cpu']}, {place} of {old['machine']['cpu']}")
+    old["linear"] = linear_records.merged(old.get("linear", []), new["linear"])
+    old["linear_on"] = {"date": new["date"], "versions": new["versions"]}
+    place.write_text(bench.to_json(old), encoding="utf-8")
 
 
 def picture(stem: str, op: str) -> Path:
@@ -78,6 +92,7 @@ def _machine(stem, document):
             table, {case: cases[case] for case in sorted(cases, key=_place) if table.takes(case)}, machine
         )
     yield from _isas(cases, machine)
+    yield from linear_tables.lines(document)
     yield f"\n{' '.join(_compiling(records, _FRAMEWORKS))}\n"
     for op in DRAWN:
         yield f"![{op}: GB/s by classes]({picture(stem, op).relative_to(ROOT).as_posix()})"
@@ -277,7 +292,11 @@ def main() -> int:
     """Write, or with --check compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
-    check, found, old = parser.parse_args().check, documents(), README.read_text(encoding="utf-8")
+    parser.add_argument("--add", nargs=2, metavar=("FILE", "MACHINE"), help="linear losses, and where they belong")
+    given = parser.parse_args()
+    if given.add:
+        add(Path(given.add[0]), given.add[1])
+    check, found, old = given.check, documents(), README.read_text(encoding="utf-8")
     new = whole(old, found)
     if check:
         missing = [path for stem in found for op in DRAWN if not (path := picture(stem, op)).exists()]

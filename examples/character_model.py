@@ -1,8 +1,8 @@
-"""A character model trained twice from the same seed: with torch's loss, and with this package's in its place.
+"""A character model trained three times from the same seed: with torch's loss, this package's, and its fused head.
 
 A small recurrent network learns to predict the next character of the Python manual's pages that come with Python. The
-two runs differ in one thing, the function that computes the loss and its gradient; what they print and draw says
-whether that is seen in the result, and in the time.
+runs differ in one thing, what computes the loss and its gradient: of logits, or, fused with the linear layer that makes
+them, of hidden states. What they print and draw says whether that is seen in the result, and in the time.
 """
 
 from __future__ import annotations
@@ -99,65 +99,89 @@ class Model(torch.nn.Module):
         self.recurrent = torch.nn.GRU(embedding, hidden, batch_first=True)
         self.output = torch.nn.Linear(hidden, num_characters)
 
+    def hidden(self, inputs, state=None):
+        """Hidden states (batch, length, features), and the state to go on from."""
+        return self.recurrent(self.embedding(inputs), state)
+
     def forward(self, inputs, state=None):
         """Logits (batch, length, characters), and the state to go on from."""
-        hidden, state = self.recurrent(self.embedding(inputs), state)
+        hidden, state = self.hidden(inputs, state)
         return self.output(hidden), state
+
+
+Head = Callable[[torch.Tensor, torch.nn.Linear, torch.Tensor], torch.Tensor]  # the loss of hidden states and targets
+
+
+def of_logits(loss_function: Callable) -> Head:
+    """All logits first, then their loss: `torch.nn.functional.cross_entropy`, or what stands in for it."""
+    return lambda hidden, layer, targets: loss_function(layer(hidden), targets)
+
+
+def fused(hidden: torch.Tensor, layer: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """The layer and its loss at once: the logits are never all there."""
+    return crossentropy.torch.linear_cross_entropy(hidden, layer.weight, targets, linear_bias=layer.bias)
+
+
+HEADS: dict[str, Head] = {
+    "torch": of_logits(functional.cross_entropy),
+    "crossentropy": of_logits(crossentropy.torch.cross_entropy),
+    "crossentropy, fused": fused,
+}
 
 
 class Run(NamedTuple):
     """What a training leaves: the loss of each batch in nats a character, each step's times in seconds, the model."""
 
     curve: np.ndarray
-    loss_times: np.ndarray
+    head_times: np.ndarray
     step_times: np.ndarray
     model: Model
 
 
 def train(
-    *loss_functions: Callable,
+    *heads: Head,
     corpus: Corpus,
     steps: int = 600,
     seed: int = 0,
     batch: int = 16,
     after_step: Callable[[float], object] | None = None,
 ) -> list[Run]:
-    """Train a model with each loss function, all from the same seed.
+    """Train a model with each head, all from the same seed.
 
     They take their steps in turn, so that whatever else the machine does falls on all of them.
 
     Parameters
     ----------
-    *loss_functions : callable
-        Of logits (N, characters) and targets (N,): `torch.nn.functional.cross_entropy`, or what stands in for it.
+    *heads : callable
+        The loss of hidden states (N, features), the linear layer that makes logits of them, and targets (N,).
     corpus : Corpus
     steps, seed, batch : int
         Batches, the seed of them and of the models, and the sequences in each.
     after_step : callable, optional
-        Called with the last function's loss after each batch.
+        Called with the last head's loss after each batch.
 
     Returns
     -------
     list of Run
     """
     runs, optimizers, schedules = [], [], []
-    for _ in loss_functions:
+    for _ in heads:
         torch.manual_seed(seed)
         runs.append(Run(*np.empty((3, steps)), Model(len(corpus.characters))))
         optimizers.append(torch.optim.AdamW(runs[-1].model.parameters(), lr=LEARNING_RATE))
         schedules.append(torch.optim.lr_scheduler.LinearLR(optimizers[-1], 1.0, 0.0, total_iters=steps))
     for step, (inputs, targets) in enumerate(batches(corpus.training, steps, batch, seed)):
-        for run, loss_function, optimizer, schedule in zip(runs, loss_functions, optimizers, schedules, strict=True):
+        for run, head, optimizer, schedule in zip(runs, heads, optimizers, schedules, strict=True):
             start = time.perf_counter()
-            logits = run.model(inputs)[0].flatten(0, 1)
-            # Cut off from the model, so that the loss's backward is timed without the model's.
-            leaf = logits.detach().requires_grad_()
-            before = time.perf_counter()
-            loss = loss_function(leaf, targets.flatten())
-            loss.backward()
-            run.loss_times[step] = time.perf_counter() - before
             optimizer.zero_grad()
-            logits.backward(leaf.grad)
+            hidden = run.model.hidden(inputs)[0].flatten(0, 1)
+            # Cut off from what is below, so that the backward of the head is timed without it.
+            leaf = hidden.detach().requires_grad_()
+            before = time.perf_counter()
+            loss = head(leaf, run.model.output, targets.flatten())
+            loss.backward()
+            run.head_times[step] = time.perf_counter() - before
+            hidden.backward(leaf.grad)
             optimizer.step()
             run.step_times[step] = time.perf_counter() - start
             schedule.step()
@@ -168,11 +192,11 @@ def train(
 
 
 @torch.no_grad()
-def held_out_loss(model: Model, corpus: Corpus, loss_function: Callable) -> float:
+def held_out_loss(model: Model, corpus: Corpus, head: Head) -> float:
     """Nats a character of the held-out text, read in sequences long enough that their cold starts hardly count."""
     sequences = corpus.held_out.unfold(0, 8 * LENGTH + 1, 8 * LENGTH)
-    logits = model(sequences[:, :-1])[0].flatten(0, 1)
-    return loss_function(logits, sequences[:, 1:].flatten()).item()
+    hidden = model.hidden(sequences[:, :-1])[0].flatten(0, 1)
+    return head(hidden, model.output, sequences[:, 1:].flatten()).item()
 
 
 @torch.no_grad()
@@ -190,27 +214,43 @@ def sample(model: Model, characters: str, length: int, seed: int) -> str:
 # ---------------------------------------------------------------------- the picture
 
 
-def picture(torchs: np.ndarray, ours: np.ndarray) -> Figure:
-    """Both training curves, and how far they are apart."""
+STYLES = {
+    "torch": {"color": "#d9701a", "lw": 3, "label": "torch's loss"},
+    "crossentropy": {"color": "#123f73", "lw": 1.2, "ls": (0, (4, 8)), "label": "crossentropy.torch in its place"},
+    "crossentropy, fused": {
+        "color": "#2a9d8f",
+        "lw": 1.2,
+        "ls": (6, (4, 8)),
+        "label": "crossentropy.torch, fused with the linear layer",
+    },
+}
+
+
+def picture(curves: dict[str, np.ndarray]) -> Figure:
+    """The training curves, and how far each is from torch's."""
     figure = Figure(figsize=(8, 6), layout="constrained", dpi=120)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    step = np.arange(1, len(ours) + 1)
-    above.plot(step, torchs, color="#d9701a", lw=2.5, label="torch's loss")
-    above.plot(step, ours, color="#123f73", lw=1, ls=(0, (4, 4)), label="crossentropy.torch in its place")
-    above.set(ylabel="loss of a batch, nats per character", title="a character model, trained twice from the same seed")
-    above.legend(frameon=False)
+    torchs = curves["torch"]
+    step = np.arange(1, len(torchs) + 1)
+    for name, curve in curves.items():
+        above.plot(step, curve, **STYLES[name])
+    above.set(
+        ylabel="loss of a batch, nats per character", title="a character model, trained three times from one seed"
+    )
+    above.legend(frameon=False, handlelength=4)
 
-    apart = np.abs(ours - torchs)
-    equal = int((apart == 0).sum())
-    # Zero has no logarithm: such steps are left out here and counted in the title.
-    below.plot(step, np.where(apart > 0, apart, np.nan), ".", ms=4, color="#123f73", label="|difference|")
-    spacing = np.spacing(ours.astype(np.float32))
+    equal = []
+    for name, size in zip(list(curves)[1:], (7, 3), strict=True):  # where they agree, one is seen around the other
+        apart = np.abs(curves[name] - torchs)
+        equal.append(str(int((apart == 0).sum())))
+        # Zero has no logarithm: such steps are left out here and counted in the title.
+        below.plot(step, np.where(apart > 0, apart, np.nan), ".", ms=size, color=STYLES[name]["color"], label=name)
+    spacing = np.spacing(torchs.astype(np.float32))
     below.plot(step, spacing, color="#767f89", lw=1, label="float32: one unit in the last place")
     below.set_yscale("log")
     below.margins(y=0.1)
-    below.set(
-        xlabel="step", ylabel="nats per character", title=f"how far apart: bits equal in {equal} of {len(step)} steps"
-    )
+    title = f"how far from torch's: bits equal in {' and '.join(equal)} of {len(step)} steps"
+    below.set(xlabel="step", ylabel="nats per character", title=title)
     below.legend(frameon=False)
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
@@ -237,7 +277,9 @@ def report(runs: dict[str, Run], losses: dict[str, float]) -> Table:
     rows = {
         "held-out loss, nats per character": [f"{loss:.6f}" for loss in losses.values()],
         "held-out loss, bits per character": [f"{loss / math.log(2):.6f}" for loss in losses.values()],
-        "loss forward + backward, median ms": [f"{1e3 * np.median(run.loss_times):.3f}" for run in runs.values()],
+        "head and loss, forward + backward, median ms": [
+            f"{1e3 * np.median(run.head_times):.3f}" for run in runs.values()
+        ],
         "whole step, median ms": [f"{1e3 * np.median(run.step_times):.3f}" for run in runs.values()],
     }
     for name in runs:
@@ -248,7 +290,7 @@ def report(runs: dict[str, Run], losses: dict[str, float]) -> Table:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--steps", default=600, type=click.IntRange(1), help="Batches in each of the two trainings.")
+@click.option("--steps", default=600, type=click.IntRange(1), help="Batches in each of the trainings.")
 @click.option("--seed", default=0, type=click.IntRange(0, 2**63 - 1), help="Of the model, the batches, the sample.")
 @click.option("--batch", default=16, type=click.IntRange(1), help=f"Sequences of {LENGTH} characters in a batch.")
 # So small a model gains little from more, and on a busy machine its threads would wait for each other.
@@ -261,8 +303,7 @@ def report(runs: dict[str, Run], losses: dict[str, float]) -> Table:
     help="The plot: a .png, .pdf or .svg file.",
 )
 def main(steps, seed, batch, threads, out):
-    """Train a character model with torch's loss and with crossentropy's, and compare."""
-    functions = {"torch": functional.cross_entropy, "crossentropy": crossentropy.torch.cross_entropy}
+    """Train a character model with torch's loss, with crossentropy's, and with its fused head, and compare."""
     torch.set_num_threads(threads)
     corpus = Corpus.of(text())
     console.print(
@@ -280,21 +321,24 @@ def main(steps, seed, batch, threads, out):
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=steps, loss=math.nan)
         trained = train(
-            *functions.values(),
+            *HEADS.values(),
             corpus=corpus,
             steps=steps,
             seed=seed,
             batch=batch,
             after_step=lambda loss: progress.update(task, advance=1, loss=loss),
         )
-    runs = dict(zip(functions, trained, strict=True))
-    losses = {name: held_out_loss(runs[name].model, corpus, function) for name, function in functions.items()}
+    runs = dict(zip(HEADS, trained, strict=True))
+    losses = {name: held_out_loss(runs[name].model, corpus, head) for name, head in HEADS.items()}
     console.print(report(runs, losses))
-    console.print("\nwritten by the model trained with crossentropy:\n")
+    console.print("\nwritten by the model trained with the fused head:\n")
     console.print(
-        sample(runs["crossentropy"].model, corpus.characters, 400, seed), markup=False, highlight=False, soft_wrap=True
+        sample(runs["crossentropy, fused"].model, corpus.characters, 400, seed),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
-    picture(runs["torch"].curve, runs["crossentropy"].curve).savefig(out)
+    picture({name: run.curve for name, run in runs.items()}).savefig(out)
     console.print(f"\nwrote {out}", soft_wrap=True, markup=False)
 
 

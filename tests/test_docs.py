@@ -1,6 +1,8 @@
 """The documents say what the code does: quoted lines exist, identities hold, what is named is there."""
 
+import doctest
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import crossentropy
 from crossentropy import autograd
+from crossentropy.linear import chunks
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(
@@ -43,3 +46,40 @@ def test_documents_name_no_file_that_is_not_there():
             assert (page.parent / path).exists(), (page, path)
         for path in re.findall(r"`((?:src|kernels|tests|benchmarks|docs|examples|\.ci)/[\w./-]+)", text):
             assert (ROOT / path).exists(), (page, path)
+
+
+# ---------------------------------------------------------------------- docs/language_models.md
+
+
+MODELS = {"GPT-2": (768, 50257), "Llama 3, 8B": (4096, 128256), "Gemma 2, 2B": (2304, 256000)}
+TOKENS = 8192
+
+
+def memory_table():
+    """The lines of the table, from the rule that the engine goes by."""
+    for name, (features, classes) in MODELS.items():
+        rows = chunks.rows_of(TOKENS, classes, 4, 2 * classes * features)
+        sizes = [4 * TOKENS * classes, 4 * rows * classes, 4 * classes * features]
+        logits, at_once, total = (f"{size / 1e6:.0f}" for size in sizes)
+        yield f"| {name} | {features} | {classes} | {logits} | {rows} | {at_once} | {total} |"
+
+
+def test_the_memory_that_language_models_need():
+    text = (ROOT / "docs" / "language_models.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- memory: begin -->")[2].partition("<!-- memory: end -->")[0]
+    assert table.strip().splitlines()[2:] == list(memory_table())
+
+
+def test_the_examples_for_language_models_run():
+    """Block by block, in one namespace; those for PyTorch where it is."""
+    text = (ROOT / "docs" / "language_models.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 8
+    names, runner = {}, doctest.DocTestRunner()
+    for block in blocks:
+        if "torch" not in block or find_spec("torch"):
+            test = doctest.DocTestParser().get_doctest(block, names, "language_models.md", None, None)
+            assert test.examples
+            result = runner.run(test, clear_globs=False)
+            names.update(test.globs)
+            assert not result.failed, block

@@ -1,4 +1,4 @@
-"""The examples run, learn, and come out the same with torch's loss and with this package's."""
+"""The examples run, learn, and come out the same with torch's loss, this package's, and its fused head."""
 
 import importlib.util
 from pathlib import Path
@@ -58,25 +58,32 @@ def test_the_curves_coincide(example, corpus):
     The tolerance is as narrow as that because AdamW divides by the gradient's size: only the eps in its denominator
     makes a factor in all of the gradient seen at all, and twice the gradient moves this curve by less than 1e-5.
     """
-    functions = torch.nn.functional.cross_entropy, example.crossentropy.torch.cross_entropy
     corpus = corpus._replace(held_out=corpus.held_out[:5000])
-    torchs, ours = example.train(*functions, corpus=corpus, steps=5, batch=4)
-    np.testing.assert_allclose(ours.curve, torchs.curve, rtol=1e-6)
-    assert ours.curve[0] == pytest.approx(np.log(len(corpus.characters)), rel=0.05)  # it knows nothing yet
-    for run in (torchs, ours):
-        assert ((run.loss_times > 0) & (run.loss_times < run.step_times)).all()
+    torchs, *ours = runs = example.train(*example.HEADS.values(), corpus=corpus, steps=5, batch=4)
+    assert len(ours) == 2
+    assert torchs.curve[0] == pytest.approx(np.log(len(corpus.characters)), rel=0.05)  # it knows nothing yet
+    for run in ours:
+        np.testing.assert_allclose(run.curve, torchs.curve, rtol=1e-6)
+    for run in runs:
+        assert ((run.head_times > 0) & (run.head_times < run.step_times)).all()
     held_out = [
-        example.held_out_loss(run.model, corpus, function)
-        for run, function in zip((torchs, ours), functions, strict=True)
+        example.held_out_loss(run.model, corpus, head) for run, head in zip(runs, example.HEADS.values(), strict=True)
     ]
-    assert held_out[1] == pytest.approx(held_out[0], rel=1e-6)
+    assert held_out[1:] == pytest.approx([held_out[0]] * 2, rel=1e-6)
+
+
+def test_the_fused_head_makes_no_logits(example, monkeypatch):
+    """The linear layer itself is never called."""
+    layer = torch.nn.Linear(8, 5)
+    hidden, targets = torch.randn(6, 8), torch.arange(6) % 5
+    expected = example.HEADS["torch"](hidden, layer, targets)
+    monkeypatch.setattr(torch.nn.Linear, "forward", None)
+    assert example.fused(hidden, layer, targets).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_it_learns(example, corpus):
     losses = []
-    (run,) = example.train(
-        example.crossentropy.torch.cross_entropy, corpus=corpus, steps=40, batch=4, after_step=losses.append
-    )
+    (run,) = example.train(example.fused, corpus=corpus, steps=40, batch=4, after_step=losses.append)
     assert losses == run.curve.tolist()
     assert run.curve[-5:].mean() < 0.8 * run.curve[0]
 

@@ -93,7 +93,10 @@ def best(records: list[dict], **fields) -> dict | None:
 
 
 def to_json(document: dict) -> str:
-    """The document of `run` as text, a record a line."""
-    head = json.dumps({name: value for name, value in document.items() if name != "records"}, indent=1)
-    records = ",\n  ".join(json.dumps(record) for record in document["records"])
-    return f'{head[:-2]},\n "records": [\n  {records}\n ]\n}}\n'
+    """The document of `run`, or of `linear.contest.run`, as text, a record a line."""
+    lists = [name for name in ("records", "linear") if name in document]
+    parts = [json.dumps({name: value for name, value in document.items() if name not in lists}, indent=1)[:-2]]
+    for name in lists:
+        lines = ",".join(f"\n  {json.dumps(record)}" for record in document[name])
+        parts.append(f' "{name}": [{lines}\n ]' if lines else f' "{name}": []')
+    return ",\n".join(parts) + "\n}\n"

@@ -13,43 +13,56 @@ from .outputs import check_directory, console, write_all
 
 @click.command()
 @click.option("--quick", is_flag=True, help="A few cases on small arrays, in place of all.")
+@click.option("--linear", is_flag=True, help="Losses of hidden states against a vocabulary, with peak memory.")
 @click.option("--only", multiple=True, metavar="TEXT", help="Of 'op, shape, dtype, inputs, implementation, …'.")
 @click.option("--peers/--no-peers", default=True, help="Time the other libraries that are installed too.")
-@click.option("--seconds", default=3.0, type=Finite(0), help="For the rounds of a case; there are at least 7.")
+@click.option(
+    "--seconds", default=3.0, type=Finite(0), help="For the rounds of a case; there are at least 7 (--linear: 3)."
+)
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Where the results go.")
 @click.option("--out", "directory", type=click.Path(path_type=Path), help="Where bench.json and plots go.")
-def bench(quick, only, peers, seconds, file, directory):
+def bench(quick, linear, only, peers, seconds, file, directory):
     """Time the kernels beside the machine's own memory and other libraries.
 
     --only may be given more than once: all of its texts must occur.
     """
     try:
         from ..bench import OPS, cases, plots, run, to_json
+        from ..bench.linear import cases as linear_cases
+        from ..bench.linear import contest
         from .bench_table import tables
     except ImportError as error:
         raise BadInput(str(error)) from None
     for path, option in ((file and file.parent, "--json"), (directory, "--out")):
         if path:
             check_directory(path, option)
+    files = {"bench.json": lambda path: path.write_text(to_json(document), encoding="utf-8")}
+
+    def write_json(found):
+        nonlocal document
+        document = found
+        if file:
+            write_all(file.parent, {file.name: files["bench.json"]}, "--json")
+
+    document, settings = None, {"peers": peers, "seconds": seconds}
+    settings["wanted"] = lambda text: all(each in text for each in only)
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=None)
-        document = run(
-            cases(quick),
-            peers=peers,
-            seconds=seconds,
-            wanted=lambda text: all(each in text for each in only),
-            progress=lambda done, total, text: progress.update(task, completed=done, total=total, description=text),
+        settings["progress"] = lambda done, total, text: progress.update(
+            task, completed=done, total=total, description=text
         )
-    if not document["records"]:
+        if linear:  # what takes minutes is written down case by case
+            document = contest.run(linear_cases.cases(quick), **settings, after=write_json)
+        else:
+            document = run(cases(quick), **settings)
+    if not document["records"] and not document.get("linear"):
         nothing = f"--only {' --only '.join(only)}: no case and implementation with that text"
         raise BadInput("; ".join(document["left_out"]) or nothing)
     console.print(*tables(document), sep="\n\n")
     for line in document["left_out"]:
         console.print(f"left out: {line}", soft_wrap=True, markup=False)
-    files = {"bench.json": lambda path: path.write_text(to_json(document), encoding="utf-8")}
-    if file:
-        write_all(file.parent, {file.name: files["bench.json"]}, "--json")
+    write_json(document)
     if directory:
         for op in OPS:
             figure = plots.rates(document["records"], op)

@@ -38,6 +38,8 @@ class Sums:
     def _take_hidden(self, rows: Any, grad: np.ndarray) -> None:
         to, adds = self.to.hidden, "hidden" in self.to.added
         assert to is not None
+        if not to.size:  # H = 0: an array without elements is not seen to share memory, and there is nothing to write
+            return
         place = rows_at(to, self.layer.rows_shape, rows)
         is_there = isinstance(rows, slice) and np.may_share_memory(place, to)
         if is_there and not adds and _is_sum(place, self.layer.real):

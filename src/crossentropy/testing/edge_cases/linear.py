@@ -105,6 +105,17 @@ def _(dtype):
     require(linear_cross_entropy(hidden[:0], weight, y[:0], reduction="sum") == 0)
 
 
+@edge_case("linear: one row without an axis, with and without features")
+def _(dtype):
+    for features in (5, 0):
+        hidden, weight, bias, y = _layer(dtype, n=1, features=features)
+        rows = linear_cross_entropy_and_grad(hidden, weight, y, bias=bias)
+        row = linear_cross_entropy_and_grad(hidden[0], weight, y[0], bias=bias)
+        require(row.hidden.shape == (features,))
+        for got, expected in zip(row, rows, strict=True):
+            same(np.reshape(got, np.shape(expected)), expected)
+
+
 @edge_case("linear: gradients are added up")
 def _(dtype):
     hidden, weight, bias, y = _layer(dtype)
