@@ -15,7 +15,9 @@ from torch_samples import leaf, ours, the_same_numbers  # noqa: E402
 FUNCTION, MODULE = "nn.functional.linear_cross_entropy", "nn.LinearCrossEntropyLoss"
 SOURCES = [FUNCTION, f"{FUNCTION}.chunked", f"{FUNCTION}.chunked_none", MODULE]
 # Of the largest number: the products' rounding, of terms that may be a hundred times as large as their sum.
-LIMITS = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 5e-3, torch.float16: 1e-3}
+# In bfloat16 two roundings, of the gradient on the logits for a product and of the result; these samples are a few numbers,
+# of which one may have the worst of both (tests/test_linear_properties.py has the limit of larger ones).
+LIMITS = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 2 * 2.0**-8, torch.float16: 1e-3}
 
 # What torch says of its own chunked path, in these samples of it.
 pytestmark = pytest.mark.filterwarnings("ignore:linear_cross_entropy:UserWarning")

@@ -64,9 +64,16 @@ def tensor(a) -> torch.Tensor:
 _AS_IT_IS = contextlib.nullcontext()
 
 
-def on_torchs_threads(x: torch.Tensor):
-    """A context with no more threads than PyTorch takes, which a program (a data loader's worker) may have limited."""
-    if x.is_cuda or x.numel() < SERIAL_BELOW or threads() <= torch.get_num_threads():
+def on_torchs_threads(x: torch.Tensor, elements: int | None = None):
+    """A context with no more threads than PyTorch takes, which a program (a data loader's worker) may have limited.
+
+    ``elements`` are those of the logits, where x is not them.
+    """
+    if (
+        x.is_cuda
+        or (x.numel() if elements is None else elements) < SERIAL_BELOW
+        or threads() <= torch.get_num_threads()
+    ):
         return _AS_IT_IS
     return config(threads=torch.get_num_threads())
 

@@ -41,6 +41,11 @@ class Layer(NamedTuple):
         """The shape of the rows."""
         return self.input.shape[:-1]
 
+    @property
+    def logits(self):
+        """How many logits there are, in all chunks together."""
+        return math.prod(self.rows_shape) * len(self.weight)
+
 
 def real(dtype: torch.dtype) -> torch.dtype:
     """The dtype of logits and losses."""
@@ -100,7 +105,7 @@ def _like(grad: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def loss(layer: Layer, target, weight, settings: Settings) -> torch.Tensor:
     """The loss, by one product."""
     arrays, named = _arrays(layer, settings.dtype), _named(target, weight, settings)
-    with on_torchs_threads(layer.weight):
+    with on_torchs_threads(layer.weight, layer.logits):
         if layer.input.is_cuda:
             return crossentropy.linear_cross_entropy(*arrays[:2], array(target), bias=arrays[2], **named)
         checked = calls.layer(*arrays, named.pop("rows"))
@@ -113,7 +118,7 @@ def loss_and_gradients(layer: Layer, target, weight, settings: Settings, wrt: Se
     grads = new_gradients(layer, wrt, settings.dtype, is_last=arriving is not None)
     arrays, named = _arrays(layer, settings.dtype), _named(target, weight, settings)
     out = {name: array(grad) for name, grad in zip(GRADIENTS, grads, strict=True) if grad is not None}
-    with on_torchs_threads(layer.weight):
+    with on_torchs_threads(layer.weight, layer.logits):
         if layer.input.is_cuda:
             more = {"wrt": tuple(out), "out": out, "grad_output": 1.0 if arriving is None else arriving}
             call = crossentropy.linear_cross_entropy_and_grad
@@ -130,7 +135,7 @@ def log_probs(layer: Layer, index, ignore_index, rows, dtype, wrt: Sequence[bool
     arrays = _arrays(layer, dtype)
     grads = new_gradients(layer, wrt, dtype, is_last=True) if wrt else []
     out = {name: array(grad) for name, grad in zip(GRADIENTS, grads, strict=False) if grad is not None}
-    with on_torchs_threads(layer.weight):
+    with on_torchs_threads(layer.weight, layer.logits):
         if layer.input.is_cuda:
             more = {"bias": arrays[2], "rows": rows, "ignore_index": ignore_index}
             if not wrt:
