@@ -1,7 +1,7 @@
-"""Linear cross-entropy on CUDA counted, with no card: `python benchmarks/cuda_linear.py [N H V [DTYPE]]`.
+"""Linear cross-entropy on CUDA counted, with no card: `python benchmarks/cuda_linear.py [N H V]`.
 
-Operations and bytes of the loss with its gradients, and the times to be expected of them on an H100 and an H200: those
-of the three products by operations, and of what is outside of them by bytes, none of it hidden behind another.
+Operations and bytes of the loss of bfloat16 with its gradients, and the times to be expected of them on an H100 and an
+H200: of the three products by operations, and of what is outside of them by bytes, none of it hidden behind another.
 """
 
 import argparse
@@ -98,23 +98,22 @@ def share(count: Count, card: Card) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", nargs="*", help="N H V, and a dtype")
+    parser.add_argument("shape", nargs="*", type=int, help="N H V")
     given = parser.parse_args().shape
-    shapes, kind = SHAPES, given[3] if len(given) > 3 else "bfloat16"
-    if given:
-        shapes = [tuple(int(number) for number in given[:3])]
+    if len(given) not in (0, 3):
+        parser.error("either no number, or N H V")
     for name, card in CARDS.items():
-        print(f"{name}: {card.products / 1e12:.0f} TFLOP/s, {card.memory / 1e12:.2f} TB/s {card.memory_is}; {kind}")
-        for n, columns, classes in shapes:
-            count = counted(n, columns, classes, kind, skips=True)
+        print(f"{name}: {card.products / 1e12:.0f} TFLOP/s, {card.memory / 1e12:.2f} TB/s {card.memory_is}; N, H, V")
+        for n, columns, classes in [tuple(given)] if given else SHAPES:
+            count = counted(n, columns, classes, "bfloat16", skips=True)
             products, outside = 1e3 * count.operations / card.products, 1e3 * count.outside / card.memory
             parts = ", ".join(
                 f"{part} {1e3 * getattr(count, part) / card.memory:.2f}" for part in ("rows", "hidden", "rounding")
             )
             again = ", rows again from L2" if count.again and count.again_from_l2 else ""
             print(
-                f"  N {n}, H {columns}, V {classes}: products {products:.1f} ms; outside {outside:.2f} ms ({parts}{again}),"
-                f" {100 * share(count, card):.1f} %; {count.adding / 1e9:.1f} GB are moved inside of products to add; "
+                f"  {n}, {columns}, {classes}: products {products:.1f} ms; outside {outside:.2f} ms ({parts}{again}), "
+                f"{100 * share(count, card):.1f} %; {count.adding / 1e9:.1f} GB are moved inside of products to add; "
                 f"{count.chunk} rows at once, {count.memory / 2**30:.2f} GiB"
             )
 
