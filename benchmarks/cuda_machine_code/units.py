@@ -57,12 +57,12 @@ def form(shape: Shape) -> tuple:
 
 
 @cache
-def shapes(q: bool, least: int = 0, parts: bool = False) -> list[Shape]:
-    """All that `launch.shape_for` can give for rows of at least so many vectors; ``parts``: of rows that are cut."""
+def shapes(q: bool, least: int = 0, among: tuple[bool, ...] = (True, False)) -> list[Shape]:
+    """All that `launch.shape_for` can give for rows of at least so many vectors, with clusters and without."""
     ends = [row[0] for row in launch.TABLE] + [launch.TABLE[-1][0] + 1]
     found = {
         launch.shape_for(vectors, alone, most, clusters): None
-        for clusters in ((False,) if parts else (True, False))
+        for clusters in among
         for alone in (False, True)
         for most in (launch.KEPT_BESIDE if q else launch.KEPT, 0)
         for vectors in ends
@@ -95,7 +95,7 @@ def units() -> list[Unit]:
         for result in results(kind):
             if result.reads != "row":
                 continue
-            for shape in shapes(bool(result.q), launch.PART, True):
+            for shape in shapes(bool(result.q), launch.PART, (False,)):
                 of_part, together, *writing = launch.by_parts(shape, result)
                 for step in (together, of_part, *writing):
                     found[Unit(*step, kind)] = None
@@ -123,8 +123,10 @@ def real_of(kind: str) -> str:
 
 
 def capabilities(unit: Unit) -> list[int]:
-    clusters = unit.shape is not None and unit.shape.blocks > 1
-    return [sm for sm in CAPABILITIES if sm >= 90 or not clusters]
+    """Those on which it may be launched, and the card's: whole rows have shapes with clusters where there are such."""
+    clusters, whole = unit.shape.blocks > 1, unit.result.reads == "row" and not unit.result.is_part
+    old = whole and unit.shape not in shapes(bool(unit.result.q), among=(True,))
+    return [sm for sm in CAPABILITIES if (sm >= 90 or not clusters) and (sm <= CARD or not old)]
 
 
 def generic(unit: Unit) -> Result:
