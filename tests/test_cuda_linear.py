@@ -25,7 +25,7 @@ from cuda_backend import Array
 from cuda_products import Cublas
 from test_cuda import SHAPES, use
 
-from crossentropy._backends.cuda import arrays, chunks, driver, gemm, launch, linear, matrices, matrix_rows, plans
+from crossentropy._backends.cuda import arrays, chunks, driver, gemm, launch, linear_calls, matrices, matrix_rows, plans
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {"float32": np.dtype("f4"), "float64": np.dtype("f8"), "float16": np.dtype("f2"), "bfloat16": BFLOAT16}
@@ -385,8 +385,8 @@ def test_a_16_bit_gradient_is_the_float32_one_rounded(monkeypatch, name, kind):
                     Array(np.zeros(2, np.float32)),
                 )
                 given = [x, t, None, None, None, arrays.describe(out, "out"), None, None, arrays.describe(loss, "loss")]
-                values = linear.Values(**dict.fromkeys(linear.Values._fields, 0.0))._replace(scale=1.0)
-                linear.run_rows("linear both", given, False, False, None, 0, values)
+                values = linear_calls.Values(**dict.fromkeys(linear_calls.Values._fields, 0.0))._replace(scale=1.0)
+                linear_calls.run_rows("linear both", given, False, False, None, 0, values)
                 found.append((loss.to_host(), out.to_host()))
             same(found[1][0], found[0][0])
             same(found[1][1], found[0][1].astype(dtype))

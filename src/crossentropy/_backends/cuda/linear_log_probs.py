@@ -9,8 +9,9 @@ from ... import _check
 from . import driver, launch, matrices
 from .calls import GRAD_OUTPUT, Values
 from .kernels import Result
-from .linear import ENTROPY_GRAD, Call, Gradients, Sums, flat, gradients, launch_one, layer_of, run_rows
-from .matrix_rows import MOST_BLOCKS, numbers_from, rows_from
+from .linear_calls import ENTROPY_GRAD, Call, flat, layer_of, run_rows
+from .linear_gradients import Gradients, Sums, gradients
+from .matrix_rows import MOST_BLOCKS, launch_one, numbers_from, rows_from
 from .plans import plan_for
 
 _PLAIN = Values(**dict.fromkeys(Values._fields, 0.0))._replace(scale=1.0, by=1.0)

@@ -188,7 +188,12 @@ def _copy(source, source_first, to, to_first, count, stream, add, counting, numb
     kernel = matrices.copied(driver.device(), *kinds, counting.real, vectors)
     of_source = [0] * 6 if source is None else [*_addressed(source), source_first]
     arguments = [*of_source, *_addressed(to), to_first, count, to.columns, int(add), *counting.arguments(number, none)]
-    start, values = kernel.prepare(min(count, MOST_BLOCKS), arguments)
+    launch_one(kernel, min(count, MOST_BLOCKS), arguments, stream)
+
+
+def launch_one(kernel: driver.Kernel, grid: int, arguments: list, stream: int) -> None:
+    """Launch a kernel outside a plan."""
+    start, values = kernel.prepare(grid, arguments)
     start(stream, values)
 
 
