@@ -71,7 +71,6 @@ def load(address, kind):
 def store(address, value):
     if not isinstance(value, np.generic):
         raise AssertionError(f"a store of {type(value).__name__}, which has no size")
-    _number(address, value.dtype, "store").flags.writeable = True
     _number(address, value.dtype, "store")[0] = value
 
 

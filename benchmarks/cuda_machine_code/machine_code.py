@@ -12,7 +12,7 @@ from numba.cuda import codegen, compiler, dispatcher, types
 from numba.cuda.cudadrv import driver as linking
 from units import CARD, Unit
 
-from crossentropy._backends.cuda import driver, launch, reductions, weighted
+from crossentropy._backends.cuda import driver, launch, matrices, reductions, weighted
 
 REGISTERS, MOST_REGISTERS = 65536, 255  # of a multiprocessor; of a thread
 WAYS = {
@@ -84,8 +84,8 @@ def compiled(unit: Unit, capabilities: tuple[int, ...], way: str) -> list[tuple[
     """A record for each compute capability, and what is wrong with it."""
     try:
         if unit.shape is None:
-            module = reductions if hasattr(reductions, unit.result[0]) else weighted
-            made = getattr(module, unit.result[0])(0, *unit.result[1:])
+            name, *arguments = unit.result
+            made = next(getattr(m, name) for m in (reductions, weighted, matrices) if name in vars(m))(0, *arguments)
         else:
             made = launch.compiled(0, unit.kind, unit.shape, unit.result)
         library = _library(made)
@@ -126,6 +126,7 @@ def described(code: bytes, said: str, ptx: str) -> dict:
         "shared": sum(map(int, shared)),
         "loads": sum(bool(re.match(r"LDG\.E\b.*\.128", i)) for i in instructions),
         "stores": sum(bool(re.match(r"STG\.E\b.*\.128", i)) for i in instructions),
+        "halves": sum(bool(re.match(r"STG\.E\b.*\.64", i)) for i in instructions),
         "instructions": sum(i != "NOP" for i in instructions),
         "float64": ".f64" in ptx,
         "calls": bool(re.search(r"^\s*(?:@\S+\s+)?call\b", ptx, re.MULTILINE)),
@@ -162,6 +163,7 @@ def faults(unit: Unit, made: Asked, found: dict) -> list[str]:
     vectors = max(1, unit.shape.kept)
     if reads and found["loads"] < vectors:
         wrong.append(f"{found['loads']} loads of 16 bytes instead of {vectors} or more")
-    if unit.result.writes and found["stores"] < vectors:
-        wrong.append(f"{found['stores']} stores of 16 bytes instead of {vectors} or more")
+    stores, size = ("halves", 8) if unit.result.to else ("stores", 16)
+    if unit.result.writes and found[stores] < vectors:
+        wrong.append(f"{found[stores]} stores of {size} bytes instead of {vectors} or more")
     return wrong

@@ -12,6 +12,7 @@ from crossentropy._backends.cuda.kernels import Result
 KINDS = ("bfloat16", "float32", "float16", "float64")
 CAPABILITIES = (80, 90, 100, 120)
 CARD = 90  # what every kernel is compiled for, beside one other: the H100's
+COPIES = (*((kind, kind) for kind in KINDS), ("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16"))
 SAMPLE = 44  # kernels of the default run, each for two compute capabilities
 THINNED = (
     "Every form of a shape (how threads share a row, vectors kept) x every result x bfloat16 and float32, each for "
@@ -23,7 +24,7 @@ FULLY = ("bfloat16", "float32")
 
 
 class Unit(NamedTuple):
-    """A kernel: of rows, or (shape None) one of `reductions` or `weighted`: ``result`` has its name and arguments."""
+    """A kernel: of rows, or (shape None) one of `sums`: ``result`` has its name and arguments."""
 
     shape: Shape | None
     result: Result | tuple
@@ -39,7 +40,8 @@ class Unit(NamedTuple):
 def result_name(result: Result) -> str:
     parts = [result.reads if result.reads != "row" else "", "loss" if result.loss else "", result.writes]
     parts += [f"saves {result.saves}" if result.saves else "", "spreads" if result.spreads else ""]
-    return " + ".join(filter(None, [*parts, f"q {result.q}" if result.q else ""]))
+    parts += [f"q {result.q}" if result.q else "", f"to {result.to}" if result.to else ""]
+    return " + ".join(filter(None, parts))
 
 
 def shape_name(shape: Shape) -> str:
@@ -55,12 +57,12 @@ def form(shape: Shape) -> tuple:
 
 
 @cache
-def shapes(q: bool, least: int = 0, parts: bool = False) -> list[Shape]:
-    """All that `launch.shape_for` can give for rows of at least so many vectors; ``parts``: of rows that are cut."""
+def shapes(q: bool, least: int = 0, among: tuple[bool, ...] = (True, False)) -> list[Shape]:
+    """All that `launch.shape_for` can give for rows of at least so many vectors, with clusters and without."""
     ends = [row[0] for row in launch.TABLE] + [launch.TABLE[-1][0] + 1]
     found = {
         launch.shape_for(vectors, alone, most, clusters): None
-        for clusters in ((False,) if parts else (True, False))
+        for clusters in among
         for alone in (False, True)
         for most in (launch.KEPT_BESIDE if q else launch.KEPT, 0)
         for vectors in ends
@@ -75,6 +77,9 @@ def results(kind: str) -> list[Result]:
     for extra in ({}, {"spreads": True}, {"spreads": True, "q": kind}):
         found += [Result(loss=True, **extra), Result(loss=True, writes="gradient", **extra)]
         found += [Result(loss=True, saves="row", **extra), Result(reads="statistics", writes="gradient", **extra)]
+    if kind == "float32":  # of hidden states of 16 bits
+        for extra in ({}, {"spreads": True}, {"spreads": True, "q": kind}):
+            found += [Result(loss=True, writes="gradient", to=to, **extra) for to in ("bfloat16", "float16")]
     found += [Result(writes="log_softmax"), Result(writes="log_softmax", saves="row"), Result(writes="softmax")]
     return [*found, Result(writes="log_softmax_backward", q=kind)]
 
@@ -90,7 +95,7 @@ def units() -> list[Unit]:
         for result in results(kind):
             if result.reads != "row":
                 continue
-            for shape in shapes(bool(result.q), launch.PART, True):
+            for shape in shapes(bool(result.q), launch.PART, (False,)):
                 of_part, together, *writing = launch.by_parts(shape, result)
                 for step in (together, of_part, *writing):
                     found[Unit(*step, kind)] = None
@@ -98,7 +103,7 @@ def units() -> list[Unit]:
 
 
 def sums() -> list[Unit]:
-    """The kernels of `reductions` and `weighted`."""
+    """The kernels of `reductions`, `weighted` and `matrices`."""
     reals = ("float32", "float64")
     calls = [("loss_sums", real) for real in reals]
     calls += [("loss_total", real, summed) for real in reals for summed in dict.fromkeys((real, "float64"))]
@@ -106,12 +111,22 @@ def sums() -> list[Unit]:
     calls += [("conversion", kind, real) for kind in (*KINDS, "bool") for real in reals if kind != real]
     threads = [weighted.threads_for(classes) for classes in (64, 1024, 1025)]
     calls += [("weighted_sums", *pair, each) for pair in zip(KINDS, KINDS[::-1], strict=True) for each in threads]
+    calls += [("copied", source, to, real_of(source), whole) for source, to in COPIES for whole in (True, False)]
+    calls += [(name, kind) for name in ("column_sums", "column_totals") for kind in KINDS]
+    calls += [("log_probs", real) for real in reals] + [("widened",)]
+    calls += [("log_probs_gradient", real_of(kind), kind) for kind in KINDS]
     return [Unit(None, call, "float64") for call in calls]
 
 
+def real_of(kind: str) -> str:
+    return "float64" if kind == "float64" else "float32"
+
+
 def capabilities(unit: Unit) -> list[int]:
-    clusters = unit.shape is not None and unit.shape.blocks > 1
-    return [sm for sm in CAPABILITIES if sm >= 90 or not clusters]
+    """Those on which it may be launched, and the card's: whole rows have shapes with clusters where there are such."""
+    clusters, whole = unit.shape.blocks > 1, unit.result.reads == "row" and not unit.result.is_part
+    old = whole and unit.shape not in shapes(bool(unit.result.q), among=(True,))
+    return [sm for sm in CAPABILITIES if (sm >= 90 or not clusters) and (sm <= CARD or not old)]
 
 
 def generic(unit: Unit) -> Result:

@@ -8,6 +8,7 @@ numbers be aligned, PyTorch that a call be its own) stands where that is asked.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -196,6 +197,43 @@ def bad_target(index: tuple[int, ...], value: Any, classes: int) -> IndexError:
 def at(name: str, index: tuple[int, ...]) -> str:
     """A number of an array, as it is written in Python; of a single number its name."""
     return f"{name}[{', '.join(map(str, index))}]" if index else name
+
+
+# ---------------------------------------------------------------------- gradients of a linear layer's loss, by name
+
+GRADIENTS = ("hidden", "weight", "bias")
+_NAMES = ", ".join(map(repr, GRADIENTS))
+
+
+def gradients_wanted(wrt: Any) -> frozenset[str]:
+    """The names of the gradients that a caller asks for."""
+    names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    for name in names:
+        if name not in GRADIENTS:
+            raise ValueError(f"wrt must be of {_NAMES}, got {name!r}")
+    return frozenset(names)
+
+
+def gradients_given(out: Any, accumulate: Any) -> dict[str, Any]:
+    """The arrays of ``out``, by name: a mapping, or the result of an earlier call."""
+    if not isinstance(accumulate, (bool, np.bool_)):
+        raise TypeError(f"accumulate must be True or False, got {accumulate!r}")
+    if hasattr(out, "_asdict"):
+        out = {name: a for name, a in out._asdict().items() if name in GRADIENTS}
+    if out is not None and not isinstance(out, Mapping):
+        raise TypeError(f"out must be a mapping with some of {_NAMES}, got {type(out).__name__}")
+    for name in out or {}:
+        if name not in GRADIENTS:
+            raise ValueError(f"out must have no key but {_NAMES}, got {name!r}")
+    found = {name: a for name, a in (out or {}).items() if a is not None}
+    if accumulate and not found:
+        raise ValueError("accumulate=True adds to what out has, and needs out")
+    return found
+
+
+def gradient_not_wanted(name: str) -> ValueError:
+    """The error for an array of ``out`` that no gradient would go to."""
+    return ValueError(f"out has {name!r}, whose gradient is not asked for")
 
 
 # ---------------------------------------------------------------------- arrays on the host, as kernels take them

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +10,7 @@ import numpy as np
 from .. import _arrays, _check, _memory
 from .._options import integer
 
-GRADIENTS = ("hidden", "weight", "bias")
-_NAMES = ", ".join(map(repr, GRADIENTS))
+GRADIENTS = _check.GRADIENTS
 
 
 class Layer(NamedTuple):
@@ -82,51 +81,25 @@ class Gradients(NamedTuple):
     results: tuple[np.ndarray | None, ...]  # the same, as a caller gets them: what it gave for one is that itself
 
 
-def wanted(wrt: Any) -> frozenset[str]:
-    """The names of the gradients that a caller asks for."""
-    names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
-    for name in names:
-        if name not in GRADIENTS:
-            raise ValueError(f"wrt must be of {_NAMES}, got {name!r}")
-    return frozenset(names)
+wanted = _check.gradients_wanted
 
 
 def gradients(
     layer: Layer, wrt: Collection[str], out: Any, accumulate: Any, inputs: dict[str, np.ndarray]
 ) -> Gradients:
     """Where each gradient goes: what ``out`` has for it, else a new array."""
-    given = _given(out)
-    if not isinstance(accumulate, (bool, np.bool_)):
-        raise TypeError(f"accumulate must be True or False, got {accumulate!r}")
-    if accumulate and not given:
-        raise ValueError("accumulate=True adds to what out has, and needs out")
+    given = _check.gradients_given(out, accumulate)
     arrays: dict[str, np.ndarray | None] = dict.fromkeys(GRADIENTS)
     for name in GRADIENTS:
         like = getattr(layer, name)
         if name not in wrt or like is None:
             if name in given:
-                raise ValueError(f"out has {name!r}, whose gradient is not asked for")
+                raise _check.gradient_not_wanted(name)
             continue
         others = inputs | {f"out[{key!r}]": a for key, a in arrays.items() if a is not None and key in given}
         arrays[name] = _place(given.get(name), like, layer.real, others, f"out[{name!r}]")
     added = frozenset(given) if accumulate else frozenset()
     return Gradients(**arrays, added=added, results=tuple(given.get(name, arrays[name]) for name in GRADIENTS))
-
-
-def _given(out: Any) -> dict[str, Any]:
-    """The arrays of ``out``, by name: a mapping, or the result of an earlier call."""
-    if out is None:
-        return {}
-    if hasattr(out, "_asdict"):
-        out = {name: a for name, a in out._asdict().items() if name in GRADIENTS}
-    if not isinstance(out, Mapping):
-        raise TypeError(
-            f"out must be a mapping with some of {', '.join(map(repr, GRADIENTS))}, got {type(out).__name__}"
-        )
-    for name in out:
-        if name not in GRADIENTS:
-            raise ValueError(f"out must have no key but {_NAMES}, got {name!r}")
-    return {name: a for name, a in out.items() if a is not None}
 
 
 def _place(out: Any, like: np.ndarray, real: np.dtype, others: dict[str, np.ndarray], called: str) -> np.ndarray:

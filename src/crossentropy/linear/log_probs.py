@@ -25,6 +25,7 @@ from .products import Products
 from .sums import Sums
 
 BLOCK = 8 << 20  # bytes of probabilities at once, which NumPy's passes over them find in a cache
+LEAST = -1e4  # a log p below which p is 0 in any dtype
 _CLASSES, _PROBABILITIES = RowOptions(), RowOptions(probabilities=True)
 
 
@@ -71,7 +72,7 @@ def _gradient(
     rows = np.arange(len(index)), index
     l_y, p_y = log_p[rows].astype(np.float64), p[rows].astype(np.float64)
     at_y = -g_log_prob * np.expm1(l_y) - g_entropy * p_y * (l_y + entropy)
-    np.maximum(log_p, np.finfo(log_p.dtype).min, out=log_p)  # where p is 0, and 0 times inf would be NaN
+    np.maximum(log_p, LEAST, out=log_p)  # where p is 0, and 0 times inf would be NaN
     log_p *= -g_entropy[:, None].astype(log_p.dtype)
     log_p -= (g_log_prob + g_entropy * entropy)[:, None].astype(log_p.dtype)
     log_p *= p

@@ -16,7 +16,8 @@ from numba import cuda
 from ... import _arrays, _check
 from ..._options import integer
 from ..contract import LogAndSign, Statistics
-from . import arrays, calls, driver, launch, losses
+from . import arrays, calls, driver, launch, linear, losses
+from . import linear_log_probs as chosen
 from .calls import DIVISOR, STATISTICS, Saved, SavedLogSoftmax, X
 from .kernels import Result
 from .plans import plan_for
@@ -223,3 +224,11 @@ def restored_log_softmax(statistics, x, axis=-1):
     there = arrays.describe(x, "x")
     axis = calls.logits_axis(there, integer(axis, "axis"), "x")
     return SavedLogSoftmax([there, calls.statistics_beside(there, axis, statistics)], axis)
+
+
+# ---------------------------------------------------------------------- the loss of hidden states
+
+linear_cross_entropy = _there(linear.linear_cross_entropy)
+linear_cross_entropy_and_grad = _there(linear.linear_cross_entropy_and_grad)
+linear_log_probs = _there(chosen.linear_log_probs)
+linear_log_probs_and_grad = _there(chosen.linear_log_probs_and_grad)

@@ -53,7 +53,7 @@ def describe(value, name: str) -> Array:
         found = _tensor_layout(value.shape, value.stride(), value.dtype, value.element_size(), value.device.index)
         return Array(value, value.data_ptr(), found)
     if not _device.holds(value):
-        raise TypeError(f"{name} must be an array on the device, as logits is, got {type(value).__name__}")
+        raise TypeError(f"{name} must be an array on the device, where the others are, got {type(value).__name__}")
     if hasattr(value, "__cuda_array_interface__"):
         return _of_interface(value, name)
     return _of_dlpack(value)
@@ -64,7 +64,7 @@ def beside(x: Array, value, name: str) -> Array:
     a = describe(value, name)
     here, there = x.layout.device, a.layout.device
     if here != there and None not in (here, there):
-        raise ValueError(f"{name} must be on the device of logits, {here}, got {there}")
+        raise ValueError(f"{name} must be on the device of the first array, {here}, got {there}")
     return a
 
 

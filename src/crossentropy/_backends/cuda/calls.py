@@ -52,7 +52,11 @@ class SavedLogSoftmax(NamedTuple):
 def given(function: str, logits, targets, options) -> tuple[list[Array | None], Fixed, Values]:
     """The arrays of a loss, and its other options, checked as far as they need no array."""
     options = passed(function, options)
-    x = arrays.describe(logits, "logits")
+    return of_logits(arrays.describe(logits, "logits"), targets, options)
+
+
+def of_logits(x: Array, targets, options) -> tuple[list[Array | None], Fixed, Values]:
+    """The same of logits that are described; they need not be there. ``options`` are those that are passed."""
     numbers = {name: DEFAULTS[name] for name in NUMERIC} | numeric_of(options)
     reduction, normalizer, empty = reduction_of(options)
     found = [x, arrays.beside(x, targets, "targets"), *[None] * (DIVISOR - TARGETS)]
@@ -70,14 +74,17 @@ def given(function: str, logits, targets, options) -> tuple[list[Array | None], 
 
 def with_gradient(given, values: Values, grad_output, out) -> Values:
     """Put the arrays of a gradient in their places; the values with the number that it is multiplied by."""
-    number = 1.0
-    if isinstance(grad_output, (int, float, np.number)):
-        number = real(grad_output, "grad_output")
-    else:
-        given[GRAD_OUTPUT] = arrays.beside(given[X], grad_output, "grad_output")
+    number, given[GRAD_OUTPUT] = arriving(given[X], grad_output, "grad_output")
     if out is not None:
         given[OUT] = arrays.beside(given[X], out, "out")
     return values if number == 1.0 else values._replace(scale=number / values.by)
+
+
+def arriving(x: Array, value, name: str) -> tuple[float, Array | None]:
+    """What arrives at a result, as a number times an array: 1 where it is an array, and no array where it is none."""
+    if isinstance(value, (int, float, np.number)):
+        return real(value, name), None
+    return 1.0, arrays.beside(x, value, name)
 
 
 def with_statistics(given, fixed: Fixed, statistics, divisor) -> None:

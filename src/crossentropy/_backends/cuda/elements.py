@@ -37,6 +37,7 @@ class Elements(NamedTuple):
     pack: Callable  # (v): the four words of v[0 : width], rounded to the dtype
     number_at: Callable  # (address): one number, as a real
     put: Callable  # (address, value): store a real, rounded to the dtype
+    two: Callable | None = None  # (low, high): two float32 in a word, rounded to the dtype, where it has 16 bits
 
 
 @functools.cache
@@ -45,8 +46,9 @@ def elements_of(kind: str) -> Elements:
     unpack, pack, number_at, put = _memory(kind)
     real = np.float64 if kind == "float64" else np.float32
     size = {"float64": 8, "float32": 4}.get(kind, 2)
+    two = {"bfloat16": two_bfloat16, "float16": two_float16}.get(kind)
     return Elements(
-        real, 8 if kind == "float64" else 4, size, 16 // size, _absent(kind, size), unpack, pack, number_at, put
+        real, 8 if kind == "float64" else 4, size, 16 // size, _absent(kind, size), unpack, pack, number_at, put, two
     )
 
 

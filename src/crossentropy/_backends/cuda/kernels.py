@@ -39,6 +39,7 @@ class Result(NamedTuple):
     writes: str = ""  # 'gradient', 'softmax', 'log_softmax', 'log_softmax_backward'
     spreads: bool = False  # whether the target's weight is on all classes: smoothing or probabilities
     q: str = ""  # the dtype of probability targets, or of the gradient that arrives at a log-softmax
+    to: str = ""  # the dtype of what is written, where it is not that of the logits: 16 bits, of a float32 gradient
 
     @property
     def is_part(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..._arrays import Layout, c_strides, merged_rows, without
+from ..._arrays import Layout, c_strides, layout, merged_rows, without
 from ..contract import Statistics
 from . import driver, reductions, weighted
 from .arguments import signature, values_of
@@ -109,7 +109,7 @@ def _stretches(shape, given: dict[str, tuple[Operand, tuple[int, ...]]]) -> Iter
         first += outer * inner
 
 
-def _as_int64(index: int) -> int:
+def as_int64(index: int) -> int:
     """The bits of an index as kernels compare them, which read uint64 targets as int64."""
     return index - 2**64 if index >= 2**63 else index
 
@@ -148,7 +148,7 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
     common = {"classes": classes, "parts": parts, "part_classes": part * width}
     common |= {f"{name}_class": a.layout.strides[axis] for name, a in wide.items()}
     if ignored is not None:
-        common |= {"has_ignored": 1, "ignored": _as_int64(ignored)}
+        common |= {"has_ignored": 1, "ignored": as_int64(ignored)}
     described = {name: (a, without(a.layout.strides, axis)) for name, a in wide.items()}
     if targets is not None:
         described["targets"] = targets, targets.layout.strides
@@ -225,6 +225,23 @@ def as_real(plan: Plan, a: Operand | None, x: Layout) -> Operand | None:
     return made
 
 
+def in_order(plan: Plan, a: Operand) -> Operand:
+    """Targets as numbers of a row each, one stride apart; the array itself where they lie so, else as int64."""
+    lies = a.layout
+    dims = merged_rows(lies.shape, [lies.strides])
+    if len(dims) < 2:
+        stride = dims[0][1][0] if dims else lies.itemsize
+        flat = layout((lies.size,), (stride,), lies.dtype, lies.itemsize, lies.read_only, False, lies.device)
+        return a._replace(layout=flat)
+    made = plan.make((lies.size,), "int64")
+    widen = reductions.widened(driver.device())
+    for where, first in _stretches(lies.shape, {"a": (a, lies.strides)}) if lies.size else ():
+        grid, size = min(reductions.MOST, -(-where["rows"] // reductions.THREADS)), TARGET_SIZES[lies.dtype]
+        of_a = where["a"], where["a_outer"], where["a_row"], size, where["inner"], where["rows"]
+        plan.launch(widen, grid, [*of_a, made.at(8 * first)])
+    return made
+
+
 def total(plan: Plan, loss: Operand, divisor: Operand | None, by: Number, empty: Number) -> Operand:
     """The sum of the losses over the divisor: the number in that array, or ``by``."""
     dtype, count = loss.layout.dtype, loss.layout.size
@@ -255,7 +272,7 @@ def weight_sum(plan: Plan, call) -> tuple[Operand, Operand]:
             [
                 where.get("targets"), where.get("targets_outer"), where.get("targets_row"),
                 TARGET_SIZES[t.layout.dtype] if t is not None else 0, where["inner"], where["rows"], x.shape[call.axis],
-                int(ignored is not None), 0 if ignored is None else _as_int64(ignored),
+                int(ignored is not None), 0 if ignored is None else as_int64(ignored),
                 w, None if v is None else v.at(first * v.layout.itemsize), sums.at(8 * left), bad.at(8 * left), first,
             ],
         )  # fmt: skip

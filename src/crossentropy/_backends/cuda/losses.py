@@ -21,7 +21,7 @@ def run(kind, given, options, values):
     if given[OUT] is not None:
         _check.require_apart(given[OUT], dict(zip(INPUTS, given, strict=False)), given[X])
     if _settings.checks_targets_on_device() and kind != "backward":
-        _look_at_targets(given, options, stream)
+        look_at_targets(given, options, stream)
     if plan.rows is not None:  # what 'mean' divides by is their number
         values = values._replace(scale=values.scale / plan.rows if plan.rows else 0.0, by=plan.rows)
     return plan, plan.run(given, stream, values)
@@ -45,7 +45,8 @@ class Checked(NamedTuple):
         return _arrays.without(self.x.layout.shape, self.axis)
 
 
-def _checked(plan, given, options: Fixed) -> Checked:
+def checked(plan, given, options: Fixed) -> Checked:
+    """What a loss is given, by the rules of _check.py; what a kernel needs of it is put into the plan."""
     x, targets = given[X].layout, given[TARGETS].layout
     axis = calls.logits_axis(given[X], options.axis, "logits")
     probabilities = _check.are_probabilities(targets, x, axis)
@@ -64,9 +65,9 @@ def _checked(plan, given, options: Fixed) -> Checked:
 
 def _plan_loss(plan, kind, given, options):
     """Plan a loss, its gradient, or the halves of the pair."""
-    call, writes, saves = _checked(plan, given, options), kind in ("both", "backward"), kind == "forward"
-    row_scale = _grad_output(plan, given, call) if writes else None
-    summed, plan.rows = _divisor_of(call)
+    call, writes, saves = checked(plan, given, options), kind in ("both", "backward"), kind == "forward"
+    row_scale = arrived(plan, given, call) if writes else None
+    summed, plan.rows = divisor_of(call)
     array = None
     if summed:
         array = plan.operands[DIVISOR] if kind == "backward" else launch.weight_sum(plan, call)[0]
@@ -110,17 +111,17 @@ def _plan_loss(plan, kind, given, options):
         plan.loss = (loss if whole else launch.total(plan, loss, array, numbers["by"], numbers["empty"])).number
 
 
-def _grad_output(plan, given, call):
+def arrived(plan, given, call, place: int = GRAD_OUTPUT, name: str = "grad_output"):
     """The numbers on the device that a gradient is multiplied by."""
-    g = given[GRAD_OUTPUT]
+    g = given[place]
     if g is None:
         return None
-    _check.require_grad_output(g.layout, call.options.reduction, call.rows_shape)
-    arrays.require_aligned(g, "grad_output")
-    return launch.as_real(plan, plan.operands[GRAD_OUTPUT], call.x.layout)
+    _check.require_grad_output(g.layout, call.options.reduction, call.rows_shape, name)
+    arrays.require_aligned(g, name)
+    return launch.as_real(plan, plan.operands[place], call.x.layout)
 
 
-def _divisor_of(call):
+def divisor_of(call):
     """Whether a loss is divided by what must be added up on the device; and the number of rows, if by that."""
     if call.options.reduction != "mean" or call.options.has_normalizer:
         return False, None
@@ -130,8 +131,8 @@ def _divisor_of(call):
     return False, float(math.prod(call.rows_shape))
 
 
-def _look_at_targets(given, options, stream):
-    """Raise for the first target that is no class."""
+def look_at_targets(given, options, stream):
+    """Raise for the first target that is no class: this waits for the device."""
     given = given[: SAMPLE_WEIGHT + 1]
     plan = plan_for("scan", given, options, _plan_scan)
     if plan.first_bad is None:
@@ -144,6 +145,6 @@ def _look_at_targets(given, options, stream):
 
 
 def _plan_scan(plan, kind, given, options):
-    call = _checked(plan, given, options)
+    call = checked(plan, given, options)
     plan.classes = call.x.layout.shape[call.axis]
     plan.first_bad = None if call.probabilities else launch.weight_sum(plan, call)[1].number

@@ -192,3 +192,16 @@ def conversion(on, kind, name):
             n += np.int64(cuda.gridDim.x) * THREADS
 
     return Kernel(body, [types.int64] * 6, THREADS)
+
+
+@functools.cache
+def widened(on):
+    """(targets, outer, row, target_size, inner, count, result): targets at any strides, as int64 in a row."""
+
+    def body(targets, targets_outer, targets_row, target_size, inner, count, result):
+        n = np.int64(cuda.blockIdx.x) * THREADS + cuda.threadIdx.x
+        while n < count:
+            store(result + n * 8, target_at(row_at(targets, targets_outer, targets_row, inner, n), target_size))
+            n += np.int64(cuda.gridDim.x) * THREADS
+
+    return Kernel(body, [types.int64] * 7, THREADS)

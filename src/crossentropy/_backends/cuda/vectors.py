@@ -7,7 +7,25 @@ import numpy as np
 from numba import cuda
 
 from .elements import device, elements_of
-from .intrinsics import load_vector, shifted, store_vector
+from .intrinsics import load_vector, shifted, store, store_vector
+
+
+def _whole(pack):
+    @device
+    def give_all(to, v):
+        """A vector to a multiple of 16."""
+        store_vector(to, pack(v))
+
+    return give_all
+
+
+def _half(two):
+    @device
+    def give_all(to, v):
+        """Four float32, rounded to 16 bits, to a multiple of 8."""
+        store(to, np.uint64(two(v[0], v[1])) | np.uint64(two(v[2], v[3])) << np.uint64(32))
+
+    return give_all
 
 
 class Vectors(NamedTuple):
@@ -20,15 +38,18 @@ class Vectors(NamedTuple):
 
     take_whole: Callable  # (words, place, row, first, classes): a vector's words, into words[place : place + 4]
     take_any: Callable  # (words, place, row, stride, first, classes): the same
-    give_whole: Callable  # (to, first, v): v[0 : width] into the row
+    give_whole: Callable  # (to, first, v): v[0 : width] into the row of results
     give: Callable  # (to, stride, first, classes, v): the same
     # Of the second array of rows, the classes that a vector of the first has; None where there is no second array:
     beside_whole: Callable | None  # (u, row, first): into u[0 : width]
     beside: Callable | None  # (u, row, stride, first, classes): the same
 
 
-def vectors_of(kind: str, q_kind: str) -> Vectors:
-    """Those of rows of a dtype; ``q_kind`` is the dtype of a second array of rows, if there is one."""
+def vectors_of(kind: str, q_kind: str, to_kind: str = "") -> Vectors:
+    """Those of rows of a dtype; ``q_kind`` is the dtype of a second array of rows, if there is one.
+
+    ``to_kind`` is the dtype of results, if it is another: one of 16 bits beside float32, of which a vector has 8 bytes.
+    """
     e = elements_of(kind)
     real, size, width, number_at, put, pack, absent = e.real, e.size, e.width, e.number_at, e.put, e.pack, e.absent
     nothing = real(-np.inf)
@@ -73,22 +94,27 @@ def vectors_of(kind: str, q_kind: str) -> Vectors:
         for b in range(4):
             words[place + b] = w[b]
 
+    to_size, give_one, give_all, bytes_at_once = size, put, _whole(pack), 16
+    if to_kind:
+        narrow = elements_of(to_kind)
+        to_size, give_one, give_all, bytes_at_once = narrow.size, narrow.put, _half(narrow.two), 8
+
     @device
     def give_whole(to, first, v):
         """The classes of a vector to a row of whole ones."""
-        store_vector(to + first * size, pack(v))
+        give_all(to + first * to_size, v)
 
     @device
     def give(to, stride, first, classes, v):
         """The classes of a vector to any row."""
-        at = to + first * size
-        if stride == size and at % 16 == 0 and first >= 0 and first + width <= classes:
-            store_vector(at, pack(v))
+        at = to + first * to_size
+        if stride == to_size and at % bytes_at_once == 0 and first >= 0 and first + width <= classes:
+            give_all(at, v)
         else:
             for j in range(width):
                 c = first + j
                 if c >= 0 and c < classes:
-                    put(to + c * stride, v[j])
+                    give_one(to + c * stride, v[j])
 
     if not q_kind:
         return Vectors(take_whole, take_any, give_whole, give, None, None)

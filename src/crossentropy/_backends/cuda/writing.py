@@ -25,16 +25,11 @@ class Writing(NamedTuple):
 def writing_of(kind: str, shape, result, weights_of) -> Writing:
     """Those of the kernel of a dtype, a shape of work and a result; ``weights_of`` is `weights.Weights.weights_of`."""
     elements = elements_of(kind)
-    real, put, width, workers, is_gradient = (
-        elements.real,
-        elements.put,
-        elements.width,
-        shape.workers,
-        result.writes == "gradient",
-    )
+    real, width, workers, is_gradient = elements.real, elements.width, shape.workers, result.writes == "gradient"
+    put = elements_of(result.to or kind).put
     zero, nan = real(0), real(np.nan)
     finish = _finish(kind, result, weights_of)
-    results = (_kept if shape.kept else _read_again)(kind, shape, finish)
+    results = (_kept if shape.kept else _read_again)(kind, shape, finish, result.to)
 
     @device
     def fill(a, row, lane, alive):
@@ -119,12 +114,12 @@ def _finish(kind, result, weights_of):
     return finish
 
 
-def _kept(kind, shape, finish):
+def _kept(kind, shape, finish, to_kind):
     """The device function (a, row, target, frame, lane, alive, words, v, u): results of what registers hold of a row.
 
     It returns how many classes the first vector of the memory that is written lacks: none.
     """
-    elements, vectors = elements_of(kind), vectors_of(kind, "")
+    elements, vectors = elements_of(kind), vectors_of(kind, "", to_kind)
     width, read, give_whole = elements.width, logits_of(kind).read, vectors.give_whole
     kept, apart = shape.kept, shape.lanes * elements.width
 
@@ -141,27 +136,30 @@ def _kept(kind, shape, finish):
     return results
 
 
-def _read_again(kind, shape, finish):
+def _read_again(kind, shape, finish, to_kind):
     """The same of a row that is read again.
 
     Vectors are those of the memory that is written, whose first lacks the classes that come before the row: from here
-    on it does not matter which lane has a class.
+    on it does not matter which lane has a class. Where results have fewer bytes than logits, the vectors are those of
+    eight bytes that are written.
     """
-    elements, vectors = elements_of(kind), vectors_of(kind, "")
+    elements, vectors = elements_of(kind), vectors_of(kind, "", to_kind)
+    to_size = elements_of(to_kind or kind).size
+    at_once = elements.width * to_size  # bytes that are written of a vector
     size, width, read = elements.size, elements.width, logits_of(kind).read
     take_any, give, give_whole = vectors.take_any, vectors.give, vectors.give_whole
     alone, flight, workers = shape.alone, shape.flight, shape.workers
 
     @device
     def results(a, row, target, frame, lane, alive, words, v, u):
-        head = row.out % 16 // size if a.out_class == size else np.int64(0)
+        head = row.out % at_once // to_size if a.out_class == to_size else np.int64(0)
         first = lane * width - head if alive else row.classes
         between = np.int64(workers) * width
         while (
             not alone
             and first >= 0
             and first + (flight - 1) * between + width <= row.classes
-            and a.out_class == size
+            and a.out_class == to_size
             and (row.x + first * size) % 16 == 0
         ):
             for k in range(flight):  # all on their way before the first is looked at
