@@ -135,19 +135,29 @@ def _(dtype):
 @edge_case("linear: log-probabilities and entropies")
 def _(dtype):
     hidden, weight, bias, y = _layer(dtype)
-    z = _logits(hidden, weight, bias)
-    log_p = np.array([reference.log_softmax(row)[c] for row, c in zip(z.tolist(), y.tolist(), strict=True)])
-    h = np.array([reference.entropy(row) for row in z.tolist()])
-    g_p, g_h = np.linspace(-1, 2, 6), np.linspace(3, -2, 6)
+    _check_log_probs(hidden, weight, bias, y)
+    bias[2] = -np.inf  # a class that is not allowed, and a row whose class it is
+    y[:2] = 1, 2
+    _check_log_probs(hidden, weight, bias, y)
+    bias[3:] = -np.inf
+    y[0] = 0
+    _check_log_probs(hidden[:2], weight, bias, y[:2])
+
+
+def _check_log_probs(hidden, weight, bias, y):
+    dtype, z = hidden.dtype, _logits(hidden, weight, bias).tolist()
+    log_p = np.array([reference.log_softmax(row)[c] for row, c in zip(z, y.tolist(), strict=True)])
+    h = np.array([reference.entropy(row) for row in z])
+    g_p, g_h = np.linspace(-1, 2, len(y)), np.linspace(3, -2, len(y))
     grads = [
         np.array([-c for c in reference.cross_entropy_grad(row, c)]) * a + np.array(reference.entropy_grad(row)) * b
-        for row, c, a, b in zip(z.tolist(), y.tolist(), g_p, g_h, strict=True)
+        for row, c, a, b in zip(z, y.tolist(), g_p, g_h, strict=True)
     ]
     for rows in (None, 4):
         found = linear_log_probs_and_grad(hidden, weight, y, bias=bias, rows=rows, grad_log_prob=g_p, grad_entropy=g_h)
         for got, expected in ((found.log_prob, log_p), (found.entropy, h)):
             require(got.dtype == result_dtype(dtype, "loss"))
-            within(got, expected, dtype, "loss", 4.0)
+            within(got, expected, dtype, "loss", np.where(np.isfinite(expected), 4.0, 0.0))
         for got, again in zip(found, linear_log_probs(hidden, weight, y, bias=bias, rows=rows), strict=False):
             same(got, again)
         _check_gradients(found, np.array(grads), hidden, weight)
