@@ -206,6 +206,18 @@ def test_nothing_to_sum(kind):
     product(kind, *operands((0, 0, 0), "float32"), np.empty((0, 0), np.float32))
 
 
+def test_one_column_with_room_between_rows():
+    """No stride is that of an element, and none need be."""
+    x, w = np.arange(12, dtype=np.float32).reshape(4, 3), np.ones((1, 3), np.float32)
+    out = np.zeros((4, 16), np.float32)
+    own.logits(x, w, out[:, :1])
+    np.testing.assert_array_equal(out[:, 0], x.sum(1))
+    assert not out[:, 1:].any()
+    own.weight(x, out[:, :1], np.zeros((3, 1), np.float32))
+    own.hidden(out[:, :1], w, x)
+    np.testing.assert_array_equal(x, out[:, :1] * w)
+
+
 def test_units_and_the_isa_in_force():
     for isa in native.SUPPORTED_ISAS:
         with crossentropy.config(isa=isa):

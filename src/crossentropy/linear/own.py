@@ -80,7 +80,7 @@ def _is_plain(x: np.ndarray) -> bool:
         return False
     size = x.itemsize
     strides = [stride for length, stride in zip(x.shape, x.strides, strict=True) if length > 1]
-    return not strides or (size in strides and all(stride % size == 0 for stride in strides))
+    return (len(strides) < 2 or size in strides) and all(stride % size == 0 for stride in strides)
 
 
 def _product(unit: str, a: np.ndarray, b: np.ndarray, names: tuple[str, str], out: np.ndarray, add: bool) -> None:

@@ -53,13 +53,21 @@ def _own() -> ModuleType | None:
     return own
 
 
-def for_arrays(dtype: np.dtype) -> ModuleType:
-    """The products for operands of a dtype, in this context and on this machine.
+def own_for(dtype: np.dtype) -> ModuleType | None:
+    """The package's own products of operands of a dtype, where they are the fastest in this context on this machine.
 
-    Of 16 bits the package's own, which give float32 logits; of float32 and float64 those of NumPy's BLAS.
+    Of 16 bits they always are, since nobody else's give float32 logits. Of float32 they are by AVX-512; with less, and
+    of float64, BLAS is as fast or faster (docs/performance.md).
     """
-    own = _own() if dtype.itemsize == 2 else None
-    return own or by_numpy
+    own = _own()
+    if own is None or dtype.itemsize == 8 or (dtype.itemsize == 4 and own.units()[0] != "avx512"):
+        return None
+    return own
+
+
+def for_arrays(dtype: np.dtype) -> ModuleType:
+    """The products for operands of a dtype in this context: the package's own, or those of NumPy's BLAS."""
+    return own_for(dtype) or by_numpy
 
 
 def passes() -> ModuleType:
