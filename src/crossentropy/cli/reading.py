@@ -1,0 +1,330 @@
+"""A file as a table: read by pandas in the dialect that was recognised, with every line's number of fields counted."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import NamedTuple
+
+import numpy as np
+
+from . import dialect as dialects
+from .source import BadData, Source
+
+BLOCK = 1 << 20  # bytes read at a time
+
+
+class Table(NamedTuple):
+    """Columns as they were read: numbers, or text as it was written."""
+
+    name: str
+    where: str  # the file, for messages
+    frame: object  # a pandas.DataFrame whose columns are 0, 1 ...
+    names: list[str]  # of the columns
+    header: bool
+    said: str  # how the file was read, in a line
+    numbers: dialects.Numbers = dialects.Numbers()
+
+
+def read(source: Source, options, label=None, known=None, progress=lambda done, total: None) -> Table:
+    """The table in a file; ``label`` is the column that stays text as it is written: a name, a number from 1 or -1.
+
+    ``known`` are the columns of a model (columns.Column): a first line that has all their names is a header, and what
+    was no number in the model's data is read as text.
+    """
+    readers = {"text": _text, "json": _json, "parquet": _parquet, "npz": _npz, "npy": _npy}
+    try:
+        table = readers[source.kind](source, options, label, known, progress)
+    except BadData:
+        raise
+    except MemoryError:
+        raise BadData(f"{source.path}: there is not enough memory for it") from None
+    except (OSError, EOFError) as error:
+        raise BadData(f"{source.path}: {error}") from None
+    progress(source.size, source.size)
+    if not len(table.frame):
+        raise BadData(f"{source.path}: no observations")
+    return table
+
+
+def column_of(label: str, names: list[str], where: str) -> int:
+    """Which column a name, or a number from 1 (from -1 at the end), means."""
+    columns = f"its columns are {', '.join(map(repr, names[:30]))}{' …' * (len(names) > 30)}"
+    if names.count(label) > 1:
+        raise BadData(f"{where}: column {label!r} occurs twice; {columns}")
+    if label in names:
+        return names.index(label)
+    try:
+        number = int(label)
+    except ValueError:
+        number = 0
+    if not 1 <= abs(number) <= len(names):
+        raise BadData(f"{where}: no column {label!r}; {columns}")
+    return number - 1 if number > 0 else len(names) + number
+
+
+# ---------------------------------------------------------------------- text
+
+
+def _text(source, options, label, known, progress) -> Table:
+    try:
+        return _text_in(source, options, label, known, progress, options.encoding)
+    except UnicodeDecodeError as error:
+        if options.encoding:
+            raise BadData(f"{source.path}: not a text file in {options.encoding}: {error.reason}") from None
+    try:  # past the sample there is something that is not UTF-8
+        return _text_in(source, options, label, known, progress, dialects.LEGACY)
+    except UnicodeDecodeError as error:
+        raise BadData(f"{source.path}: neither UTF-8 nor {dialects.LEGACY}: --encoding names another") from error
+
+
+def _text_in(source, options, label, known, progress, encoding) -> Table:
+    import pandas as pd
+
+    with source.unpacked() if source.packing else _kept(source.raw) as stream:
+        stream.seek(0)
+        sample = stream.read(dialects.SAMPLE)
+    dialect = dialects.recognise(
+        sample,
+        source.path,
+        encoding=encoding,
+        delimiter=options.delimiter,
+        header=options.header,
+        na=options.na,
+        decimal=options.decimal,
+        known=[column.name for column in known or ()],
+    )
+    names = dialect.names
+    at = None if label is None else column_of(label, names, source.path)
+    as_text = {column.name for column in known or () if column.kind != "number"}
+    missing = [form for word in dialects.MISSING for form in {word, word.lower(), word.upper(), word.title()}]
+    numeric = [j for j in range(len(names)) if dialect.numeric[j] and j != at and names[j] not in as_text]
+    settings = {
+        "header": None,
+        "names": range(len(names)),
+        "index_col": False,
+        "sep": r"\s+" if dialect.delimiter == " " else dialect.delimiter,
+        "encoding": dialect.encoding,
+        "decimal": dialect.numbers.decimal,
+        "thousands": dialect.numbers.thousands or None,
+        "keep_default_na": False,
+        "skipinitialspace": True,
+        "na_values": {j: [*missing, *options.na] for j in numeric},
+        "dtype": {j: np.float64 if j in set(numeric) else str for j in range(len(names))},
+    }
+    try:
+        frame = _parsed(source, dialect, settings, progress)
+    except (UnicodeDecodeError, BadData):
+        raise
+    except pd.errors.EmptyDataError:
+        raise BadData(f"{source.path}: no observations") from None
+    except pd.errors.ParserError as error:
+        raise BadData(f"{source.path}: {' '.join(str(error).split())}") from None
+    except ValueError:  # past the sample there is a word among the numbers: columns.py finds it
+        frame = _parsed(source, dialect, {**settings, "dtype": str, "na_values": {}}, progress)
+    return Table(source.name, source.path, frame, names, dialect.header, dialect.said, dialect.numbers)
+
+
+def _parsed(source, dialect, settings, progress):
+    import pandas as pd
+
+    watched = _Watched(source, dialect, progress)
+    try:
+        return pd.read_csv(io.BufferedReader(watched, BLOCK), **settings)
+    except pd.errors.ParserError:
+        watched.finish()  # whose message names the line
+        raise
+
+
+class _kept:  # noqa: N801
+    """A stream that stays open after the block that reads it."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __enter__(self):
+        return self.stream
+
+    def __exit__(self, *_):
+        pass
+
+
+class _Watched(io.RawIOBase):
+    """What pandas reads: the lines of data, whose fields are counted, since it takes a line cut short for missing values."""
+
+    def __init__(self, source: Source, dialect: dialects.Dialect, progress):
+        self.source, self.dialect, self.progress = source, dialect, progress
+        self.stream = source.unpacked()
+        if dialect.encoding.replace("-", "_").lower().startswith(("utf_16", "utf_32")):
+            text = self.stream.read().decode(dialect.encoding)
+            self.stream = io.BytesIO(text.encode(dialect.encoding))
+            self.counted = False
+        else:
+            self.counted = len(dialect.names) > 1 and dialect.delimiter != " "
+            for _ in range(dialect.first):
+                self.stream.readline()
+        self.line, self.rest, self.block, self.at, self.quotes = dialect.first, b"", memoryview(b""), 0, False
+
+    def readable(self):
+        """It is."""
+        return True
+
+    def readinto(self, buffer):
+        """The next bytes."""
+        while self.at == len(self.block):
+            if not self._advance():
+                return 0
+        count = min(len(buffer), len(self.block) - self.at)
+        buffer[:count] = self.block[self.at : self.at + count]
+        self.at += count
+        return count
+
+    def finish(self):
+        """Count the fields of what has not been read."""
+        while self._advance():
+            pass
+
+    def _advance(self) -> bool:
+        read = self.stream.read(BLOCK)
+        self.progress(self.source.raw.tell(), self.source.size)
+        if not read and not self.rest:
+            return False
+        block = self.rest + read
+        cut = self._whole_lines(block) if read else len(block)
+        block, self.rest = block[:cut], block[cut:]
+        if self.dialect.comment:
+            block = b"".join(line for line in block.splitlines(keepends=True) if not line.startswith(b"#"))
+        self.block, self.at = memoryview(block), 0
+        return True
+
+    def _whole_lines(self, block: bytes) -> int:
+        """Where the last whole line of the block ends; the fields of every line are counted."""
+        if not self.counted:
+            return block.rfind(b"\n") + 1
+        a = np.frombuffer(block, np.uint8)
+        ends, marks = a == ord("\n"), a == ord(self.dialect.delimiter)
+        if b'"' in block:
+            self.quotes = True
+            outside = (np.cumsum(a == ord('"'), dtype=np.uint8) & 1) == 0
+            ends &= outside
+            marks &= outside
+        at = np.flatnonzero(ends | marks)
+        lines = np.flatnonzero(ends[at])
+        if not len(lines):
+            self.counted = len(block) < 64 * BLOCK  # a lone quotation mark
+            return 0
+        stops = at[lines]
+        starts = np.concatenate(([0], stops[:-1] + 1))
+        fields = np.diff(lines, prepend=-1)
+        wrong = (fields != len(self.dialect.names)) & (stops - starts > 1) & (a[starts] != ord("#"))
+        if wrong.any():
+            first = int(wrong.argmax())
+            number = self.line + int(np.count_nonzero(a[: stops[first]] == ord("\n"))) + 1
+            self._tell(number, int(fields[first]), block[starts[first] : stops[first]])
+        cut = int(stops[-1]) + 1
+        self.line += int(np.count_nonzero(a[:cut] == ord("\n")))
+        return cut
+
+    def _tell(self, number, fields, line):
+        if self.quotes:  # which may stand within a field, where they mean themselves
+            fields = len(next(csv.reader([line.decode(self.dialect.encoding)], delimiter=self.dialect.delimiter), []))
+        expected = len(self.dialect.names)
+        if fields == expected or not line.strip():
+            return
+        above = "the header" if self.dialect.header else "the first line"
+        raise BadData(f"{self.source.path}: line {number} has {fields} fields, {above} has {expected}")
+
+
+# ---------------------------------------------------------------------- other files
+
+
+def _json(source, options, label, known, progress) -> Table:
+    import pandas as pd
+
+    with source.unpacked() if source.packing else _kept(source.raw) as stream:
+        stream.seek(0)
+        text = stream.read()
+    progress(source.size, source.size)
+    try:
+        text = text.decode(options.encoding or "utf-8-sig").lstrip()
+        lines = text.startswith("{")
+        frame = pd.read_json(io.StringIO(text), lines=lines, dtype=False, convert_dates=False, convert_axes=False)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadData(f"{source.path}: not lines of JSON objects, nor a list of them: {error}") from None
+    return _frame(source, frame, "JSON")
+
+
+def _parquet(source, options, label, known, progress) -> Table:
+    import pandas as pd
+
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise BadData(f"{source.path}: .parquet needs PyArrow: python -m pip install pyarrow") from None
+    try:
+        frame = pq.read_table(io.BytesIO(source.unpacked().read())).to_pandas(ignore_metadata=True)
+    except pa.ArrowInvalid as error:
+        raise BadData(f"{source.path}: not a Parquet file: {error}") from None
+    return _frame(source, pd.DataFrame(frame), "Parquet")
+
+
+def _frame(source, frame, kind) -> Table:
+    names = ["" if str(name).startswith("__index_level_") else str(name) for name in frame.columns]
+    frame.columns = range(len(names))
+    return Table(source.name, source.path, frame, names, True, f"{kind}, {len(names)} columns")
+
+
+def _npz(source, options, label, known, progress) -> Table:
+    try:
+        with np.load(io.BytesIO(source.unpacked().read()), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # a damaged archive: from zipfile, zlib, or the tokenizer that reads NumPy's headers
+        raise BadData(f"{source.path}: not an .npz file of plain arrays: {error}") from None
+    label = "y" if label is None else label
+    held = f"it holds {', '.join(map(repr, arrays)) or 'nothing'}"
+    labels = arrays.pop(label, None)
+    if labels is None and not known:
+        raise BadData(f"{source.path}: no array {label!r} for the labels (--label); {held}")
+    matrices = {name: value for name, value in arrays.items() if value.ndim == 2}
+    if len(matrices) != 1:
+        raise BadData(
+            f"{source.path}: exactly one array beside {label!r} must be a matrix of features; {held}"
+        )
+    name, x = matrices.popitem()
+    if x.dtype.kind not in "fiub":
+        raise BadData(f"{source.path}: array {name!r} is not numeric: dtype {x.dtype}")
+    said = f"NumPy's arrays {name!r}" + (f" and {label!r}" if labels is not None else "")
+    table = _matrix(source, x, said)
+    if labels is None:
+        return table
+    if labels.shape != x.shape[:1]:
+        raise BadData(
+            f"{source.path}: {label!r} has shape {labels.shape}, {name!r} has shape {x.shape}: one label a row is needed"
+        )
+    if labels.dtype.kind not in "iubfUS":
+        raise BadData(f"{source.path}: labels {label!r} must be integers, strings or numbers, got {labels.dtype}")
+    table.frame[x.shape[1]] = labels.astype(str) if labels.dtype.kind in "US" else labels
+    return table._replace(names=[*table.names, label])
+
+
+def _npy(source, options, label, known, progress) -> Table:
+    try:
+        x = np.load(io.BytesIO(source.unpacked().read()), allow_pickle=False)
+    except ValueError as error:
+        raise BadData(f"{source.path}: not an .npy file of a plain array: {error}") from None
+    if x.dtype.names:
+        import pandas as pd
+
+        return _frame(source, pd.DataFrame({name: x[name] for name in x.dtype.names}), "NumPy's records")
+    if x.ndim != 2 or x.dtype.kind not in "fiubUS":
+        raise BadData(f"{source.path}: must be a matrix of numbers or strings, got {x.dtype} of shape {x.shape}")
+    return _matrix(source, x, "a NumPy matrix")
+
+
+def _matrix(source, x, said) -> Table:
+    import pandas as pd
+
+    frame = pd.DataFrame(x.astype(str) if x.dtype.kind in "US" else x)
+    names = [str(column + 1) for column in range(x.shape[1])]
+    return Table(source.name, source.path, frame, names, False, f"{said}: columns are numbered from 1")
