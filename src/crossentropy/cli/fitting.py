@@ -29,6 +29,11 @@ def usual_batch_size(count: int) -> int:
     return 64 if count <= 64 * BATCHES else 2 ** math.ceil(math.log2(count / BATCHES))
 
 
+def usual_patience(batches: int) -> int:
+    """20 epochs, or where they have many batches about 1500 of these, but 5 epochs at least."""
+    return int(np.clip(1500 // batches, 5, 20))
+
+
 def usual_learning_rate(x: np.ndarray) -> float:
     """0.05, or less where features vary together: 2 / the largest eigenvalue of x^T x / N, by power iteration."""
     x = x[:: max(len(x) // 2000, 1)]
@@ -61,10 +66,7 @@ def train(estimator, x, y, classes, *, validation, test, patience, progress):
         least = min(least, loss) if since else loss
         return bool(patience) and since >= patience
 
-    try:
-        estimator.fit_numbers(x, y, classes, after_batch)
-    except FloatingPointError:
-        raise
+    estimator.fit_numbers(x, y, classes, after_batch)
     if best[2] is not None:
         estimator.set_model(training.Model(*best[2]))
     done = len(history[0])

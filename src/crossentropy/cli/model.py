@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 import zipfile
 from typing import NamedTuple
@@ -96,6 +97,9 @@ def date_part_names(transformer, names):
     return [f"{name} {part}" for name in names for part in ("days", "year", "month", "day", "weekday", "hour")]
 
 
+GROUP = 16
+
+
 def features(columns: list[Column]) -> Pipeline:
     """From the columns of a pandas.DataFrame to standardised features."""
     numbers = [column.name for column in columns if column.kind in ("number", "boolean")]
@@ -105,12 +109,58 @@ def features(columns: list[Column]) -> Pipeline:
     parts = FunctionTransformer(date_parts, feature_names_out=date_part_names)
     encode = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=100, sparse_output=False)
     steps = [
-        ("numbers", SimpleImputer(**impute), numbers),
+        # A few columns at a time: what scikit-learn copies between the steps is little then.
+        *((f"numbers{i}", SimpleImputer(**impute), numbers[i : i + GROUP]) for i in range(0, len(numbers), GROUP)),
         ("categories", encode, categories),
         ("dates", make_pipeline(parts, SimpleImputer(**impute)), dates),
     ]
     columns_to_features = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
-    return Pipeline([("columns", columns_to_features), ("standardise", StandardScaler(copy=False))])
+    return Pipeline([("columns", columns_to_features), ("standardise", StandardScaler())])
+
+
+BLOCK = 8192  # rows that become features at a time: the copies between scikit-learn's steps are of these
+SAMPLE = 40_000  # rows that medians are taken of
+
+
+def blockwise(transformer, frame) -> np.ndarray:
+    """The features of all rows, float64 (N, D)."""
+    x = None
+    for start in range(0, max(len(frame), 1), BLOCK):
+        block = frame.iloc[start : start + BLOCK]
+        made = transformer.transform(block) if len(block) else np.empty((0, len(feature_names(transformer))))
+        x = np.empty((len(frame), made.shape[1])) if x is None else x
+        x[start : start + BLOCK] = made
+    return x
+
+
+def fit_features(pipeline: Pipeline, frame) -> np.ndarray:
+    """Fit a pipeline of `features` to the training data; their features."""
+    columns, scaler = pipeline.named_steps["columns"], pipeline.named_steps["standardise"]
+    columns.fit(_sample(frame))
+    x = blockwise(columns, frame)
+    with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # to inf, which is refused
+        for start in range(0, len(x), BLOCK):
+            scaler.partial_fit(x[start : start + BLOCK])
+        for start in range(0, len(x), BLOCK):
+            x[start : start + BLOCK] = scaler.transform(x[start : start + BLOCK])
+    bad = ~(np.isfinite(scaler.scale_) & np.isfinite(x).all(axis=0))
+    if bad.any():
+        raise BadData(f"feature {feature_names(pipeline)[int(bad.argmax())]!r} is too large to standardise")
+    return x
+
+
+def _sample(frame):
+    """Rows that tell medians, and every category and every column that has missing values."""
+    if len(frame) <= SAMPLE:
+        return frame
+    chosen = np.zeros(len(frame), bool)
+    chosen[:: -(-len(frame) // SAMPLE)] = True
+    for name in frame.columns:
+        missing = frame[name].isna().to_numpy()
+        chosen[missing.argmax()] |= missing.any()
+        if frame[name].dtype == object:
+            chosen |= ~frame[name].duplicated().to_numpy()
+    return frame[chosen]
 
 
 def feature_names(pipeline: Pipeline) -> list[str]:
@@ -139,18 +189,29 @@ TYPES = [
 ]
 
 
+def skops():
+    """skops.io, imported without PyTorch: it goes through all of scikit-learn, of which a part would import that."""
+    blocked = "torch" not in sys.modules
+    if blocked:
+        sys.modules["torch"] = None
+    try:
+        from skops import io
+    finally:
+        if blocked:
+            del sys.modules["torch"]
+    return io
+
+
 def save(path, saved: Saved):
     """Write a model as a .skops file: a dict of the fields of `Saved`, columns as lists."""
-    from skops import io
-
+    io = skops()
     document = saved._asdict() | {"columns": [list(column) for column in saved.columns]}
     io.dump(document, path, compression=zipfile.ZIP_DEFLATED)
 
 
 def load(path) -> Saved:
     """The model in a .skops file, which may hold no other types than scikit-learn's and this package's."""
-    from skops import io
-
+    io = skops()
     try:
         unknown = set(io.get_untrusted_types(file=path)) - set(TYPES)
         if unknown:

@@ -70,7 +70,7 @@ def loading(name: str, size: int, to: Console | None = None):
 
     to = to or console
     if not to.is_terminal:
-        say(f"reading {name} ({size / 1e6:.1f} MB)", to=to)
+        say(f"reading {name} ({size / 1e6:.1f} MB)" if size >= 1e5 else f"reading {name} ({size} bytes)", to=to)
         yield lambda done, total: None
         return
     columns = TextColumn("reading {task.description}", markup=False), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn()

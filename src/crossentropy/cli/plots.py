@@ -40,7 +40,7 @@ def figure_1(points: int = 400) -> Figure:
 def cost(history, name: str) -> Figure:
     """The cost c(b) of the batches as a band and its running mean; validation and test loss; the epoch that was kept."""
     epochs, per_epoch = history.costs.shape
-    made, (axes,) = figure(8, 4)
+    made, (axes,) = figure(6.4, 4)
     flat = history.costs.ravel()
     at = (np.arange(flat.size) + 1) / per_epoch
     window = int(np.clip(flat.size // 60, 1, max(per_epoch, 2)))
@@ -60,7 +60,7 @@ def cost(history, name: str) -> Figure:
     axes.set(xlabel="epoch", ylabel="cross-entropy, nats", title=title, xlim=(0, epochs))
     axes.set_yscale("log")
     _tell_decades(axes)
-    made.legend(frameon=False, loc="outside lower center", ncols=3, fontsize="small")
+    made.legend(frameon=False, loc="outside lower center", ncols=2, fontsize="small")
     return made
 
 

@@ -52,7 +52,10 @@ def page(*, title, scores, notes, columns, said, settings, pictures, training_co
     parts += [f"<h2>Classes</h2>{_table(headings, rows)}"]
     if columns:
         taken = [[each.name, each.kind or "left out", str(each.missing or ""), each.note] for each in columns]
-        parts.append(f"<h2>Columns</h2><p>{_e(said)}</p>" + _table(["column", "taken as", "missing", ""], taken, "words"))
+        table = _table(["column", "taken as", "missing", ""], taken, "words")
+        if len(taken) > 30:
+            table = f"<details><summary>all {len(taken)} columns</summary>{table}</details>"
+        parts.append(f"<h2>Columns</h2><p>{_e(said)}</p>{table}")
     parts.append("<h2>Settings</h2>" + _table(["", ""], [[name, str(value)] for name, value in settings], "words"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import click
@@ -27,7 +28,11 @@ FILES = ("loss.png", "confusion.png", "calibration.png", "model.npz", "model.sko
 )
 @click.option("--force", is_flag=True, help="Write over results that are there.")
 @click.option("--epochs", default=200, type=click.IntRange(1), help="E: passes over the training data at most.")
-@click.option("--patience", default=20, type=click.IntRange(0), help="Epochs without a lower validation loss; 0: any.")
+@click.option(
+    "--patience",
+    type=click.IntRange(0),
+    help="Epochs without a lower validation loss, after which training ends; 0: never.  [default: 20, or fewer large ones]",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="n_b.  [default: 64, or for 300 batches an epoch]")
 @click.option(
     "--learning-rate",
@@ -74,9 +79,11 @@ def train(data, label, drop, keep, reading, directory, force, **settings):
     say(f"label {label_name!r}: {len(classes)} classes: {some}")
     for note in notes:
         warn(note)
-    names = table.names, table.header
-    del table
-    run(frame, columns, y, classes, label_name, names, directory, notes, Path(data).name, **settings)
+    rows = split(y, settings.pop("test_fraction"), settings.pop("validation_fraction"), settings["seed"])
+    parts = [frame.iloc[part] for part in rows]
+    del frame  # whose memory is needed for the features
+    names = label_name, table.names, table.header
+    run(parts, [y[part] for part in rows], columns, classes, names, directory, notes, Path(data).name, **settings)
 
 
 def load(data, label, drop, keep, reading):
@@ -90,6 +97,8 @@ def load(data, label, drop, keep, reading):
         return table, texts, table.frame, columns, "class"
     source = open_source(data, BUNDLED)
     with loading(source.name, source.size) as progress:
+        if source.size > LARGE:
+            threading.Thread(target=import_the_rest, daemon=True).start()
         from . import columns as taking
         from . import labels
         from . import reading as readers
@@ -104,40 +113,54 @@ def load(data, label, drop, keep, reading):
     return table._replace(frame=None), texts, frame, columns, taking.unique_names(table.names)[at]
 
 
-def run(frame, columns, y, classes, label_name, names, directory, notes, name, **settings):
-    """Split, train, report, write."""
-    from . import fitting, labels, model, plots, report_page, scores
+LARGE = 20_000_000  # bytes, that take longer to read than modules to be imported
 
-    seed, fraction = settings.pop("seed"), settings.pop("validation_fraction")
-    rest, test = labels.divided(y, settings.pop("test_fraction"), seed)
-    fitted, watched = labels.divided(y[rest], fraction, seed) if fraction else (np.arange(len(rest)), rest[:0])
-    fitted, watched = rest[fitted], rest[watched] if fraction else rest[:0]
+
+def import_the_rest():
+    """What is needed after reading, imported meanwhile by another thread."""
+    from . import model, plots, scores  # noqa: F401
+
+    model.skops()
+
+
+def split(y, test_fraction, validation_fraction, seed):
+    """Indices of the observations to train on, to validate with and to test on."""
+    from . import labels
+
+    rest, test = labels.divided(y, test_fraction, seed)
     if not len(test):
-        raise BadData(f"{name}: {len(y)} observations of {len(classes)} classes leave none to test on")
-    pipeline = model.features([column for column in columns if column.kind])
-    with np.errstate(all="ignore"):  # to inf, which is refused
-        x = pipeline.fit_transform(frame.iloc[fitted])
-    scale = pipeline.named_steps["standardise"].scale_
-    if not (np.isfinite(scale).all() and np.isfinite(x).all()):
-        bad = ~(np.isfinite(scale) & np.isfinite(x).all(axis=0))
-        raise BadInput(f"feature {model.feature_names(pipeline)[int(bad.argmax())]!r} is too large to standardise")
-    parts = [(pipeline.transform(frame.iloc[part]) if len(part) else x[:0], y[part]) for part in (watched, test)]
-    del frame
+        raise BadData(f"{len(y)} observations leave none to test on: --test-fraction {test_fraction:g} is too little")
+    if not validation_fraction:
+        return rest, rest[:0], test
+    fitted, watched = labels.divided(y[rest], validation_fraction, seed)
+    return rest[fitted], rest[watched], test
 
+
+def run(frames, ys, columns, classes, names, directory, notes, name, **settings):
+    """Train on the first part, report on the third, write."""
+    from . import fitting, model, plots, report_page, scores
+
+    pipeline = model.features([column for column in columns if column.kind])
+    x = model.fit_features(pipeline, frames.pop(0))
+    parts = [(model.blockwise(pipeline, frame), y) for frame, y in zip(frames, ys[1:], strict=True)]
+    seed = settings.pop("seed")
     weighted = settings.pop("class_weight") == "balanced"
-    patience = settings.pop("patience") if len(watched) else settings.pop("patience") * 0
     settings["batch_size"] = settings["batch_size"] or fitting.usual_batch_size(len(x))
     settings["learning_rate"] = settings["learning_rate"] or fitting.usual_learning_rate(x)
-    weights = balanced(y[fitted]) if weighted else None
+    patience = settings.pop("patience")
+    if patience is None:
+        patience = fitting.usual_patience(-(-len(x) // settings["batch_size"]))
+    patience *= len(ys[1]) > 0
+    weights = balanced(ys[0]) if weighted else None
     estimator = model.SoftmaxRegression(seed=seed, class_weight=weights, **settings)
     say(
-        f"{len(fitted)} to train, {len(watched)} to validate, {len(test)} to test; {x.shape[1]} features, standardised; "
+        f"{len(ys[0])} to train, {len(ys[1])} to validate, {len(ys[2])} to test; {x.shape[1]} features, standardised; "
         f"batches of {settings['batch_size']}, learning rate {settings['learning_rate']:.3g}"
     )
     with progress_bar(settings["epochs"]) as progress:
         try:
             history = fitting.train(
-                estimator, x, y[fitted], classes, validation=parts[0], test=parts[1], patience=patience, progress=progress
+                estimator, x, ys[0], classes, validation=parts[0], test=parts[1], patience=patience, progress=progress
             )
         except FloatingPointError as error:
             raise BadInput(f"{error} (--learning-rate {settings['learning_rate']:g})") from None
@@ -146,9 +169,9 @@ def run(frame, columns, y, classes, label_name, names, directory, notes, name, *
         warn(history.warning)
         notes = [history.warning, *notes]
     pipeline.steps.append(("softmax", estimator))
-    found = scores.score(estimator.decision_function(parts[1][0]), y[test], classes)
-    trained = np.bincount(y[rest], minlength=len(classes))
-    for table in scores.tables(found, f"{name}: {len(rest)} training, {len(test)} test observations", console.width, trained):
+    found = scores.score(estimator.decision_function(parts[1][0]), ys[2], classes)
+    trained = np.bincount(np.concatenate(ys[:2]), minlength=len(classes))
+    for table in scores.tables(found, f"{name}: {trained.sum()} training, {len(ys[2])} test observations", console.width, trained):
         console.print(table)
     if len(classes) > scores.MOST_ROWS:
         say(f"the {scores.MOST_ROWS} classes of {len(classes)} with the lowest F1; all are in report.html")
@@ -157,12 +180,12 @@ def run(frame, columns, y, classes, label_name, names, directory, notes, name, *
 
     pictures = {
         "loss.png": report_page.png(plots.cost(history, name)),
-        "confusion.png": report_page.png(plots.confusion(y[test], found.predicted, classes)),
+        "confusion.png": report_page.png(plots.confusion(ys[2], found.predicted, classes)),
         "calibration.png": report_page.png(plots.calibration(found)),
     }
     shown = {"patience": patience, "class_weight": "balanced" if weighted else "none", "seed": seed, **settings}
     page = report_page.page(
-        title=f"{name}: {len(classes)} classes of {len(y)} observations",
+        title=f"{name}: {len(classes)} classes of {sum(map(len, ys))} observations",
         scores=found,
         notes=notes,
         columns=columns,
@@ -173,7 +196,7 @@ def run(frame, columns, y, classes, label_name, names, directory, notes, name, *
     )
     standard = pipeline.named_steps["standardise"]
     features = np.array(model.feature_names(pipeline))
-    saved = model.Saved(pipeline, columns, label_name, *names)
+    saved = model.Saved(pipeline, columns, *names)
     files = {each: lambda path, bytes_=content: path.write_bytes(bytes_) for each, content in pictures.items()}
     files["model.npz"] = lambda path: np.savez(
         path,
