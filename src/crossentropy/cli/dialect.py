@@ -206,6 +206,10 @@ def _is_header(top, below, na) -> bool:
     if len(top) > 1 and top in ([str(i) for i in range(len(top))], [str(i + 1) for i in range(len(top))]):
         return below[0] != top
     columns = list(zip(*below, strict=True))
+    counted = [cell for j, cell in enumerate(top) if cell in (str(j), str(j + 1))]
+    words = [(cell, column) for cell, column in zip(top, columns, strict=False) if cell not in counted]
+    if len(counted) > 1 and words and all(cell and not cell[0].isdigit() and cell not in column for cell, column in words):
+        return True  # pandas' names for columns without, and a name for the labels
     if len(columns) != len(top):
         return True  # names of rows have no name
 

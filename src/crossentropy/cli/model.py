@@ -88,7 +88,7 @@ def date_parts(frame):
         dates = frame[name].dt
         days = (frame[name] - np.datetime64("1970-01-01")).dt.total_seconds() / 86400
         hour = dates.hour + dates.minute / 60
-        parts += [days, dates.year, dates.month, dates.day, dates.dayofweek, hour]
+        parts += [days, dates.year, dates.month, dates.day, dates.day_of_week, hour]
     return np.stack([part.to_numpy(dtype=np.float64) for part in parts], axis=1)
 
 
@@ -181,11 +181,12 @@ class Saved(NamedTuple):
     header: bool
 
 
-# Types of this package in a model: whoever loads one without `load` names them (skops.io.load(path, trusted=TYPES)).
+# Types in a model that skops does not know, or asks about: whoever loads one without `load` names them (skops.io.load(path, trusted=TYPES)).
 TYPES = [
     "crossentropy.cli.model.SoftmaxRegression",
     "crossentropy.cli.model.date_part_names",
     "crossentropy.cli.model.date_parts",
+    "numpy.dtype",
 ]
 
 

@@ -52,9 +52,10 @@ def cost(history, name: str) -> Figure:
     axes.fill_between(centre, np.maximum(low, floor), np.maximum(high, floor), color=GREY, alpha=0.6, lw=0, label=BAND)
     axes.plot(centre, np.maximum(mean, floor), color="#5b6b7c", lw=1.5, label="training: running mean of c(b)")
     ends = np.arange(1, epochs + 1)
-    for losses, color, label in ((history.validation, BLUE, "validation loss"), (history.test, ORANGE, "test loss")):
+    lines = (history.test, ORANGE, 3, "test loss"), (history.validation, BLUE, 1.4, "validation loss")
+    for losses, color, width, label in lines:
         if np.isfinite(losses).any():
-            axes.plot(ends, np.maximum(losses, floor), color=color, lw=1.8, label=label)
+            axes.plot(ends, np.maximum(losses, floor), color=color, lw=width, label=label)
     axes.axvline(history.best + 1, color="black", lw=1, ls=":", label=f"kept: epoch {history.best + 1}")
     title = f"training on {_plain(name)}" + (": the cost ran away" if history.warning else "")
     axes.set(xlabel="epoch", ylabel="cross-entropy, nats", title=title, xlim=(0, epochs))

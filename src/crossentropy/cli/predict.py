@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import sys
@@ -55,7 +56,7 @@ def model_and_data(path, data, reading, label=None):
     from .source import BadData, open_source
 
     source = open_source(data)
-    with loading(source.name, source.size, aside) as progress:
+    with contextlib.closing(source.raw), loading(source.name, source.size, aside) as progress:
         from . import columns, labels, model, reading as readers
 
         saved = model.load(path)

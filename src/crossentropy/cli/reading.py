@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -81,9 +82,7 @@ def _text(source, options, label, known, progress) -> Table:
 def _text_in(source, options, label, known, progress, encoding) -> Table:
     import pandas as pd
 
-    with source.unpacked() if source.packing else _kept(source.raw) as stream:
-        stream.seek(0)
-        sample = stream.read(dialects.SAMPLE)
+    sample = source.unpacked().read(dialects.SAMPLE)
     dialect = dialects.recognise(
         sample,
         source.path,
@@ -104,7 +103,7 @@ def _text_in(source, options, label, known, progress, encoding) -> Table:
         "names": range(len(names)),
         "index_col": False,
         "sep": r"\s+" if dialect.delimiter == " " else dialect.delimiter,
-        "encoding": dialect.encoding,
+        "encoding": "utf-8" if _is_wide(dialect) else dialect.encoding,
         "decimal": dialect.numbers.decimal,
         "thousands": dialect.numbers.thousands or None,
         "keep_default_na": False,
@@ -125,6 +124,10 @@ def _text_in(source, options, label, known, progress, encoding) -> Table:
     return Table(source.name, source.path, frame, names, dialect.header, dialect.said, dialect.numbers)
 
 
+def _is_wide(dialect) -> bool:
+    return dialect.encoding.replace("-", "_").lower().startswith(("utf_16", "utf_32"))
+
+
 def _parsed(source, dialect, settings, progress):
     import pandas as pd
 
@@ -136,33 +139,17 @@ def _parsed(source, dialect, settings, progress):
         raise
 
 
-class _kept:  # noqa: N801
-    """A stream that stays open after the block that reads it."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def __enter__(self):
-        return self.stream
-
-    def __exit__(self, *_):
-        pass
-
-
 class _Watched(io.RawIOBase):
     """What pandas reads: the lines of data, whose fields are counted, since it takes a line cut short for missing values."""
 
     def __init__(self, source: Source, dialect: dialects.Dialect, progress):
         self.source, self.dialect, self.progress = source, dialect, progress
         self.stream = source.unpacked()
-        if dialect.encoding.replace("-", "_").lower().startswith(("utf_16", "utf_32")):
-            text = self.stream.read().decode(dialect.encoding)
-            self.stream = io.BytesIO(text.encode(dialect.encoding))
-            self.counted = False
-        else:
-            self.counted = len(dialect.names) > 1 and dialect.delimiter != " "
-            for _ in range(dialect.first):
-                self.stream.readline()
+        if _is_wide(dialect):  # whose bytes are not those of ASCII
+            self.stream = io.BytesIO(self.stream.read().decode(dialect.encoding).encode())
+        self.counted = len(dialect.names) > 1 and dialect.delimiter != " "
+        for _ in range(dialect.first):
+            self.stream.readline()
         self.line, self.rest, self.block, self.at, self.quotes = dialect.first, b"", memoryview(b""), 0, False
 
     def readable(self):
@@ -227,7 +214,7 @@ class _Watched(io.RawIOBase):
 
     def _tell(self, number, fields, line):
         if self.quotes:  # which may stand within a field, where they mean themselves
-            fields = len(next(csv.reader([line.decode(self.dialect.encoding)], delimiter=self.dialect.delimiter), []))
+            fields = len(next(csv.reader([line.decode(self.dialect.encoding, errors="replace")], delimiter=self.dialect.delimiter), []))
         expected = len(self.dialect.names)
         if fields == expected or not line.strip():
             return
@@ -241,14 +228,11 @@ class _Watched(io.RawIOBase):
 def _json(source, options, label, known, progress) -> Table:
     import pandas as pd
 
-    with source.unpacked() if source.packing else _kept(source.raw) as stream:
-        stream.seek(0)
-        text = stream.read()
-    progress(source.size, source.size)
     try:
-        text = text.decode(options.encoding or "utf-8-sig").lstrip()
+        text = source.unpacked().read().decode(options.encoding or "utf-8-sig").lstrip()
         lines = text.startswith("{")
-        frame = pd.read_json(io.StringIO(text), lines=lines, dtype=False, convert_dates=False, convert_axes=False)
+        with warnings.catch_warnings(action="ignore"):  # convert_dates goes with pandas 4, by when it is off
+            frame = pd.read_json(io.StringIO(text), lines=lines, dtype=False, convert_dates=False, convert_axes=False)
     except (ValueError, TypeError, AttributeError) as error:
         raise BadData(f"{source.path}: not lines of JSON objects, nor a list of them: {error}") from None
     return _frame(source, frame, "JSON")

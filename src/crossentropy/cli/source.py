@@ -63,16 +63,24 @@ def open_source(data: str, bundled: tuple[str, ...] = ()) -> Source:
             raise BadData(f"{data}: no such file") from None
         except OSError as error:
             raise BadData(f"{data}: {error.strerror or error}") from None
-    first = raw.read(8)
+    try:
+        return _of_kind(Source(data, name, "text", raw, size, ""), SUFFIXES.get(suffix))
+    except BaseException:
+        raw.close()
+        raise
+
+
+def _of_kind(source: Source, expected: str | None) -> Source:
+    """The source with what its first bytes say, which must go with its suffix."""
+    data, first = source.path, source.raw.read(8)
     packing = next((how for magic, how in PACKINGS.items() if first.startswith(magic)), "")
-    source = Source(data, name, "text", raw, size, packing)
+    source = source._replace(packing=packing)
     if packing:
         try:
             first = source.unpacked().read(8)
-        except (OSError, EOFError) as error:
+        except Exception as error:  # of zlib, or of whatever knows zstd
             raise BadData(f"{data}: not a whole {packing} file: {error}") from None
     kind = next((kind for magic, kind in KINDS.items() if first.startswith(magic)), None)
-    expected = SUFFIXES.get(suffix)
     if kind is None and expected in ("npz", "npy", "parquet"):
         raise BadData(f"{data}: not an {expected} file: it begins with {first!r}")
     if kind is None:
@@ -88,5 +96,5 @@ def _zstd(source: Source) -> BinaryIO:
             import zstandard
         except ImportError:
             raise BadData(f"{source.path}: .zst needs zstandard: python -m pip install zstandard") from None
-        return zstandard.ZstdDecompressor().stream_reader(source.raw, closefd=False)
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(source.raw, closefd=False))
     return zstd.open(source.raw)

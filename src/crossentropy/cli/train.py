@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def load(data, label, drop, keep, reading):
         table, texts, columns = bundled.load(data)
         return table, texts, table.frame, columns, "class"
     source = open_source(data, BUNDLED)
-    with loading(source.name, source.size) as progress:
+    with contextlib.closing(source.raw), loading(source.name, source.size) as progress:
         if source.size > LARGE:
             threading.Thread(target=import_the_rest, daemon=True).start()
         from . import columns as taking
@@ -221,8 +222,6 @@ def balanced(y):
 
 def progress_bar(epochs):
     """A bar with the running cost; a line when it's done, where nobody watches."""
-    import contextlib
-
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     @contextlib.contextmanager
