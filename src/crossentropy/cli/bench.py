@@ -54,6 +54,6 @@ def bench(quick, only, peers, seconds, file, directory):
         for op in OPS:
             figure = plots.rates(document["records"], op)
             if figure:
-                files[f"{plots.file_name(op)}.png"] = figure.savefig
+                files[f"bench-{plots.file_name(op)}.png"] = figure.savefig
         write_all(directory, files)
         console.print(f"wrote {', '.join(files)} to {directory}", soft_wrap=True, markup=False)

@@ -55,11 +55,14 @@ def model_and_data(path, data, reading, label=None):
     from .outputs import loading
     from .source import BadData, open_source
 
-    source = open_source(data)
-    with contextlib.closing(source.raw), loading(source.name, source.size, aside) as progress:
-        from . import columns, labels, model, reading as readers
+    from . import model
 
-        saved = model.load(path)
+    source = open_source(data)
+    saved = model.load(path)
+    with contextlib.closing(source.raw), loading(source.name, source.size, aside) as progress:
+        from . import columns, labels
+        from . import reading as readers
+
         needed = [column for column in saved.columns if column.kind]
         known = [*needed, columns.Column(label, "")] if label else needed
         where = label

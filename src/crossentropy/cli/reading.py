@@ -177,7 +177,11 @@ class _Watched(io.RawIOBase):
         if not read and not self.rest:
             return False
         block = self.rest + read
-        cut = self._whole_lines(block) if read else len(block)
+        if read:
+            cut = self._whole_lines(block)
+        else:
+            self._whole_lines(block + b"\n")
+            cut = len(block)
         block, self.rest = block[:cut], block[cut:]
         if self.dialect.comment:
             block = b"".join(line for line in block.splitlines(keepends=True) if not line.startswith(b"#"))
@@ -203,7 +207,9 @@ class _Watched(io.RawIOBase):
         stops = at[lines]
         starts = np.concatenate(([0], stops[:-1] + 1))
         fields = np.diff(lines, prepend=-1)
-        wrong = (fields != len(self.dialect.names)) & (stops - starts > 1) & (a[starts] != ord("#"))
+        wrong = (fields != len(self.dialect.names)) & (stops - starts > 1)
+        if self.dialect.comment:
+            wrong &= a[starts] != ord("#")
         if wrong.any():
             first = int(wrong.argmax())
             number = self.line + int(np.count_nonzero(a[: stops[first]] == ord("\n"))) + 1

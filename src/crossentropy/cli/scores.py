@@ -45,7 +45,7 @@ def score(logits: np.ndarray, y: np.ndarray, classes: list[str]) -> Scores:
     precision, recall, f1, _ = precision_recall_fscore_support(
         y, predicted, labels=np.arange(k), zero_division=np.nan
     )
-    confidence = softmax(logits).max(axis=1)
+    confidence = np.minimum(softmax(logits).max(axis=1), 1)  # which rounding may exceed
     right = predicted == y
     share, mean = calibration_curve(right, confidence, n_bins=10, strategy="quantile", pos_label=True)
     # Its groups once more, for their sizes, which it keeps to itself.
@@ -73,8 +73,8 @@ def score(logits: np.ndarray, y: np.ndarray, classes: list[str]) -> Scores:
     )
 
 
-COUNTS = ("in training", "in test, k_c", "predicted, k̂_c", "of these right")
-RATES = ("precision", "recall", "F1", "share, p_c", "predicted share, p̂_c")
+COUNTS = ("in training", "in test k_c", "predicted k̂_c", "of these right")
+RATES = ("precision", "recall", "F1", "share p_c", "predicted p̂_c")
 
 
 def rows(scores: Scores, training_counts=None) -> list[tuple[str, list[str], list[str]]]:
@@ -116,14 +116,15 @@ def tables(scores: Scores, title: str, width: int, training_counts=None):
     which, all_rows = shown(scores), rows(scores, training_counts)
     parts = [(COUNTS, 0), (RATES, 1)]
     longest = max((len(all_rows[c][0]) for c in which), default=5)
-    groups = [parts] if width >= longest + 92 else [parts[:1], parts[1:]]
+    groups = [parts] if width >= longest + 88 else [parts[:1], parts[1:]]
     for group in groups:
-        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        table.add_column("class", max_width=max(width - 46, 12), overflow="ellipsis", no_wrap=True)
+        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table.padding = 0, 1, 0, 0
+        table.add_column("\nclass", max_width=max(width - 48, 12), overflow="ellipsis", no_wrap=True)
         skip = training_counts is None
         for headings, which_part in group:
             for heading in headings[skip and which_part == 0 :]:
-                table.add_column(heading, justify="right")
+                table.add_column("\n".join(heading.rsplit(" ", 1)), justify="right", no_wrap=True)
         for c in which:
             cells = [cell for headings, part in group for cell in all_rows[c][1 + part][skip and part == 0 :]]
             table.add_row(Text(all_rows[c][0]), *cells)

@@ -82,7 +82,7 @@ def _of_kind(source: Source, expected: str | None) -> Source:
             raise BadData(f"{data}: not a whole {packing} file: {error}") from None
     kind = next((kind for magic, kind in KINDS.items() if first.startswith(magic)), None)
     if kind is None and expected in ("npz", "npy", "parquet"):
-        raise BadData(f"{data}: not an {expected} file: it begins with {first!r}")
+        raise BadData(f"{data}: not an .{expected} file: it begins with {first!r}")
     if kind is None:
         kind = "json" if expected == "json" or (not expected and first.lstrip()[:1] in (b"{", b"[")) else "text"
     return source._replace(kind=kind)
