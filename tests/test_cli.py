@@ -57,7 +57,9 @@ def test_the_table_adds_up_and_the_model_can_be_used(tmp_path):
     from sklearn.datasets import load_iris
 
     out, _ = crossentropy("train", "--data", "iris", "--out", "results", cwd=tmp_path)
-    rows = re.findall(r"^(\w+) +(\d+) +(\d+) +(\d+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)", out, re.M)
+    rows = re.findall(
+        r"^(\w+) +(\d+) +(\d+) +(\d+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)", out, re.M
+    )
     assert [row[0] for row in rows] == ["setosa", "versicolor", "virginica"]
     training, test, predicted, right = (sum(int(row[i]) for row in rows) for i in (1, 2, 3, 4))
     assert (training + test, predicted) == (150, test)
@@ -323,7 +325,9 @@ print([name for name in ("pandas", "sklearn", "matplotlib", "skops", "scipy", "t
         assert done.stdout.splitlines()[-1] == "[]", done.stdout
 
 
-@pytest.mark.parametrize(("name", "least"), [("iris", 0.96), ("digits", 0.965), ("wine", 0.96), ("breast_cancer", 0.95)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("iris", 0.96), ("digits", 0.965), ("wine", 0.96), ("breast_cancer", 0.95)]
+)
 def test_the_defaults_do_well(tmp_path, name, least):
     """On the mean of four splits: as scikit-learn's LogisticRegression within a hundredth."""
     found = []
@@ -435,3 +439,26 @@ def test_calibration_is_scikit_learns_and_its_error_the_mean_distance():
     group = np.searchsorted(np.percentile(confidence, np.arange(10, 100, 10)), confidence)
     distance = [abs(right[group == g].mean() - confidence[group == g].mean()) for g in range(10)]
     assert found.calibration_error == pytest.approx(np.average(distance, weights=np.bincount(group)))
+
+
+def test_the_benchmarks_chart_shows_every_implementation():
+    """Also one that has no colour of its own, or was timed on small arrays alone, for which there is no roof."""
+    from crossentropy.bench import plots
+
+    names = ["crossentropy", "torch", "crossentropy.torch", "reference", "some other"]
+    record = {"op": "loss", "dtype": "float32", "inputs": "normal", "axis": -1, "isa": "avx2", "shape": [32, 10]}
+    records = [record | {"implementation": name, "gb_per_s": 1.0, "roof_gb_per_s": None} for name in names]
+    records.append(record | {"implementation": "torch", "gb_per_s": 2.0, "roof_gb_per_s": 9.0, "shape": [64, 1000]})
+    shown = [line.get_label() for line in plots.rates(records, "loss", every=True).axes[0].lines]
+    assert shown == [
+        "the roof: memory alone",
+        "crossentropy, avx2",
+        "torch",
+        "crossentropy.torch",
+        "reference",
+        "some other",
+    ]
+    assert [line.get_label() for line in plots.rates(records, "loss").axes[0].lines] == [
+        "the roof: memory alone",
+        "torch",
+    ]

@@ -52,7 +52,7 @@ def bench(quick, only, peers, seconds, file, directory):
         write_all(file.parent, {file.name: files["bench.json"]}, "--json")
     if directory:
         for op in OPS:
-            figure = plots.rates(document["records"], op)
+            figure = plots.rates(document["records"], op, every=True)
             if figure:
                 files[f"bench-{plots.file_name(op)}.png"] = figure.savefig
         write_all(directory, files)

@@ -13,7 +13,7 @@ SINGLY = 25  # more columns than that are shown together with their like
 
 
 def column_table(columns: list[Column]) -> Table:
-    """A row for each column, or for all of one kind where there are many; those left out stand last, with the reason."""
+    """A row for each column, or for all plain numbers where there are many; those left out last, with the reason."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("column", overflow="fold", max_width=40)
     table.add_column("taken as")

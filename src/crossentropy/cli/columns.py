@@ -169,7 +169,7 @@ def _kind_of(name, held, table, codes, texts, na) -> Column:
     words = Counter({text: int(counts[i]) for i, text in enumerate(texts) if how.get(text, 0) is None})
     total = sum(int(counts[i]) for i, text in enumerate(texts) if text in how)
     if sum(words.values()) <= 0.2 * total:
-        (word, _), = words.most_common(1)
+        ((word, _),) = words.most_common(1)
         at = int(np.flatnonzero(codes == texts.index(word))[0])
         raise BadData(
             f"{table.where}: column {name!r} is not numeric: observation {at + 1} holds {word!r}, "
@@ -269,9 +269,8 @@ def _useless(values, column: Column, name: str) -> str:
         return "no values"
     if not column.missing and len(x) > 1 and (x == x[0]).all():
         return "the same everywhere"
-    if not column.missing and len(x) >= 10 and x[0] in (0, 1):
-        if (np.diff(x) == 1).all():
-            return "an index: it counts the observations"
+    if not column.missing and len(x) >= 10 and x[0] in (0, 1) and (np.diff(x) == 1).all():
+        return "an index: it counts the observations"
     if not name or _IDENTIFIER.fullmatch(name):
         whole = x[~np.isnan(x)]
         if len(whole) >= 10 and (whole == np.floor(whole)).all() and len(pd.unique(whole)) == len(whole):

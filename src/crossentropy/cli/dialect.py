@@ -143,7 +143,11 @@ def _numbers(columns, delimiter, decimal) -> Numbers:
 
 
 def _encoding(sample: bytes) -> str:
-    for mark, name in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+    for mark, name in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
         if sample.startswith(mark):
             return name
     try:
@@ -208,7 +212,11 @@ def _is_header(top, below, na) -> bool:
     columns = list(zip(*below, strict=True))
     counted = [cell for j, cell in enumerate(top) if cell in (str(j), str(j + 1))]
     words = [(cell, column) for cell, column in zip(top, columns, strict=False) if cell not in counted]
-    if len(counted) > 1 and words and all(cell and not cell[0].isdigit() and cell not in column for cell, column in words):
+    if (
+        len(counted) > 1
+        and words
+        and all(cell and not cell[0].isdigit() and cell not in column for cell, column in words)
+    ):
         return True  # pandas' names for columns without, and a name for the labels
     if len(columns) != len(top):
         return True  # names of rows have no name

@@ -43,7 +43,9 @@ def evaluate(model, data, label, reading, directory, force):
         notes.append(f"{blank} observation{'s' * (blank > 1)} without a label left out")
     if unknown:
         some = ", ".join(map(repr, unknown[:5])) + " …" * (len(unknown) > 5)
-        notes.append(f"{int((~known).sum()) - blank} observations of classes that the model does not know left out: {some}")
+        notes.append(
+            f"{int((~known).sum()) - blank} observations of classes that the model does not know left out: {some}"
+        )
     if not known.any():
         raise BadData(f"{data}: column {label!r} has no label that the model knows; it knows {', '.join(classes[:20])}")
     for note in notes:

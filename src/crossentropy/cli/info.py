@@ -26,7 +26,7 @@ VARIABLES = (
 
 @click.command()
 def info():
-    """Show versions, the backends (and why one is missing), CPU, ISA and threads: a line each, as an issue wants them."""
+    """Show versions, backends (and why one is missing), CPU, ISA and threads: a line each, as an issue wants them."""
     for name, value in lines():
         click.echo(f"{name + ':':<22} {value}")
 
@@ -35,7 +35,12 @@ def lines():
     """Pairs of a name and what is to be said of it."""
     yield "crossentropy", __version__
     yield "Python", f"{platform.python_version()} ({platform.python_implementation()}, {sys.executable})"
-    yield "system", f"{platform.system()} {platform.release()} {platform.machine()}, {' '.join(filter(None, _libc()))}".rstrip(", ")
+    yield (
+        "system",
+        f"{platform.system()} {platform.release()} {platform.machine()}, {' '.join(filter(None, _libc()))}".rstrip(
+            ", "
+        ),
+    )
     yield "CPU", f"{_cpu()}, {os.cpu_count()} logical, {_usable()} usable"
     yield "NumPy", np.__version__
     for backend in backends():
@@ -79,7 +84,10 @@ def _compiler() -> str:
     from .. import _native
 
     found = re.findall(rb"(?:GCC: \([^\0]*|(?:\w+ )?clang version [^\0]*)", Path(_native.__file__).read_bytes())
-    return ", ".join(dict.fromkeys(text.decode(errors="replace").strip() for text in found)) or "unknown (a stripped extension)"
+    return (
+        ", ".join(dict.fromkeys(text.decode(errors="replace").strip() for text in found))
+        or "unknown (a stripped extension)"
+    )
 
 
 def _openmp() -> str:

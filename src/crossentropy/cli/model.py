@@ -181,7 +181,7 @@ class Saved(NamedTuple):
     header: bool
 
 
-# Types in a model that skops does not know, or asks about: whoever loads one without `load` names them (skops.io.load(path, trusted=TYPES)).
+# Types in a model that skops asks about: whoever loads one without `load` trusts them by name.
 TYPES = [
     "crossentropy.cli.model.SoftmaxRegression",
     "crossentropy.cli.model.date_part_names",

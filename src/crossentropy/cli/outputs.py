@@ -40,7 +40,7 @@ def check_directory(directory: Path, option="--out"):
 
 
 def check_free(directory: Path, names, force: bool, option="--out"):
-    """Whether files of those names are there already: a person is asked whether to write over them, else it's refused."""
+    """Refuse to write over files that are there, unless forced, or a person who is asked says yes."""
     there = [name for name in names if (directory / name).exists()]
     if not there or force:
         return
@@ -73,7 +73,12 @@ def loading(name: str, size: int, to: Console | None = None):
         say(f"reading {name} ({size / 1e6:.1f} MB)" if size >= 1e5 else f"reading {name} ({size} bytes)", to=to)
         yield lambda done, total: None
         return
-    columns = TextColumn("reading {task.description}", markup=False), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("reading {task.description}", markup=False),
+        BarColumn(20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=to, transient=size < 5e6) as progress:
         task = progress.add_task(name, total=size or 1)
         last = 0.0

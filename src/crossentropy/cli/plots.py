@@ -38,7 +38,7 @@ def figure_1(points: int = 400) -> Figure:
 
 
 def cost(history, name: str) -> Figure:
-    """The cost c(b) of the batches as a band and its running mean; validation and test loss; the epoch that was kept."""
+    """The cost c(b) of batches as a band and its running mean; validation and test loss; the epoch that was kept."""
     epochs, per_epoch = history.costs.shape
     made, (axes,) = figure(6.4, 4)
     flat = history.costs.ravel()
@@ -48,7 +48,7 @@ def cost(history, name: str) -> Figure:
     centre = [at[part].mean() for part in pieces]
     low, high = (np.array([np.quantile(flat[part], q) for part in pieces]) for q in (0.1, 0.9))
     mean = np.array([flat[part].mean() for part in pieces])
-    floor = max(float(flat.max()) * 1e-6, 1e-12)  # a cost of 0 has no place on a logarithmic axis
+    floor = 1e-9  # a cost of 0 has no place on a logarithmic axis
     axes.fill_between(centre, np.maximum(low, floor), np.maximum(high, floor), color=GREY, alpha=0.6, lw=0, label=BAND)
     axes.plot(centre, np.maximum(mean, floor), color="#5b6b7c", lw=1.5, label="training: running mean of c(b)")
     ends = np.arange(1, epochs + 1)
@@ -119,5 +119,5 @@ def calibration(scores) -> Figure:
         xlim=(low, 1.01),
         ylim=(low, 1.01),
     )
-    axes.legend(frameon=False, loc="upper left", fontsize="small")
+    made.legend(frameon=False, loc="outside lower center", fontsize="small")
     return made

@@ -12,7 +12,6 @@ import click
 
 from .data_options import reading_options
 from .outputs import aside, check_directory, check_free, say, warn, write_all
-from .source import TAKEN
 
 
 @click.command()
@@ -52,13 +51,12 @@ def model_and_data(path, data, reading, label=None):
 
     What there is to say goes to standard error, since predictions go to standard output.
     """
+    from . import model
     from .outputs import loading
     from .source import BadData, open_source
 
-    from . import model
-
-    source = open_source(data)
     saved = model.load(path)
+    source = open_source(data)
     with contextlib.closing(source.raw), loading(source.name, source.size, aside) as progress:
         from . import columns, labels
         from . import reading as readers
@@ -79,7 +77,10 @@ def model_and_data(path, data, reading, label=None):
         if label:
             texts = labels.as_text(table.frame[columns.label_column(table, label)], reading.na)
     for name, count in unread.items():
-        warn(f"{count} value{'s' * (count > 1)} of column {name!r} can't be read as the model's data and count as missing", aside)
+        warn(
+            f"{count} value{'s' * (count > 1)} of column {name!r} can't be read as the model's data: taken as missing",
+            aside,
+        )
     if not len(taken):
         raise BadData(f"{data}: no observations")
     return saved, taken, texts, source.name

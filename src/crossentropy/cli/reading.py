@@ -140,7 +140,7 @@ def _parsed(source, dialect, settings, progress):
 
 
 class _Watched(io.RawIOBase):
-    """What pandas reads: the lines of data, whose fields are counted, since it takes a line cut short for missing values."""
+    """What pandas reads: lines whose fields are counted, since it would fill a line cut short with missing values."""
 
     def __init__(self, source: Source, dialect: dialects.Dialect, progress):
         self.source, self.dialect, self.progress = source, dialect, progress
@@ -220,7 +220,14 @@ class _Watched(io.RawIOBase):
 
     def _tell(self, number, fields, line):
         if self.quotes:  # which may stand within a field, where they mean themselves
-            fields = len(next(csv.reader([line.decode(self.dialect.encoding, errors="replace")], delimiter=self.dialect.delimiter), []))
+            fields = len(
+                next(
+                    csv.reader(
+                        [line.decode(self.dialect.encoding, errors="replace")], delimiter=self.dialect.delimiter
+                    ),
+                    [],
+                )
+            )
         expected = len(self.dialect.names)
         if fields == expected or not line.strip():
             return
@@ -278,9 +285,7 @@ def _npz(source, options, label, known, progress) -> Table:
         raise BadData(f"{source.path}: no array {label!r} for the labels (--label); {held}")
     matrices = {name: value for name, value in arrays.items() if value.ndim == 2}
     if len(matrices) != 1:
-        raise BadData(
-            f"{source.path}: exactly one array beside {label!r} must be a matrix of features; {held}"
-        )
+        raise BadData(f"{source.path}: exactly one array beside {label!r} must be a matrix of features; {held}")
     name, x = matrices.popitem()
     if x.dtype.kind not in "fiub":
         raise BadData(f"{source.path}: array {name!r} is not numeric: dtype {x.dtype}")
@@ -290,7 +295,7 @@ def _npz(source, options, label, known, progress) -> Table:
         return table
     if labels.shape != x.shape[:1]:
         raise BadData(
-            f"{source.path}: {label!r} has shape {labels.shape}, {name!r} has shape {x.shape}: one label a row is needed"
+            f"{source.path}: {label!r} has shape {labels.shape}, {name!r} {x.shape}: one label a row is needed"
         )
     if labels.dtype.kind not in "iubfUS":
         raise BadData(f"{source.path}: labels {label!r} must be integers, strings or numbers, got {labels.dtype}")

@@ -42,7 +42,9 @@ def page(*, title, scores, notes, columns, said, settings, pictures, training_co
     rows = [[name, *counts[skip:], *rates] for name, counts, rates in scoring.rows(scores, training_counts)]
     parts = [
         f"<h1>{_e(title)}</h1>",
-        '<div class="figures">' + "".join(f"<div><b>{_e(value)}</b>{_e(name)}</div>" for name, value in figures) + "</div>",
+        '<div class="figures">'
+        + "".join(f"<div><b>{_e(value)}</b>{_e(name)}</div>" for name, value in figures)
+        + "</div>",
         *(f'<p class="note">{_e(note)}</p>' for note in notes),
         *(f"<p>{_e(line)}</p>" for line in scoring.lines(scores, on)),
     ]
@@ -59,9 +61,8 @@ def page(*, title, scores, notes, columns, said, settings, pictures, training_co
     parts.append("<h2>Settings</h2>" + _table(["", ""], [[name, str(value)] for name, value in settings], "words"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1"><title>{_e(title)}</title><style>{STYLE}</style></head>\n<body>\n'
-        + "\n".join(parts)
-        + "\n</body></html>\n"
+        f'content="width=device-width, initial-scale=1"><title>{_e(title)}</title>'
+        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
 
 

@@ -42,9 +42,7 @@ def score(logits: np.ndarray, y: np.ndarray, classes: list[str]) -> Scores:
 
     k = len(classes)
     predicted = logits.argmax(axis=1)
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        y, predicted, labels=np.arange(k), zero_division=np.nan
-    )
+    precision, recall, f1, _ = precision_recall_fscore_support(y, predicted, labels=np.arange(k), zero_division=np.nan)
     confidence = np.minimum(softmax(logits).max(axis=1), 1)  # which rounding may exceed
     right = predicted == y
     share, mean = calibration_curve(right, confidence, n_bins=10, strategy="quantile", pos_label=True)
@@ -88,7 +86,11 @@ def rows(scores: Scores, training_counts=None) -> list[tuple[str, list[str], lis
         (
             name,
             [trained[c], str(scores.counts[c]), str(scores.predicted_counts[c]), str(scores.right[c])],
-            [*(rate(x[c]) for x in (scores.precision, scores.recall, scores.f1)), f"{scores.p[c]:.4f}", f"{scores.q[c]:.4f}"],
+            [
+                *(rate(x[c]) for x in (scores.precision, scores.recall, scores.f1)),
+                f"{scores.p[c]:.4f}",
+                f"{scores.q[c]:.4f}",
+            ],
         )
         for c, name in enumerate(scores.classes)
     ]

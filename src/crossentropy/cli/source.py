@@ -53,7 +53,9 @@ def open_source(data: str, bundled: tuple[str, ...] = ()) -> Source:
         suffixes = [each.lower() for each in path.suffixes]
         packed = bool(suffixes) and suffixes[-1] in (".gz", ".zst")
         suffix = suffixes[-2 if packed and len(suffixes) > 1 else -1] if suffixes else ""
-        name = path.name.removesuffix(path.suffix).removesuffix(path.suffixes[-2] if packed and len(suffixes) > 1 else "")
+        name = path.name.removesuffix(path.suffix).removesuffix(
+            path.suffixes[-2] if packed and len(suffixes) > 1 else ""
+        )
         if not path.exists() and suffix not in SUFFIXES:
             sets = f"one of {', '.join(bundled)}, or " if bundled else ""
             raise BadData(f"the data must be {sets}{TAKEN}, got {data!r}")

@@ -20,7 +20,9 @@ FILES = ("loss.png", "confusion.png", "calibration.png", "model.npz", "model.sko
 
 @click.command()
 @click.option("--data", default="digits", help=f"{', '.join(BUNDLED)}, or {TAKEN}.")
-@click.option("--label", help="Column of the labels: a name, or a number from 1, from -1 at the end (.npz: an array, y).")
+@click.option(
+    "--label", help="Column of the labels: a name, or a number from 1, from -1 at the end (.npz: an array, y)."
+)
 @click.option("--drop", multiple=True, metavar="COLUMN", help="A column to leave out.")
 @click.option("--keep", multiple=True, metavar="COLUMN", help="A column to take that looks of no use.")
 @reading_options
@@ -32,7 +34,7 @@ FILES = ("loss.png", "confusion.png", "calibration.png", "model.npz", "model.sko
 @click.option(
     "--patience",
     type=click.IntRange(0),
-    help="Epochs without a lower validation loss, after which training ends; 0: never.  [default: 20, or fewer large ones]",
+    help="Epochs without a lower validation loss that end training; 0: none do.  [default: 20, or fewer large ones]",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="n_b.  [default: 64, or for 300 batches an epoch]")
 @click.option(
@@ -172,7 +174,9 @@ def run(frames, ys, columns, classes, names, directory, notes, name, **settings)
     pipeline.steps.append(("softmax", estimator))
     found = scores.score(estimator.decision_function(parts[1][0]), ys[2], classes)
     trained = np.bincount(np.concatenate(ys[:2]), minlength=len(classes))
-    for table in scores.tables(found, f"{name}: {trained.sum()} training, {len(ys[2])} test observations", console.width, trained):
+    for table in scores.tables(
+        found, f"{name}: {trained.sum()} training, {len(ys[2])} test observations", console.width, trained
+    ):
         console.print(table)
     if len(classes) > scores.MOST_ROWS:
         say(f"the {scores.MOST_ROWS} classes of {len(classes)} with the lowest F1; all are in report.html")
