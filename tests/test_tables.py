@@ -490,3 +490,18 @@ def test_json_that_is_none(tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps(3))
     _, err = within("train", "--data", "bad.json", "--label", "y", cwd=tmp_path, code=2)
     assert "not lines of JSON objects" in err
+
+
+def test_reading_tells_how_far_it_is(tmp_path):
+    from crossentropy.cli.data_options import Reading
+    from crossentropy.cli.reading import read
+    from crossentropy.cli.source import open_source
+
+    (tmp_path / "table.csv").write_text(lines(x, x, label, header="a,b,y", count=400_000))
+    source, seen = open_source(str(tmp_path / "table.csv")), []
+    with source.raw:
+        read(source, Reading(), "y", progress=lambda done, total: seen.append(done / total))
+    assert seen == sorted(seen)
+    assert seen[0] < 0.3
+    assert seen[-1] == 1
+    assert len(seen) > 4

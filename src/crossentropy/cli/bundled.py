@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .columns import Column
-from .reading import Table
+from .table import Table
 
 BUNDLED = ("digits", "wine", "iris", "breast_cancer")
 

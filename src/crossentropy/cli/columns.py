@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .dialect import Numbers, is_missing
-from .reading import Table, column_of
 from .source import BadData
+from .table import Table, column_of
 
 
 class Column(NamedTuple):

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import warnings
-from typing import NamedTuple
 
 import numpy as np
 
 from . import dialect as dialects
+from . import other_files
 from .source import BadData, Source
+from .table import Table, column_of
 
 BLOCK = 1 << 20  # bytes read at a time
-
-
-class Table(NamedTuple):
-    """Columns as they were read: numbers, or text as it was written."""
-
-    name: str
-    where: str  # the file, for messages
-    frame: object  # a pandas.DataFrame whose columns are 0, 1 ...
-    names: list[str]  # of the columns
-    header: bool
-    said: str  # how the file was read, in a line
-    numbers: dialects.Numbers = dialects.Numbers()
 
 
 def read(source: Source, options, label=None, known=None, progress=lambda done, total: None) -> Table:
@@ -33,7 +21,13 @@ def read(source: Source, options, label=None, known=None, progress=lambda done, 
     ``known`` are the columns of a model (columns.Column): a first line that has all their names is a header, and what
     was no number in the model's data is read as text.
     """
-    readers = {"text": _text, "json": _json, "parquet": _parquet, "npz": _npz, "npy": _npy}
+    readers = {
+        "text": _text,
+        "json": other_files.json,
+        "parquet": other_files.parquet,
+        "npz": other_files.npz,
+        "npy": other_files.npy,
+    }
     try:
         table = readers[source.kind](source, options, label, known, progress)
     except BadData:
@@ -46,22 +40,6 @@ def read(source: Source, options, label=None, known=None, progress=lambda done, 
     if not len(table.frame):
         raise BadData(f"{source.path}: no observations")
     return table
-
-
-def column_of(label: str, names: list[str], where: str) -> int:
-    """Which column a name, or a number from 1 (from -1 at the end), means."""
-    columns = f"its columns are {', '.join(map(repr, names[:30]))}{' …' * (len(names) > 30)}"
-    if names.count(label) > 1:
-        raise BadData(f"{where}: column {label!r} occurs twice; {columns}")
-    if label in names:
-        return names.index(label)
-    try:
-        number = int(label)
-    except ValueError:
-        number = 0
-    if not 1 <= abs(number) <= len(names):
-        raise BadData(f"{where}: no column {label!r}; {columns}")
-    return number - 1 if number > 0 else len(names) + number
 
 
 # ---------------------------------------------------------------------- text
@@ -233,93 +211,3 @@ class _Watched(io.RawIOBase):
             return
         above = "the header" if self.dialect.header else "the first line"
         raise BadData(f"{self.source.path}: line {number} has {fields} fields, {above} has {expected}")
-
-
-# ---------------------------------------------------------------------- other files
-
-
-def _json(source, options, label, known, progress) -> Table:
-    import pandas as pd
-
-    try:
-        text = source.unpacked().read().decode(options.encoding or "utf-8-sig").lstrip()
-        lines = text.startswith("{")
-        with warnings.catch_warnings(action="ignore"):  # convert_dates goes with pandas 4, by when it is off
-            frame = pd.read_json(io.StringIO(text), lines=lines, dtype=False, convert_dates=False, convert_axes=False)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise BadData(f"{source.path}: not lines of JSON objects, nor a list of them: {error}") from None
-    return _frame(source, frame, "JSON")
-
-
-def _parquet(source, options, label, known, progress) -> Table:
-    import pandas as pd
-
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise BadData(f"{source.path}: .parquet needs PyArrow: python -m pip install pyarrow") from None
-    try:
-        frame = pq.read_table(io.BytesIO(source.unpacked().read())).to_pandas(ignore_metadata=True)
-    except pa.ArrowInvalid as error:
-        raise BadData(f"{source.path}: not a Parquet file: {error}") from None
-    return _frame(source, pd.DataFrame(frame), "Parquet")
-
-
-def _frame(source, frame, kind) -> Table:
-    names = ["" if str(name).startswith("__index_level_") else str(name) for name in frame.columns]
-    frame.columns = range(len(names))
-    return Table(source.name, source.path, frame, names, True, f"{kind}, {len(names)} columns")
-
-
-def _npz(source, options, label, known, progress) -> Table:
-    try:
-        with np.load(io.BytesIO(source.unpacked().read()), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # a damaged archive: from zipfile, zlib, or the tokenizer that reads NumPy's headers
-        raise BadData(f"{source.path}: not an .npz file of plain arrays: {error}") from None
-    label = "y" if label is None else label
-    held = f"it holds {', '.join(map(repr, arrays)) or 'nothing'}"
-    labels = arrays.pop(label, None)
-    if labels is None and not known:
-        raise BadData(f"{source.path}: no array {label!r} for the labels (--label); {held}")
-    matrices = {name: value for name, value in arrays.items() if value.ndim == 2}
-    if len(matrices) != 1:
-        raise BadData(f"{source.path}: exactly one array beside {label!r} must be a matrix of features; {held}")
-    name, x = matrices.popitem()
-    if x.dtype.kind not in "fiub":
-        raise BadData(f"{source.path}: array {name!r} is not numeric: dtype {x.dtype}")
-    said = f"NumPy's arrays {name!r}" + (f" and {label!r}" if labels is not None else "")
-    table = _matrix(source, x, said)
-    if labels is None:
-        return table
-    if labels.shape != x.shape[:1]:
-        raise BadData(
-            f"{source.path}: {label!r} has shape {labels.shape}, {name!r} {x.shape}: one label a row is needed"
-        )
-    if labels.dtype.kind not in "iubfUS":
-        raise BadData(f"{source.path}: labels {label!r} must be integers, strings or numbers, got {labels.dtype}")
-    table.frame[x.shape[1]] = labels.astype(str) if labels.dtype.kind in "US" else labels
-    return table._replace(names=[*table.names, label])
-
-
-def _npy(source, options, label, known, progress) -> Table:
-    try:
-        x = np.load(io.BytesIO(source.unpacked().read()), allow_pickle=False)
-    except ValueError as error:
-        raise BadData(f"{source.path}: not an .npy file of a plain array: {error}") from None
-    if x.dtype.names:
-        import pandas as pd
-
-        return _frame(source, pd.DataFrame({name: x[name] for name in x.dtype.names}), "NumPy's records")
-    if x.ndim != 2 or x.dtype.kind not in "fiubUS":
-        raise BadData(f"{source.path}: must be a matrix of numbers or strings, got {x.dtype} of shape {x.shape}")
-    return _matrix(source, x, "a NumPy matrix")
-
-
-def _matrix(source, x, said) -> Table:
-    import pandas as pd
-
-    frame = pd.DataFrame(x.astype(str) if x.dtype.kind in "US" else x)
-    names = [str(column + 1) for column in range(x.shape[1])]
-    return Table(source.name, source.path, frame, names, False, f"{said}: columns are numbered from 1")
