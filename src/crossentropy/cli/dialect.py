@@ -139,6 +139,8 @@ def _numbers(columns, delimiter, decimal) -> Numbers:
             count = sum(bool(column) and all(map(numbers.pattern.fullmatch, column)) for column in columns)
             if count > most:
                 best, most = numbers, count
+            if most == len(columns):
+                break
     return best
 
 
@@ -193,7 +195,7 @@ def _delimiter(lines: list[str]) -> str:
     """The one that divides the most lines into the same number of fields."""
     best, score = ",", 0.0
     for candidate in ("\t", ";", "|", ",", " "):
-        rows = [row for _, _, row in _rows(list(enumerate(lines)), candidate)]
+        rows = [row for _, _, row in _rows(list(enumerate(lines[:100])), candidate)]
         if not rows:
             continue
         fields, times = Counter(map(len, rows)).most_common(1)[0]

@@ -122,22 +122,19 @@ BLOCK = 8192  # rows that become features at a time: the copies between scikit-l
 SAMPLE = 40_000  # rows that medians are taken of
 
 
-def blockwise(transformer, frame) -> np.ndarray:
-    """The features of all rows, float64 (N, D)."""
-    x = None
-    for start in range(0, max(len(frame), 1), BLOCK):
-        block = frame.iloc[start : start + BLOCK]
-        made = transformer.transform(block) if len(block) else np.empty((0, len(feature_names(transformer))))
-        x = np.empty((len(frame), made.shape[1])) if x is None else x
-        x[start : start + BLOCK] = made
+def blockwise(transformer, frame, rows) -> np.ndarray:
+    """The features of those rows, float64 (N, D)."""
+    x = np.empty((len(rows), len(feature_names(transformer))))
+    for start in range(0, len(rows), BLOCK):
+        x[start : start + BLOCK] = transformer.transform(frame.iloc[rows[start : start + BLOCK]])
     return x
 
 
-def fit_features(pipeline: Pipeline, frame) -> np.ndarray:
-    """Fit a pipeline of `features` to the training data; their features."""
+def fit_features(pipeline: Pipeline, frame, rows) -> np.ndarray:
+    """Fit a pipeline of `features` to those rows, the training data; their features."""
     columns, scaler = pipeline.named_steps["columns"], pipeline.named_steps["standardise"]
-    columns.fit(_sample(frame))
-    x = blockwise(columns, frame)
+    columns.fit(frame.iloc[_sample(frame, rows)])
+    x = blockwise(pipeline[:1], frame, rows)
     with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # to inf, which is refused
         for start in range(0, len(x), BLOCK):
             scaler.partial_fit(x[start : start + BLOCK])
@@ -149,18 +146,19 @@ def fit_features(pipeline: Pipeline, frame) -> np.ndarray:
     return x
 
 
-def _sample(frame):
-    """Rows that tell medians, and every category and every column that has missing values."""
-    if len(frame) <= SAMPLE:
-        return frame
-    chosen = np.zeros(len(frame), bool)
-    chosen[:: -(-len(frame) // SAMPLE)] = True
+def _sample(frame, rows) -> np.ndarray:
+    """Of those rows the ones that tell medians, and every category and every column that has missing values."""
+    if len(rows) <= SAMPLE:
+        return rows
+    chosen = np.zeros(len(rows), bool)
+    chosen[:: -(-len(rows) // SAMPLE)] = True
     for name in frame.columns:
-        missing = frame[name].isna().to_numpy()
+        values = frame[name].iloc[rows]
+        missing = values.isna().to_numpy()
         chosen[missing.argmax()] |= missing.any()
-        if frame[name].dtype == object:
-            chosen |= ~frame[name].duplicated().to_numpy()
-    return frame[chosen]
+        if values.dtype == object:
+            chosen |= ~values.duplicated().to_numpy()
+    return rows[chosen]
 
 
 def feature_names(pipeline: Pipeline) -> list[str]:

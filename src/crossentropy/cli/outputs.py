@@ -21,8 +21,9 @@ aside = Console(stderr=True)
 
 
 def say(text: str, style=None, to: Console | None = None):
-    """A line of words as they are: no markup, and folded by the terminal alone."""
-    (to or console).print(text, soft_wrap=True, markup=False, highlight=False, style=style)
+    """A line of words as they are, without markup: folded between words on a terminal, and nowhere else."""
+    to = to or console
+    to.print(text, soft_wrap=not to.is_terminal, markup=False, highlight=False, style=style)
 
 
 def warn(text: str, to: Console | None = None):

@@ -83,10 +83,8 @@ def train(data, label, drop, keep, reading, directory, force, **settings):
     for note in notes:
         warn(note)
     rows = split(y, settings.pop("test_fraction"), settings.pop("validation_fraction"), settings["seed"])
-    parts = [frame.iloc[part] for part in rows]
-    del frame  # whose memory is needed for the features
     names = label_name, table.names, table.header
-    run(parts, [y[part] for part in rows], columns, classes, names, directory, notes, Path(data).name, **settings)
+    run(frame, rows, y, columns, classes, names, directory, notes, Path(data).name, **settings)
 
 
 def load(data, label, drop, keep, reading):
@@ -139,13 +137,14 @@ def split(y, test_fraction, validation_fraction, seed):
     return rest[fitted], rest[watched], test
 
 
-def run(frames, ys, columns, classes, names, directory, notes, name, **settings):
-    """Train on the first part, report on the third, write."""
+def run(frame, rows, y, columns, classes, names, directory, notes, name, **settings):
+    """Train on the first rows, validate with the second, report on the third, write."""
     from . import fitting, model, plots, report_page, scores
 
     pipeline = model.features([column for column in columns if column.kind])
-    x = model.fit_features(pipeline, frames.pop(0))
-    parts = [(model.blockwise(pipeline, frame), y) for frame, y in zip(frames, ys[1:], strict=True)]
+    x = model.fit_features(pipeline, frame, rows[0])
+    ys = [y[part] for part in rows]
+    parts = [(model.blockwise(pipeline, frame, part), labels) for part, labels in zip(rows[1:], ys[1:], strict=True)]
     seed = settings.pop("seed")
     weighted = settings.pop("class_weight") == "balanced"
     settings["batch_size"] = settings["batch_size"] or fitting.usual_batch_size(len(x))
@@ -254,5 +253,6 @@ def progress_bar(epochs):
                     )
 
             yield after_batch
+            progress.update(task, total=progress.tasks[0].completed)  # where training ended is the end
 
     return bar()
