@@ -248,6 +248,12 @@ MADE = {
         [],
         ["column 4 +left out +60 +no values"],
     ),
+    "line ends of old Macs": (
+        lines(x, x, label, header="a,b,y").replace("\n", "\r"),
+        "y",
+        [],
+        ["60 observations", "a +number"],
+    ),
     "commas within quotes, over two lines": (
         lines(lambda i: f'"a, {i % 2}\nb"', x, label, header="a,b,y"),
         "y",
@@ -505,3 +511,15 @@ def test_reading_tells_how_far_it_is(tmp_path):
     assert seen[0] < 0.3
     assert seen[-1] == 1
     assert len(seen) > 4
+
+
+def test_a_letter_that_is_not_utf8_far_down(tmp_path):
+    text = lines(x, lambda i: "é" if i > 59_990 else label(i), header="a,y", count=60_000)
+    (tmp_path / "table.csv").write_bytes(text.encode("latin-1"))
+    out = train("table.csv", "y", cwd=tmp_path)
+    assert "encoding cp1252" in out
+    assert classes_of(tmp_path) == ["a", "b", "c", "é"]
+    _, err = within(
+        "train", "--data", "table.csv", "--label", "y", "--encoding", "utf-8", "--force", cwd=tmp_path, code=2
+    )
+    assert "not a text file in utf-8" in err

@@ -61,6 +61,9 @@ def _text_in(source, options, label, known, progress, encoding) -> Table:
     import pandas as pd
 
     sample = source.unpacked().read(dialects.SAMPLE)
+    if b"\r" in sample and b"\n" not in sample:  # lines end as they did on old Macs
+        source = source._replace(raw=io.BytesIO(source.unpacked().read().replace(b"\r", b"\n")), packing="")
+        sample = source.unpacked().read(dialects.SAMPLE)
     dialect = dialects.recognise(
         sample,
         source.path,
