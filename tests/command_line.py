@@ -9,7 +9,8 @@ import pytest
 
 def within(*arguments, cwd, code=0):
     """What the command prints on standard output and error; its exit code must be as expected."""
-    from crossentropy.cli import main, outputs
+    from crossentropy.cli import outputs
+    from crossentropy.cli.app import main
 
     out, err = io.StringIO(), io.StringIO()
     outputs.console.width, width = 200, outputs.console.width

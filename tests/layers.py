@@ -58,6 +58,7 @@ SLOW = {
     "test_records_are_complete",  # the quick benchmarks of every backend, ISA and number of threads
     "test_rows_from_python",  # Numba compiles each row function again for each dtype, and keeps none
     "test_the_document_says_on_what",  # the same benchmarks
+    "test_the_defaults_do_well",  # sixteen trainings
     "test_train_without_arguments",  # the other tests of the command train, too
     "test_kernels_that_cannot_be_kept_are_used",
     "test_rows_of_any_stride_and_in_place",  # Numba compiles each row function again for each layout

@@ -234,8 +234,8 @@ def test_bench_writes_its_files(tmp_path):
     chosen = ("--quick", "--no-peers", "--only", "loss, 256 x 32000", "--only", isa, "--seconds", "0")
     out, _ = command(*chosen, "--out", "results", "--json", "a.json", cwd=tmp_path)
     assert "loss, 256 x 32000, float32, normal" in out
-    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["bench.json", "loss.png"]
-    assert (tmp_path / "results" / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["bench-loss.png", "bench.json"]
+    assert (tmp_path / "results" / "bench-loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     document = json.loads((tmp_path / "results" / "bench.json").read_text())
     assert json.loads((tmp_path / "a.json").read_text()) == document
     assert {r["isa"] for r in document["records"]} == {isa}

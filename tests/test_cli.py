@@ -1,6 +1,7 @@
 """The command line, run in an empty directory: in a process of its own as by a user, or in this one, which is fast."""
 
 import csv
+import io
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from command_line import within
 
-for _needed in ("click", "rich", "matplotlib", "sklearn"):
+for _needed in ("click", "rich", "matplotlib", "sklearn", "pandas", "skops"):
     pytest.importorskip(_needed, reason=f"the command line needs {_needed}")
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -37,14 +38,19 @@ def number(pattern, text):
 
 def test_train_without_arguments(tmp_path):
     out, _ = crossentropy("train", cwd=tmp_path)
-    assert number("accuracy", out) >= 0.95
-    assert 0 < number("test loss", out) < 0.25
+    assert number("accuracy", out) >= 0.965
+    assert 0 < number("test loss", out) < 0.2
     assert number(r"H\(P,Q\)", out) >= number(r"H\(P\)", out) - 1e-6
     assert "cost" in out  # the progress bar
     results = tmp_path / "crossentropy-train"
-    assert sorted(path.name for path in results.iterdir()) == ["confusion.png", "loss.png", "model.npz"]
-    for picture in ("loss.png", "confusion.png"):
+    pictures = ["calibration.png", "confusion.png", "loss.png"]
+    assert sorted(path.name for path in results.iterdir()) == [*pictures, "model.npz", "model.skops", "report.html"]
+    for picture in pictures:
         assert (results / picture).read_bytes().startswith(PNG)
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == 3
+    assert not re.findall(r"(?:src|href)=.https?:", page)  # a file by itself
+    assert 'name="viewport"' in page
 
 
 def test_the_table_adds_up_and_the_model_can_be_used(tmp_path):
@@ -52,7 +58,7 @@ def test_the_table_adds_up_and_the_model_can_be_used(tmp_path):
 
     out, _ = crossentropy("train", "--data", "iris", "--out", "results", cwd=tmp_path)
     rows = re.findall(
-        r"│\s*(\w+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*(\d+)\s*│\s*([\d.]+)\s*│\s*([\d.]+)\s*│", out
+        r"^(\w+) +(\d+) +(\d+) +(\d+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)", out, re.M
     )
     assert [row[0] for row in rows] == ["setosa", "versicolor", "virginica"]
     training, test, predicted, right = (sum(int(row[i]) for row in rows) for i in (1, 2, 3, 4))
@@ -61,7 +67,7 @@ def test_the_table_adds_up_and_the_model_can_be_used(tmp_path):
     with np.load(tmp_path / "results" / "model.npz") as model:
         x, y = load_iris(return_X_y=True)
         z = (x - model["mean"]) / model["scale"] @ model["weights"] + model["bias"]
-        assert (z.argmax(axis=1) == y).mean() > 0.9
+        assert (z.argmax(axis=1) == y).mean() > 0.95
         assert model["classes"].tolist() == ["setosa", "versicolor", "virginica"]
 
 
@@ -92,8 +98,8 @@ def test_train_on_a_csv_file_without_header_and_with_semicolons(flowers, tmp_pat
     for name, number_ in numbers.items():
         lines = [line.replace(name, number_) for line in lines]
     flowers.write_text("\n".join(lines).replace(",", ";") + "\n\n")
-    out, _ = within("train", "--data", flowers, "--label", "0", cwd=tmp_path)
-    assert re.findall(r"│ (9|10|11) +│", out) == ["9", "10", "11"]  # as numbers, not as words
+    out, _ = within("train", "--data", flowers, "--label", "1", cwd=tmp_path)
+    assert re.findall(r"^(9|10|11) +\d", out, re.M) == ["9", "10", "11"]  # as numbers, not as words
 
 
 def test_train_on_an_npz_file(tmp_path):
@@ -112,22 +118,15 @@ def header_only(lines):
 BAD_FILES = {
     "a word among the numbers": (
         lambda lines: [*lines[:7], lines[7].replace("4.6", "four"), *lines[8:]],
-        "column 'sepal length (cm)' is not numeric: line 8 holds 'four'",
-    ),
-    "an empty field": (lambda lines: [*lines[:3], "setosa,,1,1,1", *lines[4:]], "is not numeric: line 4 holds ''"),
-    "NaN": (
-        lambda lines: [*lines[:3], "setosa,nan,1,1,1", *lines[4:]],
-        "feature 'sepal length (cm)' of observation 3 is nan, not a finite number",
+        "column 'sepal length (cm)' is not numeric: observation 7 holds 'four'",
     ),
     "numbers past float64's square": (
-        lambda lines: [*lines[:3], "setosa,1e308,1,1,1", *lines[4:], "setosa,-1e308,1,1,1"],
+        lambda lines: [*lines[:3], "setosa,1e308,1,1,1", *lines[4:], *["setosa,-1e308,1,1,1"] * 9],
         "feature 'sepal length (cm)' is too large to standardise",
     ),
     "infinity": (lambda lines: [*lines[:3], "setosa,1,inf,1,1", *lines[4:]], "of observation 3 is inf"),
     "one class": (lambda lines: lines[:51], "a single class, 'setosa'"),
-    "a class of one": (lambda lines: lines[:52], "class 'versicolor' occurs once"),
-    "a short line": (lambda lines: [*lines, "setosa,1,2"], "line 152 has 3 fields, the first line has 5"),
-    "no label": (lambda lines: [*lines[:3], ",1,1,1,1", *lines[4:]], "line 4 has no label in column 'species'"),
+    "a short line": (lambda lines: [*lines, "setosa,1,2"], "line 152 has 3 fields, the header has 5"),
     "no observations": (header_only, "no observations"),
     "nothing": (lambda lines: [], "empty file"),
     "no features": (lambda lines: [line.split(",")[0] for line in lines], "no features beside the label"),
@@ -141,7 +140,7 @@ def test_a_bad_csv_file_gets_one_line(flowers, tmp_path, name):
     out, err = within("train", "--data", flowers, "--label", "species", cwd=tmp_path, code=2)
     assert message in err
     assert len(err.splitlines()) == 1
-    assert out == ""
+    assert "accuracy" not in out
     assert os.listdir(tmp_path) == ["flowers.csv"]
 
 
@@ -167,11 +166,11 @@ def test_other_bad_input_gets_one_line(flowers, tmp_path):
         (["--data", "missing.csv"], "missing.csv: no such file"),
         (
             ["--data", "cifar"],
-            "--data must be one of digits, wine, iris, breast_cancer, or a .csv or .npz file, got 'cifar'",
+            "the data must be one of digits, wine, iris, breast_cancer, or a .csv, .tsv",
         ),
         (["--data", flowers], "--label must name the column of the labels; its columns are 'species'"),
         (["--data", flowers, "--label", "kind"], "no column 'kind'; its columns are 'species'"),
-        (["--data", "binary.csv", "--label", "0"], "not a UTF-8 CSV file"),
+        (["--data", "binary.csv", "--label", "1"], "not a text file in utf-16"),
         (["--data", "iris", "--label", "x"], "--label goes with a file"),
         (["--data", "no.npz"], "not an .npz file"),
         (["--data", "two.npz"], "exactly one array beside 'y' must be a matrix of features; it holds 'a', 'b', 'y'"),
@@ -179,13 +178,9 @@ def test_other_bad_input_gets_one_line(flowers, tmp_path):
         (["--data", "words.npz"], "array 'a' is not numeric"),
         (["--data", "objects.npz"], "not an .npz file of plain arrays"),
         (["--data", "ragged.npz"], "one label a row is needed"),
-        (
-            ["--data", "continuous.npz"],
-            "are classes and must be integers or strings, got float64 such as [0.5, 1.0, 1.0]",
-        ),
-        (["--data", "complex.npz"], "are classes and must be integers or strings, got complex128"),
-        (["--data", "infinite.npz"], "are classes and must be integers or strings, got float64 such as [inf"),
-        (["--data", "lone.npz"], "not an .npz file"),
+        (["--data", "complex.npz"], "must be integers, strings or numbers, got complex128"),
+        (["--data", "infinite.npz"], "a label is inf: labels must be finite"),
+        (["--data", "lone.npz"], "--label must name the column"),
         (["--data", "corrupt.npz"], "not an .npz file"),
         (["--out", "file"], "--out file: file is not a directory"),
         (["--out", "file/below"], "is not a directory"),
@@ -237,7 +232,11 @@ def test_info(tmp_path):
         assert text in out
     from crossentropy import native
 
-    assert re.search(rf"threads +1 \({native.THREADS}\)", out)
+    assert re.search(rf"threads: +1 \({native.THREADS}\)", out)
+    for text in ("CPU: ", "compiler: ", "OpenMP: ", "torch: ", "jax: ", "numba: ", "NumPy: "):
+        assert f"\n{text}" in out
+    narrow, _ = crossentropy("info", cwd=tmp_path, CROSSENTROPY_NUM_THREADS="1", COLUMNS="30")
+    assert narrow == out  # lines to be copied are never folded
 
 
 def test_a_bad_environment_variable_gets_one_line(tmp_path):
@@ -296,3 +295,170 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path):
     assert (
         done.stderr.strip() == "crossentropy: the command line needs click: python -m pip install 'crossentropy[cli]'"
     )
+
+
+def test_the_version_without_the_extra(tmp_path):
+    code = """
+import sys
+sys.modules['click'] = None
+sys.argv = ['crossentropy', '--version']
+from crossentropy.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    with_it, _ = within("--version", cwd=tmp_path)
+    assert (done.stdout, done.returncode) == (with_it, 0)
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = """
+import sys
+from crossentropy.cli.app import main
+try:
+    main([sys.argv[1]], prog_name="crossentropy")
+except SystemExit:
+    pass
+print([name for name in ("pandas", "sklearn", "matplotlib", "skops", "scipy", "torch", "rich") if name in sys.modules])
+"""
+    for option in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == "[]", done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("iris", 0.96), ("digits", 0.965), ("wine", 0.96), ("breast_cancer", 0.95)]
+)
+def test_the_defaults_do_well(tmp_path, name, least):
+    """On the mean of four splits: as scikit-learn's LogisticRegression within a hundredth."""
+    found = []
+    for seed in range(4):
+        out, _ = within("train", "--data", name, "--seed", seed, "--force", cwd=tmp_path)
+        found.append(number("accuracy", out))
+    assert np.mean(found) >= least, found
+
+
+def test_a_second_run_asks_or_is_forced(tmp_path, monkeypatch):
+    quick = "train", "--data", "iris", "--epochs", "2"
+    within(*quick, cwd=tmp_path)
+    before = (tmp_path / "crossentropy-train" / "model.npz").read_bytes()
+    _, err = within(*quick, cwd=tmp_path, code=2)
+    assert "it already holds loss.png" in err
+    assert "--force writes over them" in err
+
+    class Person(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Person("n\n"))
+    within(*quick, "--seed", "1", cwd=tmp_path, code=1)
+    assert (tmp_path / "crossentropy-train" / "model.npz").read_bytes() == before
+    monkeypatch.setattr(sys, "stdin", Person("y\n"))
+    within(*quick, "--seed", "1", cwd=tmp_path)
+    within(*quick, "--seed", "2", "--force", cwd=tmp_path)
+    assert (tmp_path / "crossentropy-train" / "model.npz").read_bytes() != before
+
+
+def test_a_rate_that_makes_the_cost_run_away_is_said(tmp_path):
+    out, _ = within("train", "--data", "digits", "--learning-rate", "100", cwd=tmp_path)
+    assert re.search("note: the cost ran away: .* --learning-rate 100 is too high", out)
+    assert "ran away" in (tmp_path / "crossentropy-train" / "report.html").read_text(encoding="utf-8")
+    for name in ("digits", "iris"):
+        assert "ran away" not in within("train", "--data", name, "--force", cwd=tmp_path)[0]
+
+
+def test_a_class_never_predicted_is_named_and_no_infinity_is_printed(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.where(np.arange(400) % 40 == 0, "rare", "usual")
+    np.savez(tmp_path / "noise.npz", x=rng.standard_normal((400, 2)), y=y)
+    out, _ = within("train", "--data", "noise.npz", cwd=tmp_path)
+    assert "have no finite value, since 'rare' was never predicted" in out
+    assert not re.search(r"\b(inf|nan)\b", out)
+
+
+@pytest.mark.parametrize("columns", ["60", None])
+def test_a_narrow_terminal_and_a_pipe(flowers, tmp_path, columns):
+    """No line of a table is longer than 60 columns; in a pipe tables are not folded, and there are no escapes."""
+    environment = {} if columns is None else {"COLUMNS": columns}
+    done = subprocess.run(
+        [sys.executable, "-m", "crossentropy", "train", "--data", flowers, "--label", "species", "--epochs", "3"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "COLUMNS"} | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    table = [line for line in done.stdout.splitlines() if re.match(r"class |─|versicolor |virginica |sepal ", line)]
+    assert len(table) >= 6
+    assert max(map(len, (line.rstrip() for line in table))) <= (60 if columns else 200)
+    for word in ("precision", "recall", "F1", "versicolor"):
+        assert word in done.stdout
+    assert done.stdout.startswith("reading flowers")
+
+
+def test_no_two_commands_write_a_file_of_the_same_name():
+    from crossentropy.bench import OPS, plots
+    from crossentropy.cli import evaluate, train
+
+    figures = [f"bench-{plots.file_name(op)}.png" for op in OPS]
+    names = [*train.FILES, *evaluate.FILES, "figure1.png", "bench.json", *figures]
+    assert len(set(names)) == len(names)
+
+
+def test_pictures_of_any_number_of_classes_and_of_a_run_that_diverged():
+    from crossentropy.cli import fitting, plots, scores
+
+    rng = np.random.default_rng(0)
+    for k in (2, 20, 21, 150):
+        z, y = rng.standard_normal((600, k)), np.arange(600) % k
+        found = scores.score(z, y, [f"class {c}" for c in range(k)])
+        made = plots.confusion(y, found.predicted, found.classes)
+        matrix, bar = made.axes
+        assert bar.get_ylabel() == "share of the true class"
+        assert bool(matrix.texts) == (k <= 20)
+        shares = np.asarray(matrix.images[0].get_array())
+        np.testing.assert_allclose(shares.sum(axis=1), 1)
+        plots.calibration(found).savefig(io.BytesIO())
+        made.savefig(io.BytesIO())
+    costs = np.geomspace(1e-9, 1e30, 40).reshape(4, 10)
+    history = fitting.History(costs, [1.0, 1e10, 1e20, 1e30], [np.nan] * 4, 0, "", "it ran away")
+    made = plots.cost(history, "$x$")
+    made.savefig(io.BytesIO())
+    low, high = made.axes[0].get_ylim()
+    assert 0 < low < high < np.inf
+
+
+def test_calibration_is_scikit_learns_and_its_error_the_mean_distance():
+    from crossentropy import softmax
+    from crossentropy.cli import scores
+
+    rng = np.random.default_rng(1)
+    z, y = rng.standard_normal((500, 3)) * 2, rng.integers(0, 3, 500)
+    found = scores.score(z, y, list("abc"))
+    confidence, right = softmax(z).max(axis=1), z.argmax(axis=1) == y
+    group = np.searchsorted(np.percentile(confidence, np.arange(10, 100, 10)), confidence)
+    distance = [abs(right[group == g].mean() - confidence[group == g].mean()) for g in range(10)]
+    assert found.calibration_error == pytest.approx(np.average(distance, weights=np.bincount(group)))
+
+
+def test_the_benchmarks_chart_shows_every_implementation():
+    """Also one that has no colour of its own, or was timed on small arrays alone, for which there is no roof."""
+    from crossentropy.bench import plots
+
+    names = ["crossentropy", "torch", "crossentropy.torch", "reference", "some other"]
+    record = {"op": "loss", "dtype": "float32", "inputs": "normal", "axis": -1, "isa": "avx2", "shape": [32, 10]}
+    records = [record | {"implementation": name, "gb_per_s": 1.0, "roof_gb_per_s": None} for name in names]
+    records.append(record | {"implementation": "torch", "gb_per_s": 2.0, "roof_gb_per_s": 9.0, "shape": [64, 1000]})
+    shown = [line.get_label() for line in plots.rates(records, "loss", every=True).axes[0].lines]
+    assert shown == [
+        "the roof: memory alone",
+        "crossentropy, avx2",
+        "torch",
+        "crossentropy.torch",
+        "reference",
+        "some other",
+    ]
+    assert [line.get_label() for line in plots.rates(records, "loss").axes[0].lines] == [
+        "the roof: memory alone",
+        "torch",
+    ]

@@ -201,7 +201,7 @@ def fit(
 
 
 def _observations(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x).astype(np.float64), np.asarray(y)
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y)
     if x.ndim != 2 or not len(x):
         raise ValueError(f"x must have shape (N, D) with N >= 1, got {x.shape}")
     if not np.isfinite(x).all():

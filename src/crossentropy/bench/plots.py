@@ -39,32 +39,37 @@ def file_name(op: str) -> str:
     return op.replace(" + ", "-").replace(" ", "-")
 
 
-def rates(records: list[dict], op: str) -> Figure | None:
+def rates(records: list[dict], op: str, every: bool = False) -> Figure | None:
     """GB/s of the bytes that must move, against the number of classes; the memory's own rate dashed.
 
     Of float32 normals with the class axis last, each implementation with its best number of threads; None where there
-    is nothing to draw.
+    is nothing to draw. With ``every``, also implementations that have no colour of their own, and sizes without a roof.
     """
     plain = {"op": op, "dtype": "float32", "inputs": "normal", "axis": -1}
     those = [r for r in records if all(r[name] == value for name, value in plain.items())]
-    those = [r for r in those if r["roof_gb_per_s"] and not r.get("option")]
-    lines, roofs = {}, {}
+    those = [r for r in those if (every or r["roof_gb_per_s"]) and not r.get("option")]
+    lines, roofs, colors = {}, {}, _LINES
+    if every:
+        others = sorted({r["implementation"] for r in those} - {"crossentropy"} - set(_LINES))
+        colors = _LINES | {name: f"C{i}" for i, name in enumerate(others)}
     for r in those:
         name, classes = r["isa"] if r["implementation"] == "crossentropy" else r["implementation"], r["shape"][-1]
-        if name in _LINES:
+        if name in colors:
             fastest = lines.setdefault(name, {})
             fastest[classes] = max(fastest.get(classes, 0), r["gb_per_s"])
-            roofs[classes] = max(roofs.get(classes, 0), r["roof_gb_per_s"])
+            if r["roof_gb_per_s"]:
+                roofs[classes] = max(roofs.get(classes, 0), r["roof_gb_per_s"])
     if not lines:
         return None
     made, (axes,) = figure(8, 4)
-    ticks = sorted(roofs)
-    across = [ticks[0] * 0.8, *ticks, ticks[-1] * 1.25]  # a dash is seen also where there is one point
-    heights = [roofs[min(ticks, key=lambda tick: abs(tick - c))] for c in across]
-    axes.plot(across, heights, color="black", ls="--", lw=1.5, label="the roof: memory alone")
-    for name in filter(lines.get, _LINES):
+    ticks = sorted({classes for fastest in lines.values() for classes in fastest})
+    if roofs:
+        across = [min(roofs) * 0.8, *sorted(roofs), max(roofs) * 1.25]  # a dash is seen also where there is one point
+        heights = [roofs[min(roofs, key=lambda tick: abs(tick - c))] for c in across]
+        axes.plot(across, heights, color="black", ls="--", lw=1.5, label="the roof: memory alone")
+    for name in filter(lines.get, colors):
         label = f"crossentropy, {name}" if name in ("avx512", "avx2", "base") else name
-        axes.plot(*zip(*sorted(lines[name].items()), strict=True), color=_LINES[name], lw=2, marker=".", label=label)
+        axes.plot(*zip(*sorted(lines[name].items()), strict=True), color=colors[name], lw=2, marker=".", label=label)
     axes.set_xscale("log")
     axes.set_xticks(ticks, list(map(str, ticks)), rotation=60, ha="right")
     axes.minorticks_off()

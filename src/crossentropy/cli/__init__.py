@@ -1,5 +1,1 @@
 """The command line, for the extra ``cli``: app.py puts the commands together, of which each has a file."""
-
-from .app import entry, main
-
-__all__ = ["entry", "main"]

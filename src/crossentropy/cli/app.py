@@ -1,35 +1,61 @@
-"""The command line: ``crossentropy train | plot | bench | info``, a file for each command."""
+"""The command line: ``crossentropy train | predict | evaluate | plot | bench | info``, a file for each command."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
 
 from .. import __version__, logsumexp
-from .bench import bench
-from .info import info
 from .inputs import BadInput
-from .plot import plot
-from .train import train
+
+COMMANDS = {
+    "train": "Train a classifier on a table; report on held-out data.",
+    "predict": "The classes that a trained model gives to a table's rows.",
+    "evaluate": "A trained model's report on a table with labels.",
+    "bench": "Time the kernels beside the machine's memory and other libraries.",
+    "plot": "Draw the loss -log p of one observation against p.",
+    "info": "What runs here, and why something does not.",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class Lazy(click.Group):
+    """A group whose commands are imported when they are run: --help needs none of what they need."""
+
+    def list_commands(self, ctx):
+        """In the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx, name):
+        """The command of that name, in the file of that name."""
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f".{name}", __package__), name)
+
+    def format_commands(self, ctx, formatter):
+        """Their lines in --help."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="crossentropy")
 def main():
-    """Cross-entropy: train a classifier with it, draw it, time it, see what runs it."""
+    """Cross-entropy: train a classifier with it, use it, draw it, time it, see what runs it."""
     try:
         logsumexp([0.0])  # the environment variables are read here, if not before
     except (ValueError, RuntimeError) as error:
         raise BadInput(str(error)) from None
 
 
-for command in (train, bench, plot, info):
-    main.add_command(command)
-
-
 def entry():
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):  # a redirected stream on Windows may lack p with a hat
         stream.reconfigure(errors="replace")
-    main(prog_name="crossentropy")
+    try:
+        main(prog_name="crossentropy")
+    except ModuleNotFoundError as error:  # what a command needs when it is run
+        if not error.name or error.name.startswith("crossentropy"):
+            raise
+        sys.exit(f"crossentropy: the command line needs {error.name}: python -m pip install 'crossentropy[cli]'")

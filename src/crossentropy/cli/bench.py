@@ -65,8 +65,8 @@ def bench(quick, linear, only, peers, seconds, file, directory):
     write_json(document)
     if directory:
         for op in OPS:
-            figure = plots.rates(document["records"], op)
+            figure = plots.rates(document["records"], op, every=True)
             if figure:
-                files[f"{plots.file_name(op)}.png"] = figure.savefig
+                files[f"bench-{plots.file_name(op)}.png"] = figure.savefig
         write_all(directory, files)
         console.print(f"wrote {', '.join(files)} to {directory}", soft_wrap=True, markup=False)

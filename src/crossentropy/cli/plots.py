@@ -1,4 +1,4 @@
-"""The pictures of the command line: figure 1 of the note, the training's cost, the confusion matrix."""
+"""The pictures of the command line: figure 1 of the note, the training's cost, confusion, calibration."""
 
 from __future__ import annotations
 
@@ -37,39 +37,87 @@ def figure_1(points: int = 400) -> Figure:
     return made
 
 
-def cost(costs: np.ndarray, test_losses: list[float], name: str) -> Figure:
-    """The cost c(b) of each batch, its mean over each epoch, and the test loss after each epoch."""
-    epochs, per_epoch = costs.shape
-    made, (axes,) = figure(8, 4)
-    axes.plot(np.arange(costs.size) / per_epoch, costs.ravel(), color=GREY, lw=0.8, label="cost c(b) of a batch")
+def cost(history, name: str) -> Figure:
+    """The cost c(b) of batches as a band and its running mean; validation and test loss; the epoch that was kept."""
+    epochs, per_epoch = history.costs.shape
+    made, (axes,) = figure(6.4, 4)
+    flat = history.costs.ravel()
+    at = (np.arange(flat.size) + 1) / per_epoch
+    window = int(np.clip(flat.size // 60, 1, max(per_epoch, 2)))
+    pieces = [part for part in np.array_split(np.arange(flat.size), max(flat.size // window, 1)) if len(part)]
+    centre = [at[part].mean() for part in pieces]
+    low, high = (np.array([np.quantile(flat[part], q) for part in pieces]) for q in (0.1, 0.9))
+    mean = np.array([flat[part].mean() for part in pieces])
+    floor = 1e-9  # a cost of 0 has no place on a logarithmic axis
+    axes.fill_between(centre, np.maximum(low, floor), np.maximum(high, floor), color=GREY, alpha=0.6, lw=0, label=BAND)
+    axes.plot(centre, np.maximum(mean, floor), color="#5b6b7c", lw=1.5, label="training: running mean of c(b)")
     ends = np.arange(1, epochs + 1)
-    axes.plot(ends - 0.5, costs.mean(axis=1), color=BLUE, lw=2, marker=".", label="mean over the epoch")
-    axes.plot(ends, test_losses, color=ORANGE, lw=2, marker=".", label="test loss")
-    axes.set(
-        xlabel="epoch", ylabel="cross-entropy, nats", title=f"softmax regression on {_plain(name)}", xlim=(0, epochs)
-    )
+    lines = (history.test, ORANGE, 3, "test loss"), (history.validation, BLUE, 1.4, "validation loss")
+    for losses, color, width, label in lines:
+        if np.isfinite(losses).any():
+            axes.plot(ends, np.maximum(losses, floor), color=color, lw=width, label=label)
+    axes.axvline(history.best + 1, color="black", lw=1, ls=":", label=f"kept: epoch {history.best + 1}")
+    title = f"training on {_plain(name)}" + (": the cost ran away" if history.warning else "")
+    axes.set(xlabel="epoch", ylabel="cross-entropy, nats", title=title, xlim=(0, epochs))
     axes.set_yscale("log")
-    axes.legend(frameon=False)
+    _tell_decades(axes)
+    made.legend(frameon=False, loc="outside lower center", ncols=2, fontsize="small")
     return made
 
 
-def confusion(y: np.ndarray, predicted: np.ndarray, classes: list[str]) -> Figure:
-    """Test observations by true and predicted class."""
-    from sklearn.metrics import ConfusionMatrixDisplay
+BAND = "training: cost c(b), 80 % of batches"
 
-    size = min(16.0, 3.2 + 0.42 * len(classes))
-    made = Figure(figsize=(size + 0.8, size), layout="constrained", dpi=120)
+
+def _tell_decades(axes):
+    """Ticks with numbers also where less than a decade is shown."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    low, high = axes.get_ylim()
+    if high / low < 50:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def confusion(y: np.ndarray, predicted: np.ndarray, classes: list[str], what="test observations") -> Figure:
+    """Of each true class, the shares that were predicted as each class: numbers up to 20 classes, and a colour bar."""
+    from sklearn.metrics import confusion_matrix
+
+    k = len(classes)
+    shares = confusion_matrix(y, predicted, labels=np.arange(k), normalize="true")
+    size = float(np.clip(2.4 + 0.45 * k, 4.2, 12))
+    made = Figure(figsize=(size + 1.4, size), layout="constrained", dpi=120)
     axes = made.subplots()
-    ConfusionMatrixDisplay.from_predictions(
-        y,
-        predicted,
-        labels=np.arange(len(classes)),
-        display_labels=list(map(_plain, classes)),
-        include_values=len(classes) <= 30,
-        cmap="Blues",
-        colorbar=False,
-        ax=axes,
-        xticks_rotation="vertical" if max(map(len, classes)) > 2 else "horizontal",
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    made.colorbar(shown, ax=axes, label="share of the true class", shrink=0.8)
+    if k <= 20:
+        for i, j in np.ndindex(k, k):
+            if shares[i, j] > 0:
+                color = "white" if shares[i, j] > 0.55 else "#123f73"
+                text = f"{shares[i, j]:.2f}" if shares[i, j] < 0.9995 else "1"
+                axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
+    step = -(-k // 40)
+    names = [_plain(name if len(name) <= 24 else f"{name[:23]}…") for name in classes[::step]]
+    size = 9 if k <= 25 else 7
+    axes.set_xticks(range(0, k, step), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size)
+    axes.set_yticks(range(0, k, step), names, fontsize=size)
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{len(y)} {what}")
+    return made
+
+
+def calibration(scores) -> Figure:
+    """How often predictions of each confidence are right: on the diagonal for a model that knows how sure it may be."""
+    share, confidence = scores.calibration
+    made, (axes,) = figure(4.6, 4.4)
+    axes.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1.2, label="as sure as it is right")
+    axes.plot(confidence, share, color=BLUE, lw=1.8, marker="o", label="a tenth of the observations each")
+    low = max(min(float(np.min(share)), float(np.min(confidence))) - 0.05, 0)
+    axes.set(
+        xlabel="probability of the predicted class",
+        ylabel="share of right predictions",
+        title=f"calibration: error {scores.calibration_error:.3f}",
+        xlim=(low, 1.01),
+        ylim=(low, 1.01),
     )
-    axes.set(xlabel="predicted class", ylabel="true class", title="test observations")
+    made.legend(frameon=False, loc="outside lower center", fontsize="small")
     return made

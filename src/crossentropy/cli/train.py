@@ -1,145 +1,258 @@
-"""``crossentropy train``: softmax regression, its pictures, and a report on held-out data."""
+"""``crossentropy train``: softmax regression on a table, its pictures, its model, and a report on held-out data."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from pathlib import Path
 
 import click
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from .. import distributions, training
-from . import datasets, plots
+from .bundled import BUNDLED
+from .data_options import reading_options
 from .inputs import BadInput, Finite
-from .outputs import check_directory, console, write_all
+from .outputs import check_directory, check_free, console, loading, say, warn, write_all
+from .source import TAKEN, BadData, open_source
+
+FILES = ("loss.png", "confusion.png", "calibration.png", "model.npz", "model.skops", "report.html")
 
 
 @click.command()
-@click.option("--data", default="digits", help=f"{', '.join(datasets.BUNDLED)}, or a .csv or .npz file.")
-@click.option("--label", help="Column of the labels in a .csv, or their array in a .npz (there: y if not given).")
+@click.option("--data", default="digits", help=f"{', '.join(BUNDLED)}, or {TAKEN}.")
+@click.option(
+    "--label", help="Column of the labels: a name, or a number from 1, from -1 at the end (.npz: an array, y)."
+)
+@click.option("--drop", multiple=True, metavar="COLUMN", help="A column to leave out.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="A column to take that looks of no use.")
+@reading_options
 @click.option(
     "--out", "directory", default="crossentropy-train", type=click.Path(path_type=Path), help="Where results go."
 )
-@click.option("--epochs", default=30, type=click.IntRange(1), help="E: passes over the training data.")
-@click.option("--batch-size", default=64, type=click.IntRange(1), help="n_b: observations in a batch.")
-@click.option("--learning-rate", default=0.05, type=Finite(0, min_open=True))
+@click.option("--force", is_flag=True, help="Write over results that are there.")
+@click.option("--epochs", default=200, type=click.IntRange(1), help="E: passes over the training data at most.")
+@click.option(
+    "--patience",
+    type=click.IntRange(0),
+    help="Epochs without a lower validation loss that end training; 0: none do.  [default: 20, or fewer large ones]",
+)
+@click.option("--batch-size", type=click.IntRange(1), help="n_b.  [default: 64, or for 300 batches an epoch]")
+@click.option(
+    "--learning-rate",
+    type=Finite(0, min_open=True),
+    help="Of a step.  [default: 0.05, or less where features vary together]",
+)
 @click.option("--momentum", default=0.9, type=Finite(0, 1, max_open=True))
 @click.option("--weight-decay", default=1e-3, type=Finite(0))
 @click.option("--label-smoothing", default=0.0, type=Finite(0, 1))
 @click.option("--class-weight", default="none", type=click.Choice(["none", "balanced"]), help="balanced: N / (K k_c).")
 @click.option("--test-fraction", default=0.25, type=Finite(0, 1, min_open=True, max_open=True))
+@click.option("--validation-fraction", default=0.15, type=Finite(0, 1, max_open=True), help="Of the rest.")
 @click.option("--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Of the split and of the batches.")
-def train(data, label, directory, epochs, batch_size, test_fraction, class_weight, seed, **settings):
+def train(data, label, drop, keep, reading, directory, force, **settings):
     """Train softmax regression by mini-batch descent; report on held-out data.
 
-    Writes loss.png, confusion.png and model.npz.
+    Columns may be numbers, booleans, categories, dates, and have missing values. Writes pictures, model.skops (a
+    scikit-learn Pipeline), model.npz (NumPy arrays) and report.html.
     """
-    try:
-        dataset = datasets.load(data, label)
-        fitted, held_out = datasets.split(dataset, test_fraction, seed)
-    except datasets.BadData as error:
-        raise BadInput(str(error)) from None
     check_directory(directory)
+    check_free(directory, FILES, force)
+    table, texts, frame, columns, label_name = load(data, label, drop, keep, reading)
+    from . import column_table, labels
 
-    mean, scale = standardisation(dataset.x[fitted])
-    if not np.isfinite(scale).all():
-        raise BadInput(f"feature {dataset.features[int(np.isinf(scale).argmax())]!r} is too large to standardise")
-    x = (dataset.x - mean) / scale
-    weights = balanced(dataset.y[fitted]) if class_weight == "balanced" else None
-    test = x[held_out], dataset.y[held_out]
-    try:
-        model, costs, test_losses = fit_with_progress(
-            x[fitted],
-            dataset.y[fitted],
-            test,
-            epochs=epochs,
-            batch_size=batch_size,
-            class_weight=weights,
-            seed=seed,
-            **settings,
+    held = texts != ""
+    blank = int(len(texts) - held.sum())
+    if blank:
+        frame, texts = frame[held], texts[held]
+    classes = labels.natural(set(texts))
+    number = {name: c for c, name in enumerate(classes)}
+    y = np.fromiter((number[text] for text in texts), np.int64, len(texts))
+    if len(classes) < 2:
+        one = f"a single class, {classes[0]!r}: there is nothing to tell apart" if classes else "every label is blank"
+        raise BadData(f"{table.where}: {one}")
+    counts = np.bincount(y)
+    if counts.max() == 1:
+        raise BadData(
+            f"{table.where}: every label of {label_name!r} occurs once, such as {classes[0]!r}: these are no classes"
         )
-    except FloatingPointError as error:
-        raise BadInput(str(error)) from None
-    predicted = model.predict(test[0])
-    files = {
-        "loss.png": plots.cost(costs, test_losses, dataset.name).savefig,
-        "confusion.png": plots.confusion(test[1], predicted, dataset.classes).savefig,
-        "model.npz": lambda path: np.savez(
-            path,
-            weights=model.weights,
-            bias=model.bias,
-            mean=mean,
-            scale=scale,
-            classes=np.array(dataset.classes),
-            features=np.array(dataset.features),
-        ),
+    notes = column_table.label_words(label_name, classes, counts, blank)
+    say(f"{table.where}: {len(y)} observations; {table.said}")
+    console.print(column_table.column_table(columns))
+    some = ", ".join(classes[:12]) + " …" * (len(classes) > 12)
+    say(f"label {label_name!r}: {len(classes)} classes: {some}")
+    for note in notes:
+        warn(note)
+    rows = split(y, settings.pop("test_fraction"), settings.pop("validation_fraction"), settings["seed"])
+    names = label_name, table.names, table.header
+    run(frame, rows, y, columns, classes, names, directory, notes, Path(data).name, **settings)
+
+
+def load(data, label, drop, keep, reading):
+    """A bundled set or a file: the table, the labels as text, the columns' values, and what they were taken as."""
+    if data in BUNDLED:
+        if label is not None:
+            raise BadInput(f"--label goes with a file; {data} has its own labels")
+        from . import bundled
+
+        table, texts, columns = bundled.load(data)
+        return table, texts, table.frame, columns, "class"
+    source = open_source(data, BUNDLED)
+    with contextlib.closing(source.raw), loading(source.name, source.size) as progress:
+        if source.size > LARGE:
+            threading.Thread(target=import_the_rest, daemon=True).start()
+        from . import columns as taking
+        from . import labels
+        from . import reading as readers
+
+        where = label
+        if label is None and source.kind == "npz":
+            where = "y"
+        table = readers.read(source, reading, where, progress=progress)
+        at = taking.label_column(table, where)
+        texts = labels.as_text(table.frame[at], reading.na)
+        frame, columns = taking.take(table, label=at, drop=drop, keep=keep, na=reading.na)
+    return table._replace(frame=None), texts, frame, columns, taking.unique_names(table.names)[at]
+
+
+LARGE = 20_000_000  # bytes, that take longer to read than modules to be imported
+
+
+def import_the_rest():
+    """What is needed after reading, imported meanwhile by another thread."""
+    from . import model, plots, scores  # noqa: F401
+
+    model.skops()
+
+
+def split(y, test_fraction, validation_fraction, seed):
+    """Indices of the observations to train on, to validate with and to test on."""
+    from . import labels
+
+    rest, test = labels.divided(y, test_fraction, seed)
+    if not len(test):
+        raise BadData(f"{len(y)} observations leave none to test on: --test-fraction {test_fraction:g} is too little")
+    if not validation_fraction:
+        return rest, rest[:0], test
+    fitted, watched = labels.divided(y[rest], validation_fraction, seed)
+    return rest[fitted], rest[watched], test
+
+
+def run(frame, rows, y, columns, classes, names, directory, notes, name, **settings):
+    """Train on the first rows, validate with the second, report on the third, write."""
+    from . import fitting, model, plots, report_page, scores
+
+    pipeline = model.features([column for column in columns if column.kind])
+    x = model.fit_features(pipeline, frame, rows[0])
+    ys = [y[part] for part in rows]
+    parts = [(model.blockwise(pipeline, frame, part), labels) for part, labels in zip(rows[1:], ys[1:], strict=True)]
+    seed = settings.pop("seed")
+    weighted = settings.pop("class_weight") == "balanced"
+    settings["batch_size"] = settings["batch_size"] or fitting.usual_batch_size(len(x))
+    settings["learning_rate"] = settings["learning_rate"] or fitting.usual_learning_rate(x)
+    patience = settings.pop("patience")
+    if patience is None:
+        patience = fitting.usual_patience(-(-len(x) // settings["batch_size"]))
+    patience *= len(ys[1]) > 0
+    weights = balanced(ys[0]) if weighted else None
+    estimator = model.SoftmaxRegression(seed=seed, class_weight=weights, **settings)
+    say(
+        f"{len(ys[0])} to train, {len(ys[1])} to validate, {len(ys[2])} to test; {x.shape[1]} features, standardised; "
+        f"batches of {settings['batch_size']}, learning rate {settings['learning_rate']:.3g}"
+    )
+    with progress_bar(settings["epochs"]) as progress:
+        try:
+            history = fitting.train(
+                estimator, x, ys[0], classes, validation=parts[0], test=parts[1], patience=patience, progress=progress
+            )
+        except FloatingPointError as error:
+            raise BadInput(f"{error} (--learning-rate {settings['learning_rate']:g})") from None
+    say(f"trained {history.ended}")
+    if history.warning:
+        warn(history.warning)
+        notes = [history.warning, *notes]
+    pipeline.steps.append(("softmax", estimator))
+    found = scores.score(estimator.decision_function(parts[1][0]), ys[2], classes)
+    trained = np.bincount(np.concatenate(ys[:2]), minlength=len(classes))
+    for table in scores.tables(
+        found, f"{name}: {trained.sum()} training, {len(ys[2])} test observations", console.width, trained
+    ):
+        console.print(table)
+    if len(classes) > scores.MOST_ROWS:
+        say(f"the {scores.MOST_ROWS} classes of {len(classes)} with the lowest F1; all are in report.html")
+    for line in scores.lines(found):
+        say(line)
+
+    pictures = {
+        "loss.png": report_page.png(plots.cost(history, name)),
+        "confusion.png": report_page.png(plots.confusion(ys[2], found.predicted, classes)),
+        "calibration.png": report_page.png(plots.calibration(found)),
     }
+    shown = {"patience": patience, "class_weight": "balanced" if weighted else "none", "seed": seed, **settings}
+    page = report_page.page(
+        title=f"{name}: {len(classes)} classes of {sum(map(len, ys))} observations",
+        scores=found,
+        notes=notes,
+        columns=columns,
+        said=f"{x.shape[1]} features, standardised",
+        settings=[("trained", history.ended), *((key.replace("_", " "), value) for key, value in shown.items())],
+        pictures=list(zip(("Training", "Confusion", "Calibration"), pictures.values(), strict=True)),
+        training_counts=trained,
+    )
+    standard = pipeline.named_steps["standardise"]
+    features = np.array(model.feature_names(pipeline))
+    saved = model.Saved(pipeline, columns, *names)
+    files = {each: lambda path, bytes_=content: path.write_bytes(bytes_) for each, content in pictures.items()}
+    files["model.npz"] = lambda path: np.savez(
+        path,
+        weights=estimator.weights_,
+        bias=estimator.bias_,
+        mean=standard.mean_,
+        scale=standard.scale_,
+        classes=np.array(classes),
+        features=features,
+    )
+    files["model.skops"] = lambda path: model.save(path, saved)
+    files["report.html"] = lambda path: path.write_text(page, encoding="utf-8")
     write_all(directory, files)
-    report(dataset, fitted, held_out, predicted, model.loss(*test))
-    console.print(f"wrote {', '.join(files)} to {directory}", soft_wrap=True, markup=False)
-
-
-def standardisation(x):
-    """Mean and standard deviation of each feature of the training data.
-
-    1 for a feature that does not vary: 1347 times 0.1 have a computed standard deviation of 1e-17, not 0.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):  # to inf, which the caller refuses
-        mean, scale = x.mean(axis=0), x.std(axis=0)
-    scale[np.isnan(scale)] = np.inf
-    scale[scale <= 1e-13 * np.abs(mean)] = 1.0
-    scale[scale == 0] = 1.0
-    return mean, scale
+    say(f"wrote {', '.join(files)} to {directory}")
 
 
 def balanced(y):
     """Class weights N / (K k_c), under which every class counts the same in the mean."""
-    counts = distributions.class_counts(y)
+    counts = np.bincount(y)
     return len(y) / (len(counts) * counts)
 
 
-def fit_with_progress(x, y, test, *, epochs, **settings):
-    """Train under a progress bar with the running cost; also returns the test loss after each epoch."""
-    test_losses = []
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("cost {task.fields[cost]:.4f}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=None, epoch=0, cost=float("nan"))
+def progress_bar(epochs):
+    """A bar with the running cost; a line when it's done, where nobody watches."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    @contextlib.contextmanager
+    def bar():
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TextColumn("cost {task.fields[cost]:.4f}"),
+            TimeRemainingColumn(),
+        )
         running = None
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("", total=None, epoch=0, cost=float("nan"))
 
-        def after_batch(step):
-            nonlocal running
-            running = step.cost if running is None else 0.95 * running + 0.05 * step.cost
-            progress.update(task, total=epochs * step.batches, advance=1, epoch=step.epoch + 1, cost=running)
-            if step.batch == step.batches - 1:
-                test_losses.append(float(step.model.loss(*test)))
+            def after_batch(step):
+                nonlocal running
+                running = step.cost if running is None else 0.95 * running + 0.05 * step.cost
+                if step.batch % 16 == 0 or step.batch == step.batches - 1:
+                    progress.update(
+                        task,
+                        total=epochs * step.batches,
+                        completed=step.epoch * step.batches + step.batch + 1,
+                        epoch=step.epoch + 1,
+                        cost=running,
+                    )
 
-        num_classes = int(max(y.max(), test[1].max())) + 1
-        model, costs = training.fit(x, y, num_classes=num_classes, epochs=epochs, callback=after_batch, **settings)
-    return model, costs, test_losses
+            yield after_batch
+            progress.update(task, total=progress.tasks[0].completed)  # where training ended is the end
 
-
-def report(dataset, fitted, held_out, predicted, loss):
-    """Test loss and accuracy, then for each class its counts, p_c and p^_c, and their cross-entropy."""
-    y, k = dataset.y[held_out], len(dataset.classes)
-    p, q = (distributions.class_probabilities(labels, k) for labels in (y, predicted))
-    counts = [distributions.class_counts(labels, k) for labels in (dataset.y[fitted], y, predicted, y[predicted == y])]
-    table = Table(title=Text(f"{dataset.name}: {len(fitted)} training, {len(y)} test observations"))
-    table.add_column("class")
-    for heading in ("training", "test k_c", "predicted k̂_c", "of these right", "p_c", "p̂_c"):
-        table.add_column(heading, justify="right")
-    for c, name in enumerate(dataset.classes):
-        table.add_row(Text(name), *(str(count[c]) for count in counts), f"{p[c]:.4f}", f"{q[c]:.4f}")
-    console.print(table)
-    console.print(f"test loss  {loss:.4f} nats    accuracy  {np.mean(predicted == y):.4f}")
-    console.print(
-        f"H(P,Q)  {distributions.cross_entropy_of(p, q):.6f} nats    H(P)  {distributions.entropy(p):.6f}"
-        f"    D(P||Q)  {distributions.kl_divergence(p, q):.6f}"
-    )
+    return bar()

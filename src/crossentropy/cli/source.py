@@ -1,0 +1,102 @@
+"""Where data comes from: a file or standard input, unpacked, and what kind of file its first bytes say it is."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from .inputs import BadInput
+
+
+class BadData(BadInput):
+    """Data that can't be used; the message is one line that says where and why."""
+
+
+class Source(NamedTuple):
+    """A file of a kind ("text", "json", "parquet", "npz", "npy"), whose bytes can be read from the beginning again."""
+
+    path: str  # as the user wrote it
+    name: str  # without folders and suffixes
+    kind: str
+    raw: BinaryIO  # as it lies on the disk: its position is how far reading has come
+    size: int  # of raw, in bytes
+    packing: str  # "gzip", "zstd" or ""
+
+    def unpacked(self) -> BinaryIO:
+        """Its bytes from the beginning, decompressed."""
+        self.raw.seek(0)
+        if self.packing == "gzip":
+            return gzip.open(self.raw)
+        return _zstd(self) if self.packing == "zstd" else self.raw
+
+
+PACKINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+KINDS = {b"PAR1": "parquet", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz", b"\x93NUMPY": "npy"}
+SUFFIXES = {
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt", ".dat", ".data"), "text"),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
+    **{".parquet": "parquet", ".npz": "npz", ".npy": "npy"},
+}
+TAKEN = "a .csv, .tsv, .json, .jsonl, .parquet, .npz or .npy file, also as .gz or .zst, or - for standard input"
+
+
+def open_source(data: str, bundled: tuple[str, ...] = ()) -> Source:
+    """The file of that path, or standard input for "-"."""
+    if data == "-":
+        raw: BinaryIO = io.BytesIO(sys.stdin.buffer.read())
+        name, suffix, size = "standard-input", "", len(raw.getbuffer())
+    else:
+        path = Path(data)
+        suffixes = [each.lower() for each in path.suffixes]
+        packed = bool(suffixes) and suffixes[-1] in (".gz", ".zst")
+        suffix = suffixes[-2 if packed and len(suffixes) > 1 else -1] if suffixes else ""
+        name = path.name.removesuffix(path.suffix).removesuffix(
+            path.suffixes[-2] if packed and len(suffixes) > 1 else ""
+        )
+        if not path.exists() and suffix not in SUFFIXES:
+            sets = f"one of {', '.join(bundled)}, or " if bundled else ""
+            raise BadData(f"the data must be {sets}{TAKEN}, got {data!r}")
+        try:
+            raw, size = path.open("rb"), path.stat().st_size
+        except FileNotFoundError:
+            raise BadData(f"{data}: no such file") from None
+        except OSError as error:
+            raise BadData(f"{data}: {error.strerror or error}") from None
+    try:
+        return _of_kind(Source(data, name, "text", raw, size, ""), SUFFIXES.get(suffix))
+    except BaseException:
+        raw.close()
+        raise
+
+
+def _of_kind(source: Source, expected: str | None) -> Source:
+    """The source with what its first bytes say, which must go with its suffix."""
+    data, first = source.path, source.raw.read(8)
+    packing = next((how for magic, how in PACKINGS.items() if first.startswith(magic)), "")
+    source = source._replace(packing=packing)
+    if packing:
+        try:
+            first = source.unpacked().read(8)
+        except Exception as error:  # of zlib, or of whatever knows zstd
+            raise BadData(f"{data}: not a whole {packing} file: {error}") from None
+    kind = next((kind for magic, kind in KINDS.items() if first.startswith(magic)), None)
+    if kind is None and expected in ("npz", "npy", "parquet"):
+        raise BadData(f"{data}: not an .{expected} file: it begins with {first!r}")
+    if kind is None:
+        kind = "json" if expected == "json" or (not expected and first.lstrip()[:1] in (b"{", b"[")) else "text"
+    return source._replace(kind=kind)
+
+
+def _zstd(source: Source) -> BinaryIO:
+    try:
+        from compression import zstd  # Python 3.14 and later
+    except ImportError:
+        try:
+            import zstandard
+        except ImportError:
+            raise BadData(f"{source.path}: .zst needs zstandard: python -m pip install zstandard") from None
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(source.raw, closefd=False))
+    return zstd.open(source.raw)
