@@ -17,7 +17,7 @@ import crossentropy
 from crossentropy.testing import same
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
-    pytest.skip("needs NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
+    pytest.skip("stands in for a GPU: needs NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
 pytest.importorskip("greenlet", reason="the simulated threads of a GPU are greenlets")
 
 import cuda_backend
