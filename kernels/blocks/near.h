@@ -99,7 +99,11 @@ SIMD void NAME_R(near_losses)(const usual_rows *u, const batch *b, ptrdiff_t i)
         return;
     }
     vec_f64 loss = v_add_f64(v_sub_f64(max, load_f64(b->z + i)), log_sum);
-    if (u->own) loss = v_mul_f64(load_f64(u->own + i), loss);
+    if (u->own) {
+        const vec_f64 own = load_f64(u->own + i), zero = v_set1_f64(0);
+        const vec_f64 of_no_weight = v_where_f64(v_equal_f64(own, zero), loss, zero); /* 0 times inf is 0 */
+        loss = v_zero_where_f64(v_equal_f64(of_no_weight, v_set1_f64(INFINITY)), v_mul_f64(own, loss));
+    }
     if (u->v) loss = v_mul_f64(load_f64(u->v + i), loss);
     store_f64(u->loss + i, u->v || u->has_ignored ? v_zero_where_f64(NAME_R(uncounted)(u, i), loss) : loss);
 }

@@ -92,3 +92,19 @@ def _(dtype):
         near(loss, [np.log(3), 0], 1e-7)
     for ignored, kind in ((-100, np.uint8), (300, np.uint8), (2**64 - 1, np.int64), (-1, np.uint64)):
         near(cross_entropy(x, np.array([1, 2], kind), ignore_index=ignored), np.log(3), 1e-7)
+
+
+@edge_case("a target that is masked, and has no weight")
+def _(dtype):
+    for classes in (3, 65):
+        x = numbers(20, classes, dtype)
+        x[:, 0] = -np.inf
+        x[5, 1] = NAN
+        w = np.ones(classes)
+        w[0] = 0
+        loss, grad = both(x, np.zeros(20, int), class_weight=w, reduction="none")
+        undefined = np.arange(20) == 5
+        same(np.isnan(loss), undefined)
+        same(np.isnan(grad.astype(float)), np.repeat(undefined[:, None], classes, 1))
+        require(not loss[~undefined].any())  # 0 times inf is 0
+        require(not grad[~undefined].astype(float).any())
