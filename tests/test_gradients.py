@@ -7,6 +7,8 @@ import pytest
 
 import crossentropy
 from crossentropy import autograd
+from crossentropy._options import NUMERIC, OPTIONS
+from crossentropy.testing import both
 
 
 def central_differences(loss, x, step=1e-5):
@@ -108,3 +110,12 @@ def test_fused_and_saved_gradients_where_an_exponent_is_halfway(kernels):
         both = crossentropy.cross_entropy_and_grad(row, 0, grad_output=g)
         _, saved = autograd.forward(row, 0)
         np.testing.assert_array_equal(autograd.backward(saved, g), both.grad)
+
+
+@pytest.mark.parametrize("classes", [3, 40, 300])  # few, and rows by blocks
+@pytest.mark.parametrize("name", NUMERIC)
+def test_a_backward_has_the_bits_of_the_gradient_with_the_loss(kernels, dtype, name, classes, rng):
+    """The numbers that are kept of a row have to be all that the gradient is made of."""
+    x = (rng.standard_normal((300, classes)) * 3).astype(dtype)
+    for value in OPTIONS[name].samples:
+        both(x, rng.integers(0, classes, 300), reduction="sum", **{name: value})

@@ -90,7 +90,8 @@ static void find_gradient(const task *t, double scale, const row_batch *n, ptrdi
 {
     const row_options *o = &t->options;
     const batch *b = &n->b;
-    const double z_term = times(2 * o->z_loss, b->max[i] + b->log_sum[i]);
+    /* From the rest that a backward has, too, of which the logarithm at hand may have had more: both have the same bits. */
+    const double z_term = o->z_loss == 0 ? 0 : 2 * o->z_loss * (b->max[i] + log1p(b->rest[i]));
     double a = n->mass[i] + z_term;
     if (t->targets.data) {
         const double w = class_weight_of(t, n->r.y[i]), d = o->label_smoothing / (double)t->classes;
