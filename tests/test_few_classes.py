@@ -183,3 +183,13 @@ def test_the_divisor_of_counted_classes(kernels, dtype, ignore_index, classes, r
     expected = math.fsum(each) / math.fsum(weight[targets[counts]])
     mean = crossentropy.cross_entropy(x, targets, class_weight=weight, ignore_index=ignore_index)
     assert abs(mean - expected) <= 4 * np.spacing(expected)
+
+
+@pytest.mark.parametrize("power", [0, -30, -39, -41, -50, -60, -70, -80, -90, -100, -120, -499, -501, -600, -650])
+@pytest.mark.parametrize("classes", [2, 8, 21])
+def test_a_backward_has_the_bits_of_the_short_way(kernels, dtype, classes, power, rng):
+    """However small what arrives is: the lanes' room for its product with e^z depends on the way."""
+    x, targets = rng.standard_normal((40, classes)).astype(dtype), rng.integers(0, classes, 40)
+    found = crossentropy.cross_entropy_and_grad(x, targets, reduction="sum", grad_output=2.0**power).grad
+    _, saved = crossentropy.autograd.forward(x, targets, reduction="sum")
+    same(found, crossentropy.autograd.backward(saved, 2.0**power), "gradient")

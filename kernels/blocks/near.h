@@ -8,6 +8,9 @@
 /* e^60 times 2^40 classes is a float32, and e^-60 a normal one. */
 #define NEAREST_f32 60
 #define NEAREST_f64 300
+/* Below, the long way, which has e^max at 2^43 or more (float64: 2^367), may do a row alone; so does a backward, then. */
+#define LEAST_FACTOR_f32 0x1p-40
+#define LEAST_FACTOR_f64 0x1p-500
 
 SIMD vec NAME_R(classes_of)(const int64_t *y)
 {
@@ -135,8 +138,11 @@ SIMD mask_f64 NAME_R(near_factors)(const usual_rows *u, const batch *b, ptrdiff_
     const vec_f64 product = v_mul_f64(factor, unit), size = v_max_f64(product, v_sub_f64(zero, product));
     const mask_f64 none = v_equal_f64(factor, zero);
     store_f64(u->factor + i, v_mul_f64(product, v_set1_f64(1 / EXP_SCALE)));
-    const mask_f64 small = v_less_f64(v_where_f64(none, v_set1_f64(1), size), v_set1_f64(EXP_CONSTANTS.smallest));
-    const mask_f64 large = v_less_f64(v_set1_f64(0x1p20), v_max_f64(factor, v_sub_f64(zero, factor)));
+    const vec_f64 size_of_factor = v_where_f64(none, v_set1_f64(1), v_max_f64(factor, v_sub_f64(zero, factor)));
+    const mask_f64 small = mask_or_f64(
+        v_less_f64(v_where_f64(none, v_set1_f64(1), size), v_set1_f64(EXP_CONSTANTS.smallest)),
+        v_less_f64(size_of_factor, v_set1_f64(PASTE(LEAST_FACTOR, REAL))));
+    const mask_f64 large = v_less_f64(v_set1_f64(0x1p20), size_of_factor);
     return mask_or_f64(v_nan_f64(of_uncounted), mask_or_f64(small, large)); /* 0 times NaN is no 0 */
 }
 
