@@ -21,6 +21,7 @@ elif registry.device_reason():
 
 import cuda_backend
 from cuda_backend import Array
+from pairs import pairwise
 
 from crossentropy._backends.cuda import arrays, driver, launch, plans
 
@@ -47,21 +48,6 @@ def device():
 
 
 # ---------------------------------------------------------------------- the conformance suite
-
-
-def pairwise(factors):
-    """Choices in which each two values of two factors meet: the best of some drawn at random, until none is missing."""
-    rng, names = random.Random(1), list(factors)
-    missing = {
-        (a, x, b, y) for i, a in enumerate(names) for b in names[i + 1 :] for x in factors[a] for y in factors[b]
-    } - {("targets", "probability", "ignored", True)}  # refused
-    while missing:
-        drawn = [{name: rng.choice(values) for name, values in factors.items()} for _ in range(200)]
-        for chosen in drawn:
-            chosen["ignored"] &= chosen["targets"] == "index"
-        best = max(drawn, key=lambda chosen: sum(chosen[a] == x and chosen[b] == y for a, x, b, y in missing))
-        missing = {(a, x, b, y) for a, x, b, y in missing if (best[a], best[b]) != (x, y)}
-        yield best
 
 
 @pytest.mark.parametrize(("number", "chosen"), list(enumerate(pairwise(OPTIONS))))

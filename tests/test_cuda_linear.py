@@ -23,6 +23,7 @@ pytest.importorskip("greenlet", reason="the simulated threads of a GPU are green
 import cuda_backend
 from cuda_backend import Array
 from cuda_products import Cublas
+from pairs import pairwise
 from test_cuda import SHAPES, use
 
 from crossentropy._backends.cuda import arrays, chunks, driver, gemm, launch, linear_calls, matrices, matrix_rows, plans
@@ -125,21 +126,6 @@ FACTORS = {
 }
 
 
-def pairwise():
-    """Choices in which each two values of two factors meet: the best of some drawn at random, until none is missing."""
-    rng, names = random.Random(1), list(FACTORS)
-    missing = {
-        (a, x, b, y) for i, a in enumerate(names) for b in names[i + 1 :] for x in FACTORS[a] for y in FACTORS[b]
-    } - {("targets", "probability", "ignored", True)}  # refused
-    while missing:
-        drawn = [{name: rng.choice(values) for name, values in FACTORS.items()} for _ in range(200)]
-        for chosen in drawn:
-            chosen["ignored"] &= chosen["targets"] == "index"
-        best = max(drawn, key=lambda chosen: sum(chosen[a] == x and chosen[b] == y for a, x, b, y in missing))
-        missing = {(a, x, b, y) for a, x, b, y in missing if (best[a], best[b]) != (x, y)}
-        yield best
-
-
 def arguments(chosen):
     """(arrays, options) of a choice; hidden states of rows that do not count are NaN."""
     dtype, rows_shape = DTYPES[chosen["dtype"]], chosen["rows_shape"]
@@ -167,7 +153,7 @@ def arguments(chosen):
     return (laid_out(hidden, how), laid_out(weight, how), laid_out(targets, how)), options | {"rows": chosen["rows"]}
 
 
-@pytest.mark.parametrize("chosen", list(pairwise()), ids=lambda chosen: "-".join(map(str, chosen.values())))
+@pytest.mark.parametrize("chosen", list(pairwise(FACTORS)), ids=lambda chosen: "-".join(map(str, chosen.values())))
 def test_options_pairwise(chosen):
     """The numbers of the host's."""
     given, options = arguments(chosen)
