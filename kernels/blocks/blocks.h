@@ -111,6 +111,12 @@ typedef struct {
     int leads;
 } moved;
 
+/* The gradient of a row's log-probability and entropy: factor e^x (slope (max - x) + level), but value at the target. */
+typedef struct {
+    anchor at;
+    double max, factor, slope, level, value;
+} log_probs_job;
+
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
@@ -127,6 +133,14 @@ typedef struct {
     /* bypass: write by stores that bypass the caches */
     void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, double off, void *out, int bypass);
     void (*log_softmax_backward)(const void *x, const void *g, ptrdiff_t n, const moved *m, void *out, int bypass);
+    /* numbers.h */
+    double (*top)(const void *x, ptrdiff_t n);                                       /* of what is a number */
+    ptrdiff_t (*place)(const void *x, ptrdiff_t n, double value);                    /* of the first that is value, or n */
+    ptrdiff_t (*above)(const void *x, ptrdiff_t n, double value, int ties);          /* how many; with ties, at it too */
+    void (*look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, compensated *sum,
+                 double *far);    /* adds e^x but of that class, and e^x (max - x); of at most BLOCK */
+    void (*log_probs_gradient)(const void *x, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *out,
+                               int bypass);
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
     int (*weighted_max)(const void *x, const double *weights, ptrdiff_t n, top_term *top);
     void (*weighted_sum)(const void *x, const double *weights, ptrdiff_t n, top_term top, compensated *sum);
@@ -144,6 +158,10 @@ typedef struct {
                              const double *scale, const double *y, const double *value, const void *weights,
                              double keep, double floor);
     void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
+    /* as columns_sum, and far, the sum of e^x (max - x); the first class at the maximum; how many lie above class y,
+     * whose logits are the batch's z */
+    void (*columns_look)(const void *tile, ptrdiff_t classes, double headroom, double limit, const double *y, batch *b,
+                         double *far, double *largest, double *above);
     /* near.h */
     where_rows_lie (*near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b);
     void (*near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles);

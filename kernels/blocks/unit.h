@@ -24,6 +24,11 @@
      NAME(gradient),                                    \
      NAME(log_softmax),                                 \
      NAME(log_softmax_backward),                        \
+     NAME(top),                                         \
+     NAME(place),                                       \
+     NAME(above),                                       \
+     NAME(look),                                        \
+     NAME(log_probs_gradient),                          \
      NAME(weighted_max),                                \
      NAME(weighted_sum),                                \
      NAME(tile_rows),                                   \
@@ -35,6 +40,7 @@
      PASTE(columns_spread, REAL),                       \
      PASTE(columns_gradient, REAL),                     \
      PASTE(columns_log_softmax, REAL),                  \
+     PASTE(columns_look, REAL),                         \
      PASTE(near_sums, REAL),                            \
      PASTE(near_numbers, REAL),                         \
      PASTE(near_gradient, REAL),                        \
@@ -46,12 +52,14 @@
 
 #define REAL f32
 #include "blocks/columns.h"
+#include "blocks/columns_look.h"
 #include "blocks/near.h"
 #include "blocks/runs.h"
 
 #define ELEMENT f16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
@@ -60,6 +68,7 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #define ELEMENT bf16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
@@ -68,6 +77,7 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #define ELEMENT f32
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
@@ -76,12 +86,14 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef REAL
 #define REAL f64
 #include "blocks/columns.h"
+#include "blocks/columns_look.h"
 #include "blocks/near.h"
 #include "blocks/runs.h"
 
 #define ELEMENT f64
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/tile.h"
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;

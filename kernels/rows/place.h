@@ -69,4 +69,8 @@ void write_waiting(place *p);
 void log_softmax_backward(place *p, ptrdiff_t first, ptrdiff_t last);
 void weighted_logsumexp(place *p, ptrdiff_t first, ptrdiff_t last);
 
+/* row_statistics.c, log_probs_backward.c */
+void find_row_statistics(place *p, ptrdiff_t first, ptrdiff_t last);
+void log_probs_backward(place *p, ptrdiff_t first, ptrdiff_t last);
+
 #endif

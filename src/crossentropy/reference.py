@@ -326,12 +326,57 @@ def linear_grad(
     return on_hidden, on_weight, [total(g) for g in by_class]
 
 
+# ---------------------------------------------------------------------- the numbers of a row
+
+
+def distance(z: Sequence[float]) -> float:
+    """sum_c p_c (m - z_c): how far below the maximum m the logits lie on average, a sum of terms >= 0."""
+    s = partial(z)
+    terms = [times(exp_diff(value, s.max), total(two_diff(s.max, value))) for value in z]
+    return total(terms) / (1.0 + s.rest)
+
+
 def entropy(z: Sequence[float]) -> float:
-    """The entropy of the softmax, in nats: -sum_c p_c log p_c, with 0 for a class of probability 0."""
-    return total([-times(p, log_p) for p, log_p in zip(softmax(z), log_softmax(z), strict=True)])
+    """The entropy of the softmax, -sum_c p_c log p_c, in nats, with 0 for a class of probability 0.
+
+    Since -log p_c = (m - z_c) + log1p(R), it is sum_c p_c (m - z_c) + log1p(R): two terms >= 0, so that it keeps its
+    digits where one class leads, and is 0 only for one class alone.
+    """
+    return total([distance(z), partial(z).log_sum])
 
 
 def entropy_grad(z: Sequence[float]) -> list[float]:
-    """The gradient of the entropy h on the logits: -p_c (log p_c + h)."""
-    h = entropy(z)
-    return [-times(p, log_p + h) for p, log_p in zip(softmax(z), log_softmax(z), strict=True)]
+    """The gradient of the entropy h on the logits: -p_c (log p_c + h) = p_c ((m - z_c) - sum_k p_k (m - z_k))."""
+    m, d = partial(z).max, distance(z)
+    return [times(p, total([*two_diff(m, value), -d])) for p, value in zip(softmax(z), z, strict=True)]
+
+
+def largest(z: Sequence[float]) -> int:
+    """The class of the largest logit, the first of several; -1 for a row that is undefined."""
+    m = partial(z).max
+    return -1 if math.isnan(m) else z.index(m)
+
+
+def rank(z: Sequence[float], y: int) -> int:
+    """How many classes lie above y: those of a larger logit, and those of the same with a lower number.
+
+    So it is 0 for the largest alone. Of a row that is undefined it is the number of classes: y is at no top.
+    """
+    if math.isnan(partial(z).max):
+        return len(z)
+    return sum(value > z[y] or (value == z[y] and c < y) for c, value in enumerate(z))
+
+
+def log_probs_grad(z: Sequence[float], y: int, g_log_prob: float, g_entropy: float) -> list[float]:
+    """The gradient of g_log_prob log p_y + g_entropy h on the logits, with 1 - p_y as in `cross_entropy_grad`."""
+    of_log_prob = [-value for value in cross_entropy_grad(z, y)]
+    terms = zip(of_log_prob, entropy_grad(z), strict=True)
+    return [total([times(g_log_prob, a), times(g_entropy, b)]) for a, b in terms]
+
+
+def log_probs_terms(z: Sequence[float], y: int, g_log_prob: float, g_entropy: float) -> list[float]:
+    """The largest of the terms of each entry of that gradient: in its ulp an entry is judged."""
+    m, d = partial(z).max, distance(z)
+    of_log_prob = [abs(g_log_prob * value) for value in cross_entropy_grad(z, y)]
+    of_entropy = [abs(g_entropy) * times(p, max(d, m - value)) for p, value in zip(softmax(z), z, strict=True)]
+    return [max(a, b) for a, b in zip(of_log_prob, of_entropy, strict=True)]

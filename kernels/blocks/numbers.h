@@ -1,0 +1,237 @@
+/* What the numbers of a row (rows/row_statistics.c) take from a block, beside its sum: how far below the maximum its
+ * classes lie, weighted by e^x, where the largest is, and how many lie above a target; and the gradient of what has one.
+ * unit.h includes this once for each ELEMENT, after rows.h.
+ *
+ * The maximum is known before the sum, and the block in the L1 cache then: a pass over memory guesses it (pass in
+ * rows.h), but sum e^x (max - x) about a guess is a difference that cancels where few classes hold the sum. The class
+ * at the maximum is left out of the sum (blocks.h, D), and adds nothing to that other one. */
+#include "blocks/blocks.h"
+#include "blocks/prefetch.h"
+#include "math/exp_sum.h"
+#include "math/lane_total.h"
+#include "simd/simd.h"
+
+#define looking NAME(looking)
+#define looks NAME(looks)
+#define look_sums NAME(look_sums)
+
+/* The largest element that is a number; -inf where there is none. */
+static double NAME(top)(const void *in, ptrdiff_t n)
+{
+    const ELEMENT *x = in;
+    vec m[4];
+    for (int u = 0; u < 4; ++u) m[u] = v_set1(-INFINITY);
+    ptrdiff_t j = 0;
+    for (; n - j >= 4 * LANES; j += 4 * LANES)
+        for (int u = 0; u < 4; ++u) m[u] = v_max(v_load(x + j + u * LANES), m[u]);
+    for (; j < n; j += LANES) m[0] = v_max(NAME(at)(x, j, n, -INFINITY), m[0]);
+    return (double)v_top(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
+}
+
+/* The first element that is that number, or n. */
+static ptrdiff_t NAME(place)(const void *in, ptrdiff_t n, double value)
+{
+    const ELEMENT *x = in;
+    const vec wanted = v_set1((REAL)value);
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        REAL lanes[LANES];
+        const vec z = NAME(at)(x, j, n, NAN);
+        if (!mask_count(v_equal(z, wanted))) continue;
+        v_store_real(lanes, z);
+        for (int i = 0; i < LANES; ++i)
+            if (lanes[i] == (REAL)value) return j + i;
+    }
+    return n;
+}
+
+/* How many elements are above a number; with ties, how many are not below it. */
+static ptrdiff_t NAME(above)(const void *in, ptrdiff_t n, double value, int ties)
+{
+    const ELEMENT *x = in;
+    const vec than = v_set1((REAL)value), one = v_set1(1);
+    vec count[2] = {v_set1(0), v_set1(0)};
+    ptrdiff_t j = 0;
+    if (ties) {
+        for (; n - j >= 2 * LANES; j += 2 * LANES)
+            for (int u = 0; u < 2; ++u)
+                count[u] = v_add_where(v_less(v_load(x + j + u * LANES), than), count[u], one);
+        for (; j < n; j += LANES) count[0] = v_add_where(v_less(NAME(at)(x, j, n, INFINITY), than), count[0], one);
+    } else {
+        for (; n - j >= 2 * LANES; j += 2 * LANES)
+            for (int u = 0; u < 2; ++u)
+                count[u] = v_add_where(v_less(than, v_load(x + j + u * LANES)), count[u], one);
+        for (; j < n; j += LANES) count[0] = v_add_where(v_less(than, NAME(at)(x, j, n, -INFINITY)), count[0], one);
+    }
+    const ptrdiff_t found = (ptrdiff_t)v_sum(v_add(count[0], count[1]));
+    return ties ? n - found : found;
+}
+
+/* What stays as it is over a block: max is the row's, or the largest up to here; leave is the class at it, or -1. */
+typedef struct {
+    const ELEMENT *x;
+    EXP_FRAME f;
+    vec max, least;    /* least: what lies below it is as far, whose e^x is 0 */
+    ptrdiff_t n, leave;
+} looking;
+
+typedef struct {
+    vec sum[UNROLL], far[UNROLL];
+} looks;
+
+SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u, int leaves_out)
+{
+    const vec z = v_max(r->least, x);    /* NaN stays one */
+    vec e = v_exp_summed(v_sub(z, r->f.shift), r->f);
+    p->far[u] = v_fma(e, v_sub(r->max, z), p->far[u]);
+    if (leaves_out) e = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->leave - j))), e);
+    p->sum[u] = v_add(p->sum[u], e);
+}
+
+SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_out)
+{
+    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
+    for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
+        NAME(ask_ahead)(r->x + j, UNROLL * LANES);
+        for (int u = 0; u < UNROLL; ++u)
+            NAME(look_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, leaves_out);
+    }
+    if (j < end) NAME(ask_ahead)(r->x + j, end - j);
+    for (; j < end; j += LANES) NAME(look_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, leaves_out);
+}
+
+/* The same of a vector by the parts of e^x, without rounding what a result could show. */
+typedef struct {
+    EXP_SUM sum;
+    lane_total_f64 far[WIDE];
+} look_sums;
+
+SIMD look_sums NAME(exactly_of_none)(void)
+{
+    look_sums p;
+    p.sum = exp_sum_of_none();
+    for (int u = 0; u < WIDE; ++u) p.far[u] = lane_total_of_none_f64();
+    return p;
+}
+
+SIMD void NAME(look_exactly)(const looking *r, vec x, mask left_out, look_sums *p, int u)
+{
+    const vec z = v_max(r->least, x);
+    vec q;
+    const vec high = v_exp_parts(v_sub(z, r->f.shift), r->f, &q);
+    for (int part = 0; part < WIDE; ++part) {
+        const vec_f64 power = v_widen(high, part), e = v_fma_f64(power, v_widen(q, part), power);
+        const vec_f64 below = v_sub_f64(v_widen(r->max, part), v_widen(z, part));
+        if (WIDE == 1) lane_total_add_f64(&p->far[part], v_mul_f64(e, below));
+        else p->far[part].sum = v_fma_f64(e, below, p->far[part].sum);
+    }
+    exp_sum_add(&p->sum, u, v_zero_where(left_out, high), q);
+}
+
+SIMD double NAME(far_of)(const look_sums *p)
+{
+    if (WIDE == 1) return lane_total_value_f64(p->far[0]);
+    return v_sum_f64(v_add_f64(p->far[0].sum, p->far[WIDE - 1].sum));
+}
+
+/* One lane of the chunk from j again, as lost_in_lane in rows.h: its sums, exactly. */
+static compensated NAME(look_at_lane)(const looking *r, ptrdiff_t j, int lane, double *far)
+{
+    ELEMENT column[CHUNK_VECTORS];
+    int rows = 0, leader = -1;
+    for (int i = 0; i < CHUNK_VECTORS; ++i) {
+        const ptrdiff_t at = j + i * LANES + lane;
+        if (at == r->leave) leader = rows;
+        if (at < r->n) column[rows++] = r->x[at];
+    }
+    look_sums p = NAME(exactly_of_none)();
+    for (int i = 0; i < rows; i += LANES) {
+        const mask left_out = v_equal(v_load_real(lane_numbers), v_set1((REAL)(leader - i)));
+        NAME(look_exactly)(r, NAME(at)(column, i, rows, -INFINITY), left_out, &p, 0);
+    }
+    exp_sum_end_chunk(&p.sum);
+    *far = NAME(far_of)(&p);
+    return lane_total_exact(p.sum.total);
+}
+
+/* In lanes, of which those with more than a sixteenth of either sum are added again (rows.h, pass_rounded). */
+static void NAME(look_rounded)(const looking *r, compensated *sum, double *far)
+{
+    REAL sums[GROUP / CHUNK_VECTORS], fars[GROUP / CHUNK_VECTORS];
+    const int lanes = (int)((r->n + CHUNK - 1) / CHUNK) * LANES;
+    looks p;
+    for (int u = 0; u < UNROLL; ++u) p.sum[u] = p.far[u] = v_set1(0);
+    for (ptrdiff_t j = 0; j < r->n; j += CHUNK) {
+        if (r->leave >= j && r->leave < j + CHUNK) NAME(look_chunk)(r, j, &p, 1);
+        else NAME(look_chunk)(r, j, &p, 0);
+        v_store_real(sums + j / CHUNK_VECTORS, taken(p.sum));
+        v_store_real(fars + j / CHUNK_VECTORS, taken(p.far));
+    }
+    vec top_sum = v_set1(0), top_far = top_sum;
+    lane_total sum_total = lane_total_of_none(), far_total = sum_total;
+    for (int i = 0; i < lanes; i += LANES) {
+        const vec s = v_load_real(sums + i), f = v_load_real(fars + i);
+        top_sum = v_max(s, top_sum), top_far = v_max(f, top_far);
+        lane_total_add(&sum_total, s);
+        lane_total_add(&far_total, f);
+    }
+    *sum = lane_total_exact(sum_total);
+    *far = lane_total_value(far_total);
+    const double most = sum->sum / 16, furthest = *far / 16;
+    const mask large = mask_or(v_less(v_set1((REAL)most), top_sum), v_less(v_set1((REAL)furthest), top_far));
+    if (!mask_count(large)) return;
+    for (int i = 0; i < lanes; ++i)
+        if (sums[i] > most || fars[i] > furthest) {
+            double far_of_lane;
+            const compensated s = NAME(look_at_lane)(r, i / LANES * CHUNK, i % LANES, &far_of_lane);
+            compensated_add(sum, (s.sum - (double)sums[i]) + s.error);
+            *far += far_of_lane - (double)fars[i];
+        }
+}
+
+/* Of at most GROUP elements: adds the sum of e^x but for one class, and that of e^x (max - x); NaN where one is. */
+static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, compensated *sum, double *far)
+{
+    const looking r = {x, frame_at(at), v_set1((REAL)max), v_set1((REAL)(max - (WIDE == 1 ? 1500 : 250))), n, leave};
+    compensated of_block = {0, 0};
+    double far_of_block = 0;
+    if (n > FEW) NAME(look_rounded)(&r, &of_block, &far_of_block);
+    else {
+        look_sums p = NAME(exactly_of_none)();
+        for (ptrdiff_t j = 0; j < n;) {
+            const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
+            for (int u = 0; j < end; j += LANES, u = (u + 1) % UNROLL) {
+                const mask left_out = v_equal(v_load_real(lane_numbers), v_set1((REAL)(leave - j)));
+                NAME(look_exactly)(&r, NAME(at)(r.x, j, end, -INFINITY), left_out, &p, 0);
+            }
+            exp_sum_end_chunk(&p.sum);
+        }
+        of_block = lane_total_exact(p.sum.total);
+        far_of_block = NAME(far_of)(&p);
+    }
+    compensated_join(sum, exp_sum_total(of_block));
+    *far += far_of_block / EXP_SCALE;
+}
+
+/* ------------------------------------------------------------------ the gradient */
+
+/* factor e^x (slope (max - x) + level), but value at one class. */
+static void NAME(log_probs_gradient)(const void *in, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *to,
+                                     int bypass)
+{
+    const ELEMENT *x = in;
+    ELEMENT *out = to;
+    const EXP_FRAME f = frame_at(job->at);
+    const vec max = v_set1((REAL)job->max), least = v_set1((REAL)(job->max - (WIDE == 1 ? 1500 : 250)));
+    const vec slope = v_set1((REAL)job->slope), level = v_set1((REAL)job->level);
+    const vec times = v_set1((REAL)(job->factor / EXP_SCALE)), value = v_set1((REAL)job->value);
+    for (ptrdiff_t j = 0, here; j < n; j += here) {
+        const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, bypass);
+        here = before ? before : n - j < LANES ? n - j : LANES;
+        const vec z = v_max(least, NAME(at)(x, j, j + here, -INFINITY));
+        const vec by = v_mul(v_fma(slope, v_sub(max, z), level), times);
+        vec grad = v_mul(v_exp(z, f), by);
+        if ((size_t)(entry - j) < (size_t)here)
+            grad = v_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(entry - j))), value, grad);
+        NAME(put)(out + j, here, grad, bypass);
+    }
+}
