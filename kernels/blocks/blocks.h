@@ -111,10 +111,11 @@ typedef struct {
     int leads;
 } moved;
 
-/* The gradient of a row's log-probability and entropy: factor e^x (slope (max - x) + level), but value at the target. */
+/* The gradient of a row's log-probability and entropy: factor e^x (slope (max - x) + level), but at_max at the maximum,
+ * where level may be far below slope, and value at the target. */
 typedef struct {
     anchor at;
-    double max, factor, slope, level, value;
+    double max, factor, slope, level, at_max, value;
 } log_probs_job;
 
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are

@@ -37,10 +37,12 @@ static void NAME_R(columns_look)(const void *tile, ptrdiff_t classes, double hea
             vec q;
             const vec high = v_exp_parts(v_sub(z, f.shift), f, &q);
             for (int u = 0; u < WIDE; ++u) {
-                const vec_f64 power = v_widen(high, u), e = v_fma_f64(power, v_widen(q, u), power);
-                const vec_f64 term = v_mul_f64(e, v_sub_f64(v_widen(top, u), v_widen(z, u)));
-                if (WIDE == 1) lane_total_add_f64(&total[u], term);
-                else total[u].sum = v_add_f64(total[u].sum, term);
+                const vec_f64 power = v_widen(high, u), more = v_widen(q, u);
+                const vec_f64 term = v_mul_f64(power, v_sub_f64(v_widen(top, u), v_widen(z, u)));
+                if (WIDE == 1) {
+                    lane_total_add_f64(&total[u], term);
+                    lane_total_add_f64(&total[u], v_mul_f64(term, more));
+                } else total[u].sum = v_fma_f64(term, more, v_add_f64(total[u].sum, term));
             }
             exp_sum_add(&s, 0, v_only_where(is_below, high), q);
             below = v_add_where(is_below, below, one);

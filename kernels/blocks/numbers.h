@@ -119,10 +119,12 @@ SIMD void NAME(look_exactly)(const looking *r, vec x, mask left_out, look_sums *
     vec q;
     const vec high = v_exp_parts(v_sub(z, r->f.shift), r->f, &q);
     for (int part = 0; part < WIDE; ++part) {
-        const vec_f64 power = v_widen(high, part), e = v_fma_f64(power, v_widen(q, part), power);
-        const vec_f64 below = v_sub_f64(v_widen(r->max, part), v_widen(z, part));
-        if (WIDE == 1) lane_total_add_f64(&p->far[part], v_mul_f64(e, below));
-        else p->far[part].sum = v_fma_f64(e, below, p->far[part].sum);
+        const vec_f64 power = v_widen(high, part), more = v_widen(q, part);
+        const vec_f64 below = v_sub_f64(v_widen(r->max, part), v_widen(z, part)), term = v_mul_f64(power, below);
+        if (WIDE == 1) {
+            lane_total_add_f64(&p->far[part], term);
+            lane_total_add_f64(&p->far[part], v_mul_f64(term, more));
+        } else p->far[part].sum = v_fma_f64(term, more, v_add_f64(p->far[part].sum, term));
     }
     exp_sum_add(&p->sum, u, v_zero_where(left_out, high), q);
 }
@@ -214,7 +216,7 @@ static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdif
 
 /* ------------------------------------------------------------------ the gradient */
 
-/* factor e^x (slope (max - x) + level), but value at one class. */
+/* factor e^x (slope (max - x) + level), but at_max at the maximum, and value at one class. */
 static void NAME(log_probs_gradient)(const void *in, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *to,
                                      int bypass)
 {
@@ -224,12 +226,13 @@ static void NAME(log_probs_gradient)(const void *in, ptrdiff_t n, const log_prob
     const vec max = v_set1((REAL)job->max), least = v_set1((REAL)(job->max - (WIDE == 1 ? 1500 : 250)));
     const vec slope = v_set1((REAL)job->slope), level = v_set1((REAL)job->level);
     const vec times = v_set1((REAL)(job->factor / EXP_SCALE)), value = v_set1((REAL)job->value);
+    const vec at_max = v_set1((REAL)job->at_max);
     for (ptrdiff_t j = 0, here; j < n; j += here) {
         const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, bypass);
         here = before ? before : n - j < LANES ? n - j : LANES;
         const vec z = v_max(least, NAME(at)(x, j, j + here, -INFINITY));
-        const vec by = v_mul(v_fma(slope, v_sub(max, z), level), times);
-        vec grad = v_mul(v_exp(z, f), by);
+        vec grad = v_mul(v_mul(v_exp(z, f), times), v_fma(slope, v_sub(max, z), level));
+        grad = v_where(v_equal(z, max), at_max, grad);
         if ((size_t)(entry - j) < (size_t)here)
             grad = v_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(entry - j))), value, grad);
         NAME(put)(out + j, here, grad, bypass);

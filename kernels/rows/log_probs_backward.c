@@ -7,6 +7,8 @@
 #include "math/anchored_factor.h"
 #include "rows/place.h"
 
+enum { RAISED = 10 };    /* 2^10 is more than max - z where e^z counts */
+
 /* What is beyond the lanes, in float64 and one by one. */
 static void write_beyond(const place *p, block b, const void *x, const log_probs_job *job, int64_t y, double share,
                          void *out)
@@ -35,11 +37,14 @@ static void write_row(place *p, ptrdiff_t row, const row_statistics *s, int64_t 
     const double top = exp_at(at, s->max), large = fmax(fabs(slope), fabs(level));
     int power = 0;
     if (large > 0 && isfinite(large)) frexp(large, &power);
-    const double down = times_power_of_2(1, -power);
+    /* What e^z is multiplied by is raised, so that a product with it that is then multiplied by max - z keeps its digits. */
+    power += RAISED;
+    const double down = times_power_of_2(1, -power), at_max = share * level;
     const anchored_factor f = anchor_factor(p->is_f64, times_power_of_2(share / top, power), at, top);
-    const log_probs_job job = {f.at, s->max, times_power_of_2(f.factor, f.power), slope * down, level * down, value};
-    const log_probs_job alone = {at, s->max, 1, slope, level, value};
-    const int beyond = is_beyond(p->is_f64, s->max, large, 0) || !isfinite(large);
+    const log_probs_job job = {f.at,         s->max, times_power_of_2(f.factor, f.power), slope * down,
+                               level * down, at_max, value};
+    const log_probs_job alone = {at, s->max, 1, slope, level, at_max, value};
+    const int beyond = is_beyond(p->is_f64, s->max, times_power_of_2(large, RAISED), 0) || !isfinite(large);
     for (block b = {0, 0}; next_whole(&p->c, &b);) {
         void *out = block_to_write(&p->out, b);
         const void *x = read_block(&p->x, b);

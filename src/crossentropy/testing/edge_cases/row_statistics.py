@@ -13,6 +13,9 @@ from .log_softmax import MOST, with_leaders
 # Ulps of an entropy, and of a largest probability, by dtype of the logits; the reference is allowed 1 more.
 ENTROPY = {"float32": 2, "float64": 4, "float16": 2, "bfloat16": 2}
 
+# Ulps of the largest of an entry's terms.
+GRADIENT = MOST | {"float64": 12}
+
 SIZES = (1, 2, 3, 10, 17, 65, 300)  # classes; tests/test_contract.py has others
 
 
@@ -58,7 +61,7 @@ def check_gradient(x, y, found):
         rows = list(zip(x.astype(float).tolist(), y.tolist(), *arriving, strict=True))
         exact = [reference.log_probs_grad(*row) for row in rows]
         terms = [reference.log_probs_terms(*row) for row in rows]
-        most = MOST[x.dtype.name]
+        most = GRADIENT[x.dtype.name]
         error = largest_error(grad, exact, x.dtype.name, np.array(terms))
         require(error <= most + (0.5 if most > 1 else 0), f"{x.dtype.name}: {error:.2f} ulp, allowed {most}")
 
@@ -183,9 +186,10 @@ def _(dtype):
         plain = row_statistics(x, y, top=3)
         for name, layout in LAYOUTS.items():
             if has_layout(dtype, name):
-                _same_numbers(row_statistics(layout(x), y, top=3), plain)
+                alike = _same_numbers if classes <= 64 else _close_numbers
+                alike(row_statistics(layout(x), y, top=3), plain)
                 first = row_statistics(layout(np.ascontiguousarray(x.T)), y, axis=0, top=3)
-                _close_numbers(first, plain, classes)
+                alike(first, plain)
         _same_numbers(row_statistics(x[3], y[3], top=3), type(plain)(*(_at(a, 3) for a in plain)))
         cube = x.reshape(5, 8, classes)
         found = row_statistics(cube, y.reshape(5, 8), top=3)
@@ -208,7 +212,7 @@ def _same_numbers(got, expected):
         same(hit, expected.in_top[k])
 
 
-def _close_numbers(got, expected, classes):
+def _close_numbers(got, expected):
     """Places alike; numbers to the contract: rows of many classes that lie side by side are added in another order."""
     for name in ("argmax", "rank"):
         same(getattr(got, name), getattr(expected, name))
