@@ -124,14 +124,15 @@ def row_statistics(x, targets, options, numbers, statistics=None):
             _put(numbers, n, 0.0 if not row.weight else math.nan, -1, x.shape[-1])
             continue
         z = _row(x, index)
-        largest, rank = reference.largest(z), x.shape[-1] if target is None else reference.rank(z, target)
+        largest = reference.largest(z, row)
+        rank = x.shape[-1] if target is None else reference.rank(z, target, row)
+        s = reference.numbers_of(z, row).s
         if largest < 0:
-            _put(numbers, n, math.nan, largest, rank, logsumexp=reference.logsumexp(z))
+            _put(numbers, n, math.nan, largest, rank, logsumexp=reference.logsumexp(reference.transformed(z, [], row).z))
             continue
-        of_row = {"logsumexp": reference.logsumexp(z), "entropy": reference.entropy(z)}
-        log_prob = math.nan if target is None else reference.log_softmax(z)[target]
-        max_prob = 1.0 / (1.0 + reference.partial(z).rest)
-        _put(numbers, n, math.nan, largest, rank, **of_row, log_prob=log_prob, max_prob=max_prob)
+        of_row = {"logsumexp": s.lse, "entropy": reference.entropy(z, row), "max_prob": 1.0 / (1.0 + s.rest)}
+        log_prob = math.nan if target is None else reference.log_prob(z, target, row)
+        _put(numbers, n, math.nan, largest, rank, **of_row, log_prob=log_prob)
 
 
 def _put(numbers, n, default, argmax, rank, **values):
@@ -142,12 +143,11 @@ def _put(numbers, n, default, argmax, rank, **values):
 
 def _index_targets(x, targets, options):
     """As `_targets`; a target of None where there is none, or a probability."""
-    if targets is not None and not options.probabilities:
-        yield from _targets(x, targets, options)
-        return
-    for n, index in enumerate(_rows(x)):
-        weight = 1.0 if options.sample_weight is None else float(options.sample_weight[n])
-        yield n, index, None, reference.Row(weight)
+    nothing = np.zeros(math.prod(x.shape[:-1]), np.int8)
+    index = targets is not None and not options.probabilities
+    given = options if index else options._replace(probabilities=False, ignore_index=None)
+    for n, at, target, row in _targets(x, targets if index else nothing, given):
+        yield n, at, target if index else None, row
 
 
 def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, grad):
@@ -162,6 +162,6 @@ def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, g
             z = _row(x, index)
             with np.errstate(over="ignore", under="ignore"):  # where the logits' dtype ends
                 if targets is None:
-                    grad[index] = [g_h * value for value in reference.entropy_grad(z)]
+                    grad[index] = [g_h * value for value in reference.entropy_grad(z, row)]
                 else:
-                    grad[index] = reference.log_probs_grad(z, target, g_l, g_h)
+                    grad[index] = reference.log_probs_grad(z, target, g_l, g_h, row)
