@@ -111,6 +111,15 @@ typedef struct {
     int leads;
 } moved;
 
+/* What the numbers of a row take from a block (numbers.h). */
+typedef struct {
+    compensated sum;      /* of e^x, but for the class at the maximum */
+    double far;           /* of e^x (max - x) */
+    ptrdiff_t counted;    /* how many are above the target */
+} block_look;
+
+typedef enum { NOT_COUNTED, ABOVE, NOT_BELOW } counted_above;
+
 /* The gradient of a row's log-probability and entropy: factor e^x (slope (max - x) + level), but at_max at the maximum,
  * where level may be far below slope, and value at the target. */
 typedef struct {
@@ -138,8 +147,8 @@ typedef struct {
     double (*top)(const void *x, ptrdiff_t n);                                       /* of what is a number */
     ptrdiff_t (*place)(const void *x, ptrdiff_t n, double value);                    /* of the first that is value, or n */
     ptrdiff_t (*above)(const void *x, ptrdiff_t n, double value, int ties);          /* how many; with ties, at it too */
-    void (*look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, compensated *sum,
-                 double *far);    /* adds e^x but of that class, and e^x (max - x); of at most BLOCK */
+    void (*look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
+                 counted_above counts, int *guards, block_look *found);    /* of at most BLOCK */
     void (*log_probs_gradient)(const void *x, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *out,
                                int bypass);
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */

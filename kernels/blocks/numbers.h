@@ -71,32 +71,45 @@ typedef struct {
     const ELEMENT *x;
     EXP_FRAME f;
     vec max, least;    /* least: what lies below it is as far, whose e^x is 0 */
+    vec target;
     ptrdiff_t n, leave;
 } looking;
 
 typedef struct {
-    vec sum[UNROLL], far[UNROLL];
+    vec sum[UNROLL], far[UNROLL], count[UNROLL];
 } looks;
 
-SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u, int leaves_out)
+/* guards: for a row with a shift or with logits so low that e^x (max - x) is 0 times inf. */
+SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u, int leaves_out, int guards,
+                          counted_above counts, vec to_count)
 {
-    const vec z = v_max(r->least, x);    /* NaN stays one */
-    vec e = v_exp_summed(v_sub(z, r->f.shift), r->f);
+    const vec z = guards ? v_max(r->least, x) : x;    /* NaN stays one */
+    vec e = v_exp_summed(guards ? v_sub(z, r->f.shift) : z, r->f);
     p->far[u] = v_fma(e, v_sub(r->max, z), p->far[u]);
     if (leaves_out) e = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->leave - j))), e);
     p->sum[u] = v_add(p->sum[u], e);
+    if (counts == ABOVE) p->count[u] = v_add_where(v_less(r->target, to_count), p->count[u], v_set1(1));
+    if (counts == NOT_BELOW) p->count[u] = v_add_where(v_less(to_count, r->target), p->count[u], v_set1(1));
 }
 
-SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_out)
+/* What is past the end is far below, and counts for nothing. */
+SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_out, int guards, counted_above counts)
 {
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
         NAME(ask_ahead)(r->x + j, UNROLL * LANES);
-        for (int u = 0; u < UNROLL; ++u)
-            NAME(look_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, leaves_out);
+        for (int u = 0; u < UNROLL; ++u) {
+            const vec x = v_load(r->x + j + u * LANES);
+            NAME(look_step)(r, j + u * LANES, x, p, u, leaves_out, guards, counts, x);
+        }
     }
     if (j < end) NAME(ask_ahead)(r->x + j, end - j);
-    for (; j < end; j += LANES) NAME(look_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, leaves_out);
+    for (; j < end; j += LANES) {
+        const vec x = NAME(at)(r->x, j, end, -INFINITY);
+        const vec to_count = counts == NOT_BELOW ? NAME(at)(r->x, j, end, INFINITY) : x;
+        const vec z = end - j >= LANES ? x : v_max(r->least, x);
+        NAME(look_step)(r, j, z, p, 0, leaves_out, guards, counts, to_count);
+    }
 }
 
 /* The same of a vector by the parts of e^x, without rounding what a result could show. */
@@ -155,19 +168,24 @@ static compensated NAME(look_at_lane)(const looking *r, ptrdiff_t j, int lane, d
     return lane_total_exact(p.sum.total);
 }
 
+SIMD void NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *fars, int guards, counted_above counts)
+{
+    for (ptrdiff_t j = 0; j < r->n; j += CHUNK) {
+        if (r->leave >= j && r->leave < j + CHUNK) NAME(look_chunk)(r, j, p, 1, guards, counts);
+        else NAME(look_chunk)(r, j, p, 0, guards, counts);
+        v_store_real(sums + j / CHUNK_VECTORS, taken(p->sum));
+        v_store_real(fars + j / CHUNK_VECTORS, taken(p->far));
+    }
+}
+
 /* In lanes, of which those with more than a sixteenth of either sum are added again (rows.h, pass_rounded). */
-static void NAME(look_rounded)(const looking *r, compensated *sum, double *far)
+SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, counted_above counts)
 {
     REAL sums[GROUP / CHUNK_VECTORS], fars[GROUP / CHUNK_VECTORS];
     const int lanes = (int)((r->n + CHUNK - 1) / CHUNK) * LANES;
     looks p;
-    for (int u = 0; u < UNROLL; ++u) p.sum[u] = p.far[u] = v_set1(0);
-    for (ptrdiff_t j = 0; j < r->n; j += CHUNK) {
-        if (r->leave >= j && r->leave < j + CHUNK) NAME(look_chunk)(r, j, &p, 1);
-        else NAME(look_chunk)(r, j, &p, 0);
-        v_store_real(sums + j / CHUNK_VECTORS, taken(p.sum));
-        v_store_real(fars + j / CHUNK_VECTORS, taken(p.far));
-    }
+    for (int u = 0; u < UNROLL; ++u) p.sum[u] = p.far[u] = p.count[u] = v_set1(0);
+    NAME(look_chunks)(r, &p, sums, fars, guards, counts);
     vec top_sum = v_set1(0), top_far = top_sum;
     lane_total sum_total = lane_total_of_none(), far_total = sum_total;
     for (int i = 0; i < lanes; i += LANES) {
@@ -176,42 +194,65 @@ static void NAME(look_rounded)(const looking *r, compensated *sum, double *far)
         lane_total_add(&sum_total, s);
         lane_total_add(&far_total, f);
     }
-    *sum = lane_total_exact(sum_total);
-    *far = lane_total_value(far_total);
-    const double most = sum->sum / 16, furthest = *far / 16;
+    found->sum = lane_total_exact(sum_total);
+    found->far = lane_total_value(far_total);
+    if (counts) found->counted = (ptrdiff_t)v_sum(taken(p.count));
+    const double most = found->sum.sum / 16, furthest = found->far / 16;
     const mask large = mask_or(v_less(v_set1((REAL)most), top_sum), v_less(v_set1((REAL)furthest), top_far));
     if (!mask_count(large)) return;
     for (int i = 0; i < lanes; ++i)
         if (sums[i] > most || fars[i] > furthest) {
             double far_of_lane;
             const compensated s = NAME(look_at_lane)(r, i / LANES * CHUNK, i % LANES, &far_of_lane);
-            compensated_add(sum, (s.sum - (double)sums[i]) + s.error);
-            *far += far_of_lane - (double)fars[i];
+            compensated_add(&found->sum, (s.sum - (double)sums[i]) + s.error);
+            found->far += far_of_lane - (double)fars[i];
         }
 }
 
-/* Of at most GROUP elements: adds the sum of e^x but for one class, and that of e^x (max - x); NaN where one is. */
-static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, compensated *sum, double *far)
+/* Of few elements, by the parts of e^x. */
+SIMD void NAME(look_few)(const looking *r, block_look *found)
 {
-    const looking r = {x, frame_at(at), v_set1((REAL)max), v_set1((REAL)(max - (WIDE == 1 ? 1500 : 250))), n, leave};
-    compensated of_block = {0, 0};
-    double far_of_block = 0;
-    if (n > FEW) NAME(look_rounded)(&r, &of_block, &far_of_block);
-    else {
-        look_sums p = NAME(exactly_of_none)();
-        for (ptrdiff_t j = 0; j < n;) {
-            const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
-            for (int u = 0; j < end; j += LANES, u = (u + 1) % UNROLL) {
-                const mask left_out = v_equal(v_load_real(lane_numbers), v_set1((REAL)(leave - j)));
-                NAME(look_exactly)(&r, NAME(at)(r.x, j, end, -INFINITY), left_out, &p, 0);
-            }
-            exp_sum_end_chunk(&p.sum);
+    look_sums p = NAME(exactly_of_none)();
+    for (ptrdiff_t j = 0; j < r->n;) {
+        const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
+        for (; j < end; j += LANES) {
+            const mask left_out = v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->leave - j)));
+            NAME(look_exactly)(r, NAME(at)(r->x, j, end, -INFINITY), left_out, &p, 0);
         }
-        of_block = lane_total_exact(p.sum.total);
-        far_of_block = NAME(far_of)(&p);
+        exp_sum_end_chunk(&p.sum);
     }
-    compensated_join(sum, exp_sum_total(of_block));
-    *far += far_of_block / EXP_SCALE;
+    found->sum = lane_total_exact(p.sum.total);
+    found->far = NAME(far_of)(&p);
+}
+
+/* Of at most GROUP elements: the sum of e^x but for class leave, that of e^x (max - x), and how many are above a target,
+ * or not below it. The sum is NaN where an element is. */
+static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
+                       counted_above counts, int *guards, block_look *found)
+{
+    const looking r = {x, frame_at(at), v_set1((REAL)max), v_set1((REAL)(max - (WIDE == 1 ? 1500 : 250))),
+                       v_set1((REAL)target), n, leave};
+    const int shifts = at.shift != 0;
+    found->counted = 0;
+    if (n <= FEW) {
+        NAME(look_few)(&r, found);
+        if (counts) found->counted = NAME(above)(x, n, target, counts == NOT_BELOW);
+    } else {
+        if (!*guards && !shifts) {
+            if (counts == ABOVE) NAME(look_rounded)(&r, found, 0, ABOVE);
+            else if (counts == NOT_BELOW) NAME(look_rounded)(&r, found, 0, NOT_BELOW);
+            else NAME(look_rounded)(&r, found, 0, NOT_COUNTED);
+            *guards = !isfinite(found->sum.sum) || !isfinite(found->far);
+        }
+        if (*guards || shifts) {
+            if (counts == ABOVE) NAME(look_rounded)(&r, found, 1, ABOVE);
+            else if (counts == NOT_BELOW) NAME(look_rounded)(&r, found, 1, NOT_BELOW);
+            else NAME(look_rounded)(&r, found, 1, NOT_COUNTED);
+        }
+        if (counts == NOT_BELOW) found->counted = n - found->counted;
+    }
+    found->sum = exp_sum_total(found->sum);
+    found->far /= EXP_SCALE;
 }
 
 /* ------------------------------------------------------------------ the gradient */

@@ -26,15 +26,16 @@ static void write_row(place *p, ptrdiff_t row, const row_statistics *s, int64_t 
     const task *t = p->t;
     const double g_p = y < 0 ? 0 : t->row_scale[row * t->row_scale_step], g_h = t->entropy_scale[row * t->entropy_scale_step];
     const double share = 1 / (1 + s->rest), slope = g_h, level = -(g_p + times(g_h, s->mass));
+    const anchor at = anchor_at(s->max, 0, p->is_f64);
+    const double top = exp_at(at, s->max);
     double value = 0;
     if (y >= 0) {
-        const double below = s->max - read_element(&p->x, y), p_y = exp(-below) * share;
+        const double z = read_element(&p->x, y), below = s->max - z, p_y = exp_at(at, z) / top * share;
         const double others = below == 0 && s->rest < 1 ? s->rest * share : 1 - p_y;
         value = g_p * others + times(p_y, times(g_h, below - s->mass));
         if (isinf(below)) value = g_p;
     }
-    const anchor at = anchor_at(s->max, 0, p->is_f64);
-    const double top = exp_at(at, s->max), large = fmax(fabs(slope), fabs(level));
+    const double large = fmax(fabs(slope), fabs(level));
     int power = 0;
     if (large > 0 && isfinite(large)) frexp(large, &power);
     /* What e^z is multiplied by is raised, so that a product with it that is then multiplied by max - z keeps its digits. */

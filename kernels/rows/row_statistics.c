@@ -4,6 +4,7 @@
 #include "rows/row_statistics.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "math/compensated.h"
 #include "rows/place.h"
@@ -16,6 +17,7 @@ typedef struct {
     compensated sum;
     double far;
     int64_t largest, above;
+    int guards;    /* what a block has found out for those after it: see look in blocks/numbers.h */
 } row_look;
 
 /* A larger maximum. What was added up comes to its anchor, with the class that was the largest. */
@@ -32,19 +34,19 @@ static void raise_max(const place *p, row_look *r, double max)
     r->max = max, r->at = at;
 }
 
-/* Class y is left out of no sum; how many classes of the block lie above it hangs on which come before it. */
-static void count_above(const place *p, row_look *r, block b, const void *x, int64_t y, double z)
+/* How many classes lie above class y, of the block that has it: ties before it do. */
+static void count_around(const place *p, row_look *r, block b, const void *x, int64_t y, double z)
 {
-    const ptrdiff_t before = y <= b.at ? 0 : y - b.at < b.n ? (ptrdiff_t)(y - b.at) : b.n;
+    const ptrdiff_t before = (ptrdiff_t)(y - b.at);
     if (before) r->above += p->k->above(x, before, z, 1);
-    if (before < b.n) r->above += p->k->above((const char *)x + before * element_size(p->x.type), b.n - before, z, 0);
+    r->above += p->k->above((const char *)x + before * element_size(p->x.type), b.n - before, z, 0);
 }
 
 /* 0 where the row is undefined. */
 static int look_at_row(place *p, row_look *r, int64_t y, double z)
 {
     const double none = -INFINITY;
-    const row_look start = {none, {0, 0}, {0, 0}, 0, -1, 0};
+    const row_look start = {none, {0, 0}, {0, 0}, 0, -1, 0, 0};
     *r = start;
     for (block b = {0, 0}; p->is_f64 && next_block(&p->c, &b);) {
         const void *x = read_block(&p->x, b);
@@ -52,22 +54,27 @@ static int look_at_row(place *p, row_look *r, int64_t y, double z)
         if (!(top < INFINITY)) return 0;
         if (top > r->max) raise_max(p, r, top), r->sum.sum = r->far = 0, r->largest = b.at + p->k->place(x, b.n, top);
     }
-    const int64_t known = r->largest;
     for (block b = {0, 0}; next_block(&p->c, &b);) {
         const void *x = read_block(&p->x, b);
+        const double top = p->k->top(x, b.n);
         if (!p->is_f64) {
-            const double top = p->k->top(x, b.n);
             if (top == INFINITY) return 0;
             if (top > r->max) raise_max(p, r, top), r->largest = b.at + p->k->place(x, b.n, top);
         }
-        if (y >= 0) count_above(p, r, b, x, y, z);
+        const int has_target = y >= b.at && y < b.at + b.n, before = y >= b.at + b.n;
+        counted_above counts = NOT_COUNTED;
+        if (has_target) count_around(p, r, b, x, y, z);
+        else if (y >= 0 && (before ? top >= z : top > z)) counts = before ? NOT_BELOW : ABOVE;
         if (r->max > none) {
             const int here = r->largest >= b.at && r->largest < b.at + b.n;
-            p->k->look(x, b.n, r->at, r->max, here ? (ptrdiff_t)(r->largest - b.at) : -1, &r->sum, &r->far);
-            if (isnan(r->sum.sum)) return 0;
+            block_look found;
+            p->k->look(x, b.n, r->at, r->max, here ? (ptrdiff_t)(r->largest - b.at) : -1, z, counts, &r->guards, &found);
+            if (isnan(found.sum.sum)) return 0;
+            compensated_join(&r->sum, found.sum);
+            r->far += found.far, r->above += found.counted;
         } else if (isnan(p->k->max(x, b.n))) return 0;
+        else if (counts) r->above += b.n;    /* all -inf, as the target is */
     }
-    (void)known;
     return r->max > none;
 }
 
@@ -109,13 +116,39 @@ static void look_at(place *p, row_looks *l, ptrdiff_t i)
 
 /* ------------------------------------------------------------------ all rows */
 
+/* Where all rows count and are defined: field by field, in loops that become vectors. */
+static void put_usual(const task *t, const row_batch *n, const row_looks *l)
+{
+    const row_numbers *to = &t->numbers;
+    const batch *b = &n->b;
+    const ptrdiff_t rows = n->rows;
+    double *lse = to->logsumexp + n->row, *entropy = to->entropy + n->row, *max_prob = to->max_prob + n->row;
+    double log_sum[BATCH], distance[BATCH];
+    for (ptrdiff_t i = 0; i < rows; ++i) log_sum[i] = b->log_sum[i] + b->log_sum_off[i];
+    for (ptrdiff_t i = 0; i < rows; ++i) distance[i] = l->far[i] * b->unit[i];
+    for (ptrdiff_t i = 0; i < rows; ++i) lse[i] = b->max[i] + log_sum[i];
+    for (ptrdiff_t i = 0; i < rows; ++i) entropy[i] = distance[i] + log_sum[i];
+    memcpy(max_prob, b->share, (size_t)rows * sizeof *max_prob);
+    memcpy(to->argmax + n->row, l->largest, (size_t)rows * sizeof *l->largest);
+    if (to->rank) memcpy(to->rank + n->row, l->above, (size_t)rows * sizeof *l->above);
+    if (to->log_prob)
+        for (ptrdiff_t i = 0; i < rows; ++i) to->log_prob[n->row + i] = (b->z[i] - b->max[i]) - log_sum[i];
+    for (ptrdiff_t i = 0; i < rows && t->statistics; ++i) {
+        const row_statistics s = {b->max[i], b->rest[i], distance[i]};
+        t->statistics[n->row + i] = s;
+    }
+}
+
 void put_numbers(const task *t, row_batch *n, const row_looks *l)
 {
     const row_numbers *to = &t->numbers;
     const batch *b = &n->b;
+    int usual = !n->r.any_unread;
     for (ptrdiff_t i = 0; i < n->rows; ++i) n->mass[i] = n->distance[i] = 0;
+    for (ptrdiff_t i = 0; i < n->rows; ++i) usual &= !isnan(b->max[i]);
     if (t->loss) find_losses(t, n);
-    for (ptrdiff_t i = 0; i < n->rows; ++i) {
+    if (usual) put_usual(t, n, l);
+    for (ptrdiff_t i = 0; i < n->rows && !usual; ++i) {
         const ptrdiff_t row = n->row + i;
         const int skipped = n->r.skipped[i], undefined = skipped || n->r.bad[i] || isnan(b->max[i]);
         const double none = skipped ? 0 : NAN, distance = l->far[i] * b->unit[i];

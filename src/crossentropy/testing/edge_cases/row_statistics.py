@@ -230,6 +230,7 @@ def _(dtype):
     x = np.zeros((3, 2500), dtype)
     x[0, 2100], x[1, 3], x[2] = 500, 300, np.linspace(-400, 400, 2500)  # anchors that move from block to block
     check(x, np.array([2100, 2499, 2000]), gradients=False)
+    check(x, np.array([5, 5, 0]), gradients=False)
 
 
 @edge_case("row statistics: what does not fit is told")
