@@ -33,7 +33,13 @@ static ptrdiff_t NAME(place)(const void *in, ptrdiff_t n, double value)
 {
     const ELEMENT *x = in;
     const vec wanted = v_set1((REAL)value);
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
+    ptrdiff_t j = 0;
+    for (; n - j >= 4 * LANES; j += 4 * LANES) {
+        mask found = v_equal(v_load(x + j), wanted);
+        for (int u = 1; u < 4; ++u) found = mask_or(found, v_equal(v_load(x + j + u * LANES), wanted));
+        if (mask_count(found)) break;
+    }
+    for (; j < n; j += LANES) {
         REAL lanes[LANES];
         const vec z = NAME(at)(x, j, n, NAN);
         if (!mask_count(v_equal(z, wanted))) continue;
@@ -49,20 +55,21 @@ static ptrdiff_t NAME(above)(const void *in, ptrdiff_t n, double value, int ties
 {
     const ELEMENT *x = in;
     const vec than = v_set1((REAL)value), one = v_set1(1);
-    vec count[2] = {v_set1(0), v_set1(0)};
+    vec count[4];
+    for (int u = 0; u < 4; ++u) count[u] = v_set1(0);
     ptrdiff_t j = 0;
     if (ties) {
-        for (; n - j >= 2 * LANES; j += 2 * LANES)
-            for (int u = 0; u < 2; ++u)
+        for (; n - j >= 4 * LANES; j += 4 * LANES)
+            for (int u = 0; u < 4; ++u)
                 count[u] = v_add_where(v_less(v_load(x + j + u * LANES), than), count[u], one);
         for (; j < n; j += LANES) count[0] = v_add_where(v_less(NAME(at)(x, j, n, INFINITY), than), count[0], one);
     } else {
-        for (; n - j >= 2 * LANES; j += 2 * LANES)
-            for (int u = 0; u < 2; ++u)
+        for (; n - j >= 4 * LANES; j += 4 * LANES)
+            for (int u = 0; u < 4; ++u)
                 count[u] = v_add_where(v_less(than, v_load(x + j + u * LANES)), count[u], one);
         for (; j < n; j += LANES) count[0] = v_add_where(v_less(than, NAME(at)(x, j, n, -INFINITY)), count[0], one);
     }
-    const ptrdiff_t found = (ptrdiff_t)v_sum(v_add(count[0], count[1]));
+    const ptrdiff_t found = (ptrdiff_t)v_sum(v_add(v_add(count[0], count[1]), v_add(count[2], count[3])));
     return ties ? n - found : found;
 }
 
@@ -78,6 +85,26 @@ typedef struct {
 typedef struct {
     vec sum[UNROLL], far[UNROLL], count[UNROLL];
 } looks;
+
+/* As taken in math/exp_sum_of.h, without a loop that would keep the vectors in memory. */
+SIMD vec NAME(taken_at_once)(vec *s)
+{
+    const vec sum = UNROLL == 4   ? v_add(v_add(s[0], s[1]), v_add(s[UNROLL / 2], s[UNROLL - 1]))
+                    : UNROLL == 2 ? v_add(s[0], s[UNROLL - 1])
+                                  : s[0];
+    s[0] = s[UNROLL > 1] = s[UNROLL / 2] = s[UNROLL - 1] = v_set1(0);
+    return sum;
+}
+
+/* As ask_ahead in rows.h, but into L1 by a block, of which the maximum is taken first. */
+SIMD void NAME(ask_for_next)(const ELEMENT *x, ptrdiff_t n)
+{
+    const char *at = (const char *)x;
+    for (ptrdiff_t i = 0; i < n * (ptrdiff_t)sizeof *x; i += LINE) {
+        prefetch_to_l2(at + i + PREFETCH_FAR);
+        prefetch(at + i + GROUP * sizeof *x);
+    }
+}
 
 /* guards: for a row with a shift or with logits so low that e^x (max - x) is 0 times inf. */
 SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u, int leaves_out, int guards,
@@ -97,13 +124,13 @@ SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_o
 {
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
-        NAME(ask_ahead)(r->x + j, UNROLL * LANES);
+        NAME(ask_for_next)(r->x + j, UNROLL * LANES);
         for (int u = 0; u < UNROLL; ++u) {
             const vec x = v_load(r->x + j + u * LANES);
             NAME(look_step)(r, j + u * LANES, x, p, u, leaves_out, guards, counts, x);
         }
     }
-    if (j < end) NAME(ask_ahead)(r->x + j, end - j);
+    if (j < end) NAME(ask_for_next)(r->x + j, end - j);
     for (; j < end; j += LANES) {
         const vec x = NAME(at)(r->x, j, end, -INFINITY);
         const vec to_count = counts == NOT_BELOW ? NAME(at)(r->x, j, end, INFINITY) : x;
@@ -173,8 +200,8 @@ SIMD void NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *fars, 
     for (ptrdiff_t j = 0; j < r->n; j += CHUNK) {
         if (r->leave >= j && r->leave < j + CHUNK) NAME(look_chunk)(r, j, p, 1, guards, counts);
         else NAME(look_chunk)(r, j, p, 0, guards, counts);
-        v_store_real(sums + j / CHUNK_VECTORS, taken(p->sum));
-        v_store_real(fars + j / CHUNK_VECTORS, taken(p->far));
+        v_store_real(sums + j / CHUNK_VECTORS, NAME(taken_at_once)(p->sum));
+        v_store_real(fars + j / CHUNK_VECTORS, NAME(taken_at_once)(p->far));
     }
 }
 
@@ -196,7 +223,7 @@ SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, co
     }
     found->sum = lane_total_exact(sum_total);
     found->far = lane_total_value(far_total);
-    if (counts) found->counted = (ptrdiff_t)v_sum(taken(p.count));
+    if (counts) found->counted = (ptrdiff_t)v_sum(NAME(taken_at_once)(p.count));
     const double most = found->sum.sum / 16, furthest = found->far / 16;
     const mask large = mask_or(v_less(v_set1((REAL)most), top_sum), v_less(v_set1((REAL)furthest), top_far));
     if (!mask_count(large)) return;
