@@ -321,7 +321,7 @@ class LinearOptions(TargetOptions, PriorOption, ExtraOptions, ReductionOptions, 
     """The options of a loss of hidden states: ``**options: Unpack[LinearOptions]``."""
 
 
-class PerRowOptions(AxisOption, TargetOptions, ExtraOptions, total=False):
+class PerRowOptions(AxisOption, TargetOptions, PriorOption, ExtraOptions, total=False):
     """Those of what is returned for each row, which nothing reduces: ``**options: Unpack[PerRowOptions]``."""
 
 

@@ -7,7 +7,7 @@ differentiation is here, too, and public as `crossentropy.autograd`'s.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple, SupportsIndex, TypedDict, Unpack
 
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from . import _arrays, _check, _device, _memory
 from ._backends import registry
 from ._backends.contract import RowNumbers, Statistics
-from ._options import PER_ROW, PerRowOptions, integer, passed, takes_options
+from ._options import PER_ROW, PerRowOptions, RowOptions, integer, passed, takes_options
 from ._reduction import divisor, gradient_array, loss_dtype, rounded, row_count
 
 __all__ = [
@@ -91,8 +91,9 @@ def row_statistics(
 
     Notes
     -----
-    Options that weight or change a target (class weights, smoothing) are for ``loss`` alone, and so without effect
-    where there are no targets; all other numbers are of the softmax.
+    Options that weight or change a target (class weights, smoothing, margin, focal) are for ``loss`` alone, and so without effect
+    where there are no targets; all other numbers are of the softmax of the logits as ``logit_scale``, ``softcap`` and
+    ``class_prior`` transform them.
 
     A row that does not count (ignored, or of sample weight 0) is not read: its numbers are 0, its ``argmax`` is -1, its
     ``rank`` C. So are these two of a row that is undefined (a NaN or +inf in it, or nothing but -inf), whose other
@@ -129,7 +130,16 @@ def _numbers(backend: ModuleType, call: _check.Loss, given: np.ndarray | None, s
         divisor(backend, call)  # looks at every class
     values, places = _memory.empty((5, n), np.dtype(np.float64)), _memory.empty((2, n), np.dtype(np.int64))
     if n:
-        backend.row_statistics(call.x, given, call.options, RowNumbers(*values, *places), statistics)
+        to = RowNumbers(*values, *places)
+        if not is_transformed(call.options):
+            backend.row_statistics(call.x, given, call.options, to, statistics)
+        else:
+            for rows, x, of_rows, _ in _transformed_rows(call, given):
+                part = RowNumbers(*(a[rows] for a in to))
+                kept = None if statistics is None else statistics[rows]
+                backend.row_statistics(x, _part(given, rows) if index else None, of_rows, part, kept)
+            if given is not None:
+                backend.forward(call.x, call.targets, call.options, to.loss, None)
     for name, filled in (("loss", given is not None), ("log_prob", index)):
         if not filled:
             values[RowNumbers._fields.index(name)] = 0  # or what happens to lie there would be rounded
@@ -164,16 +174,57 @@ def best_of(top: Any, index: bool, classes: int) -> tuple[int, ...]:
     return best
 
 
+# ---------------------------------------------------------------------- transformed logits
+
+AT_ONCE = 1 << 18  # elements of them, in float64
+
+
+def is_transformed(options: Any) -> bool:
+    """Whether the numbers are of other logits than those given; the margin is the loss's own."""
+    return options.logit_scale != 1 or options.softcap != 0 or options.class_prior is not None
+
+
+def _transformed_rows(call: _check.Loss, given: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray, Any, Any]]:
+    """Some rows at a time: which, their logits transformed in float64, the options left for these, and the slopes."""
+    options, shape = call.options, call.rows_shape
+    scale, cap, prior = options.logit_scale, options.softcap, options.class_prior
+    index = given is not None and not options.probabilities
+    left = RowOptions(ignore_index=options.ignore_index if index else None)
+    count, step = row_count(call.x), max(1, AT_ONCE // call.x.shape[-1])
+    for first in range(0, count, step):
+        rows = slice(first, min(first + step, count))
+        z = call.x[np.unravel_index(np.arange(rows.start, rows.stop), shape)].astype(np.float64).reshape(-1, call.x.shape[-1])
+        with np.errstate(all="ignore"):
+            z *= scale
+            slope: Any = scale
+            if cap:
+                e = np.exp(-2 * np.abs(z) / cap)
+                s = 2 * e / (1 + e)
+                slope = np.where(np.isnan(z), z, scale * s * (2 - s))
+                z = cap * np.tanh(z / cap)
+            if prior is not None:
+                z += prior
+        weights = None if options.sample_weight is None else np.ascontiguousarray(options.sample_weight[rows])
+        yield rows, z, left._replace(sample_weight=weights), slope
+
+
+def _part(targets: np.ndarray | None, rows: slice) -> np.ndarray | None:
+    return None if targets is None else targets[rows]
+
+
 # ---------------------------------------------------------------------- what has a gradient
 
 FIELDS = len(Statistics._fields)
 
 
 class LogProbOptions(TypedDict, total=False):
-    """The options of log-probabilities and entropies."""
+    """The options of log-probabilities and entropies: those that say which rows count, and of which logits they are."""
 
     axis: SupportsIndex
     ignore_index: SupportsIndex | None
+    logit_scale: float
+    softcap: float | None
+    class_prior: ArrayLike | None
 
 
 LOG_PROB_OPTIONS = tuple(LogProbOptions.__annotations__)
@@ -255,7 +306,16 @@ def log_probs_backward(
     to = gradient_array(call._replace(sources=call.sources | given), out, None)
     if row_count(call.x):
         grad = _check.classes_last(to, call.axis)
-        backend.log_probs_backward(call.x, index, statistics, call.options, g_log_prob, g_entropy, grad)
+        arrived = g_log_prob, g_entropy
+        if not is_transformed(call.options):
+            backend.log_probs_backward(call.x, index, statistics, call.options, *arrived, grad)
+            return to if out is None else out
+        for rows, x, of_rows, slope in _transformed_rows(call, index):
+            g = [a if isinstance(a, float) else a[rows] for a in arrived]
+            backend.log_probs_backward(x, _part(index, rows), statistics[rows], of_rows, *g, x)
+            with np.errstate(all="ignore"):
+                np.multiply(x, slope, out=x, where=x != 0)
+                grad[np.unravel_index(np.arange(rows.start, rows.stop), call.rows_shape)] = x
     return to if out is None else out
 
 

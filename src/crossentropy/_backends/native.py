@@ -235,15 +235,17 @@ def forward_backward(
 def row_statistics(x: np.ndarray, targets: Any, options: Any, numbers: RowNumbers, statistics: Any = None) -> None:
     """The numbers of each row, and what `log_probs_backward` needs of them."""
     index = targets is not None and not options.probabilities
-    # A loss that sums over the classes once more is one for itself.
-    is_apart = targets is not None and (options.probabilities or options.label_smoothing > 0)
+    # A loss that sums over the classes once more, or is not of the logits as they are, is one for itself.
+    is_apart = targets is not None and (
+        options.probabilities or options.label_smoothing > 0 or options.margin != 0 or options.focal > 0
+    )
     if not index:
         numbers = numbers._replace(log_prob=None, rank=None)
     _run(
         "row_statistics",
         x,
         targets=(targets, _size(targets), _bits(options.ignore_index)) if index else None,
-        options=options,
+        options=options._replace(label_smoothing=0.0, margin=0.0, focal=0.0),
         class_weight_in_lanes=_in_lanes(options.class_weight, x),
         loss=numbers.loss if index and not is_apart else None,
         numbers=numbers,

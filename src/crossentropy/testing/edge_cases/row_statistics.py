@@ -179,6 +179,39 @@ def _(dtype):
         same(found.entropy, plain.entropy)
 
 
+@edge_case("row statistics: transformed logits")
+def _(dtype):
+    for classes in (5, 70):
+        x, y = (numbers(4, classes, np.float64) * 3).astype(dtype), np.array([0, 1, 4, 3])
+        prior = np.linspace(-2, 1, classes)
+        prior[2] = -INF
+        given = {"logit_scale": 0.7, "softcap": 5.0, "class_prior": prior}
+        row = reference.Row(**(given | {"class_prior": prior.tolist()}))
+        found = row_statistics(x, y, **given, margin=0.5, top=2)
+        rows, targets = x.astype(float).tolist(), y.tolist()
+        for name, of_row in (
+            ("loss", lambda z, c: reference.cross_entropy(z, c, row._replace(margin=0.5))),
+            ("entropy", lambda z, c: reference.entropy(z, row)),
+            ("log_prob", lambda z, c: reference.log_prob(z, c, row)),
+            ("max_prob", lambda z, c: max(reference.numbers_of(z, row).p)),
+            ("logsumexp", lambda z, c: reference.numbers_of(z, row).s.lse),
+            ("argmax", lambda z, c: reference.largest(z, row)),
+            ("rank", lambda z, c: reference.rank(z, c, row)),
+        ):
+            expected = [of_row(z, c) for z, c in zip(rows, targets, strict=True)]
+            np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-6, atol=1e-6, err_msg=name)
+        without = row_statistics(x, **given)
+        same(without.entropy, found.entropy)
+        g_l, g_h = np.linspace(-1, 2, 4), np.linspace(3, -2, 4)
+        (log_prob, _), saved = autograd.log_probs_forward(x, y, **given)
+        same(log_prob, found.log_prob)
+        grad = autograd.log_probs_backward(saved, g_l, g_h).astype(float)
+        all_rows = zip(rows, targets, g_l.tolist(), g_h.tolist(), strict=True)
+        unit = {2: 2.0**-7, 4: 1e-6, 8: 1e-14}[dtype.itemsize]
+        np.testing.assert_allclose(grad, [reference.log_probs_grad(*r, row) for r in all_rows], rtol=unit, atol=unit)
+        require(not grad[:, 2].any())
+
+
 @edge_case("row statistics: layouts, and the class axis first")
 def _(dtype):
     for classes in (5, 70):
