@@ -175,6 +175,8 @@ typedef struct {
     ptrdiff_t (*scan)(const void *targets, int size, ptrdiff_t n, int64_t classes, int has_ignored, int64_t ignored);
     ptrdiff_t (*tally)(const void *targets, int size, ptrdiff_t n, int8_t y);
     void (*complete)(batch *b, ptrdiff_t rows, int targets, int is_f64);    /* targets: own and p count */
+    /* transform.h: z becomes c tanh(a z / c), or a z where c is 0; slope, or NULL: 1 - tanh^2 */
+    void (*transform)(f64 *z, ptrdiff_t n, double a, double c, f64 *slope);
     const block_functions *of[4];    /* by element */
     const stream_functions *streams;
 } isa_table;

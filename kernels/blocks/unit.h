@@ -8,6 +8,7 @@
 #include "blocks/complete.h"
 #include "blocks/scan.h"
 #include "blocks/streams.h"
+#include "blocks/transform.h"
 #include "math/exp_sum.h"
 #include "math/lane_total.h"
 #include "math/split_weight.h"
@@ -89,7 +90,7 @@ static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 const isa_table PASTE(isa, ISA) = {
-    TEXT(ISA),         fence, scan, tally, complete, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
+    TEXT(ISA),         fence, scan, tally, complete, transform, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
     &functions_streams};
 
 #endif

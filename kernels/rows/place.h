@@ -21,7 +21,8 @@ typedef struct {
 typedef struct {
     const task *t;
     const block_functions *k;
-    int is_f64, spreads;
+    int is_f64, spreads;             /* the sums of class weights are made in the one pass, */
+    int spreads_after;               /* or by a pass of their own: so that a backward finds the same bits */
     int whole;                       /* a row is one block, read as it lies */
     subtrahend s;                    /* of a row of scale 1 */
     cursor c;
@@ -42,6 +43,7 @@ void close_place(place *p);
 
 static inline void go_to(place *p, ptrdiff_t row)
 {
+    if (p->x.transformed && p->t->targets.data) p->x.y = p->n.r.y[row - p->n.row];
     read_from(&p->x, p->t, row);
     read_from(&p->q, p->t, row);
     write_to(&p->out, p->t, row);

@@ -180,6 +180,12 @@ void read_batch(place *p)
             p->n.b.shift[i] = at.shift, p->n.b.k[i] = at.k;
             if (t->targets.data) p->n.b.z[i] = read_element(&p->x, p->n.r.y[i]);
         }
+        if (p->spreads_after && !isnan(p->n.b.max[i])) {
+            const double mass = p->n.mass[i];    /* a backward's own */
+            spread_from(p, i, p->n.b.max[i]);
+            end_spread(p, i, p->n.b.max[i]);
+            if (t->work == BACKWARD) p->n.mass[i] = mass;
+        }
     }
     t->isa->complete(&p->n.b, p->n.rows, 1, p->is_f64);
     int again = 0;

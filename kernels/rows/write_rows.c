@@ -70,6 +70,10 @@ static void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         }
         if (beyond) gradient_beyond(p, b, job->x, of_p, max, job->s, entry, job->value, job->out);
         else p->k->gradient(job, b.n);
+        if (p->x.slope) {
+            read_block(&p->x, b);
+            for (ptrdiff_t j = 0; j < b.n; ++j) ((f64 *)job->out)[j] *= p->x.slope[j];
+        }
         write_block(&p->out, b, job->out);
     }
 }
