@@ -4,8 +4,8 @@
  * keeps the digits of a small y. Then tanh(-y/2) = -(e^y - 1) / (e^y + 1), and 1 - tanh^2 = 4 e^y / (e^y + 1)^2, which
  * keeps those of a large one. Error: 3.5 ulp of float64, of which a z / c has one; where the slope is below 2^-1020 it may
  * be 0. */
-#ifndef TRANSFORM_H
-#define TRANSFORM_H
+#ifndef TRANSFORM_F64_H
+#define TRANSFORM_F64_H
 
 #include <math.h>
 
