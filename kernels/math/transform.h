@@ -17,6 +17,74 @@
 #include "math/transform_numbers.h"
 #include "simd/simd.h"
 
+/* e^(a z) at an anchor without a shift, by the method of exp.h and its operations: r / a is what z leaves over of a
+ * multiple of ln2 / a, and the powers of a are in the terms. */
+#if EXP_TABLE_f32
+#define SCALED_TERMS ((int)(sizeof exp_table_q_f32 / sizeof *exp_table_q_f32))
+#define SCALED_TERM(i) exp_table_q_f32[i]
+#else
+#define SCALED_TERMS 5
+#define SCALED_TERM(i) exp_constants_f32.q[i]
+#endif
+typedef struct {
+    exp_frame_f32 f;
+    vec_f32 to_n, per_n, per_n_low, lowest, terms[SCALED_TERMS + 1];
+} scaled_frame;
+
+SIMD scaled_frame scaled_frame_at(anchor at, const transform_numbers *t)
+{
+    scaled_frame s;
+    s.f = frame_at_f32(at);
+    s.to_n = v_set1_f32(t->a_to_n), s.per_n = v_set1_f32(t->a_per_n), s.per_n_low = v_set1_f32(t->a_per_n_low);
+    s.lowest = v_div_f32(s.f.lowest, v_set1_f32(t->a));
+    f32 power = t->a;
+    s.terms[SCALED_TERMS] = v_set1_f32(power);
+    for (int i = SCALED_TERMS - 1; i >= 0; --i) s.terms[i] = v_set1_f32(SCALED_TERM(i) * (power *= t->a));
+    return s;
+}
+
+SIMD vec_f32 scaled_start(vec_f32 z, const scaled_frame *s, vec_f32 *t, vec_f32 *q)
+{
+    *t = v_fma_f32(z, s->to_n, s->f.magic);
+    const vec_f32 n = v_sub_f32(*t, s->f.magic);
+    const vec_f32 rest = v_fnma_f32(n, s->per_n_low, v_fnma_f32(n, s->per_n, z));
+    vec_f32 p = s->terms[0];
+    for (int i = 1; i <= SCALED_TERMS; ++i) p = v_fma_f32(p, rest, s->terms[i]);
+    *q = v_mul_f32(p, rest);
+#if EXP_TABLE_f32
+    return v_lookup_f32(exp_table_f32, *t);
+#else
+    return v_set1_f32(1);
+#endif
+}
+
+SIMD vec_f32 v_exp_scaled_parts(vec_f32 z, const scaled_frame *s, vec_f32 *q)
+{
+    const mask_f32 gone = v_less_f32(z, s->lowest);
+    vec_f32 t, power = scaled_start(z, s, &t, q);
+    *q = v_zero_where_f32(gone, *q);
+#if SCALES_TO_ZERO
+    power = v_scale_f32(power, v_sub_f32(t, s->f.bias));
+#else
+    power = v_raise_f32(power, t, EXP_SHIFT_f32);
+#endif
+    return v_zero_where_f32(gone, power);
+}
+
+/* As v_exp_summed. */
+SIMD vec_f32 v_exp_scaled_summed(vec_f32 z, const scaled_frame *s)
+{
+    vec_f32 q;
+#if SCALES_TO_ZERO
+    vec_f32 t;
+    const vec_f32 power = scaled_start(z, s, &t, &q);
+    return v_scale_f32(v_fma_f32(power, q, power), v_sub_f32(t, s->f.bias));
+#else
+    const vec_f32 high = v_exp_scaled_parts(z, s, &q);
+    return v_fma_f32(high, q, high);
+#endif
+}
+
 #define T(name) v_set1_f32(t->name)
 
 /* a z; what that is short of is low. */
@@ -86,7 +154,8 @@ SIMD vec_f32 v_capped(vec_f32 z, const transform_numbers *t, vec_f32 *low, vec_f
     const vec_f32 of_sign = v_where_f32(v_less_f32(z, zero), v_set1_f32(-1), one);
     high = v_where_f32(is_large, v_mul_f32(up, of_sign), high);
     *low = v_where_f32(is_large, v_mul_f32(up_low, of_sign), *low);
-    *slope = v_where_f32(is_large, v_mul_f32(v_mul_f32(v_mul_f32(e, twice), twice), power), *slope);
+    const vec_f32 twice_y = v_sub_f32(twice, over);
+    *slope = v_where_f32(is_large, v_mul_f32(v_mul_f32(e, v_mul_f32(twice_y, twice_y)), power), *slope);
     return high;
 }
 

@@ -12,12 +12,14 @@
 static inline int suits_float32(double a, double c)
 {
     const double of_u = c == 0 ? 1 : a / c;
-    return c <= 64 && of_u >= 0x1p-12 && of_u <= 0x1p10 && a >= 0x1p-20 && a <= 0x1p20;
+    return c <= 64 && of_u >= 0x1p-12 && of_u <= 0x1p10 && a >= 0x1p-18 && a <= 0x1p18;
 }
 
 /* The numbers of a call: a, and c or 0; these as float32, and what they leave over; and what else is made of them. */
 typedef struct {
-    f32 a, a_low, c, c_low, per_c;
+    f32 a, a_low;
+    f32 a_to_n, a_per_n, a_per_n_low;    /* between z, n and r = a (z - n ln2 / a) */
+    f32 c, c_low, per_c;
     f32 small;      /* z^2 up to which d is small */
     f32 d[4];       /* d / z^3 by powers of z^2 */
     f32 most;       /* |z| past which e^(-2u) is 0 */
@@ -31,6 +33,11 @@ static inline transform_numbers transform_numbers_of(double a, double c)
     transform_numbers t;
     memset(&t, 0, sizeof t);
     t.a = (f32)a, t.a_low = (f32)(a - (double)t.a);
+    t.a_to_n = (f32)(a * LOG2E);
+    /* 15 bits, as those of ln2 (exp.h). */
+    int e;
+    const double m = rounded(frexp(LN2 / a, &e) * 0x1p15);
+    t.a_per_n = (f32)ldexp(m, e - 15), t.a_per_n_low = (f32)(LN2 / a - (double)t.a_per_n);
     if (c == 0) return t;
     const double of_u = a / c, twice = 2 * of_u, per_n = LN2 / twice, small = cbrt(0.75 / c < 0.0316 ? 0.75 / c : 0.0316);
     t.c = (f32)c, t.c_low = (f32)(c - (double)t.c), t.per_c = (f32)(1 / c);
