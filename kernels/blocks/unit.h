@@ -8,6 +8,7 @@
 #include "blocks/complete.h"
 #include "blocks/scan.h"
 #include "blocks/streams.h"
+#include "blocks/transform_f64.h"
 #include "math/exp_sum.h"
 #include "math/lane_total.h"
 #include "math/split_weight.h"
@@ -31,6 +32,8 @@
      NAME(log_probs_gradient),                          \
      NAME(weighted_max),                                \
      NAME(weighted_sum),                                \
+     NAME(transformed_sum),                             \
+     NAME(transformed_exp),                             \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -61,6 +64,7 @@
 #include "blocks/rows.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -70,6 +74,7 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #include "blocks/rows.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -79,6 +84,7 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #include "blocks/rows.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -96,12 +102,14 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/tile.h"
+#define transformed_sum_f64 NULL
+#define transformed_exp_f64 NULL
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 const isa_table PASTE(isa, ISA) = {
-    TEXT(ISA),         fence, scan, tally, complete, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
+    TEXT(ISA),         fence, scan, tally, complete, transform, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
     &functions_streams};
 
 #endif
