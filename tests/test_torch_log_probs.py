@@ -51,12 +51,16 @@ def test_values_and_gradients_are_pytorchs(dtype, classes):
     assert torch.equal(entropy(x), found.entropy)
     unit = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}.get(dtype, 1e-6)
     for a, b in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0)):
-        (ours,) = torch.autograd.grad((found[0] * weights[0] * a + found[1] * weights[1] * b).sum(), x, retain_graph=True)
+        (ours,) = torch.autograd.grad(
+            (found[0] * weights[0] * a + found[1] * weights[1] * b).sum(), x, retain_graph=True
+        )
         total = (expected[0] * weights[0] * a + expected[1] * weights[1] * b).sum()
         (right,) = torch.autograd.grad(total, x, retain_graph=True)
         torch.testing.assert_close(ours.double(), right.double(), rtol=unit, atol=unit)
     (alone,) = torch.autograd.grad(entropy(x).sum(), x)
-    torch.testing.assert_close(alone.double(), torch.autograd.grad(expected[1].sum(), x)[0].double(), rtol=unit, atol=unit)
+    torch.testing.assert_close(
+        alone.double(), torch.autograd.grad(expected[1].sum(), x)[0].double(), rtol=unit, atol=unit
+    )
 
 
 def test_confident_rows_keep_their_digits():
@@ -135,7 +139,11 @@ def test_what_does_not_fit_is_told():
     x, y = problem()
     for error, message, call in (
         (TypeError, "index must have an integer dtype", lambda: token_log_probs(x, y.float())),
-        (ValueError, r"index must have the shape of logits without dim, \(3, 4\), got \(3,\)", lambda: token_log_probs(x, y[:, 0])),
+        (
+            ValueError,
+            r"index must have the shape of logits without dim, \(3, 4\), got \(3,\)",
+            lambda: token_log_probs(x, y[:, 0]),
+        ),
         (TypeError, "logits must be float32", lambda: entropy(y)),
         (TypeError, "index must be a tensor, got list", lambda: token_log_probs(x, [0])),
         (IndexError, r"targets\[0, 0\] = 7 is not in \[0, 7\)", lambda: token_log_probs(x, torch.full_like(y, 7))),

@@ -490,9 +490,7 @@ def entropy(z: Sequence[float], options: Row = PLAIN) -> float:
 def entropy_grad(z: Sequence[float], options: Row = PLAIN) -> list[float]:
     """The gradient of the entropy h on the logits: -p_c (log p_c + h) = p_c ((m - z_c) - sum_k p_k (m - z_k))."""
     r = numbers_of(z, options)
-    grad = [
-        times(p_c, total([*below_max(r.z, r.s, c), -r.distance])) for c, p_c in enumerate(r.p)
-    ]
+    grad = [times(p_c, total([*below_max(r.z, r.s, c), -r.distance])) for c, p_c in enumerate(r.p)]
     return [times(slope, value) for slope, value in zip(r.z.slope, grad, strict=True)]
 
 

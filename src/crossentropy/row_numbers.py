@@ -91,9 +91,9 @@ def row_statistics(
 
     Notes
     -----
-    Options that weight or change a target (class weights, smoothing, margin, focal) are for ``loss`` alone, and so without effect
-    where there are no targets; all other numbers are of the softmax of the logits as ``logit_scale``, ``softcap`` and
-    ``class_prior`` transform them.
+    Options that weight or change a target (class weights, smoothing, margin, focal) are for ``loss`` alone, and so
+    without effect where there are no targets; all other numbers are of the softmax of the logits as ``logit_scale``,
+    ``softcap`` and ``class_prior`` transform them.
 
     A row that does not count (ignored, or of sample weight 0) is not read: its numbers are 0, its ``argmax`` is -1, its
     ``rank`` C. So are these two of a row that is undefined (a NaN or +inf in it, or nothing but -inf), whose other
@@ -193,7 +193,11 @@ def _transformed_rows(call: _check.Loss, given: np.ndarray | None) -> Iterator[t
     count, step = row_count(call.x), max(1, AT_ONCE // call.x.shape[-1])
     for first in range(0, count, step):
         rows = slice(first, min(first + step, count))
-        z = call.x[np.unravel_index(np.arange(rows.start, rows.stop), shape)].astype(np.float64).reshape(-1, call.x.shape[-1])
+        z = (
+            call.x[np.unravel_index(np.arange(rows.start, rows.stop), shape)]
+            .astype(np.float64)
+            .reshape(-1, call.x.shape[-1])
+        )
         with np.errstate(all="ignore"):
             z *= scale
             slope: Any = scale
@@ -274,7 +278,11 @@ def log_probs_forward(
 
 
 def log_probs_backward(
-    saved: SavedLogProbs, grad_log_prob: ArrayLike = 0.0, grad_entropy: ArrayLike = 0.0, *, out: np.ndarray | None = None
+    saved: SavedLogProbs,
+    grad_log_prob: ArrayLike = 0.0,
+    grad_entropy: ArrayLike = 0.0,
+    *,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient on the logits of weighted log-probabilities and entropies, in one pass.
 

@@ -128,7 +128,9 @@ def row_statistics(x, targets, options, numbers, statistics=None):
         rank = x.shape[-1] if target is None else reference.rank(z, target, row)
         s = reference.numbers_of(z, row).s
         if largest < 0:
-            _put(numbers, n, math.nan, largest, rank, logsumexp=reference.logsumexp(reference.transformed(z, [], row).z))
+            _put(
+                numbers, n, math.nan, largest, rank, logsumexp=reference.logsumexp(reference.transformed(z, [], row).z)
+            )
             continue
         of_row = {"logsumexp": s.lse, "entropy": reference.entropy(z, row), "max_prob": 1.0 / (1.0 + s.rest)}
         log_prob = math.nan if target is None else reference.log_prob(z, target, row)

@@ -176,5 +176,7 @@ def _checked(logits, index, dim, ignore_index, logit_scale, softcap, prior) -> S
         ignore_index = calls.as_number(int, ignore_index)
         if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63:
             raise ValueError(f"ignore_index must be an integer of 64 bits, got {ignore_index!r}")
-    scale, cap = (OPTIONS[name].rule(value, name) for name, value in (("logit_scale", logit_scale), ("softcap", softcap)))
+    scale, cap = (
+        OPTIONS[name].rule(value, name) for name, value in (("logit_scale", logit_scale), ("softcap", softcap))
+    )
     return Settings(dim, ignore_index, scale, cap)

@@ -16,9 +16,8 @@ from numba import cuda
 from ... import _arrays, _check
 from ..._options import integer
 from ..contract import LogAndSign, Statistics
-from . import arrays, calls, driver, launch, linear, losses
+from . import arrays, calls, driver, launch, linear, losses, row_calls
 from . import linear_log_probs as chosen
-from . import row_calls
 from .calls import DIVISOR, STATISTICS, Saved, SavedLogSoftmax, X
 from .kernels import Result
 from .plans import plan_for

@@ -54,7 +54,11 @@ def _counting(plan, given, axis, ignored):
     ignored = _check.ignored(ignored, lies, False)
     t = launch.in_order(plan, plan.operands[INDEX])
     bits = 0 if ignored is None else launch.as_int64(ignored)
-    return (t, t.layout.strides[0] if t.layout.size else 0, TARGET_SIZES[t.layout.dtype], int(ignored is not None), bits), weights, real
+    return (
+        (t, t.layout.strides[0] if t.layout.size else 0, TARGET_SIZES[t.layout.dtype], int(ignored is not None), bits),
+        weights,
+        real,
+    )
 
 
 def _prior(plan, given, axis):
@@ -87,7 +91,12 @@ def _plan_numbers(plan, kind, given, scalars):
     x, real = given[X].layout, launch.real_of(given[X].layout)
     shape, classes = _arrays.without(x.shape, axis), x.shape[axis]
     index = given[INDEX] is not None
-    made = [plan.make(shape, real), plan.make(shape, real), plan.make(shape, real) if index else None, plan.make(shape, real)]
+    made = [
+        plan.make(shape, real),
+        plan.make(shape, real),
+        plan.make(shape, real) if index else None,
+        plan.make(shape, real),
+    ]
     made += [plan.make(shape, "int64"), plan.make(shape, "int64") if index else None]
     made.append(plan.make((math.prod(shape), FIELDS), real) if keeps else None)
     plan.made = [None if a is None else a.number for a in made]
@@ -112,7 +121,9 @@ def _plan_numbers(plan, kind, given, scalars):
 def _numbers(saved: SavedLogProbs, keeps: bool, best=()):
     plan = plan_for("row numbers", saved.given, (saved.fixed, keeps, best), _plan_numbers)
     found = plan.run(saved.given, arrays.stream_of(saved.given[X].value), saved.numbers)
-    return [None if number is None else found[number] for number in plan.made], {k: found[n].value for k, n in plan.in_top}
+    return [None if number is None else found[number] for number in plan.made], {
+        k: found[n].value for k, n in plan.in_top
+    }
 
 
 def log_probs_forward(logits, index=None, **options):

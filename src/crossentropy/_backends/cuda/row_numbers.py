@@ -73,9 +73,9 @@ def larger_of(p, other):
 def reads_row(y, n, classes, has_targets, has_ignored, ignored, sample_weight, real_size, real):
     """1 for a row that is read, 0 for one that does not count, -1 for one whose target is no class."""
     found = 1
-    if sample_weight != 0 and load(sample_weight + n * real_size, real) == real(0):
-        found = 0
-    elif has_targets and has_ignored != 0 and y == ignored:
+    if (sample_weight != 0 and load(sample_weight + n * real_size, real) == real(0)) or (
+        has_targets and has_ignored != 0 and y == ignored
+    ):
         found = 0
     elif has_targets and (y < 0 or y >= classes):
         found = -1
@@ -183,8 +183,12 @@ def gradient(on: int, kind: str, prior_kind: str) -> driver.Kernel:
     With h = d + log1p(R), where d = sum_c p_c (m - z_c) is the third of the statistics, log p_c + h is d - (m - z_c).
     """
     elements, logit_at = elements_of(kind), _logits(kind, prior_kind)
-    real, real_size, size, put = elements.real, elements.real_size, elements.size, elements.put
-    frame_at, exp_at, number_at = exponential_of("float64").frame_at, exponential_of("float64").exp_at, elements.number_at
+    real, real_size, put = elements.real, elements.real_size, elements.put
+    frame_at, exp_at, number_at = (
+        exponential_of("float64").frame_at,
+        exponential_of("float64").exp_at,
+        elements.number_at,
+    )
 
     @device
     def arriving(scale, address, step, n):

@@ -160,7 +160,7 @@ def logsumexp(task, odd, first, last, memory):
 
 @kernel
 def row_statistics(task, odd, first, last, memory):
-    """Into the arrays of RowNumbers, and into statistics where these are wanted; the loss only where there is a place."""
+    """Into the arrays of RowNumbers, and into statistics where these are wanted; the loss where there is a place."""
     t = task_at(task, odd)
     x_buffer, _, _, pad = parts(memory)
     for n in range(first, last):

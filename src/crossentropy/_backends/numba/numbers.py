@@ -1,6 +1,4 @@
-"""The numbers of one row in Numba beside its loss: its entropy, its largest class, its target's rank; and the gradient."""
-
-import math
+"""The numbers of one row in Numba: its entropy, its largest class, its target's rank; and their gradient."""
 
 import numpy as np
 
@@ -42,7 +40,7 @@ def look(x, x_row, classes, m, y, z, buffer, stop):
 @inner
 def write_log_probs_gradient(x, x_row, out, out_row, classes, m, rest, distance, y, z, g_p, g_h, bypasses, stop,
                              buffer, scratch):  # fmt: skip
-    """g_p (delta_cy - p_c) - g_h p_c (log p_c + h) of a row, as p_c (g_h (m - z_c) - (g_p + g_h distance)); p_y apart."""
+    """g_p (delta_cy - p_c) - g_h p_c (log p_c + h), as p_c (g_h (m - z_c) - (g_p + g_h distance)); that of y apart."""
     real, share = scratch.dtype.type, 1 / (1 + rest)
     level = -(g_p + times(g_h, distance))
     (shift, magic, lowest), of_e, _ = gradient_frame(m, share, scratch)
