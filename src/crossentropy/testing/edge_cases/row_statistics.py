@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ... import autograd, cross_entropy, logsumexp, reference, row_statistics
+from ... import RowStatistics, autograd, cross_entropy, logsumexp, reference, row_statistics
 from ..layouts import LAYOUTS, has_layout
 from ..ulps import largest_error, near, refuses, require, result_dtype, same, within
 from .case import INF, NAN, edge_case, numbers
@@ -15,6 +15,10 @@ ENTROPY = {"float32": 2, "float64": 4, "float16": 2, "bfloat16": 2}
 
 # Ulps of the largest of an entry's terms.
 GRADIENT = MOST | {"float64": 12}
+
+NUMBERS = RowStatistics._fields[:7]
+FLOATING = NUMBERS[:5]
+WITHOUT_TARGET = tuple(name for name in NUMBERS if name not in ("loss", "log_prob", "rank"))
 
 SIZES = (1, 2, 3, 10, 65)  # classes; tests/test_contract.py has others
 
@@ -41,7 +45,7 @@ def check(x, y, gradients=True):
     same(found.in_top[1], found.rank < 1)
     without = row_statistics(x)
     require(without.loss is None and without.log_prob is None and without.rank is None and not without.in_top)
-    for name in ("logsumexp", "entropy", "max_prob", "argmax"):
+    for name in WITHOUT_TARGET:
         same(getattr(without, name), getattr(found, name))
     if gradients:
         check_gradient(x, y, found)
@@ -158,12 +162,12 @@ def _(dtype):
         x, y = numbers(4, classes, dtype), np.array([0, -100, 2, 3])
         x[1:3] = NAN
         found = row_statistics(x, y, ignore_index=-100, sample_weight=[1, 1, 0, 0.5], top=2)
-        for name in ("loss", "logsumexp", "entropy", "log_prob", "max_prob"):
+        for name in FLOATING:
             require(not getattr(found, name)[1:3].any(), name)
         require(found.argmax[1:3].tolist() == [-1, -1] and found.rank[1:3].tolist() == [classes] * 2)
         plain = row_statistics(x[[0, 3]], y[[0, 3]])
         near(found.loss[[0, 3]], np.array([1, 0.5]) * plain.loss.astype(float), 2e-7)
-        for name in ("logsumexp", "entropy", "log_prob", "max_prob", "argmax", "rank"):
+        for name in NUMBERS[1:]:
             same(getattr(found, name)[[0, 3]], getattr(plain, name))
         weighted = row_statistics(x, sample_weight=[1, 0, 0, 1])
         same(weighted.entropy, found.entropy)
@@ -180,11 +184,11 @@ def _(dtype):
         for options in (
             {"class_weight": w},
             {"label_smoothing": 0.1},
-            {"z_loss": 0.01, "sample_weight": [1, 2, 0.5, 1]},
+            {"focal": 2.0, "margin": 0.5, "sample_weight": [1, 2, 0.5, 1]},
         ):
             found = row_statistics(x, y, **options)
             near(found.loss, cross_entropy(x, y, reduction="none", **options).astype(float), 4e-7)
-            for name in ("logsumexp", "entropy", "log_prob", "max_prob", "argmax", "rank"):
+            for name in NUMBERS[1:]:
                 same(getattr(found, name), getattr(plain, name))
         q = np.full(x.shape, 1 / classes)
         found = row_statistics(x, q)
@@ -262,7 +266,7 @@ def _close_numbers(got, expected):
     """Places alike; numbers to the contract: rows of many classes that lie side by side are added in another order."""
     for name in ("argmax", "rank"):
         same(getattr(got, name), getattr(expected, name))
-    for name in ("loss", "logsumexp", "entropy", "log_prob", "max_prob"):
+    for name in FLOATING:
         a, b = getattr(got, name), getattr(expected, name)
         require(largest_error(a, b.astype(float), b.dtype.name, np.full(b.shape, 4.0)) <= 4, name)
 
