@@ -146,10 +146,10 @@ typedef struct {
     void (*log_softmax_backward)(const void *x, const void *g, ptrdiff_t n, const moved *m, void *out, int bypass);
     /* numbers.h */
     double (*top)(const void *x, ptrdiff_t n);                                       /* of what is a number */
-    ptrdiff_t (*place)(const void *x, ptrdiff_t n, double value);                    /* of the first that is value, or n */
-    ptrdiff_t (*above)(const void *x, ptrdiff_t n, double value, int ties);          /* how many; with ties, at it too */
+    ptrdiff_t (*place)(const void *x, ptrdiff_t n, double value); /* of the first that is value, or n */
+    ptrdiff_t (*above)(const void *x, ptrdiff_t n, double value, int ties); /* how many; with ties, at it too */
     void (*look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
-                 counted_above counts, int *guards, block_look *found);    /* of at most BLOCK */
+                 counted_above counts, int *guards, block_look *found); /* of at most BLOCK */
     void (*log_probs_gradient)(const void *x, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *out,
                                int bypass);
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
@@ -193,26 +193,26 @@ typedef struct {
                                  int bypass);
 } block_functions;
 
-#define STREAM_ROW 16384    /* elements: what streams are split between threads by */
+#define STREAM_ROW 16384 /* elements: what streams are split between threads by */
 
 /* What the machine's memory is measured with (streams.h), over n elements of float32, n a multiple of STREAM_ROW. */
 typedef struct {
-    double (*read)(const f32 *x, ptrdiff_t n);                                         /* the sum */
-    void (*copy)(const f32 *x, ptrdiff_t n, f32 *out, int bypass);                     /* out = x */
-    void (*combine)(const f32 *x, const f32 *q, ptrdiff_t n, f32 *out, int bypass);    /* out = x + q */
-    void (*scale)(f32 *x, ptrdiff_t n, double by);    /* x *= by, which a compiler must not know to be 1 */
+    double (*read)(const f32 *x, ptrdiff_t n); /* the sum */
+    void (*copy)(const f32 *x, ptrdiff_t n, f32 *out, int bypass); /* out = x */
+    void (*combine)(const f32 *x, const f32 *q, ptrdiff_t n, f32 *out, int bypass); /* out = x + q */
+    void (*scale)(f32 *x, ptrdiff_t n, double by); /* x *= by, which a compiler must not know to be 1 */
 } stream_functions;
 
 typedef struct {
     const char *name;
-    void (*fence)(void);      /* after a thread's last store that bypasses the caches */
+    void (*fence)(void); /* after a thread's last store that bypasses the caches */
     /* scan.h */
     ptrdiff_t (*scan)(const void *targets, int size, ptrdiff_t n, int64_t classes, int has_ignored, int64_t ignored);
     ptrdiff_t (*tally)(const void *targets, int size, ptrdiff_t n, int8_t y);
-    void (*complete)(batch *b, ptrdiff_t rows, int targets, int is_f64);    /* targets: own and p count */
+    void (*complete)(batch *b, ptrdiff_t rows, int targets, int is_f64); /* targets: own and p count */
     /* transform_f64.h: z becomes c tanh(a z / c), or a z where c is 0; slope, or NULL: 1 - tanh^2 */
     void (*transform)(f64 *z, ptrdiff_t n, double a, double c, f64 *slope);
-    const block_functions *of[4];    /* by element */
+    const block_functions *of[4]; /* by element */
     const stream_functions *streams;
 } isa_table;
 

@@ -15,7 +15,7 @@ typedef struct {
 
 /* From the last class to the first, so that the first at the maximum is the last that is met. */
 SIMD void NAME_R(columns_look_as)(const REAL *x, ptrdiff_t classes, vec top, EXP_FRAME f, vec y, vec of_y,
-                                  NAME_R(column_looks) *p, int shifts)
+                                  NAME_R(column_looks) * p, int shifts)
 {
     const vec zero = v_set1(0), one = v_set1(1), least = v_sub(top, v_set1(WIDE == 1 ? 1500 : 250));
     p->sum = exp_sum_of_none();

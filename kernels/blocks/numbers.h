@@ -60,13 +60,11 @@ static ptrdiff_t NAME(above)(const void *in, ptrdiff_t n, double value, int ties
     ptrdiff_t j = 0;
     if (ties) {
         for (; n - j >= 4 * LANES; j += 4 * LANES)
-            for (int u = 0; u < 4; ++u)
-                count[u] = v_add_where(v_less(v_load(x + j + u * LANES), than), count[u], one);
+            for (int u = 0; u < 4; ++u) count[u] = v_add_where(v_less(v_load(x + j + u * LANES), than), count[u], one);
         for (; j < n; j += LANES) count[0] = v_add_where(v_less(NAME(at)(x, j, n, INFINITY), than), count[0], one);
     } else {
         for (; n - j >= 4 * LANES; j += 4 * LANES)
-            for (int u = 0; u < 4; ++u)
-                count[u] = v_add_where(v_less(than, v_load(x + j + u * LANES)), count[u], one);
+            for (int u = 0; u < 4; ++u) count[u] = v_add_where(v_less(than, v_load(x + j + u * LANES)), count[u], one);
         for (; j < n; j += LANES) count[0] = v_add_where(v_less(than, NAME(at)(x, j, n, -INFINITY)), count[0], one);
     }
     const ptrdiff_t found = (ptrdiff_t)v_sum(v_add(v_add(count[0], count[1]), v_add(count[2], count[3])));
@@ -257,8 +255,9 @@ SIMD void NAME(look_few)(const looking *r, block_look *found)
 static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
                        counted_above counts, int *guards, block_look *found)
 {
-    const looking r = {x, frame_at(at), v_set1((REAL)max), v_set1((REAL)(max - (WIDE == 1 ? 1500 : 250))),
-                       v_set1((REAL)target), n, leave};
+    const looking r = {
+        x, frame_at(at), v_set1((REAL)max), v_set1((REAL)(max - (WIDE == 1 ? 1500 : 250))), v_set1((REAL)target),
+        n, leave};
     const int shifts = at.shift != 0;
     found->counted = 0;
     if (n <= FEW) {

@@ -24,7 +24,8 @@ static void write_beyond(const place *p, block b, const void *x, const log_probs
 static void write_row(place *p, ptrdiff_t row, const row_statistics *s, int64_t y)
 {
     const task *t = p->t;
-    const double g_p = y < 0 ? 0 : t->row_scale[row * t->row_scale_step], g_h = t->entropy_scale[row * t->entropy_scale_step];
+    const double g_p = y < 0 ? 0 : t->row_scale[row * t->row_scale_step],
+                 g_h = t->entropy_scale[row * t->entropy_scale_step];
     const double share = 1 / (1 + s->rest), slope = g_h, level = -(g_p + times(g_h, s->mass));
     const anchor at = anchor_at(s->max, 0, p->is_f64);
     const double top = exp_at(at, s->max);
@@ -42,8 +43,8 @@ static void write_row(place *p, ptrdiff_t row, const row_statistics *s, int64_t 
     power += RAISED;
     const double down = times_power_of_2(1, -power), at_max = share * level;
     const anchored_factor f = anchor_factor(p->is_f64, times_power_of_2(share / top, power), at, top);
-    const log_probs_job job = {f.at,         s->max, times_power_of_2(f.factor, f.power), slope * down,
-                               level * down, at_max, value};
+    const log_probs_job job = {f.at,   s->max, times_power_of_2(f.factor, f.power), slope * down, level * down,
+                               at_max, value};
     const log_probs_job alone = {at, s->max, 1, slope, level, at_max, value};
     const int beyond = is_beyond(p->is_f64, s->max, times_power_of_2(large, RAISED), 0) || !isfinite(large);
     for (block b = {0, 0}; next_whole(&p->c, &b);) {

@@ -12,12 +12,12 @@
 /* ------------------------------------------------------------------ one row */
 
 typedef struct {
-    double max;    /* up to here */
+    double max; /* up to here */
     anchor at;
     compensated sum;
     double far;
     int64_t largest, above;
-    int guards;    /* what a block has found out for those after it: see look in blocks/numbers.h */
+    int guards; /* what a block has found out for those after it: see look in blocks/numbers.h */
 } row_look;
 
 /* A larger maximum. What was added up comes to its anchor, with the class that was the largest. */
@@ -68,12 +68,13 @@ static int look_at_row(place *p, row_look *r, int64_t y, double z)
         if (r->max > none) {
             const int here = r->largest >= b.at && r->largest < b.at + b.n;
             block_look found;
-            p->k->look(x, b.n, r->at, r->max, here ? (ptrdiff_t)(r->largest - b.at) : -1, z, counts, &r->guards, &found);
+            p->k->look(x, b.n, r->at, r->max, here ? (ptrdiff_t)(r->largest - b.at) : -1, z, counts, &r->guards,
+                       &found);
             if (isnan(found.sum.sum)) return 0;
             compensated_join(&r->sum, found.sum);
             r->far += found.far, r->above += found.counted;
         } else if (isnan(p->k->max(x, b.n))) return 0;
-        else if (counts) r->above += b.n;    /* all -inf, as the target is */
+        else if (counts) r->above += b.n; /* all -inf, as the target is */
     }
     return r->max > none;
 }
