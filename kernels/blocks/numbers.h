@@ -90,7 +90,10 @@ SIMD vec NAME(taken_at_once)(vec *s)
     const vec sum = UNROLL == 4   ? v_add(v_add(s[0], s[1]), v_add(s[UNROLL / 2], s[UNROLL - 1]))
                     : UNROLL == 2 ? v_add(s[0], s[UNROLL - 1])
                                   : s[0];
-    s[0] = s[UNROLL > 1] = s[UNROLL / 2] = s[UNROLL - 1] = v_set1(0);
+    s[0] = v_set1(0);
+    s[UNROLL > 1] = v_set1(0);
+    s[UNROLL / 2] = v_set1(0);
+    s[UNROLL - 1] = v_set1(0);
     return sum;
 }
 

@@ -171,9 +171,9 @@ def row_statistics(task, odd, first, last, memory):
         m, rest, log_sum, z, distance, largest, above = np.nan, np.nan, (np.nan, 0.0), -np.inf, 0.0, -1, t.classes
         lse, none = np.nan, 0.0 if kind == SKIPPED else np.nan
         if kind == READ:  # in one way whatever the target is, and whether there is one
-            m, rest, log_sum, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+            m, rest, log_sum, _ = read_row(t.x, x_row, t.classes, -1, 0.0, False, x_buffer, pad, t.stop)
             if y >= 0:
-                z = number_at(t.x, x_row + y * t.x.stride, pad)
+                z = number_at(t.x, x_row, y, pad)
             if math.isnan(m):
                 lse = undefined_max(t.x, x_row, t.classes, pad)
         if math.isnan(m):
@@ -188,7 +188,7 @@ def row_statistics(task, odd, first, last, memory):
             log_prob = (z - m) - log_sum_whole
             weight = load(t.sample_weight + 8 * n, np.float64) if t.sample_weight else 1.0
             own, _ = weight_of(t, y)
-            loss = weight * loss_of(t, m, log_sum_whole, z, own, 0.0, 0.0)
+            loss = weight * loss_of(t, m, rest, log_sum_whole, z, own, 0.0, 0.0)
         view(t.logsumexp, t.rows, np.float64)[n] = lse
         view(t.entropy, t.rows, np.float64)[n] = entropy
         view(t.max_prob, t.rows, np.float64)[n] = max_prob
@@ -220,7 +220,7 @@ def log_probs_backward(task, odd, first, last, memory):
         g_p = load(t.row_scale + 8 * n * t.row_scale_step, np.float64) if y >= 0 else 0.0
         g_h = load(t.entropy_scale + 8 * n * t.entropy_scale_step, np.float64)
         x_row, out_row, bypasses, stop = row_of(t.x, t, n), row_of(t.out, t, n), t.bypasses, t.stop
-        z = number_at(t.x, x_row + y * t.x.stride, memory) if y >= 0 else 0.0
+        z = number_at(t.x, x_row, y, memory) if y >= 0 else 0.0
         write_log_probs_gradient(
             t.x, x_row, t.out, out_row, t.classes, m, rest, distance, y, z, g_p, g_h, bypasses, stop, x_buffer, scratch
         )
