@@ -119,8 +119,9 @@ def row_statistics(
     best = best_of(top, index, call.x.shape[-1])
     loss, lse, entropy, log_prob, max_prob, argmax, rank = _numbers(registry.current(), call, given, None)
     in_top = {k: rank < k for k in best}
-    of_target = (log_prob, max_prob, argmax, rank) if index else (None, max_prob, argmax, None)
-    return RowStatistics(None if given is None else loss, lse, entropy, *of_target, in_top)
+    loss = None if given is None else loss
+    log_prob, rank = (log_prob, rank) if index else (None, None)
+    return RowStatistics(loss, lse, entropy, log_prob, max_prob, argmax, rank, in_top)
 
 
 def _numbers(backend: ModuleType, call: _check.Loss, given: np.ndarray | None, statistics: np.ndarray | None) -> Any:
@@ -239,7 +240,7 @@ class SavedLogProbs(NamedTuple):
 
     backend: ModuleType
     call: _check.Loss
-    index: np.ndarray | None
+    chosen: np.ndarray | None
     statistics: np.ndarray
 
 
