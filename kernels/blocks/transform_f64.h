@@ -2,8 +2,7 @@
  *
  * With y = -2 a |z| / c, e^y = 2^n (1 + q) by the method of exp.h without a table, and e^y - 1 = 2^n q + (2^n - 1), which
  * keeps the digits of a small y. Then tanh(-y/2) = -(e^y - 1) / (e^y + 1), and 1 - tanh^2 = 4 e^y / (e^y + 1)^2, which
- * keeps those of a large one. Error: 3.5 ulp of float64, of which a z / c has one; where the slope is below 2^-1020 it may
- * be 0. */
+ * keeps those of a large one. Error: 3.5 ulp of float64, of which a z / c has one. */
 #ifndef TRANSFORM_F64_H
 #define TRANSFORM_F64_H
 
@@ -12,7 +11,7 @@
 #include "math/exp.h"
 #include "simd/simd.h"
 
-#define LEAST_Y -705    /* e^y is a normal number */
+#define LEAST_Y -760    /* e^y is 0 */
 
 SIMD vec_f64 v_power_f64(vec_f64 n)    /* 2^n, for an integer */
 {
@@ -32,11 +31,12 @@ SIMD vec_f64 v_capped_f64(vec_f64 z, double twice, double cap, vec_f64 *slope)
     const vec_f64 r = v_fnma_f64(n, v_set1_f64(LN2_LO), v_fnma_f64(n, v_set1_f64(LN2_HI), y));
     vec_f64 p = v_set1_f64(exp_constants_f64.q[0]);
     for (int i = 1; i < exp_constants_f64.terms; ++i) p = v_fma_f64(p, r, v_set1_f64(exp_constants_f64.q[i]));
-    const vec_f64 q = v_fma_f64(v_mul_f64(r, r), p, r), power = v_power_f64(n);
+    const vec_f64 half = v_sub_f64(v_fma_f64(n, v_set1_f64(0.5), magic), magic);
+    const vec_f64 by = v_power_f64(half), again = v_power_f64(v_sub_f64(n, half)), power = v_mul_f64(by, again);
+    const vec_f64 q = v_fma_f64(v_mul_f64(r, r), p, r);
     const vec_f64 below = v_fma_f64(power, q, v_sub_f64(power, one)), above = v_add_f64(below, v_set1_f64(2));
-    const vec_f64 e = v_fma_f64(power, q, power), of_e = v_div_f64(e, above);
-    const vec_f64 flat = v_zero_where_f64(v_equal_f64(size, v_set1_f64(INFINITY)), of_e);
-    *slope = v_div_f64(v_mul_f64(v_set1_f64(4), flat), above);
+    const vec_f64 e = v_fma_f64(by, q, by);    /* but for `again`: a subnormal slope is rounded last */
+    *slope = v_mul_f64(v_div_f64(v_mul_f64(v_set1_f64(4), v_div_f64(e, above)), above), again);
     const vec_f64 t = v_mul_f64(v_div_f64(below, above), v_set1_f64(cap));
     return v_where_f64(v_less_f64(z, zero), t, v_sub_f64(zero, t));
 }

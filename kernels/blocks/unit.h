@@ -28,7 +28,6 @@
      NAME(weighted_max),                                \
      NAME(weighted_sum),                                \
      NAME(transformed_sum),                             \
-     NAME(transformed_exp),                             \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -91,7 +90,6 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #include "blocks/weighted.h"
 #include "blocks/tile.h"
 #define transformed_sum_f64 NULL
-#define transformed_exp_f64 NULL
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a

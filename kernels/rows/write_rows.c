@@ -59,7 +59,9 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         job->kept = keeps ? kept_block(p, i, b) : NULL;
         job->x = keeps ? NULL : read_block(&p->x, b);
         if (again) {
-            p->k->transformed_exp(job->x, b.n, f.at, &p->numbers, p->exps);
+            gradient_queue none = {NULL, NULL};
+            double unused;
+            p->k->transformed_sum(job->x, b.n, f.at, &p->numbers, -1, p->exps, &none, &unused);
             job->kept = p->exps, job->x = NULL;
         }
         job->at = f.at;
