@@ -343,8 +343,8 @@ def terms_of(z: Sequence[float], target: int | Sequence[float], options: Row) ->
     if not options.focal or math.isnan(s.max):
         return Terms(given, s, t, data, log_p, 1.0, 0.0)
     below_1, gamma = -math.expm1(log_p), options.focal
-    if below_1 == 0:  # no other class has any probability
-        return Terms(given, s, t, data, log_p, 0.0, math.inf if gamma < 1 else float(gamma == 1))
+    if below_1 == 0:  # no other class has any probability: the limit of what the slope is multiplied by
+        return Terms(given, s, t, data, log_p, 0.0, 0.0)
     factor = below_1**gamma
     return Terms(given, s, t, data, log_p, factor, gamma * (factor / below_1) * math.exp(log_p))
 
