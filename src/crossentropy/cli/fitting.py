@@ -37,7 +37,7 @@ def usual_patience(batches: int) -> int:
 
 
 def usual_weight_decay(count: int) -> float:
-    """2 / N: of two classes LogisticRegression's C = 1; less for few observations, where early stopping does its part."""
+    """2 / N, LogisticRegression's C = 1 with two classes; less for few observations, where training ends early, too."""
     return 2 / max(count, 1000)
 
 

@@ -25,6 +25,7 @@ def read(source: Source, options, label=None, known=None, progress=lambda done, 
         "text": _text,
         "json": other_files.json,
         "parquet": other_files.parquet,
+        "xlsx": _sheet,
         "npz": other_files.npz,
         "npy": other_files.npy,
     }
@@ -58,8 +59,6 @@ def _text(source, options, label, known, progress) -> Table:
 
 
 def _text_in(source, options, label, known, progress, encoding) -> Table:
-    import pandas as pd
-
     sample = source.unpacked().read(dialects.SAMPLE)
     if b"\r" in sample and b"\n" not in sample:  # lines end as they did on old Macs
         source = source._replace(raw=io.BytesIO(source.unpacked().read().replace(b"\r", b"\n")), packing="")
@@ -75,7 +74,7 @@ def _text_in(source, options, label, known, progress, encoding) -> Table:
         known=[column.name for column in known or ()],
     )
     names = dialect.names
-    at = None if label is None else column_of(label, names, source.path)
+    at = None if label is None else column_of(label, names, source.path, dialect.header)
     as_text = {column.name for column in known or () if column.kind != "number"}
     missing = [form for word in dialects.MISSING for form in {word, word.lower(), word.upper(), word.title()}]
     missing += options.na
@@ -84,6 +83,14 @@ def _text_in(source, options, label, known, progress, encoding) -> Table:
     if frame is None:
         frame = _any(source, dialect, numeric, missing, progress)
     return Table(source.name, source.path, frame, names, dialect.header, dialect.said, dialect.numbers)
+
+
+def _sheet(source, options, label, known, progress) -> Table:
+    text, said = other_files.sheet(source)
+    source = source._replace(raw=io.BytesIO(text), size=len(text), packing="")
+    options = options._replace(encoding="utf-8", delimiter=",", decimal=".")
+    table = _text(source, options, label, known, progress)
+    return table._replace(said=f"{said}, {table.said.removeprefix('separated by commas, ').replace('line', 'row')}")
 
 
 def _plain(source, dialect, numeric, missing, progress):
@@ -103,7 +110,7 @@ def _plain(source, dialect, numeric, missing, progress):
     try:
         table = arrow.read_csv(
             pa.PythonFile(io.BufferedReader(_Watched(source, dialect, progress, plain=True), BLOCK), "r"),
-            arrow.ReadOptions(block_size=2 * BLOCK, column_names=names),
+            arrow.ReadOptions(block_size=BLOCK, column_names=names),
             arrow.ParseOptions(delimiter=dialect.delimiter, quote_char=False),
             arrow.ConvertOptions(column_types=kinds, null_values=missing, decimal_point=dialect.numbers.decimal),
         )
@@ -138,7 +145,6 @@ def _any(source, dialect, numeric, missing, progress):
         "skipinitialspace": True,
         "na_values": {j: missing for j in numeric},
         "dtype": {j: np.float64 if j in set(numeric) else str for j in range(count)},
-        "float_precision": "round_trip",
     }
     try:
         return _parsed(source, dialect, settings, progress)

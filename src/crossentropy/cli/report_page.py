@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 
 from . import scores as scoring
 
@@ -25,7 +26,8 @@ code,pre{background:#f2f5f8;font-size:.85rem}pre{padding:.7rem;overflow-x:auto}
 def png(figure) -> bytes:
     """A picture as the bytes of its file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings(action="ignore"):  # a letter that no font here has is an empty box
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 

@@ -166,9 +166,7 @@ def run(pipeline, x, y, count, test, columns, classes, names, directory, notes, 
     )
     with progress_bar() as progress:
         try:
-            history = fitting.train(
-                estimator, x, y, classes, count, test=test, patience=patience, progress=progress
-            )
+            history = fitting.train(estimator, x, y, classes, count, test=test, patience=patience, progress=progress)
         except FloatingPointError as error:
             raise BadInput(f"{error} (--learning-rate {settings['learning_rate']:g})") from None
     say(f"trained {history.ended}")
