@@ -598,6 +598,15 @@ def test_features_are_what_the_pipeline_makes_of_the_rows(monkeypatch, rows):
     np.testing.assert_allclose(others, pipeline.transform(frame.iloc[order[40:]]), rtol=1e-12, atol=1e-12)
 
 
+def test_a_workbook_without_openpyxl(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "table.xlsx", "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+        archive.writestr("xl/more.xml", "")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    _, err = within("train", "--data", "table.xlsx", "--label", "y", cwd=tmp_path, code=2)
+    assert err == "Error: table.xlsx: .xlsx needs openpyxl: python -m pip install openpyxl\n"
+
+
 def test_json_that_is_none(tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps(3))
     _, err = within("train", "--data", "bad.json", "--label", "y", cwd=tmp_path, code=2)

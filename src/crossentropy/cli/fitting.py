@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # scikit-learn's own
 
 from .. import cross_entropy, distributions, training
 
@@ -101,7 +102,8 @@ def train(estimator, x, y, classes, count, *, test, patience, progress):
         tested.append(float(step.model.loss(*shown)))
         return end
 
-    estimator.fit_numbers(x[:count], y[:count], classes, after_batch)
+    with threadpool_limits(1, "blas"):  # products so small gain nothing by a second thread, which only waits
+        estimator.fit_numbers(x[:count], y[:count], classes, after_batch)
     done, epochs = len(validation), estimator.epochs
     costs = estimator.costs_[:done]
     words = f"{done} of at most {epochs} epochs of {costs.shape[1]} batches"
@@ -113,7 +115,8 @@ def train(estimator, x, y, classes, count, *, test, patience, progress):
     if count < len(x) <= AGAIN and not warning:
         words += f"; then anew with the validation part: {watch.kept + 1} epochs"
         estimator.set_params(epochs=watch.kept + 1)
-        estimator.fit_numbers(x, y, classes, lambda step: progress(step, estimator.epochs, "anew, epoch"))
+        with threadpool_limits(1, "blas"):
+            estimator.fit_numbers(x, y, classes, lambda step: progress(step, estimator.epochs, "anew, epoch"))
         estimator.set_params(epochs=epochs)
     return History(costs, validation, tested, watch.kept, words, warning)
 

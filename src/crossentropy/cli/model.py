@@ -223,15 +223,14 @@ TYPES = [
 
 
 def skops():
-    """skops.io, imported without PyTorch: it goes through all of scikit-learn, of which a part would import that."""
-    blocked = "torch" not in sys.modules
-    if blocked:
-        sys.modules["torch"] = None
+    """skops.io, without PyTorch and pytest: it goes through all of scikit-learn, of which parts would import these."""
+    blocked = [name for name in ("torch", "pytest") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(blocked))
     try:
         from skops import io
     finally:
-        if blocked:
-            del sys.modules["torch"]
+        for name in blocked:
+            del sys.modules[name]
     return io
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from pathlib import Path
 
@@ -126,9 +127,13 @@ LARGE = 20_000_000  # bytes, that take longer to read than modules to be importe
 
 def import_the_rest():
     """What is needed after reading, imported meanwhile by another thread."""
-    from . import model, plots, scores  # noqa: F401
+    gc.disable()  # which finds nothing in modules, and looks often
+    try:
+        from . import model, plots, scores  # noqa: F401
 
-    model.skops()
+        model.skops()
+    finally:
+        gc.enable()
 
 
 def split(y, test_fraction, validation_fraction, seed):
