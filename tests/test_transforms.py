@@ -29,12 +29,13 @@ def truth(x, t, logit_scale=1.0, softcap=0.0, margin=0.0, focal=0.0):
         e = np.exp(-2 * np.abs(z / softcap))
         z, slope = softcap * np.tanh(z / softcap), slope * 4 * e / (1 + e) ** 2
     z[each, t] -= margin
+    below_max = z.max(axis=1) - z[each, t]
     p = np.exp(z - z.max(axis=1, keepdims=True))
     of_y = p[each, t].copy()
     p[each, t] = 0
     rest = p.sum(axis=1)
-    with np.errstate(divide="ignore", over="ignore"):
-        loss = np.where(of_y > rest, np.log1p(rest / of_y), np.log(rest + of_y) - np.log(of_y))
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        loss = np.where(of_y > rest, np.log1p(rest / of_y), np.log(rest + of_y) + below_max)
     below_1, p = rest / (rest + of_y), p / (rest + of_y)[:, None]
     p[each, t] = of_y / (rest + of_y)
     f, g = below_1**focal, focal * below_1 ** (focal - 1) * p[each, t] * loss if focal else 0.0

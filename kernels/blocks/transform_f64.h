@@ -54,7 +54,8 @@ static void transform(f64 *z, ptrdiff_t n, double a, double c, f64 *slope)
         const int whole = n - j >= LANES_f64;
         const vec_f64 given = whole ? load_f64(z + j) : load_part_f64(z + j, n - j, 0);
         vec_f64 s = v_set1_f64(1);
-        const vec_f64 to = c == 0 ? v_mul_f64(given, scale) : v_capped_f64(given, twice, isfinite(twice_low) ? twice_low : 0, c, &s);
+        const vec_f64 to = c == 0 ? v_mul_f64(given, scale)
+                                  : v_capped_f64(given, twice, isfinite(twice_low) ? twice_low : 0, c, &s);
         if (whole) store_f64(z + j, to);
         else store_part_f64(z + j, n - j, to);
         if (slope && whole) store_f64(slope + j, s);

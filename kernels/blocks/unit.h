@@ -94,8 +94,13 @@ static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
-const isa_table PASTE(isa, ISA) = {
-    TEXT(ISA),         fence, scan, tally, complete, transform, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
-    &functions_streams};
+const isa_table PASTE(isa, ISA) = {TEXT(ISA),
+                                   fence,
+                                   scan,
+                                   tally,
+                                   complete,
+                                   transform,
+                                   {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
+                                   &functions_streams};
 
 #endif
