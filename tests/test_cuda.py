@@ -7,12 +7,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from conftest import DTYPES
-from test_sweep import LONG, errors, truth
 
 import crossentropy
 from crossentropy import _device, autograd, reference, testing
 from crossentropy._backends import registry
 from crossentropy.testing import LIMITS, result_dtype, same, sweep, within
+from crossentropy.testing.sweep import LONG, errors, truth
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.importorskip("greenlet", reason="the simulated threads of a GPU are greenlets")
