@@ -66,7 +66,14 @@ class Problem(NamedTuple):
 
 @functools.cache
 def problem(options: OptionSet, dtype: np.dtype) -> Problem:
-    """The same logits, targets and weights in every run."""
+    """The same logits, targets and weights in every run.
+
+    Examples
+    --------
+    >>> p = crossentropy.testing.problem(crossentropy.testing.OPTION_SETS[0], np.dtype(np.float32))
+    >>> p.x.shape, sorted(p.options)[:3]
+    ((6, 37), ['class_weight', 'label_smoothing', 'reduction'])
+    """
     rng = np.random.default_rng(20190601)
     n, classes, chosen = 6, 37, options
     x = (rng.standard_normal((n, classes)) * 2).astype(dtype)
@@ -103,7 +110,12 @@ def problem(options: OptionSet, dtype: np.dtype) -> Problem:
 
 
 def check_options(options: OptionSet, dtype: np.dtype, layouts=tuple(LAYOUTS)) -> None:
-    """One choice of every option: loss, gradient, the saved pair and the form in place, in each of some layouts."""
+    """One choice of every option: loss, gradient, the saved pair and the form in place, in each of some layouts.
+
+    Examples
+    --------
+    >>> crossentropy.testing.check_options(crossentropy.testing.OPTION_SETS[0], np.dtype(np.float32))
+    """
     p = problem(options, dtype)
     loss, grad = cross_entropy_and_grad(p.x, p.targets, grad_output=p.grad_output, **p.options)
     within(loss, p.loss, dtype, "loss")

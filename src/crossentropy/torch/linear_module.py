@@ -42,6 +42,13 @@ class LinearCrossEntropyLoss(_BASE):
     Notes
     -----
     Called with ``input`` and ``target``; raises what `linear_cross_entropy` raises.
+
+    Examples
+    --------
+    >>> import torch
+    >>> head = crossentropy.torch.LinearCrossEntropyLoss(2, 4, bias=False)
+    >>> head(torch.ones(3, 2), torch.tensor([0, 0, 2])).shape
+    torch.Size([])
     """
 
     def __init__(
