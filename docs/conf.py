@@ -61,3 +61,13 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 html_sidebars = {"index": []}
+
+
+def bars_are_bars(app, what, name, obj, options, lines):
+    """In docstrings |x| is an absolute value, and not what reStructuredText would put in its place."""
+    lines[:] = [line if "``" in line else line.replace("|", "\\|") for line in lines]
+
+
+def setup(app):
+    """Take part in a build."""
+    app.connect("autodoc-process-docstring", bars_are_bars)

@@ -1,4 +1,7 @@
-"""Formulas as MathML, which browsers render by themselves: no script, no fonts, no network."""
+"""Formulas as MathML, which browsers render by themselves: no script, no fonts, no network.
+
+Within a line the derivation writes z_c, e^{z_c} and the like as text: their indices are set as such.
+"""
 
 import re
 
@@ -32,8 +35,35 @@ def visit_block(self, node):
     raise nodes.SkipNode
 
 
+# A letter, with its tilde, that has an index or a power; or a sum over what stands below it.
+INDEXED = re.compile(r"([A-Za-zα-ωΑ-ΩΣ∂)]\u0303?)([_^])(\{(?:[^{}]|\{[^{}]*\})*\}|[A-Za-zα-ω]{1,2}(?![A-Za-z])|\d)")
+PAGES = {"derivation"}
+
+
+def set_indices(app, doctree, docname):
+    """Indices and powers in the text of those pages."""
+    if docname in PAGES:
+        for text in list(doctree.findall(nodes.Text)):
+            if not isinstance(text.parent, (nodes.literal, nodes.math, nodes.math_block, nodes.title)):
+                parts = indexed(text.astext())
+                if len(parts) > 1:
+                    text.parent.replace(text, parts)
+
+
+def indexed(text: str) -> list[nodes.Node]:
+    """The text as nodes, of which some are indices."""
+    found, last = [], 0
+    for part in INDEXED.finditer(text):
+        kind = nodes.subscript if part[2] == "_" else nodes.superscript
+        inside = part[3].removeprefix("{").removesuffix("}")
+        found += [nodes.Text(text[last : part.end(1)]), kind("", "", *indexed(inside))]
+        last = part.end()
+    return [*found, nodes.Text(text[last:])] if text[last:] or not found else found
+
+
 def setup(app):
     """Take part in a build."""
+    app.connect("doctree-resolved", set_indices)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
     app.config.html_math_renderer = "mathml"
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -62,7 +62,7 @@ def resolved(text: str, folder: str) -> str:
 
 def on_read(app, docname, content):
     """Of a page."""
-    if app.env.doc2path(docname).endswith(".md"):
+    if Path(app.env.doc2path(docname)).suffix == ".md":
         content[0] = resolved(content[0], posixpath.dirname(f"docs/{docname}"))
 
 
