@@ -38,7 +38,7 @@ class AccuracyTable(SphinxDirective):
         group += [nodes.colspec(colwidth=1) for _ in head]
         group += nodes.thead("", _row(head))
         group += nodes.tbody("", *map(_row, lines))
-        return [nodes.table("", nodes.title("", text), group)]
+        return [nodes.table("", nodes.title("", text), group, classes=["accuracy"])]
 
 
 def _row(texts):

@@ -44,7 +44,7 @@ def set_indices(app, doctree, docname):
     """Indices and powers in the text of those pages."""
     if docname in PAGES:
         for text in list(doctree.findall(nodes.Text)):
-            if not isinstance(text.parent, (nodes.literal, nodes.math, nodes.math_block, nodes.title)):
+            if not isinstance(text.parent, (nodes.literal, nodes.math, nodes.math_block)):
                 parts = indexed(text.astext())
                 if len(parts) > 1:
                     text.parent.replace(text, parts)
