@@ -24,13 +24,17 @@ def write(path: Path, count: int, seed: int) -> None:
         rows.writerow(["bill_mm", "mass_g", "island", "species"])
         for kind in rng.integers(0, 3, count):
             bill, mass = rng.normal([38, 49, 47][kind], 2), rng.normal([3700, 3750, 5100][kind], 300)
-            rows.writerow([f"{bill:.1f}", f"{mass:.0f}", islands[int(rng.random() < (kind == 1) * 0.8 + 0.1)], species[kind]])
+            rows.writerow(
+                [f"{bill:.1f}", f"{mass:.0f}", islands[int(rng.random() < (kind == 1) * 0.8 + 0.1)], species[kind]]
+            )
 
 
 def run(*arguments: str, folder: Path) -> str:
     """What `crossentropy ...` prints; it ends the example where it fails."""
     print(f"$ crossentropy {' '.join(arguments)}")
-    done = subprocess.run([sys.executable, "-m", "crossentropy", *arguments], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "crossentropy", *arguments], cwd=folder, capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
     return done.stdout

@@ -1,4 +1,4 @@
-"""The last layer of a language model: hidden states against a vocabulary, in micro-batches, and the memory of either way.
+"""The last layer of a language model: hidden states against a vocabulary, in micro-batches, and what memory it takes.
 
     python examples/language_model_loss.py
 

@@ -2,6 +2,8 @@
 
 import os
 import random
+import runpy
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -572,3 +574,12 @@ def test_the_backend_is_named_where_backends_are_listed():
     assert crossentropy.backends()[-1] == ("cuda", True, "")
     with pytest.raises(ValueError, match="'cuda' is not chosen"):
         crossentropy.config(backend="cuda")
+
+
+def test_the_example_for_a_device():
+    """examples/gpu_arrays.py, by arrays of the tests' own."""
+    path = Path(__file__).parent.parent / "examples" / "gpu_arrays.py"
+    if not path.exists():
+        pytest.skip("the examples are in the source tree")
+    there, here = runpy.run_path(str(path))["compare"](Array, lambda array: array.to_host())
+    assert there == pytest.approx(here, rel=1e-6)
