@@ -103,7 +103,8 @@ def picture(document: dict, lines: list[Line]):
     axes.set_yticks(range(len(lines)), [f"{_broken(line.of)}\n{line.what}" for line in lines])
     axes.invert_yaxis()
     axes.set_title(f"times as long as a default call of crossentropy takes ({document['date']})", fontsize=11)
-    made.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=11)
+    if any(line.times for line in lines):
+        made.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=11)
     return made
 
 
