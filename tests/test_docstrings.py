@@ -51,10 +51,12 @@ def public():
 @pytest.mark.skipif(not crossentropy.__doc__, reason="python -OO has no docstrings")
 def test_every_public_function_has_an_example_that_holds():
     without, count = [], 0
+    page = ROOT / "docs" / "reference" / "specification.rst"  # of what has no __all__, the functions that it shows
+    shown = re.findall(r"autofunction:: (\w+)", page.read_text(encoding="utf-8")) if page.exists() else []
     for name, value in public():
         found = examples_of(inspect.getdoc(value) or "", {}, name)
         count += found
-        if not found:
+        if not found and (not name.startswith("reference.") or name.removeprefix("reference.") in shown):
             without.append(name)
     assert not without
     assert count >= 100

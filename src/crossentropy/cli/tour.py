@@ -37,18 +37,14 @@ def tour() -> Iterator[str]:
 
 
 def _here() -> str:
-    found = {backend.name: backend for backend in backends()}
-    parts = []
-    if found["native"].available:
-        from .. import native
+    available = [backend.name for backend in backends() if backend.available]
+    text = f"backends {', '.join(available)}"
+    if available[0] != "native":
+        return f"{text}: no C kernels, and crossentropy info says why"
+    from .. import native
 
-        threads = native.current_threads()
-        parts.append(f"C kernels by {native.current_isa()} on {threads} thread{'s' * (threads > 1)}")
-    else:
-        parts.append("no C kernels (crossentropy info says why)")
-    parts.append("Numba" if found["numba"].available else "no Numba")
-    parts.append("a GPU" if found["cuda"].available else "no GPU")
-    return ", ".join(parts)
+    threads = native.current_threads()
+    return f"{native.current_isa()} on {threads} thread{'s' * (threads > 1)}; {text}"
 
 
 def _documentation() -> str:
