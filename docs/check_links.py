@@ -1,4 +1,4 @@
-"""Every link of the built site leads to a page that is there, and to a place on it: `python docs/check_links.py`.
+"""Every link of the built site leads to a page that is there, and to a place on it: `python docs/check_links.py [SITE]`.
 
 With no network: addresses of other sites are counted, and looked at for their form alone. Pages, links and what is
 wrong with them are printed; the exit code is 1 where something is.
@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-SITE = Path(__file__).parent / "_build"
+SITE = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "_build").resolve()
 
 
 class Page(HTMLParser):

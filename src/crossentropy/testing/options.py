@@ -72,8 +72,8 @@ def problem(options: OptionSet, dtype: np.dtype) -> Problem:
     Examples
     --------
     >>> p = crossentropy.testing.problem(crossentropy.testing.OPTION_SETS[0], np.dtype(np.float32))
-    >>> p.x.shape, sorted(p.options)[:3]
-    ((6, 37), ['class_weight', 'label_smoothing', 'reduction'])
+    >>> p.x.shape, "label_smoothing" in p.options
+    ((6, 37), True)
     """
     rng = np.random.default_rng(20190601)
     n, classes, chosen = 6, 37, options
