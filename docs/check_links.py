@@ -1,4 +1,4 @@
-"""Every link of the built site leads to a page that is there, and to a place on it: `python docs/check_links.py [SITE]`.
+"""Every link of the built site leads to a page that is there, and to a place on it: `docs/check_links.py [SITE]`.
 
 With no network: addresses of other sites are counted, and looked at for their form alone. Pages, links and what is
 wrong with them are printed; the exit code is 1 where something is.
