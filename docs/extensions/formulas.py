@@ -9,11 +9,21 @@ from docutils import nodes
 from docutils.utils.math import latex2mathml
 
 
+# docutils sets an index of a letter with an accent below the letter: here letter and accent are one.
+_LETTER, _TILDE = r"\s*<mi>(\w)</mi>\s*", r"\s*<mo[^>]*>~</mo>\s*"
+_ONE = '<mi mathvariant="italic">\\1\u0303</mi>'
+TILDES = (
+    (re.compile(rf"<munderover>{_LETTER}<mi>(\w)</mi>{_TILDE}</munderover>"), f"<msub>{_ONE}<mi>\\2</mi></msub>"),
+    (re.compile(rf"<mover[^>]*>{_LETTER}{_TILDE}</mover>"), _ONE),
+)
+
+
 def mathml(latex: str, block: bool) -> str:
     """The formula as an element <math>; docutils knows the LaTeX that is used here."""
-    return latex2mathml.tex2mathml(latex.strip(), as_block=block).replace(
-        "<math ", f'<math alttext="{_escaped(latex)}" ', 1
-    )
+    text = latex2mathml.tex2mathml(latex.strip(), as_block=block)
+    for pattern, instead in TILDES:
+        text = pattern.sub(instead, text)
+    return text.replace("<math ", f'<math alttext="{_escaped(latex)}" ', 1)
 
 
 def _escaped(latex: str) -> str:

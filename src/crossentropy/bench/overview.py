@@ -80,8 +80,8 @@ def table(document: dict, lines: list[Line]) -> Iterator[str]:
     names = {"torch": "torch", "jax": "JAX", "tensorflow-cpu": "TensorFlow", "onnxruntime": "onnxruntime"}
     names |= {"scikit-learn": "scikit-learn"}
     libraries = ", ".join(f"{text} {versions[name]}" for name, text in names.items() if name in versions)
-    days = sorted({document["date"], document.get("linear_on", document)["date"]})
-    yield f"\n{machine['threads']} threads of {machine['cpu']} ({machine['isas'][0]}), {' and '.join(days)}, {libraries}."
+    days = " and ".join(sorted({document["date"], document.get("linear_on", document)["date"]}))
+    yield f"\n{machine['threads']} threads of {machine['cpu']} ({machine['isas'][0]}), {days}, {libraries}."
 
 
 def picture(document: dict, lines: list[Line]):
