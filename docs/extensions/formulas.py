@@ -8,7 +8,6 @@ import re
 from docutils import nodes
 from docutils.utils.math import latex2mathml
 
-
 # docutils sets an index of a letter with an accent below the letter: here letter and accent are one.
 _LETTER, _TILDE = r"\s*<mi>(\w)</mi>\s*", r"\s*<mo[^>]*>~</mo>\s*"
 _ONE = '<mi mathvariant="italic">\\1\u0303</mi>'
