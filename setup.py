@@ -49,6 +49,7 @@ SOURCES = [
         "by_rows",
         "by_streams",
         "by_tiles",
+        "fused_rows",
         "layout",
         "log_softmax_backward",
         "logits",
