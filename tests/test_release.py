@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import crossentropy
+from crossentropy._options import OPTIONS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -33,6 +34,12 @@ def test_readme_is_short_and_its_links_work_on_a_package_index():
         else:
             page = ROOT / "docs" / (of_page[1] or "index")
             assert page.with_suffix(".md").exists() or page.with_suffix(".rst").exists(), link
+
+
+def test_readme_and_the_page_for_numpy_name_every_option():
+    for path in (README, ROOT / "docs" / "howto" / "numpy.md"):
+        text = path.read_text(encoding="utf-8")
+        assert [name for name in OPTIONS if f"`{name}`" not in text] == [], path
 
 
 def test_the_first_example_of_readme_runs():
