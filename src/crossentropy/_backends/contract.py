@@ -23,6 +23,9 @@ class Statistics(NamedTuple):
     mass: float  # sum of the target's weights over the classes, as the gradient needs it
 
 
+FIELDS_OF_FEW = 8  # that a device keeps of a row where logits are transformed, or the loss is focal
+
+
 class RowNumbers(NamedTuple):
     """What there is to know of each row, as `Backend.row_statistics` fills it in: (N,) each, float64 or int64.
 
