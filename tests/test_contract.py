@@ -79,8 +79,9 @@ def test_infinite_rows_and_weights_of_every_length(kernels, dtype, classes):
 @pytest.mark.parametrize("classes", [64, 300, 600, 2300])
 def test_row_statistics_of_every_length(kernels, dtype, classes):
     """In tiles and in blocks: what the conformance suite has of few classes."""
-    row_statistics.every_number(classes, dtype)
-    row_statistics.leaders(classes, classes - 1, dtype)
+    if classes < 1000:  # of more the reference takes seconds
+        row_statistics.every_number(classes, dtype)
+        row_statistics.leaders(classes, classes - 1, dtype)
     row_statistics.ties(classes, dtype)
     row_statistics.undefined(classes, dtype)
 
