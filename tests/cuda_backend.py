@@ -174,3 +174,43 @@ def forward_backward(x, targets, options, row_scale, loss, grad):
     losses, _ = backend.cross_entropy_and_grad(x_there, t, grad_output=_scale(row_scale, x), out=to, **given)
     loss[...] = losses.to_host().reshape(-1)
     grad[...] = to.to_host()
+
+
+def _options_there(x, options, index):
+    rows, real = x.shape[:-1], np.float64 if x.itemsize == 8 else np.float32
+    given = {"logit_scale": options.logit_scale, "softcap": options.softcap}
+    if index:
+        given["ignore_index"] = options.ignore_index
+    if options.sample_weight is not None:
+        given["sample_weight"] = Array(options.sample_weight.astype(real).reshape(rows))
+    if options.class_prior is not None:
+        given["class_prior"] = Array(options.class_prior)
+    return given
+
+
+def row_statistics(x, targets, options, numbers, statistics=None):
+    index = targets is not None and not options.probabilities
+    t = Array(targets.reshape(x.shape[:-1])) if index else None
+    if statistics is not None:
+        _, saved = backend.log_probs_forward(_device(x), t, **_options_there(x, options, index))
+        statistics[...] = backend.numbers_of(saved)[0].to_host()
+    _, t, given = _call(x, targets, options) if targets is not None else (None, None, None)
+    if targets is None:
+        given = _options_there(x, options, False)
+    else:
+        del given["reduction"]
+        if options.probabilities:
+            del given["ignore_index"]
+    found = backend.row_statistics(_device(x), t, **given)
+    for to, a in zip(numbers, found, strict=False):
+        if a is not None:
+            to[...] = a.to_host().reshape(-1)
+
+
+def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, grad):
+    t = None if targets is None else Array(targets.reshape(x.shape[:-1]))
+    kept = Array(statistics.astype(np.float64 if x.itemsize == 8 else np.float32))
+    saved = backend.restored_log_probs(kept, _device(x), t, **_options_there(x, options, targets is not None))
+    to = _device(grad)
+    backend.log_probs_backward(saved, _scale(g_log_prob, x), _scale(g_entropy, x), out=to)
+    grad[...] = to.to_host()

@@ -25,6 +25,11 @@
      NAME(gradient),                                    \
      NAME(log_softmax),                                 \
      NAME(log_softmax_backward),                        \
+     NAME(top),                                         \
+     NAME(place),                                       \
+     NAME(above),                                       \
+     NAME(look),                                        \
+     NAME(log_probs_gradient),                          \
      NAME(weighted_max),                                \
      NAME(weighted_sum),                                \
      NAME(transformed_sum),                             \
@@ -37,6 +42,7 @@
      PASTE(columns_spread, REAL),                       \
      PASTE(columns_gradient, REAL),                     \
      PASTE(columns_log_softmax, REAL),                  \
+     PASTE(columns_look, REAL),                         \
      PASTE(near_sums, REAL),                            \
      PASTE(near_numbers, REAL),                         \
      PASTE(near_gradient, REAL),                        \
@@ -48,12 +54,14 @@
 
 #define REAL f32
 #include "blocks/columns.h"
+#include "blocks/columns_look.h"
 #include "blocks/near.h"
 #include "blocks/runs.h"
 
 #define ELEMENT f16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
@@ -63,6 +71,7 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #define ELEMENT bf16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
@@ -72,6 +81,7 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #define ELEMENT f32
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
@@ -81,12 +91,14 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef REAL
 #define REAL f64
 #include "blocks/columns.h"
+#include "blocks/columns_look.h"
 #include "blocks/near.h"
 #include "blocks/runs.h"
 
 #define ELEMENT f64
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/tile.h"
 #define transformed_sum_f64 NULL

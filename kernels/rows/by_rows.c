@@ -25,6 +25,8 @@ void by_rows(const task *t)
     while (!p.c.stopped && take_rows(t, &first, &last)) {
         if (t->work == LOG_SOFTMAX_BACKWARD) log_softmax_backward(&p, first, last);
         else if (t->work == WEIGHTED_LOGSUMEXP) weighted_logsumexp(&p, first, last);
+        else if (t->work == ROW_STATISTICS) find_row_statistics(&p, first, last);
+        else if (t->work == LOG_PROBS_BACKWARD) log_probs_backward(&p, first, last);
         else run_batches(&p, first, last);
     }
     write_waiting(&p);

@@ -9,6 +9,7 @@
 #include "rows/losses.h"
 #include "rows/parallel.h"
 #include "rows/results.h"
+#include "rows/row_statistics.h"
 #include "rows/usual_tiles.h"
 
 #define FEW_CLASSES 64
@@ -32,7 +33,7 @@ static int is_in_place(const task *t)
 
 int suits_tiles(const task *t)
 {
-    return t->work != LOG_SOFTMAX_BACKWARD && t->work != WEIGHTED_LOGSUMEXP &&
+    return t->work != LOG_SOFTMAX_BACKWARD && t->work != WEIGHTED_LOGSUMEXP && t->work != LOG_PROBS_BACKWARD &&
            (t->classes <= FEW_CLASSES || is_in_place(t));
 }
 
@@ -178,10 +179,39 @@ static ptrdiff_t rows_of_tile(const tile *w, ptrdiff_t row, ptrdiff_t last)
     return rows_to_aligned(&w->to_out, row, rows);
 }
 
+static void find_numbers(tile *w, ptrdiff_t last)
+{
+    const task *t = w->t;
+    row_batch *n = &w->n;
+    row_looks l;
+    double y[BATCH] = {0}, largest[BATCH], above[BATCH];
+    read_tile(&w->from_x, n->row, n->rows, last, w->x);
+    find_targets(t, n);
+    for (ptrdiff_t i = 0; i < n->rows; ++i) {
+        const int has_target = t->targets.data && !n->r.bad[i] && !n->r.skipped[i];
+        y[i] = has_target ? (double)n->r.y[i] : 0;
+        n->b.z[i] = has_target ? get(w, w->x, i, n->r.y[i]) : -INFINITY;
+    }
+    w->k->columns_max(w->x, t->classes, &n->b);
+    w->k->columns_look(w->x, t->classes, sum_headroom(w->is_f64), anchor_limit(w->is_f64), y, &n->b, l.far, largest,
+                       above);
+    for (ptrdiff_t i = 0; i < n->rows; ++i) {
+        l.largest[i] = (int64_t)largest[i], l.above[i] = (int64_t)above[i];
+        if (isnan(n->b.max[i])) l.undefined[i] = undefined_max(w, i);
+        if (n->r.any_unread && n->r.skipped[i]) set_unread(&n->b, i, 0);
+    }
+    t->isa->complete(&n->b, n->rows, t->targets.data != NULL, w->is_f64);
+    put_numbers(t, n, &l);
+}
+
 static void run_tile(tile *w, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t last)
 {
     const task *t = w->t;
     w->n.row = row, w->n.rows = rows;
+    if (t->work == ROW_STATISTICS) {
+        find_numbers(w, last);
+        return;
+    }
     read_rows(w, last);
     if (t->loss) find_losses(t, &w->n);
     if (!t->out.data) return;

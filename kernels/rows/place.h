@@ -90,4 +90,8 @@ void write_elsewhere(place *p, ptrdiff_t i, const row_gradients *g);
 void log_softmax_backward(place *p, ptrdiff_t first, ptrdiff_t last);
 void weighted_logsumexp(place *p, ptrdiff_t first, ptrdiff_t last);
 
+/* row_statistics.c, log_probs_backward.c */
+void find_row_statistics(place *p, ptrdiff_t first, ptrdiff_t last);
+void log_probs_backward(place *p, ptrdiff_t first, ptrdiff_t last);
+
 #endif

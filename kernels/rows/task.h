@@ -16,6 +16,8 @@ typedef enum {
     FORWARD,
     BACKWARD,
     FORWARD_BACKWARD,
+    ROW_STATISTICS,
+    LOG_PROBS_BACKWARD,
     STREAM_READ,
     STREAM_COPY,
     STREAM_COMBINE,
@@ -63,6 +65,12 @@ typedef struct {
     double mass;    /* the sum of the target's weights over the classes, as the gradient needs it */
 } row_statistics;
 
+/* The numbers of each row beside its loss; NULL where they have no meaning. */
+typedef struct {
+    double *logsumexp, *entropy, *log_prob, *max_prob;    /* OUT (rows,) */
+    int64_t *argmax, *rank;                               /* OUT (rows,) */
+} row_numbers;
+
 /* How far a call has come: what its threads share. parallel.c alone knows it. */
 typedef struct {
     ptrdiff_t next, at_once;    /* rows */
@@ -91,6 +99,9 @@ typedef struct {
     const double *row_scale; /* IN (rows,), or one number where row_scale_step is 0 */
     ptrdiff_t row_scale_step;
 
+    const double *entropy_scale; /* IN as row_scale, of what arrives at entropies; row_scale at log-probabilities */
+    ptrdiff_t entropy_scale_step;
+
     const product *product;       /* whose shares are the rows */
     const biased *biased;         /* likewise */
     convert_function *convert;    /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */
@@ -98,6 +109,7 @@ typedef struct {
     schedule *schedule;
     double *loss; /* OUT (rows,) or NULL */
     double *sign; /* OUT of a weighted logsumexp (rows,) */
+    row_numbers numbers;
     row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
 } task;
 

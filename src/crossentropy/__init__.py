@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
     from . import autograd, distributions, reference, testing, training
     from ._backends.registry import backends, config, get_config, set_config
     from ._memory import empty_cache
-    from ._options import LinearOptions, LossOptions
+    from ._options import LinearOptions, LossOptions, PerRowOptions
     from .api import (
         LogAndSign,
         LossAndGrad,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         linear_log_probs,
         linear_log_probs_and_grad,
     )
+    from .row_numbers import RowStatistics, row_statistics
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,9 @@ _HOME = {
     "LinearLossAndGrad": "linear",
     "LinearOptions": "_options",
     "LossOptions": "_options",
+    "PerRowOptions": "_options",
+    "RowStatistics": "row_numbers",
+    "row_statistics": "row_numbers",
     "empty_cache": "_memory",
     "backends": "_backends.registry",
     "config": "_backends.registry",
@@ -73,6 +77,8 @@ __all__ = [
     "LogAndSign",
     "LossAndGrad",
     "LossOptions",
+    "PerRowOptions",
+    "RowStatistics",
     "__version__",
     "autograd",
     "backends",
@@ -90,6 +96,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "reference",
+    "row_statistics",
     "set_config",
     "softmax",
     "testing",

@@ -23,16 +23,20 @@ from ._backends import registry
 from ._backends.contract import Statistics
 from ._options import LossOptions, passed, takes_options
 from ._reduction import divisor, gradient_array, reduced, row_count, scaled
+from .row_numbers import SavedLogProbs, log_probs_backward, log_probs_forward, restored_log_probs
 
 FIELDS = len(Statistics._fields)
 
 __all__ = [
     "backward",
     "forward",
+    "log_probs_backward",
+    "log_probs_forward",
     "log_softmax_backward",
     "log_softmax_forward",
     "numbers_of",
     "restored",
+    "restored_log_probs",
     "restored_log_softmax",
 ]
 
@@ -164,7 +168,7 @@ def numbers_of(saved: Saved | SavedLogSoftmax) -> tuple[np.ndarray, np.ndarray |
     >>> statistics[:, :2]  # the maximum, and the sum of the other exponentials over it
     array([[2., 2.]])
     """
-    if isinstance(saved, SavedLogSoftmax):
+    if isinstance(saved, (SavedLogSoftmax, SavedLogProbs)):
         return saved.statistics, None
     if not isinstance(saved, Saved):
         return registry.device_backend("saved").numbers_of(saved)

@@ -2,6 +2,7 @@
 
     >>> from crossentropy.torch import cross_entropy, log_softmax, CrossEntropyLoss
     >>> from crossentropy.torch import linear_cross_entropy, LinearCrossEntropyLoss, linear_log_probs
+    >>> from crossentropy.torch import token_log_probs, entropy, token_log_probs_and_entropy
 
 They take and return what PyTorch's functions and module of these names do; docs/torch.md lists every difference. The
 kernels take tensors of float32, float64, bfloat16 and float16 on the CPU and on CUDA devices. What they are not for
@@ -30,16 +31,21 @@ from . import calls, composed, eager, short
 from .bridge import NO_WEIGHTS, Options, Weights
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
 from .linear_module import LinearCrossEntropyLoss
+from .log_probs import TokenLogProbs, entropy, token_log_probs, token_log_probs_and_entropy
 
 __all__ = [
     "CrossEntropyLoss",
     "LinearCrossEntropyLoss",
     "LinearLogProbs",
+    "TokenLogProbs",
     "cross_entropy",
     "empty_cache",
+    "entropy",
     "linear_cross_entropy",
     "linear_log_probs",
     "log_softmax",
+    "token_log_probs",
+    "token_log_probs_and_entropy",
 ]
 
 # The keywords of PyTorch's own, for the hint at a misspelt one.

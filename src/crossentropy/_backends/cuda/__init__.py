@@ -16,7 +16,7 @@ from numba import cuda
 from ... import _arrays, _check
 from ..._options import integer
 from ..contract import LogAndSign, Statistics
-from . import arrays, calls, driver, launch, linear, losses
+from . import arrays, calls, driver, launch, linear, losses, row_calls
 from . import linear_log_probs as chosen
 from .calls import DIVISOR, STATISTICS, Saved, SavedLogSoftmax, X
 from .kernels import Result
@@ -41,7 +41,7 @@ def _there(function):
         if driver.devices() == 1:
             return function(first, *others, **options)
         value = first
-        if isinstance(first, (Saved, SavedLogSoftmax)):
+        if isinstance(first, (Saved, SavedLogSoftmax, row_calls.SavedLogProbs)):
             value = first.given[X].value
         with cuda.gpus[arrays.device_of(value)]:
             return function(first, *others, **options)
@@ -206,6 +206,8 @@ def numbers_of(saved):
     """As `crossentropy.autograd.numbers_of`, on the device."""
     if isinstance(saved, SavedLogSoftmax):
         return saved.given[1].value, None
+    if isinstance(saved, row_calls.SavedLogProbs):
+        return saved.given[row_calls.STATISTICS].value, None
     divisor = saved.given[DIVISOR]
     return saved.given[STATISTICS].value, None if divisor is None else divisor.value
 
@@ -226,6 +228,13 @@ def restored_log_softmax(statistics, x, axis=-1):
     kept = calls.fields_of(Result(writes="log_softmax"))
     return SavedLogSoftmax([there, calls.statistics_beside(there, axis, statistics, kept)], axis)
 
+
+# ---------------------------------------------------------------------- the numbers of rows
+
+row_statistics = _there(row_calls.row_statistics)
+log_probs_forward = _there(row_calls.log_probs_forward)
+log_probs_backward = _there(row_calls.log_probs_backward)
+restored_log_probs = _there(row_calls.restored_log_probs)
 
 # ---------------------------------------------------------------------- the loss of hidden states
 

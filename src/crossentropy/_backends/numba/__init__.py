@@ -102,6 +102,28 @@ def log_softmax_backward(grad_output, x, statistics, grad):
     _run(kernels.log_softmax_backward, x, q=grad_output, out=grad, statistics=statistics)
 
 
+def row_statistics(x, targets, options, numbers, statistics=None):
+    """The numbers of each row, and what `log_probs_backward` needs of them."""
+    index = targets is not None and not options.probabilities
+    # A loss that sums over the classes once more, or is not of the logits as they are, is one for itself.
+    is_apart = targets is not None and (
+        options.probabilities or options.label_smoothing > 0 or options.margin != 0 or options.focal > 0
+    )
+    to = numbers if index else numbers._replace(log_prob=None, rank=None)
+    plain = options._replace(margin=0.0, focal=0.0)
+    loss = numbers.loss if index and not is_apart else None
+    given = targets if index else None
+    _run(kernels.row_statistics, x, targets=given, options=plain, loss=loss, numbers=to, statistics=statistics)
+    if is_apart:
+        forward(x, targets, options, numbers.loss, None)
+
+
+def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, grad):
+    """The gradient on the logits of log-probabilities and entropies, with what arrives at them."""
+    scales = {"row_scale": g_log_prob, "entropy_scale": g_entropy}
+    _run(kernels.log_probs_backward, x, targets=targets, out=grad, options=options, statistics=statistics, **scales)
+
+
 def _run_loss(kernel, x, targets, options, **rest):
     role = "q" if options.probabilities else "targets"
     spreads = True if options.probabilities or options.label_smoothing > 0 else None  # None: not even compiled

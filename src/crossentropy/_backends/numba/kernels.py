@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 from .. import contract, exponential
-from . import compiling, exponentials, layout, losses, memory, rows, tasks, weighted
+from . import compiling, exponentials, layout, losses, memory, numbers, rows, tasks, weighted
 from .compiling import OPTIONS, merged
 from .exponentials import exp_at
 from .layout import BLOCK, block, fill, number_at, put, row_of, stopped
@@ -27,6 +27,7 @@ from .losses import (
     write_gradient,
 )
 from .memory import fence, load, view
+from .numbers import look, write_log_probs_gradient
 from .rows import (
     gradient_frame,
     parts,
@@ -45,7 +46,7 @@ from .tasks import task_at
 from .weighted import weighted_sum
 
 # Every module, besides this one, whose code or constants kernels contain; a test holds the list to the imports.
-INLINED = (compiling, contract, exponential, exponentials, layout, losses, memory, rows, tasks, weighted)
+INLINED = (compiling, contract, exponential, exponentials, layout, losses, memory, numbers, rows, tasks, weighted)
 
 
 def _source(module):
@@ -155,6 +156,75 @@ def logsumexp(task, odd, first, last, memory):
         x_row = row_of(t.x, t, n)
         m, _, log_sum, _ = read_row(t.x, x_row, t.classes, -1, 0.0, False, x_buffer, pad, t.stop)
         result[n] = undefined_max(t.x, x_row, t.classes, pad) if math.isnan(m) else (m + log_sum[0]) + log_sum[1]
+
+
+@kernel
+def row_statistics(task, odd, first, last, memory):
+    """Into the arrays of RowNumbers, and into statistics where these are wanted; the loss where there is a place."""
+    t = task_at(task, odd)
+    x_buffer, _, _, pad = parts(memory)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        y = target_of(t, n) if t.targets else -1
+        kind, x_row = kind_of(t, n, y), row_of(t.x, t, n)
+        m, rest, log_sum, z, distance, largest, above = np.nan, np.nan, (np.nan, 0.0), -np.inf, 0.0, -1, t.classes
+        lse, none = np.nan, 0.0 if kind == SKIPPED else np.nan
+        if kind == READ:  # in one way whatever the target is, and whether there is one
+            m, rest, log_sum, _ = read_row(t.x, x_row, t.classes, -1, 0.0, False, x_buffer, pad, t.stop)
+            if y >= 0:
+                z = number_at(t.x, x_row, y, pad)
+            if math.isnan(m):
+                lse = undefined_max(t.x, x_row, t.classes, pad)
+        if math.isnan(m):
+            if kind == SKIPPED:
+                lse = 0.0
+            entropy, log_prob, max_prob, loss = none, none, none, none
+            m, rest, distance = none, none, none
+        else:
+            far, largest, above = look(t.x, x_row, t.classes, m, y, z, x_buffer, t.stop)
+            distance, log_sum_whole = far / (1 + rest), log_sum[0] + log_sum[1]
+            lse, entropy, max_prob = m + log_sum_whole, distance + log_sum_whole, 1 / (1 + rest)
+            log_prob = (z - m) - log_sum_whole
+            weight = load(t.sample_weight + 8 * n, np.float64) if t.sample_weight else 1.0
+            own, _ = weight_of(t, y)
+            loss = weight * loss_of(t, m, rest, log_sum_whole, z, own, 0.0, 0.0)
+        view(t.logsumexp, t.rows, np.float64)[n] = lse
+        view(t.entropy, t.rows, np.float64)[n] = entropy
+        view(t.max_prob, t.rows, np.float64)[n] = max_prob
+        view(t.argmax, t.rows, np.int64)[n] = largest
+        if t.rank:
+            view(t.log_prob, t.rows, np.float64)[n] = log_prob
+            view(t.rank, t.rows, np.int64)[n] = above
+        if t.loss:
+            view(t.loss, t.rows, np.float64)[n] = loss
+        if t.statistics:
+            kept = statistics_of(t, n)
+            kept[MAX], kept[REST], kept[MASS] = m, rest, distance
+
+
+@kernel
+def log_probs_backward(task, odd, first, last, memory):
+    """Into out the gradient of log-probabilities and entropies, from statistics whose mass is sum p (m - z)."""
+    t = task_at(task, odd)
+    x_buffer, _, scratch, _ = parts(memory)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        y = target_of(t, n) if t.targets else -1
+        kind, kept = kind_of(t, n, y), statistics_of(t, n)
+        m, rest, distance = kept[MAX], kept[REST], kept[MASS]
+        if kind != READ or math.isnan(m):
+            fill_unread(t, n, kind, scratch)
+            continue
+        g_p = load(t.row_scale + 8 * n * t.row_scale_step, np.float64) if y >= 0 else 0.0
+        g_h = load(t.entropy_scale + 8 * n * t.entropy_scale_step, np.float64)
+        x_row, out_row, bypasses, stop = row_of(t.x, t, n), row_of(t.out, t, n), t.bypasses, t.stop
+        z = number_at(t.x, x_row, y, memory) if y >= 0 else 0.0
+        write_log_probs_gradient(
+            t.x, x_row, t.out, out_row, t.classes, m, rest, distance, y, z, g_p, g_h, bypasses, stop, x_buffer, scratch
+        )
+    fence()
 
 
 @kernel

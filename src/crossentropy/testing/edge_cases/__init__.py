@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import arguments, axes, linear, log_softmax, options, shapes, sums, targets, values
+from . import arguments, axes, linear, log_softmax, options, row_statistics, shapes, sums, targets, values
 from .case import EDGE_CASES, both
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "linear",
     "log_softmax",
     "options",
+    "row_statistics",
     "shapes",
     "sums",
     "targets",
