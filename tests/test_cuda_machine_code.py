@@ -1,0 +1,165 @@
+"""The machine code of the CUDA kernels for an H100, executed without one: benchmarks/cuda_sass is what executes it.
+
+What the simulator cannot see is here what is executed: registers, rounding, predicates, which threads of a warp meet,
+16-byte accesses, shared memory and clusters as the compiler left them. Every access is checked, and every race between
+barriers. Kernels are few, since each takes seconds to compile: pairs of a form of work, a result and a dtype.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DTYPES
+
+import crossentropy
+from crossentropy import autograd, reference, testing
+from crossentropy.testing import same, within
+from crossentropy.testing.covering import covering
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+FORMS = {  # vectors of 16 bytes of a row, classes less, rows, vectors of a part of a row
+    "part of a warp": (40, 0, 5, 0),
+    "a warp": (128, 0, 3, 0),
+    "a block": (200, 0, 3, 0),
+    "a cluster": (2049, 0, 2, 0),
+    "streamed": (90, 1, 3, 0),
+    "streamed by a cluster": (2100, 3, 2, 0),
+    "classes apart": (5, 0, 5, 0),
+    "in parts": (200, 0, 2, 64),
+}
+RESULTS = ("loss", "gradient", "pair", "smooth", "smooth pair", "probabilities", "log_softmax", "log_softmax_backward")
+MOST = 24  # kernels, each of which takes seconds to compile: the choices that cover most come first
+KERNELS = covering({"form": tuple(FORMS), "result": RESULTS, "kind": tuple(DTYPES)}, 2, lambda chosen: False)[:MOST]
+CALLS = covering(
+    {
+        "values": ("normal", "one far ahead", "tenth -inf", "far from 0", "confident"),
+        "class_weight": (False, True),
+        "sample_weight": (False, True),
+        "z_loss": (0.0, 0.01),
+        "ignored": (False, True),
+    },
+    2,
+    lambda chosen: False,
+)
+PER_KERNEL = 2  # calls
+
+
+def values(name, rng, rows, classes):
+    """Logits, which every dtype has."""
+    x = 3 * rng.standard_normal((rows, classes))
+    if name == "one far ahead":
+        x[:, classes // 3] = 60
+    elif name == "tenth -inf":
+        x[rng.random(x.shape) < 0.1] = -np.inf
+        x[0] = -np.inf
+    elif name == "far from 0":
+        x += np.linspace(-3e4, 3e4, rows)[:, None]
+    elif name == "confident":
+        x = np.where(np.arange(classes) == 7 % classes, 0, -np.linspace(1, 30, rows)[:, None] - abs(x))
+    return x
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    """The emulated memory; while it is there, kernels are compiled for an H100 and run there."""
+    pytest.importorskip("numba.cuda")
+    import numba.cuda
+
+    if getattr(numba.cuda, "simulator", None) is not None and "SIMULATED" in dir(numba.cuda):
+        pytest.skip("the simulator is there")
+    sys.path[:0] = [str(BENCHMARKS / "cuda_machine_code"), str(BENCHMARKS / "cuda_sass")]
+    import cuda_backend
+    import kernels
+    import machine_code
+    from memory import Memory
+
+    from crossentropy._backends.cuda import driver, launch, plans, reductions
+
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        machine_code.prepare(patch.setattr)
+        kernels.Kernel.memory = memory = Memory()
+        for place in (driver, reductions):
+            patch.setattr(place, "Kernel", kernels.Kernel)
+        for name, answer in (("device", 0), ("devices", 1), ("multiprocessors", 1), ("has_clusters", True)):
+            patch.setattr(driver, name, lambda *_, answer=answer: answer)
+        patch.setattr(cuda_backend, "emulated", memory)
+        stack.enter_context(crossentropy.config(backend=cuda_backend))
+        yield memory
+    for cached in (launch.compiled, launch.shape_for):
+        cached.cache_clear()
+    plans._plans.clear()
+
+
+def expected(x, targets, w, v, numbers):
+    """(loss, gradient, its largest terms), by the reference."""
+    rows = [reference.Row(weight, w, **numbers) for weight in v]
+    return testing.exact(x, targets, rows)
+
+
+def check(result, x, rng, chosen, dtype, layout):
+    """One call of a kernel's, against the reference, and against itself in place."""
+    n, classes = x.shape
+    if result == "log_softmax":
+        p = crossentropy.log_softmax(layout(x))
+        within(p, [reference.log_softmax(row) for row in x.astype(float).tolist()], dtype, "log_softmax")
+        return
+    if result == "log_softmax_backward":
+        g = rng.standard_normal(x.shape).astype(dtype)
+        _, saved = autograd.log_softmax_forward(layout(x))
+        pairs = list(zip(g.astype(float).tolist(), x.astype(float).tolist(), strict=True))
+        wanted, terms = ([f(*pair) for pair in pairs] for f in (reference.log_softmax_backward, reference.log_softmax_terms))
+        within(autograd.log_softmax_backward(saved, layout(g)), wanted, dtype, "grad", unit_at=np.array(terms))
+        return
+    w = rng.uniform(0, 2, classes) * (rng.random(classes) > 0.2) if chosen["class_weight"] else None
+    v = np.where(np.arange(n) == 1, 0.0, rng.uniform(0.3, 2, n)) if chosen["sample_weight"] else np.ones(n)
+    y = rng.integers(0, classes, n)
+    numbers = {"z_loss": chosen["z_loss"], "label_smoothing": 0.1 if result.startswith("smooth") else 0.0}
+    given = {"class_weight": w, "sample_weight": v if chosen["sample_weight"] else None, "reduction": "none", **numbers}
+    targets, each, weights = y, y.tolist(), v.copy()
+    if result == "probabilities":
+        targets = (rng.dirichlet(np.ones(classes), n) * (rng.random(x.shape) > 0.3)).astype(
+            np.float64 if dtype == np.float64 else np.float32
+        )
+        each = targets.astype(float).tolist()
+    elif chosen["ignored"]:
+        given["ignore_index"], weights[y == y[-1]] = int(y[-1]), 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss, grad, unit = expected(x, each, None if w is None else w.tolist(), weights, numbers)
+    if result == "loss":
+        within(crossentropy.cross_entropy(layout(x), targets, **given), loss, dtype, "loss")
+        return
+    if "pair" in result:
+        found, saved = autograd.forward(layout(x), targets, **given)
+        gradient = autograd.backward(saved)
+    else:
+        to = layout(x)
+        found, gradient = crossentropy.cross_entropy_and_grad(to, targets, **given)
+        again = crossentropy.cross_entropy_and_grad(to, targets, out=to, **given)
+        same(again.loss, found)
+        same(to, gradient)
+    within(found, loss, dtype, "loss")
+    within(gradient, grad, dtype, "grad", unit_at=unit)
+
+
+@pytest.mark.parametrize(("number", "chosen"), list(enumerate(KERNELS)), ids=lambda v: " ".join(v.values()) if isinstance(v, dict) else "")
+def test_machine_code(emulator, monkeypatch, number, chosen):
+    from crossentropy._backends.cuda import driver, launch, plans
+
+    vectors, less, rows, part = FORMS[chosen["form"]]
+    dtype = DTYPES[chosen["kind"]]
+    if dtype is None:
+        pytest.skip("bfloat16 arrays need ml_dtypes")
+    if part:
+        monkeypatch.setattr(launch, "PART", part)
+        monkeypatch.setattr(driver, "multiprocessors", lambda device: 4 * rows)
+    classes = vectors * (16 // dtype.itemsize) - less
+    layout = np.asfortranarray if chosen["form"] == "classes apart" else np.copy
+    for k in range(PER_KERNEL):
+        rng = np.random.default_rng([number, k])
+        call = CALLS[(PER_KERNEL * number + k) % len(CALLS)]
+        x = values(call["values"], rng, rows, classes).astype(dtype)
+        emulator.forget()
+        check(chosen["result"], x, rng, call, dtype, layout)
+        plans._plans.clear()
