@@ -71,7 +71,7 @@ def emulator():
         pytest.skip("the simulator is there")
     sys.path[:0] = [str(BENCHMARKS / "cuda_machine_code"), str(BENCHMARKS / "cuda_sass")]
     import cuda_backend
-    import kernels
+    import emulated
     import machine_code
     from memory import Memory
 
@@ -79,9 +79,9 @@ def emulator():
 
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         machine_code.prepare(patch.setattr)
-        kernels.Kernel.memory = memory = Memory()
+        emulated.Kernel.memory = memory = Memory()
         for place in (driver, reductions):
-            patch.setattr(place, "Kernel", kernels.Kernel)
+            patch.setattr(place, "Kernel", emulated.Kernel)
         for name, answer in (("device", 0), ("devices", 1), ("multiprocessors", 1), ("has_clusters", True)):
             patch.setattr(driver, name, lambda *_, answer=answer: answer)
         patch.setattr(cuda_backend, "emulated", memory)
@@ -109,7 +109,9 @@ def check(result, x, rng, chosen, dtype, layout):
         g = rng.standard_normal(x.shape).astype(dtype)
         _, saved = autograd.log_softmax_forward(layout(x))
         pairs = list(zip(g.astype(float).tolist(), x.astype(float).tolist(), strict=True))
-        wanted, terms = ([f(*pair) for pair in pairs] for f in (reference.log_softmax_backward, reference.log_softmax_terms))
+        wanted, terms = (
+            [f(*pair) for pair in pairs] for f in (reference.log_softmax_backward, reference.log_softmax_terms)
+        )
         within(autograd.log_softmax_backward(saved, layout(g)), wanted, dtype, "grad", unit_at=np.array(terms))
         return
     w = rng.uniform(0, 2, classes) * (rng.random(classes) > 0.2) if chosen["class_weight"] else None
@@ -143,7 +145,9 @@ def check(result, x, rng, chosen, dtype, layout):
     within(gradient, grad, dtype, "grad", unit_at=unit)
 
 
-@pytest.mark.parametrize(("number", "chosen"), list(enumerate(KERNELS)), ids=lambda v: " ".join(v.values()) if isinstance(v, dict) else "")
+@pytest.mark.parametrize(
+    ("number", "chosen"), list(enumerate(KERNELS)), ids=lambda v: " ".join(v.values()) if isinstance(v, dict) else ""
+)
 def test_machine_code(emulator, monkeypatch, number, chosen):
     from crossentropy._backends.cuda import driver, launch, plans
 
@@ -163,3 +167,31 @@ def test_machine_code(emulator, monkeypatch, number, chosen):
         emulator.forget()
         check(chosen["result"], x, rng, call, dtype, layout)
         plans._plans.clear()
+
+
+def test_a_kernel_is_compiled_once_and_kept(monkeypatch, tmp_path):
+    """Found by what it is made of; a file that is broken, or a folder where nothing can be written, is as none."""
+    pytest.importorskip("numba.cuda")
+    from crossentropy._backends.cuda import kept
+
+    asked = []
+
+    def compiled(text):
+        asked.append(text)
+        return text
+
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    for of in (("rows", 1), ("rows", 2), ("rows", 1)):
+        assert kept.kept(of, lambda of=of: compiled(f"PTX of {of}")) == f"PTX of {of}"
+    assert asked == ["PTX of ('rows', 1)", "PTX of ('rows', 2)"]
+    files = list(kept.folder().iterdir())
+    assert len(files) == 2
+    for path in files:
+        path.write_bytes(b"broken")
+    assert kept.kept(("rows", 1), lambda: compiled("anew")) == "anew"
+    assert kept.kept(("rows", 1), lambda: compiled("never")) == "anew"
+    monkeypatch.setattr(kept, "_made_with", lambda: b"other sources")
+    assert kept.kept(("rows", 1), lambda: compiled("of other sources")) == "of other sources"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
+    assert kept.kept(("rows", 1), lambda: compiled("kept nowhere")) == "kept nowhere"

@@ -29,6 +29,7 @@ class Asked(NamedTuple):
     threads: int
     at_once: int = 1
     cluster: int = 1
+    of: tuple | None = None
 
 
 def prepare(put=setattr):
@@ -58,19 +59,24 @@ def library(made: Asked):
     )[0]
 
 
-def assembled(code, sm, way):
-    """(machine code, what the assembler said, PTX)."""
+def assembled(code, sm: int, way: str) -> tuple[bytes, str, str]:
+    """(machine code, what the assembler said, PTX) of a library."""
     if way == "link":
         code._lto, cc = True, (*divmod(sm, 10), "a") if sm >= 90 else divmod(sm, 10)
         return code.get_cubin(cc=cc).code, code.get_linkerinfo(cc), code.get_lto_ptx(cc=cc)
     # Past 9.0 NVVM is another compiler, which leaves loops over what is kept of a row as loops, and the row in memory.
     ptx = code.get_asm_str(cc=divmod(min(sm, 90), 10))
+    return (*by_ptxas(ptx, sm), ptx)
+
+
+def by_ptxas(ptx: str, sm: int) -> tuple[bytes, str]:
+    """(machine code, what the assembler said)."""
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder, "k.ptx"), Path(folder, "k.cubin")
         source.write_text(ptx)
         command = [tool("ptxas"), f"-arch=sm_{sm}", "-v", source, "-o", made]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-        return made.read_bytes(), said, ptx
+        return made.read_bytes(), said
 
 
 @cache
@@ -112,6 +118,11 @@ def _said(error):
     return f"does not compile: {' '.join(text.split())[:200]}"
 
 
+def registers_of(said: str) -> int:
+    """Of a thread, by the assembler."""
+    return max(map(int, re.findall(r"Used (\d+) registers", said)))
+
+
 def described(code: bytes, said: str, ptx: str) -> dict:
     """What a kernel takes, and has."""
     sass = codegen.run_nvdisasm(SimpleNamespace(code=code), ["-c", "-ndf"])
@@ -120,7 +131,7 @@ def described(code: bytes, said: str, ptx: str) -> dict:
     shared = re.findall(r"(\d+) bytes smem", said) or re.findall(r"\.shared[^;\n]*\[(\d+)\]", ptx)
     directives = dict(re.findall(r"^\.(maxntid|minnctapersm|reqnctapercluster) +(\d+)", ptx, re.MULTILINE))
     return {
-        "registers": max(map(int, re.findall(r"Used (\d+) registers", said))),
+        "registers": registers_of(said),
         "spills": sum(int(stored) + int(loaded) for _, stored, loaded in frames),
         "stack": max(int(stack) for stack, _, _ in frames),
         "shared": sum(map(int, shared)),

@@ -71,8 +71,12 @@ def _sources(m, i, texts, bfloat16):
             gets.append(m.words(text))
         else:
             high, low = (_bits(immediate(part, F32), bfloat16) for part in (text, texts.pop(0)))
-            gets.append(lambda word=high << U32(16) | low: word)
+            gets.append(_always(high << U32(16) | low))
     return gets
+
+
+def _always(word):
+    return lambda: word
 
 
 @opcode("HMNMX2")

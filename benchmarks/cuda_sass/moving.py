@@ -11,9 +11,7 @@ U32, U64 = np.uint32, np.uint64
 
 
 # What orders memory, or lets threads of a warp meet, which here they always do where they can.
-@opcode(
-    "BSSY", "BSYNC", "NOP", "ERRBAR", "CGAERRBAR", "CCTL", "MEMBAR", "WARPSYNC", "YIELD", "DEPBAR", "UCGABAR_ARV", "BMOV"
-)  # fmt: skip
+@opcode("BSSY", "BSYNC", "NOP", "ERRBAR", "CGAERRBAR", "CCTL", "MEMBAR", "WARPSYNC", "YIELD", "UCGABAR_ARV")
 def _nothing(m, i):
     return lambda active: None
 

@@ -54,4 +54,4 @@ def _instruction(found: re.Match, line: str) -> Instruction:
     label = re.search(r"`\((.*?)\)", operands)
     parts = tuple(part.strip() for part in _BETWEEN.split(operands)) if operands else ()
     guard = found[2] + found[3] if found[3] else ""
-    return Instruction(guard, name, tuple(modifiers), parts, label[1] if label else "", line.partition(';')[0].strip())
+    return Instruction(guard, name, tuple(modifiers), parts, label[1] if label else "", line.partition(";")[0].strip())

@@ -260,5 +260,3 @@ def _two_at_once(m, i):
             put(value, active)
 
     return execute
-
-

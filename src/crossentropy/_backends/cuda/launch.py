@@ -85,7 +85,8 @@ def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
 def compiled(device: int, kind: str, shape: Shape, result: Result) -> driver.Kernel:
     """A kernel for a device, which is the current one."""
     at_once, cluster = blocks_at_once(kind, shape, result), 1 if shape.alone else shape.blocks
-    return driver.Kernel(kernel(kind, shape, result), signature(kind), shape.block, at_once, cluster)
+    of = "rows", kind, shape, result
+    return driver.Kernel(kernel(kind, shape, result), signature(kind), shape.block, at_once, cluster, of)
 
 
 # ---------------------------------------------------------------------- arrays as rows

@@ -6,10 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 from machine import Machine
-from machine_code import Asked, assembled, library
+from machine_code import Asked, by_ptxas
 from memory import Memory
 from numba.cuda import codegen, types
 from program import Program
+from units import CARD
+
+from crossentropy._backends.cuda import driver
 
 _PACKED = {types.float32: np.float32, types.float64: np.float64}
 _REALS = {types.float32: ctypes.c_float, types.float64: ctypes.c_double}
@@ -19,7 +22,9 @@ class Code:
     """The machine code of a kernel for a compute capability."""
 
     def __init__(self, asked: Asked, capability: int):
-        binary, said, _ = assembled(library(asked), capability, "ptxas")
+        bounds, compiler = (asked.threads, asked.at_once), divmod(min(capability, CARD), 10)
+        text = driver.ptx_of(asked.function, asked.arguments, bounds, compiler, asked.of)
+        binary, said = by_ptxas(text, capability)
         self.program = Program(codegen.run_nvdisasm(SimpleNamespace(code=binary), ["-c", "-ndf", "-hex"]))
         self.shared = sum(map(int, re.findall(r"(\d+) bytes smem", said)))
         self.asked, self.capability = asked, capability
@@ -54,8 +59,8 @@ class Kernel:
     capability = 90
     launches = 0
 
-    def __init__(self, function, arguments, threads: int, at_once: int = 1, cluster: int = 1):
-        self._code = Code(Asked(function, arguments, threads, at_once, cluster), self.capability)
+    def __init__(self, function, arguments, threads: int, at_once: int = 1, cluster: int = 1, of=None):
+        self._code = Code(Asked(function, arguments, threads, at_once, cluster, of), self.capability)
 
     def real_at(self, i: int):
         return _REALS[self._code.types[i]]
