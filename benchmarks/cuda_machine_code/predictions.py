@@ -44,7 +44,7 @@ def predicted(op: str, rows: int, classes: int, kind: str) -> dict:
     whole = classes * size % 16 == 0
     part = launch.part_for(rows, vectors, h100.multiprocessors, True)
     most = (launch.KEPT_BESIDE if beside else launch.KEPT) if whole else 0
-    shape = launch.shape_for(part, False, most, part == vectors)
+    shape = launch.shape_for(part, False, most, part == vectors, beside)
     # Beside targets, a row is looked at for its maximum and sum, for their weight, and for what is written.
     again = (3 if beside else 1) if result.writes and result.reads == "row" and not shape.kept else 2 if beside else 0
     again += op == "smoothing"

@@ -61,7 +61,7 @@ def shapes(q: bool, least: int = 0, among: tuple[bool, ...] = (True, False)) -> 
     """All that `launch.shape_for` can give for rows of at least so many vectors, with clusters and without."""
     ends = [row[0] for row in launch.TABLE] + [launch.TABLE[-1][0] + 1]
     found = {
-        launch.shape_for(vectors, alone, most, clusters): None
+        launch.shape_for(vectors, alone, most, clusters, q): None
         for clusters in among
         for alone in (False, True)
         for most in (launch.KEPT_BESIDE if q else launch.KEPT, 0)

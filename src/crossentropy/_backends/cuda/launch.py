@@ -17,20 +17,20 @@ from .plans import Number, Operand, Plan
 from .reading import PartStatistics
 
 # How rows are shared out, by the vectors of 16 bytes in a row: (up to, threads, vectors a thread keeps, blocks).
-# A row has few threads, because then none is idle. A multiprocessor has several blocks, because then one reads while
-# another writes: four vectors a thread take up to 80 registers, eight up to 128. Rows beyond 32 KB have clusters of
-# blocks (from compute capability 9.0 on).
+# A row has few threads, each with eight vectors, because what is done for a row is done by each of its threads, and is
+# as much as for thirty logits. A multiprocessor has several blocks, because then one reads while another writes: eight
+# vectors a thread take up to 128 registers. Rows beyond 32 KB have clusters of blocks (from compute capability 9.0 on).
 TABLE = (
     (1, 1, 1, 1),
     (4, 4, 1, 1),
     (8, 8, 1, 1),
     (16, 8, 2, 1),
     (32, 8, 4, 1),
-    (64, 16, 4, 1),
-    (128, 32, 4, 1),
-    (256, 64, 4, 1),
-    (512, 128, 4, 1),
-    (1024, 256, 4, 1),
+    (64, 8, 8, 1),
+    (128, 16, 8, 1),
+    (256, 32, 8, 1),
+    (512, 64, 8, 1),
+    (1024, 128, 8, 1),
     (2048, 256, 8, 1),
     (4096, 256, 8, 2),
     (8192, 256, 8, 4),
@@ -49,8 +49,8 @@ TARGET_SIZES = {f"{sign}int{8 * size}": size if sign else -size for sign in ("",
 
 
 @functools.lru_cache(4096)
-def shape_for(vectors: int, alone: bool, most: int, clusters: bool) -> Shape:
-    """How to share out rows of so many vectors, of which a thread may keep ``most``.
+def shape_for(vectors: int, alone: bool, most: int, clusters: bool, beside: bool = False) -> Shape:
+    """How to share out rows of so many vectors, of which a thread may keep ``most``; ``beside`` others of a second array.
 
     Rows that may not be kept are shared out in the same way, so that results are the same to the bit; and so are rows
     whose classes are apart, where one thread does the work of all (``alone``).
@@ -58,6 +58,8 @@ def shape_for(vectors: int, alone: bool, most: int, clusters: bool) -> Shape:
     table = TABLE if clusters else (*(row for row in TABLE if row[3] == 1), WITHOUT_CLUSTERS)
     found = (row for row in table if vectors <= row[0])
     _, threads, kept, blocks = next(found, (None, STREAMED, 0, MOST_BLOCKS if clusters else 1))
+    if beside and kept > KEPT_BESIDE and threads < STREAMED:
+        threads, kept = threads * kept // KEPT_BESIDE, KEPT_BESIDE
     rows = BLOCK if alone else max(1, BLOCK // threads) if threads <= 32 and blocks == 1 else 1
     return Shape(threads, rows, kept if kept <= most and not alone else 0, alone, blocks)
 
@@ -144,7 +146,7 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
     vectors, count = -(-classes // width), layout.size // classes
     part = part_for(count, vectors, driver.multiprocessors(device), clusters)
     parts = -(-vectors // part)
-    shape = shape_for(part, alone, most, clusters and parts == 1)
+    shape = shape_for(part, alone, most, clusters and parts == 1, bool(result.q))
 
     common = {"classes": classes, "parts": parts, "part_classes": part * width}
     common |= {f"{name}_class": a.layout.strides[axis] for name, a in wide.items()}
