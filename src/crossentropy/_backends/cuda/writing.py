@@ -90,7 +90,7 @@ def _finish(kind, result, weights_of):
         def finish(a, v, u, first, classes, target, frame):
             weights_of(u, first, classes, target)
             for j in range(width):
-                z, e = v[j], exp_near(v[j] - frame.offset, frame.magic, frame.lowest)
+                z, e = v[j], exp_near(v[j], frame.offset, frame.magic, frame.lowest)
                 at_max = frame.at_target if frame.row_factor == zero else u[j] - frame.at_target
                 v[j] = at_max if z == frame.max else fma(-e, frame.of_e, u[j])
 
@@ -99,7 +99,7 @@ def _finish(kind, result, weights_of):
         @device
         def finish(a, v, u, first, classes, target, frame):
             for j in range(width):
-                v[j] = exp_times(v[j] - frame.offset, frame.magic, frame.lowest, frame.of_e)
+                v[j] = exp_times(v[j], frame.offset, frame.magic, frame.lowest, frame.of_e)
 
     else:
 
@@ -108,7 +108,7 @@ def _finish(kind, result, weights_of):
             if spreads:
                 weights_of(u, first, classes, target)
             for j in range(width):
-                e = exp_times(v[j] - frame.offset, frame.magic, frame.lowest, frame.of_e)
+                e = exp_times(v[j], frame.offset, frame.magic, frame.lowest, frame.of_e)
                 v[j] = gradient(a, fma(-frame.row_factor, u[j], e) if spreads else e, v[j])
 
     return finish
