@@ -41,6 +41,7 @@ def result_name(result: Result) -> str:
     parts = [result.reads if result.reads != "row" else "", "loss" if result.loss else "", result.writes]
     parts += [f"saves {result.saves}" if result.saves else "", "spreads" if result.spreads else ""]
     parts += [f"q {result.q}" if result.q else "", f"to {result.to}" if result.to else ""]
+    parts.append("plain" if result.plain else "")
     return " + ".join(filter(None, parts))
 
 
@@ -91,6 +92,8 @@ def units() -> list[Unit]:
         for result in results(kind):
             for shape in shapes(bool(result.q)):
                 found[Unit(shape, result, kind)] = None
+                if not shape.alone:
+                    found[Unit(shape, result._replace(plain=True), kind)] = None
         # Rows cut into parts: these, what puts them together, and what writes.
         for result in results(kind):
             if result.reads != "row":

@@ -31,13 +31,21 @@ def folder() -> Path:
     return Path(base, "crossentropy", "cuda")
 
 
+def _of_sources():
+    """A digest of the sources that kernels are made from, as they are now."""
+    found, here = hashlib.sha256(), Path(__file__).resolve().parent
+    for path in sorted([*here.glob("*.py"), *here.parent.glob("*.py"), here.parent.parent / "_options.py"]):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found
+
+
+_sources = _of_sources()  # at once: those that are edited later are not those that are imported
+
+
 @functools.cache
 def _made_with() -> bytes:
     """A digest of the sources and of the compilers' versions."""
-    found = hashlib.sha256()
-    here = Path(__file__).resolve().parent
-    for path in sorted([*here.glob("*.py"), *here.parent.glob("*.py"), here.parent.parent / "_options.py"]):
-        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    found = _sources.copy()
     for name in COMPILERS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.update(f"{name} {importlib.metadata.version(name)}\n".encode())

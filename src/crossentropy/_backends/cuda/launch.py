@@ -10,7 +10,7 @@ import numpy as np
 from ..._arrays import Layout, c_strides, layout, merged_rows, without
 from ..contract import Statistics
 from . import driver, reductions, weighted
-from .arguments import signature, values_of
+from .arguments import is_plain, signature, values_of
 from .groups import MOST_BLOCKS, WARP, Shape
 from .kernels import Result, kernel
 from .plans import Number, Operand, Plan
@@ -50,7 +50,7 @@ TARGET_SIZES = {f"{sign}int{8 * size}": size if sign else -size for sign in ("",
 
 @functools.lru_cache(4096)
 def shape_for(vectors: int, alone: bool, most: int, clusters: bool, beside: bool = False) -> Shape:
-    """How to share out rows of so many vectors, of which a thread may keep ``most``; ``beside`` others of a second array.
+    """How to share out rows of so many vectors, of which a thread may keep ``most``, ``beside`` those of another array.
 
     Rows that may not be kept are shared out in the same way, so that results are the same to the bit; and so are rows
     whose classes are apart, where one thread does the work of all (``alone``).
@@ -177,10 +177,11 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
         for name, a in given.items():
             arguments[name] = a.at(first * real_size * numbers.get(name, 0)) if isinstance(a, Operand) else a
         values = values_of(arguments)
-        for shape, result in steps:
-            indices = where["rows"] * (1 if result.reads == "parts" else parts)
-            grid = min(-(-indices // shape.rows), max(1, blocks // shape.blocks))
-            plan.launch(compiled(device, layout.dtype, shape, result), grid, values)
+        plain = len(steps) == 1 and not alone and is_plain(arguments, result.plain_values(layout.dtype))
+        for its_shape, step in steps:
+            indices = where["rows"] * (1 if step.reads == "parts" else parts)
+            grid = min(-(-indices // its_shape.rows), max(1, blocks // its_shape.blocks))
+            plan.launch(compiled(device, layout.dtype, its_shape, step._replace(plain=plain)), grid, values)
 
 
 def weighted_rows(plan: Plan, x: Operand, q: Operand | None, log_sum: Operand, sign: Operand | None) -> None:
