@@ -4,7 +4,8 @@ Each becomes machine code, which must have what it was written for: rows in regi
 16 bytes. A failure is a line, and exit code 1.
 
 By default, for CI, a sample with as many pairs (shape, result, dtype, compute capability) as fit in a minute or two.
-With --all everything `launch` can choose, thinned: see THINNED. --json writes it down, and the times to be expected.
+With --all everything `launch` can choose, thinned: see THINNED. --json writes it down, and the times to be expected,
+for which kernels are executed and what they issue is counted; --counts PATH writes the latter alone anew.
 """
 
 import argparse
@@ -24,7 +25,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HE
 sys.path.insert(0, str(HERE / "cuda_machine_code"))
 
 from machine_code import WAYS, compiled_item, prepare, tool  # noqa: E402
-from predictions import L2, MULTIPROCESSORS, RATE, predictions  # noqa: E402
+from predictions import CARDS, L2, SCHEDULERS, predictions  # noqa: E402
 from units import THINNED, everything, sample  # noqa: E402
 
 REPORT = HERE / "results" / "cuda-compile.json"
@@ -43,6 +44,22 @@ def versions() -> dict[str, str]:
     return found
 
 
+def expected() -> dict:
+    """What to expect of cards that are not there."""
+    prepare()
+    return {
+        "counted": datetime.date.today().isoformat(),
+        "cards": {name: card._asdict() for name, card in CARDS.items()},
+        "times": "ms_issue: slots a logit over what the multiprocessors issue, "
+        f"{SCHEDULERS} a clock each, or what a unit executes; ms_bytes: bytes over the card's rate; the larger counts",
+        "slots": "instructions of a thread that are issued, a logit, executed without a card for sm_90",
+        "in_flight": "bytes on their way to a multiprocessor: loads that a thread has issued when it waits for one",
+        "again": "arrays as large as the logits that the kernel reads again: from the L2 cache where the rows that are "
+        f"worked on at once (working bytes) fit into its {L2:.2g} bytes, else from memory",
+        "predictions": predictions(),
+    }
+
+
 def document(found: list[dict], failed: list[str], way: str) -> dict:
     """What --json writes."""
     return {
@@ -51,10 +68,7 @@ def document(found: list[dict], failed: list[str], way: str) -> dict:
         "date": datetime.date.today().isoformat(),
         "way": WAYS[way],
         "failed": failed,
-        "rate": f"predictions: bytes over {RATE:.2g} bytes/s, for an H100 of {MULTIPROCESSORS} multiprocessors",
-        "again": "arrays as large as the logits that the kernel reads again: from the L2 cache where the rows that are "
-        f"worked on at once (in_flight bytes) fit into its {L2:.2g} bytes, else from memory (ms_again)",
-        "predictions": predictions(),
+        **expected(),
         "columns": COLUMNS,
         "kernels": [[record.get(name) for name in COLUMNS] for record in found],
     }
@@ -89,7 +103,14 @@ def main() -> int:
     parser.add_argument("--way", choices=WAYS, default="ptxas", help="; ".join(f"{k}: {v}" for k, v in WAYS.items()))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--verbose", action="store_true", help="a line for every kernel")
+    parser.add_argument("--counts", type=Path, help="in what --json has written, the predictions anew: minutes")
     options = parser.parse_args()
+    if options.counts:
+        known_before = json.loads(options.counts.read_text(encoding="utf-8"))
+        kept = {name: value for name, value in known_before.items() if name not in ("rate", "columns", "kernels")}
+        tables = {name: known_before[name] for name in ("columns", "kernels")}
+        options.counts.write_text(compact(kept | expected() | tables), encoding="utf-8")
+        return 0
     start, found, failed = time.monotonic(), [], []
     work = [(u, sms) for u, sms in (everything() if options.all else sample()) if re.search(options.only, u.name)]
     work.sort(key=lambda item: item[0].kind)  # device functions are compiled once for a dtype, in each process

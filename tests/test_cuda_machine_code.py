@@ -34,7 +34,7 @@ MOST = 24  # kernels, each of which takes seconds to compile: the choices that c
 KERNELS = covering({"form": tuple(FORMS), "result": RESULTS, "kind": tuple(DTYPES)}, 2, lambda chosen: False)[:MOST]
 CALLS = covering(
     {
-        "values": ("normal", "one far ahead", "tenth -inf", "far from 0", "confident"),
+        "values": ("normal", "one far ahead", "tenth -inf", "far from 0", "confident", "huge"),
         "class_weight": (False, True),
         "sample_weight": (False, True),
         "z_loss": (0.0, 0.01),
@@ -56,6 +56,8 @@ def values(name, rng, rows, classes):
         x[0] = -np.inf
     elif name == "far from 0":
         x += np.linspace(-3e4, 3e4, rows)[:, None]
+    elif name == "huge":
+        x = rng.uniform(-1, 1, x.shape) * np.array([6e4, 3e38, 1e8, 2e7, 1e30])[:rows, None]
     elif name == "confident":
         x = np.where(np.arange(classes) == 7 % classes, 0, -np.linspace(1, 30, rows)[:, None] - abs(x))
     return x
@@ -163,7 +165,8 @@ def test_machine_code(emulator, monkeypatch, number, chosen):
     for k in range(PER_KERNEL):
         rng = np.random.default_rng([number, k])
         call = CALLS[(PER_KERNEL * number + k) % len(CALLS)]
-        x = values(call["values"], rng, rows, classes).astype(dtype)
+        with np.errstate(over="ignore"):
+            x = values(call["values"], rng, rows, classes).astype(dtype)
         emulator.forget()
         check(chosen["result"], x, rng, call, dtype, layout)
         plans._plans.clear()

@@ -16,7 +16,7 @@ from crossentropy._backends.cuda.kernels import Result
 from crossentropy.testing import dtypes
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "cuda_sass"))
-from card_times import CARDS, milliseconds
+from card_times import CARDS, SCHEDULERS, milliseconds
 from counts import counted, logits
 
 L2 = 50e6  # bytes, of an H100
@@ -25,6 +25,9 @@ PLACES = (
     (32768, 1024), (32768, 4096), (32768, 16384), (16384, 50257), (32768, 65536), (16384, 131072), (8192, 262144)
 )  # fmt: skip
 OPS = ("loss", "loss + gradient", "gradient from saved numbers", "probability targets", "smoothing")
+
+
+__all__ = ("CARDS", "L2", "SCHEDULERS", "predictions")
 
 
 def result_of(op: str, kind: str) -> Result:
@@ -37,7 +40,7 @@ def result_of(op: str, kind: str) -> Result:
 
 
 def predicted(op: str, rows: int, classes: int, kind: str) -> dict:
-    """The time of an operation by what it issues and by bytes, each array once; and how often its kernel reads again."""
+    """The time of an operation by what it issues, and by bytes, each array once; how often its kernel reads again."""
     beside, size = op == "probability targets", SIZES[kind]
     result, h100 = result_of(op, kind), CARDS["H100"]
     vectors, array = -(-classes * size // 16), rows * classes * size
@@ -58,7 +61,7 @@ def predicted(op: str, rows: int, classes: int, kind: str) -> dict:
     if not whole:
         classes = classes - 1  # rows that begin at an odd place, as all do but for one in eight
     # The same PTX is assembled for later cards, and comes to the same counts but for an instruction or two a row.
-    counts = counts_of(kind, shape, result, classes, whole, CARD)
+    counts = counts_of(kind, shape, result._replace(plain=True), classes, whole, CARD)
     found |= {
         "slots": round(counts.slots, 2),
         "by_unit": {unit: round(value, 2) for unit, value in sorted(counts.by_unit.items())},
