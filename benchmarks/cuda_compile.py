@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]  # cuda.py here is not NVIDIA's
 sys.path.insert(0, str(HERE / "cuda_machine_code"))
 
+from compact import compact  # noqa: E402
 from machine_code import WAYS, compiled_item, prepare, tool  # noqa: E402
 from predictions import CARDS, L2, SCHEDULERS, predictions  # noqa: E402
 from units import THINNED, everything, sample  # noqa: E402
@@ -44,9 +45,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def expected() -> dict:
+def written(path: Path) -> None:
+    """Puts what is to be expected into a document, again and again, so that what was found is not lost."""
+    read = json.loads(path.read_text(encoding="utf-8"))
+    tables = {name: read.pop(name) for name in ("columns", "kernels")}
+    read.pop("rate", None)
+    found = []
+    for prediction in predictions():
+        found.append(prediction)
+        path.write_text(compact(read | expected(found) | tables), encoding="utf-8")
+
+
+def expected(found: list[dict]) -> dict:
     """What to expect of cards that are not there."""
-    prepare()
     return {
         "counted": datetime.date.today().isoformat(),
         "cards": {name: card._asdict() for name, card in CARDS.items()},
@@ -56,7 +67,7 @@ def expected() -> dict:
         "in_flight": "bytes on their way to a multiprocessor: loads that a thread has issued when it waits for one",
         "again": "arrays as large as the logits that the kernel reads again: from the L2 cache where the rows that are "
         f"worked on at once (working bytes) fit into its {L2:.2g} bytes, else from memory",
-        "predictions": predictions(),
+        "predictions": found,
     }
 
 
@@ -68,22 +79,10 @@ def document(found: list[dict], failed: list[str], way: str) -> dict:
         "date": datetime.date.today().isoformat(),
         "way": WAYS[way],
         "failed": failed,
-        **expected(),
+        **expected(list(predictions())),
         "columns": COLUMNS,
         "kernels": [[record.get(name) for name in COLUMNS] for record in found],
     }
-
-
-def compact(made: dict) -> str:
-    """JSON with a line for each item of a long list."""
-    parts = []
-    for name, value in made.items():
-        if isinstance(value, list) and value:
-            text = "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in value) + "\n ]"
-        else:
-            text = json.dumps(value)
-        parts.append(f" {json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def known() -> dict[tuple[str, int], int] | None:
@@ -106,10 +105,7 @@ def main() -> int:
     parser.add_argument("--counts", type=Path, help="in what --json has written, the predictions anew: minutes")
     options = parser.parse_args()
     if options.counts:
-        known_before = json.loads(options.counts.read_text(encoding="utf-8"))
-        kept = {name: value for name, value in known_before.items() if name not in ("rate", "columns", "kernels")}
-        tables = {name: known_before[name] for name in ("columns", "kernels")}
-        options.counts.write_text(compact(kept | expected() | tables), encoding="utf-8")
+        written(options.counts)
         return 0
     start, found, failed = time.monotonic(), [], []
     work = [(u, sms) for u, sms in (everything() if options.all else sample()) if re.search(options.only, u.name)]

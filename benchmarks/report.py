@@ -1,7 +1,7 @@
 """README's figures and the pictures beside them, from benchmarks/results/*.json: `python benchmarks/report.py`.
 
 A result is what `crossentropy bench --json benchmarks/results/MACHINE.json` writes, and `cuda.py` of a card; with none
-of a card README has what `cuda_compile.py` expects. `--add FILE MACHINE` puts what `crossentropy bench --linear --json
+of a card README has what `cuda_compile.py` expects, of which docs/gpu.md has all. `--add FILE MACHINE` puts what `crossentropy bench --linear --json
 FILE` wrote on the same machine beside the machine's other results first. With --check nothing is written, and the exit
 code says whether README is up to date.
 """
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS, FIGURES, README = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures", ROOT / "README.md"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 CUDA_BEGIN, CUDA_END = "<!-- cuda: begin -->", "<!-- cuda: end -->"
-PREDICTED = RESULTS / "cuda-compile.json"
+PREDICTED, GPU = RESULTS / "cuda-compile.json", ROOT / "docs" / "gpu.md"
 GIVEN_ARRAYS = (bench.NUMBA, "scikit-learn")  # to write to; the others make a new one at each call
 LIBRARIES = ("torch", "jax", "tensorflow", "tensorflow-cpu", "onnxruntime", "scikit-learn")
 DRAWN = ("loss", "loss + gradient")
@@ -224,30 +224,71 @@ def _card(document):
 
 
 def _predicted(document):
-    """A column for each operation; in place is as with a new array."""
-    cases, versions = {}, document["versions"]
+    """A column for each operation, on an H100; in place is as with a new array."""
+    yield "**Predictions: nothing here was run on a card.** Milliseconds on an H100: what its memory needs for the bytes, or"
+    yield "its multiprocessors for the instructions (*), whichever is longer. In brackets the instructions of a thread that"
+    yield "are issued for each logit, counted by executing the machine code without a card. [docs/gpu.md](docs/gpu.md) has"
+    yield f"the counts, other cards and other libraries ({_made(document)}).\n"
+    columns = {"loss": "loss", "loss + gradient": "loss + gradient, also in place"}
+    columns |= {"probability targets": "the same, probability targets"}
+    yield f"| logits | {' | '.join(columns.values())} |"
+    yield "|---|" + "--:|" * len(columns)
+    for (dtype, rows, classes), found in _cases(document).items():
+        cells = [f"{_longer(p['H100'])} ({p['slots']:.0f})" if (p := found.get(op)) else "–" for op in columns]
+        yield f"| {rows} x {classes}, {dtype} | {' | '.join(cells)} |"
+
+
+def _cases(document):
+    cases = {}
     for p in document["predictions"]:
         cases.setdefault((p["dtype"], p["rows"], p["classes"]), {})[p["op"]] = p
-    count, failed = len(document["kernels"]), len({text.rpartition(": ")[0] for text in document["failed"]})
+    return cases
+
+
+def _made(document):
+    versions = document["versions"]
     made = ", ".join(f"{name} {versions[name]}" for name in ("numba-cuda", "nvidia-nvvm", "ptxas") if name in versions)
+    return f"`benchmarks/cuda_compile.py`, {made}, {document['counted']}"
+
+
+def _longer(times):
+    """Milliseconds, with a star where they are those of instructions."""
+    issue, moved = times["ms_issue"], times["ms_bytes"]
+    return f"{max(issue, moved):.3g}{'*' if issue > moved else ''}"
+
+
+def gpu_section(document: dict) -> str:
+    """What docs/gpu.md has between the marks: every prediction with its counts."""
+    lines = [CUDA_BEGIN, *_counted(document), "", *_units(document), CUDA_END]
+    return "\n".join(lines)
+
+
+def _counted(document):
+    count, failed = len(document["kernels"]), len({text.rpartition(": ")[0] for text in document["failed"]})
     state = f"all but {failed} as they were meant to be" if failed else "all as they were meant to be"
-    yield "**Predictions: nothing here was run on a card.** Milliseconds on an H100 for the bytes that must move, at"
-    yield "3.0 TB/s, which it does in practice (its peak is 3.35). Two figures: the kernel reads a row again, from the"
-    yield "card's cache at best, from memory at worst. Behind them stand"
-    yield f"{count} kernels compiled with no card, {state}: registers, spills, vector loads"
-    yield f"(`benchmarks/cuda_compile.py`, {made}, {document['date']}).\n"
-    yield "| logits | loss | loss + gradient, also in place | the same, probability targets |"
-    yield "|---|--:|--:|--:|"
-    for (dtype, rows, classes), found in cases.items():
-        times = [_expected(found[op]) for op in ("loss", "loss + gradient", "probability targets")]
-        yield f"| {rows} x {classes}, {dtype} | {' | '.join(times)} |"
+    yield f"{_made(document)}; behind them {count} kernels compiled on {document['date']}, {state}: registers, spills, vector"
+    yield "loads. Milliseconds: * where instructions take longer than bytes; a time with it is instructions', any other"
+    yield "bytes'.\n"
+    cards = list(document["cards"])
+    yield f"| logits | | slots | of classes | of rows | QuACK's | in flight, KB | {' | '.join(cards)} |"
+    yield "|---|---|" + "--:|" * (5 + len(cards))
+    others = {(q["dtype"], q["classes"], q["op"]): q["slots"] for q in document.get("quack", {}).get("counts", [])}
+    for (dtype, rows, classes), found in _cases(document).items():
+        for op, p in found.items():
+            other = others.get((dtype, classes, op))
+            numbers = [f"{p[name]:.1f}" for name in ("slots", "of_classes", "of_rows")]
+            numbers += ["–" if other is None else f"{other:.1f}", f"{p['in_flight'] / 1024:.0f}"]
+            cells = [f"{rows} x {classes}, {dtype}", op, *numbers, *(_longer(p[card]) for card in cards)]
+            yield f"| {' | '.join(cells)} |"
 
 
-def _expected(prediction):
-    once, again = (f"{prediction[name]:.3g}" for name in ("ms", "ms_again"))
-    if once == again:
-        return once
-    return f"{once} to {again}" if prediction["fits_l2"] else again
+def _units(document):
+    names = sorted({name for p in document["predictions"] for name in p["by_unit"]})
+    yield f"| slots by what executes them | | {' | '.join(names)} |"
+    yield "|---|---|" + "--:|" * len(names)
+    for p in document["predictions"]:
+        cells = [f"{p['rows']} x {p['classes']}, {p['dtype']}", p["op"]]
+        yield f"| {' | '.join([*cells, *(f'{p["by_unit"].get(name, 0):.1f}' for name in names)])} |"
 
 
 # ---------------------------------------------------------------------- README
@@ -267,8 +308,23 @@ def whole(text: str, found: dict[str, dict]) -> str:
     text = updated(text, section(found))
     if CUDA_BEGIN not in text:
         return text
-    predicted = json.loads(PREDICTED.read_text(encoding="utf-8")) if PREDICTED.exists() else None
+    predicted = expected()
     return updated(text, cuda_section(documents(cards=True), predicted), CUDA_BEGIN, CUDA_END)
+
+
+def expected() -> dict | None:
+    """What is predicted of cards, if that is there."""
+    return json.loads(PREDICTED.read_text(encoding="utf-8")) if PREDICTED.exists() else None
+
+
+def written(path: Path, new: str, check: bool) -> bool:
+    """Whether a file has this text already; it has it afterwards, unless it is only to be checked."""
+    same = path.read_text(encoding="utf-8") == new
+    if not same and not check:
+        path.write_text(new, encoding="utf-8")
+    if not same and check:
+        print(f"{path.name} is not what benchmarks/results say: run python benchmarks/report.py", file=sys.stderr)
+    return same
 
 
 def draw(found: dict[str, dict]) -> None:
@@ -296,16 +352,19 @@ def main() -> int:
     given = parser.parse_args()
     if given.add:
         add(Path(given.add[0]), given.add[1])
-    check, found, old = given.check, documents(), README.read_text(encoding="utf-8")
-    new = whole(old, found)
-    if check:
-        missing = [path for stem in found for op in DRAWN if not (path := picture(stem, op)).exists()]
-        if new != old or missing:
-            print("README.md is not what benchmarks/results say: run python benchmarks/report.py", file=sys.stderr)
-        return int(new != old or bool(missing))
-    draw(found)
-    README.write_text(new, encoding="utf-8")
-    return 0
+    check, found = given.check, documents()
+    texts = {README: whole(README.read_text(encoding="utf-8"), found)}
+    if (document := expected()) is not None:
+        texts[GPU] = updated(GPU.read_text(encoding="utf-8"), gpu_section(document), CUDA_BEGIN, CUDA_END)
+    missing = [path for stem in found for op in DRAWN if not (path := picture(stem, op)).exists()]
+    if missing and check:
+        print(
+            f"not drawn: {', '.join(path.name for path in missing)}: run python benchmarks/report.py", file=sys.stderr
+        )
+    if not check:
+        draw(found)
+    same = [written(path, text, check) for path, text in texts.items()]
+    return int(check and not (all(same) and not missing))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ barriers. Kernels are few, since each takes seconds to compile: pairs of a form 
 """
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -66,19 +67,27 @@ def values(name, rng, rows, classes):
 @pytest.fixture(scope="module")
 def emulator():
     """The emulated memory; while it is there, kernels are compiled for an H100 and run there."""
-    pytest.importorskip("numba.cuda")
-    import numba.cuda
-
-    if getattr(numba.cuda, "simulator", None) is not None and "SIMULATED" in dir(numba.cuda):
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         pytest.skip("the simulator is there")
+    pytest.importorskip("numba.cuda.cudadrv.nvvm", reason="numba-cuda compiles the kernels")
+    pytest.importorskip("cuda.pathfinder", reason="it finds ptxas and nvdisasm")
     sys.path[:0] = [str(BENCHMARKS / "cuda_machine_code"), str(BENCHMARKS / "cuda_sass")]
     import cuda_backend
     import emulated
     import machine_code
     from memory import Memory
 
-    from crossentropy._backends.cuda import driver, launch, plans, reductions
+    from crossentropy._backends.cuda import driver, launch, matrices, plans, reductions, weighted
 
+    def forget():
+        """Kernels that were compiled for a card, or for none."""
+        plans._plans.clear()
+        for module in (launch, matrices, reductions, weighted):
+            for cached in vars(module).values():
+                if hasattr(cached, "cache_clear"):
+                    cached.cache_clear()
+
+    forget()
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         machine_code.prepare(patch.setattr)
         emulated.Kernel.memory = memory = Memory()
@@ -89,9 +98,7 @@ def emulator():
         patch.setattr(cuda_backend, "emulated", memory)
         stack.enter_context(crossentropy.config(backend=cuda_backend))
         yield memory
-    for cached in (launch.compiled, launch.shape_for):
-        cached.cache_clear()
-    plans._plans.clear()
+    forget()
 
 
 def expected(x, targets, w, v, numbers):

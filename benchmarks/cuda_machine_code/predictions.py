@@ -4,11 +4,12 @@ The larger of the two is what to expect. What a kernel issues is counted by exec
 """
 
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from machine_code import by_ptxas, registers_of
+from machine_code import by_ptxas, prepare, registers_of
 from units import CARD
 
 from crossentropy._backends.cuda import driver, launch
@@ -112,5 +113,10 @@ def counts_of(kind, shape, result, classes, whole, capability):
     return counted(asked, capability, registers, shape.rows, classes, arrays)
 
 
-def predictions() -> list[dict]:
-    return [predicted(op, *place, kind) for kind in SIZES for place in PLACES for op in OPS]
+def predictions() -> Iterator[dict]:
+    """One after another: each takes seconds."""
+    prepare()
+    for kind in SIZES:
+        for place in PLACES:
+            for op in OPS:
+                yield predicted(op, *place, kind)
