@@ -1,9 +1,9 @@
 """README's figures and the pictures beside them, from benchmarks/results/*.json: `python benchmarks/report.py`.
 
 A result is what `crossentropy bench --json benchmarks/results/MACHINE.json` writes, and `cuda.py` of a card; with none
-of a card README has what `cuda_compile.py` expects, of which docs/gpu.md has all. `--add FILE MACHINE` puts what `crossentropy bench --linear --json
-FILE` wrote on the same machine beside the machine's other results first. With --check nothing is written, and the exit
-code says whether README is up to date.
+of a card README has what `cuda_compile.py` expects, of which docs/gpu.md has all. `--add FILE MACHINE` puts what
+`crossentropy bench --linear --json FILE` wrote on the same machine beside the machine's other results first. With
+--check nothing is written, and the exit code says whether README and docs/gpu.md are up to date.
 """
 
 import argparse
@@ -225,9 +225,9 @@ def _card(document):
 
 def _predicted(document):
     """A column for each operation, on an H100; in place is as with a new array."""
-    yield "**Predictions: nothing here was run on a card.** Milliseconds on an H100: what its memory needs for the bytes, or"
-    yield "its multiprocessors for the instructions (*), whichever is longer. In brackets the instructions of a thread that"
-    yield "are issued for each logit, counted by executing the machine code without a card. [docs/gpu.md](docs/gpu.md) has"
+    yield "**Predictions: nothing here was run on a card.** Milliseconds on an H100: what its memory needs for the bytes,"
+    yield "or its multiprocessors for the instructions (*), whichever is longer. In brackets the instructions of a thread"
+    yield "that are issued for each logit, counted by executing the machine code without a card. [docs/gpu.md](docs/gpu.md) has"
     yield f"the counts, other cards and other libraries ({_made(document)}).\n"
     columns = {"loss": "loss", "loss + gradient": "loss + gradient, also in place"}
     columns |= {"probability targets": "the same, probability targets"}

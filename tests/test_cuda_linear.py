@@ -373,7 +373,7 @@ def test_a_16_bit_gradient_is_the_float32_one_rounded(monkeypatch, name, kind):
                     Array(np.zeros((2, width + past), to)[:, past : past + classes]),
                     Array(np.zeros(2, np.float32)),
                 )
-                given = [x, t, None, None, None, arrays.describe(out, "out"), None, None, arrays.describe(loss, "loss")]
+                given = [x, t, *[None] * 4, arrays.describe(out, "out"), None, None, arrays.describe(loss, "loss")]
                 values = linear_calls.Values(**dict.fromkeys(linear_calls.Values._fields, 0.0))._replace(scale=1.0)
                 linear_calls.run_rows("linear both", given, False, False, None, 0, values)
                 found.append((loss.to_host(), out.to_host()))

@@ -13,6 +13,7 @@ from machine_code import by_ptxas, prepare, registers_of
 from units import CARD
 
 from crossentropy._backends.cuda import driver, launch
+from crossentropy._backends.cuda.arguments import values_of
 from crossentropy._backends.cuda.kernels import Result
 from crossentropy.testing import dtypes
 
@@ -108,7 +109,7 @@ def counts_of(kind, shape, result, classes, whole, capability):
         given["statistics"] = memory.put(kept)
         if result.spreads and not result.q:
             given["label_smoothing"] = 0.1
-        return given
+        return values_of(given, result)
 
     return counted(asked, capability, registers, shape.rows, classes, arrays)
 

@@ -12,8 +12,6 @@ import numpy as np
 from emulated import Code
 from memory import Memory
 
-from crossentropy._backends.cuda.arguments import values_of
-
 LANES = 32  # of a warp
 REGISTERS, MOST_THREADS, MOST_BLOCKS = 65536, 2048, 32  # of a multiprocessor
 UNITS = {  # instructions by what executes them; what is not here is the integer unit's
@@ -54,7 +52,7 @@ class Counts(NamedTuple):
 
 
 def counted(asked, capability: int, registers: int, rows: int, classes: int, arrays) -> Counts:
-    """Of a kernel of rows. ``arrays(memory, n)`` are the arguments for n rows; each block has ``rows`` at once."""
+    """Of a kernel of rows. ``arrays(memory, n)`` are the values for n rows; each block has ``rows`` at once."""
     code = Code(asked, capability)
     once, twice = (_issued(code, arrays, turns * rows) for turns in (1, 2))
     each = twice.issued - once.issued
@@ -73,7 +71,7 @@ def counted(asked, capability: int, registers: int, rows: int, classes: int, arr
 
 def _issued(code, arrays, n):
     memory = Memory()
-    return code.run(values_of(arrays(memory, n)), memory)
+    return code.run(arrays(memory, n), memory)
 
 
 def _is(i, name, size="128") -> bool:
