@@ -62,7 +62,7 @@ def expected(found: list[dict]) -> dict:
         "counted": datetime.date.today().isoformat(),
         "cards": {name: card._asdict() for name, card in CARDS.items()},
         "times": "ms_issue: slots a logit over what the multiprocessors issue, "
-        f"{SCHEDULERS} a clock each, or what a unit executes; ms_bytes: bytes over the card's rate; the larger counts",
+        f"{SCHEDULERS} a clock each, or what a unit executes; ms_bytes: what is moved over the card's rate",
         "slots": "instructions of a thread that are issued, a logit, executed without a card for sm_90",
         "in_flight": "bytes on their way to a multiprocessor: loads that a thread has issued when it waits for one",
         "again": "arrays as large as the logits that the kernel reads again: from the L2 cache where the rows that are "

@@ -225,10 +225,10 @@ def _card(document):
 
 def _predicted(document):
     """A column for each operation, on an H100; in place is as with a new array."""
-    yield "**Predictions: nothing here was run on a card.** Milliseconds on an H100: what its memory needs for the bytes,"
-    yield "or its multiprocessors for the instructions (*), whichever is longer. In brackets the instructions of a thread"
-    yield "that are issued for each logit, counted by executing the machine code without a card. [docs/gpu.md](docs/gpu.md) has"
-    yield f"the counts, other cards and other libraries ({_made(document)}).\n"
+    yield "**Predictions: nothing here was run on a card.** Milliseconds on an H100: what its memory needs for the"
+    yield "bytes, or its multiprocessors for the instructions (*), whichever is longer. In brackets the instructions"
+    yield "of a thread that are issued for each logit, counted by executing the machine code without a card."
+    yield f"[docs/gpu.md](docs/gpu.md) has the counts, other cards and other libraries ({_made(document)}).\n"
     columns = {"loss": "loss", "loss + gradient": "loss + gradient, also in place"}
     columns |= {"probability targets": "the same, probability targets"}
     yield f"| logits | {' | '.join(columns.values())} |"
@@ -266,9 +266,8 @@ def gpu_section(document: dict) -> str:
 def _counted(document):
     count, failed = len(document["kernels"]), len({text.rpartition(": ")[0] for text in document["failed"]})
     state = f"all but {failed} as they were meant to be" if failed else "all as they were meant to be"
-    yield f"{_made(document)}; behind them {count} kernels compiled on {document['date']}, {state}: registers, spills, vector"
-    yield "loads. Milliseconds: * where instructions take longer than bytes; a time with it is instructions', any other"
-    yield "bytes'.\n"
+    yield f"{_made(document)}. Milliseconds; * where instructions take longer than bytes. {count} kernels were compiled"
+    yield f"on {document['date']}, {state}: registers, spills, vector loads.\n"
     cards = list(document["cards"])
     yield f"| logits | | slots | of classes | of rows | QuACK's | in flight, KB | {' | '.join(cards)} |"
     yield "|---|---|" + "--:|" * (5 + len(cards))
@@ -288,7 +287,8 @@ def _units(document):
     yield "|---|---|" + "--:|" * len(names)
     for p in document["predictions"]:
         cells = [f"{p['rows']} x {p['classes']}, {p['dtype']}", p["op"]]
-        yield f"| {' | '.join([*cells, *(f'{p["by_unit"].get(name, 0):.1f}' for name in names)])} |"
+        cells += [f"{p['by_unit'].get(name, 0):.1f}" for name in names]
+        yield f"| {' | '.join(cells)} |"
 
 
 # ---------------------------------------------------------------------- README

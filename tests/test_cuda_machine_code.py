@@ -179,6 +179,64 @@ def test_machine_code(emulator, monkeypatch, number, chosen):
         plans._plans.clear()
 
 
+TO_ITS_WORD = ("S2R R0, SR_TID.X", "SHF.L.U32 R1, R0, 0x2, RZ", "VIADD R1, R1, 0x400")
+OF_THE_OTHER_WARP = ("LOP3.LUT R2, R1, 0x80, RZ, 0x3c, !PT", "LDS R3, [R2]")
+FAULTS = {
+    "a race in shared memory": ("STS [R1], R0", *OF_THE_OTHER_WARP),
+    "out of shared memory": ("STS [R1+0x400], R0",),
+    "not at a multiple of 4 of shared": ("STS [R1+0x2], R0",),
+    "out of bounds": ("MOV R6, 0x1000", "MOV R7, RZ", "LDG.E R8, desc[UR4][R6.64]"),
+    "unknown instruction FROB.X": ("FROB.X R1, R2",),
+    "unknown instruction FADD.SAT": ("FADD.SAT R1, R2, R3",),
+    "threads that do not take part": ("ISETP.LT.AND P0, PT, R0, 0x7, PT", "@P0 SHFL.BFLY PT, R3, R0, 0x10, 0x1f"),
+    "others that never come": ("ISETP.LT.AND P0, PT, R0, 0x20, PT", "@P0 BAR.SYNC 0x0", "@!P0 UCGABAR_WAIT"),
+}
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """A function: the machine after it has run some instructions, a block of two warps."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "cuda_sass"))
+    pytest.importorskip("numba", reason="it has the fused multiply-add")
+    from machine import Machine
+    from memory import Memory
+    from program import Program
+
+    def run(*texts):
+        lines = []
+        for k, text in enumerate((*TO_ITS_WORD, *texts, "EXIT")):
+            guard, _, rest = text.partition(" ") if text[0] == "@" else ("", "", text)
+            lines.append(f"        /*{16 * k:04x}*/ {guard:>14} {rest} ;  /* 0x{0:016x} */")
+        machine = Machine(Program("\n".join(lines)), b"", 64, 1, 1, Memory(1 << 12), 1024)
+        machine.run()
+        return machine
+
+    return run
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_the_emulator_stops_where_a_card_would_go_on(emulated, message):
+    with pytest.raises(Exception, match=message) as raised:
+        emulated(*FAULTS[message])
+    assert type(raised.value).__name__ == "Fault"
+
+
+def test_the_emulator_does_what_instructions_say(emulated):
+    machine = emulated("STS [R1], R0", "BAR.SYNC.DEFER_BLOCKING 0x0", *OF_THE_OTHER_WARP)
+    assert np.array_equal(machine.R[3], np.arange(64) ^ 32)
+    assert machine.issued.tolist() == [2] * 8  # once a warp
+    one_ulp = np.uint32(0x3F800001)
+    machine = emulated("MOV R4, 0x3f800001", "FFMA R5, R4, R4, -1", "FFMA.RP R6, R4, R4, RZ", "FFMA.RM R7, R4, R4, RZ")
+    exact = 1 + 2**-22 + 2**-46  # of the square
+    assert machine.R[5].view(np.float32)[0] == np.float32(exact - 1)
+    assert machine.R[6][0] == one_ulp + 2
+    assert machine.R[7][0] == one_ulp + 1
+    machine = emulated("MOV R4, 0x80000000", "IADD3 R5, P0, R4, R4, RZ", "IADD3.X R6, RZ, RZ, RZ, P0, !PT")
+    assert (machine.R[5][0], machine.R[6][0]) == (0, 1)
+    machine = emulated("MOV R4, 0x12345678", "PRMT R5, R4, 0x3210, RZ", "PRMT R6, R4, 0x0123, RZ")
+    assert (machine.R[5][0], machine.R[6][0]) == (0x12345678, 0x78563412)
+
+
 def test_a_kernel_is_compiled_once_and_kept(monkeypatch, tmp_path):
     """Found by what it is made of; a file that is broken, or a folder where nothing can be written, is as none."""
     pytest.importorskip("numba.cuda")

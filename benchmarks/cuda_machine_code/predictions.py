@@ -70,8 +70,9 @@ def predicted(op: str, rows: int, classes: int, kind: str) -> dict:
         "of_classes": round(counts.of_classes, 2), "of_rows": round(counts.of_rows, 2),
         "in_flight": counts.in_flight, "instructions": counts.instructions,
     }  # fmt: skip
+    moved_bytes = once + (0 if found["fits_l2"] else again * array)
     for name, card in CARDS.items():
-        issue, moved = milliseconds(card, counts, rows * classes, once)
+        issue, moved = milliseconds(card, counts, rows * classes, moved_bytes)
         found[name] = {"ms_issue": round(issue, 4), "ms_bytes": round(moved, 4)}
     return found
 

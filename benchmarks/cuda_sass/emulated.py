@@ -34,7 +34,6 @@ class Code:
     def run(self, values, memory: Memory, clusters: int = 1) -> Machine:
         """One launch of so many clusters; the machine, which has counted."""
         asked, blocks = self.asked, clusters * self.asked.cluster
-        # A block of less than a warp is a whole one whose other threads have ended: the tables have none such.
         machine = Machine(
             self.program, packed(self.types, values), asked.threads, blocks, asked.cluster, memory,
             self.shared, self.capability,

@@ -34,8 +34,7 @@ class Machine(Operands):
         self.program, self.threads, self.blocks, self.cluster, self.memory = program, threads, blocks, cluster, memory
         each = np.arange(self.count)
         self.block, self.warp = each // threads, each // WARP
-        self.shared = Shared(blocks, cluster, shared)
-        self.shared.of_blocks(threads // WARP)
+        self.shared = Shared(blocks, threads // WARP, shared)
         self.own = np.zeros((OWN // 4, self.count), U32)
         self.special = {
             "SR_TID.X": (each % threads).astype(U32),

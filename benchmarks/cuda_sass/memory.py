@@ -57,7 +57,8 @@ class Memory:
         if (addresses % size).any():
             raise Fault(f"not at a multiple of {size}: {text}")
         if self._spans is None:
-            self._spans = np.array([-1, *self._starts]), np.array([-1, *self._ends])
+            nothing = np.iinfo(np.int64).min  # below the first array lies one without bytes
+            self._spans = np.array([nothing, *self._starts]), np.array([nothing, *self._ends])
         starts, ends = self._spans
         offsets = addresses - self.base
         if (offsets + size > ends[np.searchsorted(starts, offsets, "right") - 1]).any():

@@ -13,9 +13,10 @@ class Shared:
     Between warps of one block a block's barrier is one; between blocks of a cluster only the cluster's is.
     """
 
-    def __init__(self, blocks: int, cluster: int, size: int):
+    def __init__(self, blocks: int, warps: int, size: int):
+        """For blocks of so many warps, and of ``size`` bytes."""
         self.words = np.full((blocks, (RESERVED + size) // 4), 0xA5A5A5A5, np.uint32)
-        self.size, self._cluster = size, cluster
+        self.size, self._warps = size, warps
         self.passed = np.zeros(blocks, np.int64)  # barriers, of blocks
         self.passed_together = np.zeros(blocks, np.int64)  # and of clusters
         shape = self.words.shape
@@ -41,11 +42,6 @@ class Shared:
         self._apart(self._read, here, own, warps, text)
         self._keep(self._written, here, own, warps)
         self.words[here] = value
-
-    _warps = 1  # of a block; set by the machine
-
-    def of_blocks(self, warps: int) -> None:
-        self._warps = warps
 
     def _apart(self, last, here, blocks, warps, text):
         warp, passed, together = (kept[here] for kept in last)
