@@ -231,6 +231,7 @@ def _predicted(document):
     yield f"[docs/gpu.md](docs/gpu.md) has the counts, other cards and other libraries ({_made(document)}).\n"
     columns = {"loss": "loss", "loss + gradient": "loss + gradient, also in place"}
     columns |= {"probability targets": "the same, probability targets"}
+    columns = {op: text for op, text in columns.items() if any(p["op"] == op for p in document["predictions"])}
     yield f"| logits | {' | '.join(columns.values())} |"
     yield "|---|" + "--:|" * len(columns)
     for (dtype, rows, classes), found in _cases(document).items():
@@ -266,8 +267,11 @@ def gpu_section(document: dict) -> str:
 def _counted(document):
     count, failed = len(document["kernels"]), len({text.rpartition(": ")[0] for text in document["failed"]})
     state = f"all but {failed} as they were meant to be" if failed else "all as they were meant to be"
-    yield f"{_made(document)}. Milliseconds; * where instructions take longer than bytes. {count} kernels were compiled"
-    yield f"on {document['date']}, {state}: registers, spills, vector loads.\n"
+    yield f"Milliseconds; * where instructions take longer than bytes ({_made(document)})."
+    yield f"{count} kernels were compiled on {document['date']}, {state}: registers, spills, vector loads."
+    if quack := document.get("quack"):
+        yield f"QuACK's slots are those of quack-kernels {quack['version']}, compiled and counted in the same way."
+    yield ""
     cards = list(document["cards"])
     yield f"| logits | | slots | of classes | of rows | QuACK's | in flight, KB | {' | '.join(cards)} |"
     yield "|---|---|" + "--:|" * (5 + len(cards))

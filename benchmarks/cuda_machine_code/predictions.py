@@ -17,7 +17,7 @@ from crossentropy._backends.cuda.arguments import values_of
 from crossentropy._backends.cuda.kernels import Result
 from crossentropy.testing import dtypes
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "cuda_sass"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cuda_sass"))
 from card_times import CARDS, SCHEDULERS, milliseconds
 from counts import counted, logits
 
