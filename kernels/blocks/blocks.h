@@ -131,12 +131,10 @@ typedef struct {
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
     int (*weighted_max)(const void *x, const double *weights, ptrdiff_t n, top_term *top);
     void (*weighted_sum)(const void *x, const double *weights, ptrdiff_t n, top_term top, compensated *sum);
-    /* transformed.h: as pass, and e^x at an anchor times EXP_SCALE, of logits that are scaled and capped; kept, and what
-     * the latter writes, up to LANES - 1 elements more than n, is times their slope over the scale. The maximum is that
-     * of the logits as they are. NULL for float64. */
+    /* transformed.h: as pass, of logits that are scaled and capped; what is kept is times their slope over the scale, the
+     * maximum is that of the logits as they are. NULL for float64. */
     compensated (*transformed_sum)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, ptrdiff_t y,
                                    void *kept, gradient_queue *queue, double *max);
-    void (*transformed_exp)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, void *to);
     /* tile.h */
     void (*tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
     void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);

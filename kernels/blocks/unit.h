@@ -28,7 +28,6 @@
      NAME(weighted_max),                                \
      NAME(weighted_sum),                                \
      NAME(transformed_sum),                             \
-     NAME(transformed_exp),                             \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -91,13 +90,17 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #include "blocks/weighted.h"
 #include "blocks/tile.h"
 #define transformed_sum_f64 NULL
-#define transformed_exp_f64 NULL
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
-const isa_table PASTE(isa, ISA) = {
-    TEXT(ISA),         fence, scan, tally, complete, transform, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
-    &functions_streams};
+const isa_table PASTE(isa, ISA) = {TEXT(ISA),
+                                   fence,
+                                   scan,
+                                   tally,
+                                   complete,
+                                   transform,
+                                   {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
+                                   &functions_streams};
 
 #endif

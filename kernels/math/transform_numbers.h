@@ -39,7 +39,8 @@ static inline transform_numbers transform_numbers_of(double a, double c)
     const double m = rounded(frexp(LN2 / a, &e) * 0x1p15);
     t.a_per_n = (f32)ldexp(m, e - 15), t.a_per_n_low = (f32)(LN2 / a - (double)t.a_per_n);
     if (c == 0) return t;
-    const double of_u = a / c, twice = 2 * of_u, per_n = LN2 / twice, small = cbrt(0.75 / c < 0.0316 ? 0.75 / c : 0.0316);
+    const double of_u = a / c, twice = 2 * of_u, per_n = LN2 / twice,
+                 small = cbrt(0.75 / c < 0.0316 ? 0.75 / c : 0.0316);
     t.c = (f32)c, t.c_low = (f32)(c - (double)t.c), t.per_c = (f32)(1 / c);
     t.small = (f32)(small * small / (of_u * of_u));
     for (int i = 0; i < 4; ++i) t.d[i] = (f32)(series[i] * c * pow(of_u, 9 - 2 * i));

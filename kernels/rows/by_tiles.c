@@ -229,7 +229,8 @@ static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
 /* Logits and results, so that these may be made where those lie. */
 static int lie_in_runs(const task *t, int in_place)
 {
-    return t->isa->of[t->x.type]->near_gradient_run && tile_reader_of(t, &t->x, lanes_type(t->x.type), in_place, NULL).runs &&
+    return t->isa->of[t->x.type]->near_gradient_run &&
+           tile_reader_of(t, &t->x, lanes_type(t->x.type), in_place, NULL).runs &&
            tile_writer_of(t, lanes_type(t->x.type), in_place && lies_side_by_side(t, &t->out), NULL).runs;
 }
 

@@ -29,7 +29,8 @@ static double max_of_others(place *p, ptrdiff_t y)
     for (block b = {0, 0}; next_block(&p->c, &b);) {
         const char *x = read_block(&p->x, b);
         const ptrdiff_t before = y < b.at ? 0 : y - b.at < b.n ? y - b.at : b.n, after = y < b.at ? 0 : before + 1;
-        const double top = fmax(p->k->max(x, before), after < b.n ? p->k->max(x + after * size, b.n - after) : -INFINITY);
+        const double top = fmax(p->k->max(x, before),
+                                after < b.n ? p->k->max(x + after * size, b.n - after) : -INFINITY);
         max = top > max ? top : max;
     }
     return max;

@@ -73,7 +73,8 @@ tile_reader tile_reader_of(const task *t, const array *a, element type, int colu
     const int transforms = a == &t->x && is_transformed(&t->options);
     const block_functions *k = lanes_type(a->type) == type ? t->isa->of[a->type] : NULL;
     const int direct = is_direct(t, a), runs = direct && !columns && a->type == type && lie_in_a_run(t, a);
-    const tile_reader r = {t, a, k, type, t->isa->of[type]->lanes, columns, direct, runs, copies, transforms, NULL, NULL};
+    const tile_reader r = {t,      a,          k,    type, t->isa->of[type]->lanes, columns, direct, runs,
+                           copies, transforms, NULL, NULL};
     return r;
 }
 

@@ -55,7 +55,8 @@ void find_targets(const task *t, row_batch *n);
 /* Smoothing and probability targets sum over the classes once more: mass and distance. */
 static inline int has_spread(const task *t)
 {
-    const int wanted = t->work == FORWARD || t->work == FORWARD_BACKWARD || (t->work == BACKWARD && t->options.focal != 0);
+    const int wanted = t->work == FORWARD || t->work == FORWARD_BACKWARD ||
+                       (t->work == BACKWARD && t->options.focal != 0);
     return wanted && (!t->targets.data || t->options.label_smoothing > 0);
 }
 

@@ -25,8 +25,8 @@ static char *aligned(char *memory)
 static int suits_fusion(const task *t)
 {
     const row_options *o = &t->options;
-    return is_transformed(o) && t->x.type != ELEMENT_F64 && !o->class_prior && t->targets.data && o->label_smoothing == 0 &&
-           suits_float32(o->logit_scale, o->softcap);
+    return is_transformed(o) && t->x.type != ELEMENT_F64 && !o->class_prior && t->targets.data &&
+           o->label_smoothing == 0 && suits_float32(o->logit_scale, o->softcap);
 }
 
 void open_place(place *p, const task *t, int exactly)

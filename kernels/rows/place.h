@@ -38,8 +38,8 @@ typedef struct place {
     transform_numbers numbers;
     double slope[BATCH];             /* at the targets, over logit_scale */
     f32 *exps;                       /* room for a block of e^z */
-    struct place *exact;             /* the same thread's, for rows that must go the long way; NULL until there is one */
-    gradient_job jobs[BATCH + 1];    /* rows of the batch before this one, and a place for the next */
+    struct place *exact; /* the same thread's, for rows that must go the long way; NULL until there is one */
+    gradient_job jobs[BATCH + 1]; /* rows of the batch before this one, and a place for the next */
     gradient_queue queue;
 } place;
 
