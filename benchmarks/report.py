@@ -275,7 +275,7 @@ def _counted(document):
     yield f"Milliseconds; * where instructions take longer than bytes ({_made(document)})."
     yield f"{count} kernels were compiled on {document['date']}, {state}: registers, spills, vector loads."
     if quack := document.get("quack"):
-        yield f"QuACK's slots are those of quack-kernels {quack['version']}, compiled and counted in the same way."
+        yield f"QuACK's slots are counted in the code of quack-kernels {quack['version']}, without executing it."
     yield ""
     cards = list(document["cards"])
     yield f"| logits | | slots | of classes | of rows | QuACK's | in flight, KB | {' | '.join(cards)} |"
