@@ -5,4 +5,16 @@ from __future__ import annotations
 from . import arguments, axes, linear, log_softmax, options, shapes, sums, targets, values
 from .case import EDGE_CASES, both
 
-__all__ = ["EDGE_CASES", "arguments", "axes", "both", "linear", "log_softmax", "options", "shapes", "sums", "targets", "values"]
+__all__ = [
+    "EDGE_CASES",
+    "arguments",
+    "axes",
+    "both",
+    "linear",
+    "log_softmax",
+    "options",
+    "shapes",
+    "sums",
+    "targets",
+    "values",
+]

@@ -1,4 +1,4 @@
-"""Logits that the options change before the softmax, and focal: at the ends of their ranges, and where one class leads."""
+"""Logits that the options change before the softmax, and focal: where numbers end, and where one class leads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from ... import cross_entropy_and_grad, reference
 from ..ulps import exact, near, require, same, within
 from .case import INF, NAN, both, edge_case, numbers
 
-CHANGES = ({"logit_scale": 0.7}, {"softcap": 5.0}, {"margin": 0.6}, {"logit_scale": 3.0, "softcap": 30.0, "margin": -2.5})
+CHANGES = (
+    {"logit_scale": 0.7},
+    {"softcap": 5.0},
+    {"margin": 0.6},
+    {"logit_scale": 3.0, "softcap": 30.0, "margin": -2.5},
+)
 FEW, MANY = 5, 100  # classes: rows that are lanes, and rows in blocks
 
 
@@ -18,7 +23,9 @@ def _right(x, t, dtype, **options):
     rows = [reference.Row(**options)] * len(x)
     losses, grads, units = exact(x, [int(y) for y in t], rows)
     finite = np.where(np.isfinite(x), np.abs(x.astype(float)), 0).max()
-    size = min(finite, options.get("softcap") or INF) * options.get("logit_scale", 1.0) + abs(options.get("margin", 0.0))
+    size = min(finite, options.get("softcap") or INF) * options.get("logit_scale", 1.0) + abs(
+        options.get("margin", 0.0)
+    )
     times = 3 * (1 + size) if dtype == np.float64 else 3
     within(loss, losses, dtype, "loss", times=times)
     within(grad, grads, dtype, "grad", unit_at=units, times=times)
