@@ -1,7 +1,8 @@
 """The CUDA kernels under the contract of a backend, so that what is run over every backend is run over them too.
 
 Arrays of the host are laid out on the device as they lie in memory here, and results copied back; in the simulator the
-device's memory is the host's. With NUMBA_ENABLE_CUDASIM=1 the kernels' intrinsics come from cuda_simulator.py.
+device's memory is the host's. With NUMBA_ENABLE_CUDASIM=1 the kernels' intrinsics come from cuda_simulator.py. With
+`emulated`, which test_cuda_machine_code.py sets, their machine code is emulated.
 """
 
 import math
@@ -10,6 +11,7 @@ import os
 import numpy as np
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+emulated = None  # the memory of benchmarks/cuda_sass, where that stands in for a card
 if SIMULATED:
     import cuda_simulator
 
@@ -27,28 +29,32 @@ class Array:
     def __init__(self, a):
         low, high = np.lib.array_utils.byte_bounds(a) if a.size else (0, 0)
         size = 32 + high - low
-        memory = np.full(size + 16, 0xA5, np.uint8)
+        memory = np.empty(size + 16, np.uint8) if emulated is None else emulated.room(size + 16)
+        memory[:] = 0xA5
         self.host = memory[-memory.ctypes.data % 16 :][:size]
         self.offset = 16 + low % 16 + (a.__array_interface__["data"][0] - low if a.size else 0)
         self.shape, self.dtype, self.strides = a.shape, a.dtype, a.strides
         self._view()[...] = a
         if SIMULATED:
             cuda_simulator.register(self._view())
-        self.memory = self.host if SIMULATED else cuda.to_device(self.host)
+        elif emulated is not None:
+            emulated.register(self.host.ctypes.data + 16 + low % 16, high - low)
+        self.on_host = SIMULATED or emulated is not None
+        self.memory = self.host if self.on_host else cuda.to_device(self.host)
 
     def _view(self):
         return np.ndarray(self.shape, self.dtype, self.host.data, self.offset, self.strides)
 
     @property
     def __cuda_array_interface__(self):
-        memory = self.memory.ctypes.data if SIMULATED else self.memory.__cuda_array_interface__["data"][0]
+        memory = self.memory.ctypes.data if self.on_host else self.memory.__cuda_array_interface__["data"][0]
         kind = f"<V{self.dtype.itemsize}" if self.dtype.kind == "V" else self.dtype.str
         data = memory + self.offset, False
         return {"shape": self.shape, "typestr": kind, "data": data, "strides": self.strides, "version": 3}
 
     def to_host(self):
         """The array as it is on the device now."""
-        if not SIMULATED:
+        if not self.on_host:
             self.memory.copy_to_host(self.host)
         return self._view().copy()
 
