@@ -48,6 +48,8 @@ SOURCES = [
         "by_rows",
         "by_streams",
         "by_tiles",
+        "distillation",
+        "hessians",
         "layout",
         "log_softmax_backward",
         "logits",

@@ -35,7 +35,15 @@ cdef extern from "rows/task.h" nogil:
         int64_t ignored
     ctypedef enum work:
         LOGSUMEXP, WEIGHTED_LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
+        DISTILLATION
         STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE, PRODUCT, CONVERT, ADD_BIAS, SUM_BIAS
+    ctypedef enum distillation_kind:
+        FORWARD_KL, REVERSE_KL, JENSEN_SHANNON
+    ctypedef enum hessian_kind:
+        DIAGONAL_HESSIAN, UPPER_BOUND, HESSIAN_PRODUCT, XGBOOST_HESSIAN, LIGHTGBM_HESSIAN
+    ctypedef struct distillation_task:
+        distillation_kind kind
+        double temperature, beta
     ctypedef struct row_options:
         int plain
         const double *class_weight
@@ -85,6 +93,8 @@ cdef extern from "rows/task.h" nogil:
         Py_ssize_t *shape
         Py_ssize_t rows, classes
         array x, q, out
+        array hess, vector
+        hessian_kind hessian
         int bypass
         index_targets targets
         row_options options
@@ -92,6 +102,7 @@ cdef extern from "rows/task.h" nogil:
         Py_ssize_t row_scale_step
         double *loss
         double *sign
+        distillation_task distilled
         row_statistics *statistics
         const c_product *product
         const c_biased *biased
@@ -161,14 +172,22 @@ cdef dict WORKS = {
     "forward": FORWARD, "backward": BACKWARD, "forward_backward": FORWARD_BACKWARD,
     "logsumexp": LOGSUMEXP, "weighted_logsumexp": WEIGHTED_LOGSUMEXP, "softmax": SOFTMAX,
     "log_softmax": LOG_SOFTMAX, "log_softmax_backward": LOG_SOFTMAX_BACKWARD,
+    "distillation": DISTILLATION,
     "stream_read": STREAM_READ, "stream_copy": STREAM_COPY,
     "stream_combine": STREAM_COMBINE, "stream_scale": STREAM_SCALE,
 }
 
 
+cdef dict HESSIANS = {
+    "diagonal": DIAGONAL_HESSIAN, "upper_bound": UPPER_BOUND, "gauss_newton_product": HESSIAN_PRODUCT,
+    "xgboost": XGBOOST_HESSIAN, "lightgbm": LIGHTGBM_HESSIAN,
+}
+cdef dict KINDS = {"forward": FORWARD_KL, "reverse": REVERSE_KL, "js": JENSEN_SHANNON}    # of a distillation
+
+
 cdef class Buffers:
     """What the task of one call points to: buffers, released together, and memory of its own."""
-    cdef Py_buffer held[11]
+    cdef Py_buffer held[13]
     cdef int count
     cdef double row_scale
     cdef double *losses
@@ -330,11 +349,13 @@ cdef int work_through(Buffers buffers, task *t, int threads) except -1:
 
 
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
-        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, sign=None):
+        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, sign=None, tuple divergence=None, str hessian=None,
+        tuple hess=None, tuple vector=None):
     """Do the work of that name over all rows of x.
 
     x, q, out: see Buffers.rows_of. targets: (index targets, bytes of each and negative where signed, the ignored one or
-    None). options, class_weight_in_lanes: see options_of. row_scale: a number, or float64 (rows,).
+    None). options, class_weight_in_lanes: see options_of. row_scale: a number, or float64 (rows,). divergence: the
+    kind, temperature and beta of a distillation. hessian: the name of what goes to hess, beside the gradient.
     """
     cdef Buffers buffers = Buffers()
     cdef task t
@@ -367,6 +388,14 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
     t.sign = <double *>buffers.data(sign, PyBUF_WRITABLE)
     cdef int reads = t.work == BACKWARD or t.work == LOG_SOFTMAX_BACKWARD
     t.statistics = <row_statistics *>buffers.data(statistics, PyBUF_SIMPLE if reads else PyBUF_WRITABLE)
+    if hessian is not None:
+        t.hessian = <hessian_kind><int>HESSIANS[hessian]
+        buffers.rows_of(&t.hess, hess, PyBUF_STRIDED)
+        buffers.rows_of(&t.vector, vector, PyBUF_STRIDES)
+    if divergence is not None:
+        t.distilled.kind = <distillation_kind><int>KINDS[divergence[0]]
+        t.distilled.temperature = divergence[1]
+        t.distilled.beta = divergence[2]
     coalesce(&t)
 
     t.poll = poll

@@ -26,6 +26,14 @@
      NAME(log_softmax_backward),                        \
      NAME(weighted_max),                                \
      NAME(weighted_sum),                                \
+     NAME(hessian),                                     \
+     NAME(vector_at_top),                               \
+     NAME(vector_sum),                                  \
+     NAME(hessian_product),                             \
+     PASTE(columns_hessian, REAL),                      \
+     NAME(distilled_sums),                              \
+     NAME(distilled_terms),                             \
+     NAME(distilled_gradient),                          \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -46,6 +54,7 @@
 
 #define REAL f32
 #include "blocks/columns.h"
+#include "blocks/hessian_columns.h"
 #include "blocks/near.h"
 #include "blocks/runs.h"
 
@@ -53,6 +62,8 @@
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -61,6 +72,8 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -69,6 +82,8 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
 #include "blocks/tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -76,6 +91,7 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef REAL
 #define REAL f64
 #include "blocks/columns.h"
+#include "blocks/hessian_columns.h"
 #include "blocks/near.h"
 #include "blocks/runs.h"
 
@@ -83,6 +99,8 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
 #include "blocks/tile.h"
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 

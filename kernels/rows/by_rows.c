@@ -1,5 +1,6 @@
 /* Rows in blocks: a batch of them is read once each (read_rows.c), what was added up becomes losses and gradients
  * (losses.c), and results are written (write_rows.c) while the rows, or their exponentials, lie in the L2 cache. */
+#include "rows/hessians.h"
 #include "rows/parallel.h"
 #include "rows/place.h"
 
@@ -13,6 +14,7 @@ static void run_batches(place *p, ptrdiff_t first, ptrdiff_t last)
         if (p->c.stopped) break;
         if (t->loss) find_losses(t, &p->n);
         write_waiting(p);
+        if (t->hess.data) write_hessians(p);
         if (t->out.data) write_batch(p);
     }
 }
@@ -25,6 +27,7 @@ void by_rows(const task *t)
     while (!p.c.stopped && take_rows(t, &first, &last)) {
         if (t->work == LOG_SOFTMAX_BACKWARD) log_softmax_backward(&p, first, last);
         else if (t->work == WEIGHTED_LOGSUMEXP) weighted_logsumexp(&p, first, last);
+        else if (t->work == DISTILLATION) distillation(&p, first, last);
         else run_batches(&p, first, last);
     }
     write_waiting(&p);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rows/hessians.h"
 #include "rows/layout.h"
 #include "rows/logits.h"
 #include "rows/losses.h"
@@ -32,8 +33,8 @@ static int is_in_place(const task *t)
 
 int suits_tiles(const task *t)
 {
-    return t->work != LOG_SOFTMAX_BACKWARD && t->work != WEIGHTED_LOGSUMEXP &&
-           (t->classes <= FEW_CLASSES || is_in_place(t));
+    return t->work != LOG_SOFTMAX_BACKWARD && t->work != WEIGHTED_LOGSUMEXP && t->work != DISTILLATION &&
+           t->hessian != HESSIAN_PRODUCT && (t->classes <= FEW_CLASSES || is_in_place(t));
 }
 
 typedef struct {
@@ -44,6 +45,9 @@ typedef struct {
     tile_reader from_x, from_q;
     tile_writer to_out;
     char *x, *q;                 /* the tile, and that of probability targets */
+    char *h;                     /* and that of Hessians, */
+    task of_hess;                /* whose results these are */
+    tile_writer to_hess;
     row_batch n;
     usual_tiles usual;           /* where the task suits them */
 } tile;
@@ -180,6 +184,10 @@ static void run_tile(tile *w, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t last)
     read_rows(w, last);
     if (t->loss) find_losses(t, &w->n);
     if (!t->out.data) return;
+    if (t->hess.data) {
+        find_tile_hessians(t, &w->n, w->x, w->h);
+        write_tile(&w->to_hess, row, rows, w->h);
+    }
     if (t->work != LOG_SOFTMAX) write_gradient(w);
     else {
         if (t->statistics) keep_statistics(t, &w->n);
@@ -204,6 +212,10 @@ static ptrdiff_t run_group(tile *w, ptrdiff_t row, ptrdiff_t last)
             run_tile(w, u->row[i], u->rows[i], last);
             continue;
         }
+        if (w->h) {
+            find_usual_hessians(w->t, &u->u[i], &u->b[i], u->row[i], u->rows[i], u->x[i], w->h);
+            write_tile(&w->to_hess, u->row[i], u->rows[i], w->h);
+        }
         if (end_usual(u, i)) write_tile(&w->to_out, u->row[i], u->rows[i], u->x[i]);
     }
     return row;
@@ -224,7 +236,7 @@ static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
 /* Logits and results, so that these may be made where those lie. */
 static int lie_in_runs(const task *t, int in_place)
 {
-    return t->isa->of[t->x.type]->near_gradient_run && tile_reader_of(t, &t->x, in_place, NULL).runs &&
+    return t->isa->of[t->x.type]->near_gradient_run && !t->hess.data && tile_reader_of(t, &t->x, in_place, NULL).runs &&
            tile_writer_of(t, in_place && lies_side_by_side(t, &t->out), NULL).runs;
 }
 
@@ -237,8 +249,8 @@ void by_tiles(const task *t)
     ptrdiff_t kept = 0;
     const ptrdiff_t tiles = is_usual(t) ? tiles_of_group(t, tile_bytes, &kept) : 0;
     const int in_place = is_in_place(t), runs = tiles && lie_in_runs(t, in_place);
-    const ptrdiff_t of_x = 1, of_q = t->q.data ? 1 : 0, of_pattern = runs ? 2 : 0;
-    const ptrdiff_t all = (of_x + of_q + kept + of_pattern) * tile_bytes;
+    const ptrdiff_t of_x = 1, of_q = t->q.data ? 1 : 0, of_h = t->hess.data ? 1 : 0, of_pattern = runs ? 2 : 0;
+    const ptrdiff_t all = (of_x + of_q + of_h + kept + of_pattern) * tile_bytes;
     char *memory = w ? malloc((size_t)(vector + all + MOST_LANES * t->classes * 8)) : NULL;
     if (!memory) {
         free(w);
@@ -251,12 +263,16 @@ void by_tiles(const task *t)
     w->in_place = in_place;
     w->x = memory + (vector - (ptrdiff_t)((uintptr_t)memory % (uintptr_t)vector)) % vector;
     w->q = of_q ? w->x + tile_bytes : NULL;
-    char *group = w->x + (of_x + of_q) * tile_bytes, *pattern = group + kept * tile_bytes, *copies = w->x + all;
+    w->h = of_h ? w->x + (of_x + of_q) * tile_bytes : NULL;
+    char *group = w->x + (of_x + of_q + of_h) * tile_bytes, *pattern = group + kept * tile_bytes, *copies = w->x + all;
     open_usual(&w->usual, t, tiles, kept, group, tile_bytes);
     if (runs) find_pattern(&w->usual, pattern, tile_bytes);
     w->from_x = tile_reader_of(t, &t->x, in_place, copies);
     w->from_q = tile_reader_of(t, &t->q, in_place && lies_side_by_side(t, &t->q), copies);
     w->to_out = tile_writer_of(t, in_place && lies_side_by_side(t, &t->out), copies);
+    w->of_hess = *t;
+    w->of_hess.out = t->hess;
+    w->to_hess = tile_writer_of(&w->of_hess, in_place && lies_side_by_side(t, &t->hess), copies);
     ptrdiff_t first, last;
     while (take_rows(t, &first, &last)) run_tiles(w, first, last);
     t->isa->fence();

@@ -27,26 +27,32 @@ void open_place(place *p, const task *t)
     p->queue.next = p->queue.end = p->jobs;
     p->t = t;
     p->x = reader_of(t, &t->x, t->x.type);
-    /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward in the logits', the weights
+    /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward and a teacher's logits in the logits', the weights
      * of a logsumexp as they are: 1e-50 has no float32. */
     p->q = reader_of(t, &t->q,
-                     t->work == LOG_SOFTMAX_BACKWARD ? t->x.type
+                     t->work == LOG_SOFTMAX_BACKWARD || t->work == DISTILLATION ? t->x.type
                      : t->work == WEIGHTED_LOGSUMEXP ? ELEMENT_F64
                                                      : lanes_type(t->x.type));
     p->out = writer_of(t);
+    p->vector = reader_of(t, &t->vector, t->x.type);
+    p->hess = p->out;
+    p->hess.a = &t->hess;
+    p->hess.direct = t->hess.data && is_direct(t, &t->hess);
+    p->hess.bypass = t->bypass && p->hess.direct;
     p->k = t->isa->of[p->x.type];
     p->is_f64 = t->x.type == ELEMENT_F64;
     p->spreads = has_spread(t);
     p->whole = p->x.direct && !p->spreads && !t->long_rows && t->classes <= POLL_EVERY;
     p->s = subtrahend_of(t, 1);
-    const int copies = !(p->x.direct && (p->q.direct || !t->q.data) && (p->out.direct || !t->out.data));
+    const int copies = !(p->x.direct && (p->q.direct || !t->q.data) && (p->out.direct || !t->out.data) &&
+                         (p->hess.direct || !t->hess.data) && (p->vector.direct || !t->vector.data));
     const ptrdiff_t row_bytes = t->classes * (p->is_f64 ? 8 : 4);
     const ptrdiff_t stride = (row_bytes + VECTOR - 1) / VECTOR * VECTOR + VECTOR;
     p->most_rows = BATCH_BYTES / stride < BATCH ? BATCH_BYTES / stride : BATCH;
     if (p->most_rows < 1 || !p->x.direct) p->most_rows = 1;
     const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX) && row_bytes <= KEPT_BYTES;
     /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
-    if (copies) p->buffers = malloc(3 * BLOCK * sizeof(f64));
+    if (copies) p->buffers = malloc(5 * BLOCK * sizeof(f64));
     if (keeps) p->kept.memory = malloc((size_t)(2 * p->most_rows * stride + VECTOR));
     const cursor c = {t, copies ? BLOCK : POLL_EVERY, 0, (copies && !p->buffers) || (keeps && !p->kept.memory)};
     p->c = c;
@@ -60,6 +66,8 @@ void open_place(place *p, const task *t)
         p->x.buffer = p->buffers;
         p->q.buffer = p->buffers + BLOCK;
         p->out.buffer = p->buffers + 2 * BLOCK;
+        p->hess.buffer = p->buffers + 3 * BLOCK;
+        p->vector.buffer = p->buffers + 4 * BLOCK;
     }
 }
 

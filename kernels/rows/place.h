@@ -25,8 +25,8 @@ typedef struct {
     int whole;                       /* a row is one block, read as it lies */
     subtrahend s;                    /* of a row of scale 1 */
     cursor c;
-    reader x, q;
-    writer out;
+    reader x, q, vector;
+    writer out, hess;
     f64 *buffers;                    /* for a block of each array, NULL where none is needed */
     row_batch n;
     ptrdiff_t most_rows;             /* of a batch */
@@ -65,8 +65,9 @@ void read_batch(place *p);
 void write_batch(place *p);
 void write_waiting(place *p);
 
-/* log_softmax_backward.c, weighted_logsumexp.c */
+/* log_softmax_backward.c, weighted_logsumexp.c, distillation.c */
 void log_softmax_backward(place *p, ptrdiff_t first, ptrdiff_t last);
 void weighted_logsumexp(place *p, ptrdiff_t first, ptrdiff_t last);
+void distillation(place *p, ptrdiff_t first, ptrdiff_t last);
 
 #endif

@@ -13,6 +13,7 @@ typedef enum {
     SOFTMAX,
     LOG_SOFTMAX,
     LOG_SOFTMAX_BACKWARD,
+    DISTILLATION,
     FORWARD,
     BACKWARD,
     FORWARD_BACKWARD,
@@ -53,6 +54,14 @@ typedef struct {
     double mass;    /* the sum of the target's weights over the classes, as the gradient needs it */
 } row_statistics;
 
+/* Of forward_backward: what is written beside the gradient (rows/hessians.c). */
+typedef enum { NO_HESSIAN, DIAGONAL_HESSIAN, UPPER_BOUND, HESSIAN_PRODUCT, XGBOOST_HESSIAN, LIGHTGBM_HESSIAN } hessian_kind;
+
+typedef struct {
+    distillation_kind kind;
+    double temperature, beta;
+} distillation_task;
+
 /* How far a call has come: what its threads share. parallel.c alone knows it. */
 typedef struct {
     ptrdiff_t next, at_once;    /* rows */
@@ -72,8 +81,10 @@ typedef struct {
     ptrdiff_t rows, classes;
 
     array x;        /* IN  logits */
-    array q; /* IN  probability targets, the grad_output of log_softmax_backward, or the weights of a logsumexp */
+    array q; /* IN  probability targets, the grad_output of log_softmax_backward, a teacher's logits, or the weights of a logsumexp */
     array out; /* OUT gradient, softmax or log-softmax */
+    array hess, vector;    /* OUT beside the gradient, what stands for the Hessian; IN what that is multiplied by */
+    hessian_kind hessian;
     int bypass; /* the caches, in storing out: it is large, and not x itself */
     index_targets targets;
     row_options options;
@@ -87,6 +98,7 @@ typedef struct {
 
     schedule *schedule;
     double *loss; /* OUT (rows,) or NULL */
+    distillation_task distilled;
     double *sign; /* OUT of a weighted logsumexp (rows,) */
     row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
 } task;

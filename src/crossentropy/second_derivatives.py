@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal, NamedTuple, SupportsIndex, TypedDict, Unpack
 
-
 import numpy as np
 from numpy.typing import ArrayLike
 
