@@ -144,6 +144,10 @@ typedef struct {
     double most;
 } distilled_totals;
 
+typedef struct {
+    double of_x, of_q, moved, max_x, max_q;
+} quick_totals;
+
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
@@ -173,6 +177,13 @@ typedef struct {
     void (*distilled_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, distilled_totals *totals);
     void (*distilled_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, compensated *sums);
     void (*distilled_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, void *out, int bypass);
+    /* distilled_quick.h; NULL where rows are float64, or e^z has no table */
+    void (*quick_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, quick_totals *totals, void *of_x,
+                       void *of_q, ptrdiff_t ahead, int carefully);
+    void (*quick_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
+                        const void *of_q, double *sum);
+    void (*quick_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
+                           const void *of_q, void *out, int bypass, int is_far);
     /* tile.h */
     void (*tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
     void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);

@@ -170,7 +170,8 @@ static void NAME(distilled_terms)(const void *x, const void *q, ptrdiff_t n, con
 }
 
 /* scale times p_s - p_t, p_s (d - loss), or p_s (log(p_s / m) - loss). */
-SIMD vec_f64 NAME(distilled_gradient_lanes)(vec_f64 z, vec_f64 t, const distilled_frame *f, const distilled *r, int kind)
+SIMD vec_f64 NAME(distilled_gradient_lanes)(vec_f64 z, vec_f64 t, const distilled_frame *f, const distilled *r,
+                                            int kind)
 {
     const vec_f64 zero = v_set1_f64(0);
     vec_f64 of_x, of_q, gap, psi, grad;

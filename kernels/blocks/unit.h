@@ -13,6 +13,8 @@
 #include "math/split_weight.h"
 #include "simd/simd.h"
 
+#define IS_QUICK (WIDE == 2 && EXP_TABLE_f32)
+
 #define BLOCK_FUNCTIONS                                 \
     {LANES,                                             \
      EXP_SCALE,                                         \
@@ -34,6 +36,9 @@
      NAME(distilled_sums),                              \
      NAME(distilled_terms),                             \
      NAME(distilled_gradient),                          \
+     IS_QUICK ? NAME(quick_sums) : NULL,                \
+     IS_QUICK ? NAME(quick_terms) : NULL,               \
+     IS_QUICK ? NAME(quick_gradient) : NULL,            \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -64,6 +69,7 @@
 #include "blocks/weighted.h"
 #include "blocks/hessians.h"
 #include "blocks/distilled.h"
+#include "blocks/distilled_quick.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -74,6 +80,7 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #include "blocks/weighted.h"
 #include "blocks/hessians.h"
 #include "blocks/distilled.h"
+#include "blocks/distilled_quick.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -84,6 +91,7 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #include "blocks/weighted.h"
 #include "blocks/hessians.h"
 #include "blocks/distilled.h"
+#include "blocks/distilled_quick.h"
 #include "blocks/tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -101,6 +109,7 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #include "blocks/weighted.h"
 #include "blocks/hessians.h"
 #include "blocks/distilled.h"
+#include "blocks/distilled_quick.h"
 #include "blocks/tile.h"
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 

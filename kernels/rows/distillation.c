@@ -11,6 +11,8 @@
 
 #include "rows/place.h"
 
+#define GUESSED_FROM 64    /* classes */
+
 static double largest(place *p, const reader *r)
 {
     double max = -INFINITY;
@@ -48,11 +50,107 @@ static void find_shift(distilled *r, const distilled_totals *t)
     r->shift = (of_anchors - r->base * r->inverse) + (log(of_x / of_q) - r->base_error * r->inverse);
 }
 
+/* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
+ * by how much these differ from it, squared. */
+static double usual_difference(place *p, double *spread)
+{
+    const ptrdiff_t most = p->t->classes < GUESSED_FROM ? p->t->classes : GUESSED_FROM;
+    double sum = 0, squares = 0;
+    int count = 0;
+    for (ptrdiff_t c = 0; c < most; ++c) {
+        const double d = read_element(&p->x, c) - read_element(&p->q, c);
+        if (isfinite(d)) sum += d, squares += d * d, ++count;
+    }
+    const double mean = count ? sum / count : 0;
+    *spread = count ? squares / count - mean * mean : 0;
+    return mean;
+}
+
+/* Rows whose differences spread by less are most likely not far from each other. */
+#define NEAR_SPREAD 1.2
+
+/* Where the two maxima are near 0, as most are, one anchor serves all rows, and is known beforehand. */
+#define NEAR_MAX 40.0
+#define NEAR_LEAST (-14.0)
+
+static quick_totals add_quickly(place *p, const distilled *r, char *of_x, char *of_q, ptrdiff_t ahead, int carefully)
+{
+    quick_totals totals = {0, 0, 0, -INFINITY, -INFINITY};
+    for (block b = {0, 0}; next_whole(&p->c, &b);)
+        p->k->quick_sums(read_block(&p->x, b), read_block(&p->q, b), b.n, r, &totals, of_x ? of_x + 4 * b.at : NULL,
+                         of_x ? of_q + 4 * b.at : NULL, ahead, carefully);
+    return totals;
+}
+
+static int serves(double top) { return top <= NEAR_MAX && top >= NEAR_LEAST; }
+
+/* In lanes of float32, where that will do; 0 where it does not. The divergence is D - sum p_t x with x_c as above and
+ * D = log sum p_t e^x (reverse: sum p_s x - D): where the rows are far from each other, that is as good as a sum of
+ * terms. Where they are not, D comes from logarithms whose error of about 2^-23 shows in the divergence only as its
+ * square; or for rows that are nearer than that, is the sum itself, which is short of it by the divergence. */
+static int quickly(place *p, ptrdiff_t row, double weight, distilled r)
+{
+    const task *t = p->t;
+    const int reverse = r.kind == REVERSE_KL;
+    const double temperature = t->distilled.temperature;
+    const double scale = t->row_scale[row * t->row_scale_step] * weight * temperature;
+    if (!p->k->quick_sums || r.kind == JENSEN_SHANNON || is_beyond(0, 0, scale, scale)) return 0;
+    r.of_x = r.of_q = anchor_at(0, sum_headroom(0), 0);
+    double spread;
+    r.base = usual_difference(p, &spread);
+    char *of_x = p->kept.memory ? p->kept.halves[0] : NULL, *of_q = p->kept.memory ? p->kept.halves[1] : NULL;
+    const int has_next = p->x.direct && p->q.direct && row + 1 < t->rows;
+    const ptrdiff_t ahead = has_next ? t->classes * element_size(t->x.type) : 0;
+    int carefully = spread * r.inverse * r.inverse < NEAR_SPREAD, again = 0;
+    quick_totals totals = add_quickly(p, &r, of_x, of_q, ahead, carefully);
+    double moved = 0, logs = 0, loss = 0;
+    for (;;) {
+        const double top_x = totals.max_x * r.inverse, top_q = totals.max_q * r.inverse;
+        if (!isfinite(top_x) || !isfinite(top_q)) return 0;
+        if (!again && !(serves(top_x) && serves(top_q))) {
+            r.of_x = anchor_at(top_x, sum_headroom(0), 0);
+            r.of_q = anchor_at(top_q, sum_headroom(0), 0);
+            if (r.of_x.shift != 0 || r.of_q.shift != 0) return 0;
+        } else {
+            moved = totals.moved / (reverse ? totals.of_x : totals.of_q);
+            logs = (r.of_x.k - r.of_q.k) * LN2 - r.base * r.inverse + log(totals.of_x / totals.of_q);
+            loss = reverse ? moved - logs : logs - moved;
+            const int defined = isfinite(loss) && isfinite(totals.of_x) && isfinite(totals.of_q);
+            if (carefully && !defined) return 0;
+            if (carefully || loss >= 0.5 + 0.25 * (fabs(moved) + fabs(logs) + fabs(r.base * r.inverse))) break;
+        }
+        totals = add_quickly(p, &r, of_x, of_q, ahead, 1);
+        carefully = again = 1;
+    }
+    r.unit_x = p->k->tile_scale / totals.of_x, r.unit_q = p->k->tile_scale / totals.of_q;
+    const int is_far = loss >= 0.5 + 0.25 * (fabs(moved) + fabs(logs)), is_nearest = loss < 5e-7;
+    r.shift = is_nearest ? moved : logs;
+    for (int turn = 0; !is_far && turn < 1 + is_nearest; ++turn) {
+        loss = 0;
+        for (block b = {0, 0}; next_whole(&p->c, &b);)
+            p->k->quick_terms(read_block(&p->x, b), read_block(&p->q, b), b.n, &r, of_x ? of_x + 4 * b.at : NULL,
+                              of_x ? of_q + 4 * b.at : NULL, &loss);
+        r.shift = reverse ? moved - loss : moved + loss;
+        if (!isfinite(loss)) return 0;
+    }
+    t->loss[row] = weight * (temperature * temperature * loss);
+    r.loss = loss;
+    r.scale = scale;
+    for (block b = {0, 0}; next_whole(&p->c, &b);) {
+        void *out = block_to_write(&p->out, b);
+        p->k->quick_gradient(read_block(&p->x, b), read_block(&p->q, b), b.n, &r, of_x ? of_x + 4 * b.at : NULL,
+                             of_x ? of_q + 4 * b.at : NULL, out, p->out.bypass, is_far);
+        write_block(&p->out, b, out);
+    }
+    return 1;
+}
+
 static void one_row(place *p, ptrdiff_t row, double weight)
 {
     const task *t = p->t;
     const distillation_task *of = &t->distilled;
     distilled r = {.kind = of->kind, .inverse = 1 / of->temperature, .beta = of->beta};
+    if (quickly(p, row, weight, r)) return;
     const double max_x = largest(p, &p->x), max_q = largest(p, &p->q);
     if (!isfinite(max_x) || !isfinite(max_q)) {
         t->loss[row] = NAN;

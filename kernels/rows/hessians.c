@@ -4,14 +4,14 @@
  * then nothing cancels there. */
 #include "rows/hessians.h"
 
-#define XGBOOST_LEAST 1e-16    /* kRtEps of its multi-class objective */
+#define XGBOOST_LEAST 1e-16 /* kRtEps of its multi-class objective */
 
 row_hessian find_hessian(const task *t, ptrdiff_t row, double v, double factor, double share, double rest)
 {
     const double classes = (double)t->classes, one = t->row_scale[row * t->row_scale_step];
-    const double by = t->hessian == XGBOOST_HESSIAN                    ? 2
+    const double by = t->hessian == XGBOOST_HESSIAN                      ? 2
                       : t->hessian == LIGHTGBM_HESSIAN && t->classes > 1 ? classes / (classes - 1)
-                                                                       : 1;
+                                                                         : 1;
     const double others = rest * share;
     row_hessian h;
     h.factor = by * factor;
@@ -156,7 +156,7 @@ void find_usual_hessians(const task *t, const usual_rows *u, const batch *b, ptr
 {
     tile_hessians of = {{0}, {0}, {0}, {0}, {0}};
     for (ptrdiff_t i = 0; i < rows; ++i) {
-        const double own = u->own ? u->own[i] : 1, found = u->factor[i];    /* 0 where the row does not count */
+        const double own = u->own ? u->own[i] : 1, found = u->factor[i]; /* 0 where the row does not count */
         const double factor = found == 0 || isnan(found) ? found : u->scale[i] * own;
         row_hessian h = find_hessian(t, row + i, 1, factor, b->share[i], b->rest[i]);
         if (found == 0 && (!u->own || own != 0)) h.least = 0;

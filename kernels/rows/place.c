@@ -31,8 +31,8 @@ void open_place(place *p, const task *t)
      * of a logsumexp as they are: 1e-50 has no float32. */
     p->q = reader_of(t, &t->q,
                      t->work == LOG_SOFTMAX_BACKWARD || t->work == DISTILLATION ? t->x.type
-                     : t->work == WEIGHTED_LOGSUMEXP ? ELEMENT_F64
-                                                     : lanes_type(t->x.type));
+                     : t->work == WEIGHTED_LOGSUMEXP                            ? ELEMENT_F64
+                                                                                : lanes_type(t->x.type));
     p->out = writer_of(t);
     p->vector = reader_of(t, &t->vector, t->x.type);
     p->hess = p->out;
@@ -50,7 +50,8 @@ void open_place(place *p, const task *t)
     const ptrdiff_t stride = (row_bytes + VECTOR - 1) / VECTOR * VECTOR + VECTOR;
     p->most_rows = BATCH_BYTES / stride < BATCH ? BATCH_BYTES / stride : BATCH;
     if (p->most_rows < 1 || !p->x.direct) p->most_rows = 1;
-    const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX) && row_bytes <= KEPT_BYTES;
+    const int is_quick = t->work == DISTILLATION && p->k->quick_sums && t->distilled.kind != JENSEN_SHANNON;
+    const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX || is_quick) && row_bytes <= KEPT_BYTES;
     /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
     if (copies) p->buffers = malloc(5 * BLOCK * sizeof(f64));
     if (keeps) p->kept.memory = malloc((size_t)(2 * p->most_rows * stride + VECTOR));

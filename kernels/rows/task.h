@@ -55,7 +55,14 @@ typedef struct {
 } row_statistics;
 
 /* Of forward_backward: what is written beside the gradient (rows/hessians.c). */
-typedef enum { NO_HESSIAN, DIAGONAL_HESSIAN, UPPER_BOUND, HESSIAN_PRODUCT, XGBOOST_HESSIAN, LIGHTGBM_HESSIAN } hessian_kind;
+typedef enum {
+    NO_HESSIAN,
+    DIAGONAL_HESSIAN,
+    UPPER_BOUND,
+    HESSIAN_PRODUCT,
+    XGBOOST_HESSIAN,
+    LIGHTGBM_HESSIAN
+} hessian_kind;
 
 typedef struct {
     distillation_kind kind;
@@ -81,9 +88,10 @@ typedef struct {
     ptrdiff_t rows, classes;
 
     array x;        /* IN  logits */
-    array q; /* IN  probability targets, the grad_output of log_softmax_backward, a teacher's logits, or the weights of a logsumexp */
+    array
+        q; /* IN  probability targets, the grad_output of log_softmax_backward, a teacher's logits, or the weights of a logsumexp */
     array out; /* OUT gradient, softmax or log-softmax */
-    array hess, vector;    /* OUT beside the gradient, what stands for the Hessian; IN what that is multiplied by */
+    array hess, vector; /* OUT beside the gradient, what stands for the Hessian; IN what that is multiplied by */
     hessian_kind hessian;
     int bypass; /* the caches, in storing out: it is large, and not x itself */
     index_targets targets;
@@ -92,9 +100,9 @@ typedef struct {
     const double *row_scale; /* IN (rows,), or one number where row_scale_step is 0 */
     ptrdiff_t row_scale_step;
 
-    const product *product;       /* whose shares are the rows */
-    const biased *biased;         /* likewise */
-    convert_function *convert;    /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */
+    const product *product; /* whose shares are the rows */
+    const biased *biased; /* likewise */
+    convert_function *convert; /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */
 
     schedule *schedule;
     double *loss; /* OUT (rows,) or NULL */
@@ -114,10 +122,10 @@ int suits_tiles(const task *t);
 /* parallel.c: a call begins, with a schedule that must last as long; then run() does all the work, on at most so many
  * threads of OpenMP's, or threads of the caller's own each take part until nothing is left to do. */
 void begin(task *t, schedule *s, ptrdiff_t rows_at_once);
-void run(const task *t, int threads);    /* on the calling thread where there is no OpenMP */
+void run(const task *t, int threads); /* on the calling thread where there is no OpenMP */
 void take_part(const task *t);
-void stop(schedule *s);                /* by any thread */
-int was_out_of_memory(schedule *s);    /* a thread had no room for its buffers */
-int openmp_threads(void);    /* that the runtime would take for a call of this thread; 0 without OpenMP */
+void stop(schedule *s); /* by any thread */
+int was_out_of_memory(schedule *s); /* a thread had no room for its buffers */
+int openmp_threads(void); /* that the runtime would take for a call of this thread; 0 without OpenMP */
 
 #endif

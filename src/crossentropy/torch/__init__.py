@@ -28,6 +28,7 @@ from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
 from . import calls, composed, eager, short
 from .bridge import Options
+from .distillation import distillation
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
 from .linear_module import LinearCrossEntropyLoss
 
@@ -36,6 +37,7 @@ __all__ = [
     "LinearCrossEntropyLoss",
     "LinearLogProbs",
     "cross_entropy",
+    "distillation",
     "empty_cache",
     "linear_cross_entropy",
     "linear_log_probs",
