@@ -1,5 +1,5 @@
 /* The same as distilled.h in lanes of float32, for rows of float32 and of 16 bits: forward and reverse. unit.h includes
- * this once for each ELEMENT, after distilled.h; with lanes of float64, or without a table of e^z, nobody calls it.
+ * this once for each ELEMENT whose lanes are of float32, after distilled.h, where their e^z has a table.
  *
  * Terms that are positive need few digits each. What they are made of, d, has an error of a few ulp of itself, since the
  * logits' differences are taken with their rounding errors, less what most of them have in common. */
@@ -38,14 +38,9 @@ SIMD vec NAME(quick_exp)(vec z, const quick_frame *f, EXP_FRAME at, int scaled)
     const vec t = v_fma(y, v_set1(EXP_CONSTANTS.log2e), at.magic), n = v_sub(t, at.magic);
     vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), y));
     r = v_fma(z, f->inverse_low, v_sub(r, above));
-#if EXP_TABLE_f32
-    vec p = v_set1((REAL)exp_table_q_f32[0]);
-    for (size_t i = 1; i < sizeof exp_table_q_f32 / sizeof *exp_table_q_f32; ++i)
-        p = v_fma(p, r, v_set1((REAL)exp_table_q_f32[i]));
+    vec p = v_set1(exp_table_q[0]);
+    for (size_t i = 1; i < sizeof exp_table_q / sizeof *exp_table_q; ++i) p = v_fma(p, r, v_set1(exp_table_q[i]));
     const vec power = v_lookup(exp_table, t), q = v_fma(v_mul(r, r), p, r);
-#else
-    const vec power = v_set1(1), q = r;
-#endif
 #if SCALES_TO_ZERO
     return v_scale(v_fma(power, q, power), v_sub(t, at.bias));
 #else

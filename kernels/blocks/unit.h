@@ -13,7 +13,12 @@
 #include "math/split_weight.h"
 #include "simd/simd.h"
 
-#define IS_QUICK (WIDE == 2 && EXP_TABLE_f32)
+/* Of lanes of float32 whose e^z has a table. */
+#if EXP_TABLE_f32
+#define QUICK_FUNCTIONS NAME(quick_sums), NAME(quick_terms), NAME(quick_gradient)
+#else
+#define QUICK_FUNCTIONS NULL, NULL, NULL
+#endif
 
 #define BLOCK_FUNCTIONS                                 \
     {LANES,                                             \
@@ -36,9 +41,7 @@
      NAME(distilled_sums),                              \
      NAME(distilled_terms),                             \
      NAME(distilled_gradient),                          \
-     IS_QUICK ? NAME(quick_sums) : NULL,                \
-     IS_QUICK ? NAME(quick_terms) : NULL,               \
-     IS_QUICK ? NAME(quick_gradient) : NULL,            \
+     QUICK_FUNCTIONS,                                   \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -69,7 +72,9 @@
 #include "blocks/weighted.h"
 #include "blocks/hessians.h"
 #include "blocks/distilled.h"
+#if EXP_TABLE_f32
 #include "blocks/distilled_quick.h"
+#endif
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -80,7 +85,9 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #include "blocks/weighted.h"
 #include "blocks/hessians.h"
 #include "blocks/distilled.h"
+#if EXP_TABLE_f32
 #include "blocks/distilled_quick.h"
+#endif
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -91,11 +98,15 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #include "blocks/weighted.h"
 #include "blocks/hessians.h"
 #include "blocks/distilled.h"
+#if EXP_TABLE_f32
 #include "blocks/distilled_quick.h"
+#endif
 #include "blocks/tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 
+#undef QUICK_FUNCTIONS
+#define QUICK_FUNCTIONS NULL, NULL, NULL
 #undef REAL
 #define REAL f64
 #include "blocks/columns.h"
@@ -109,7 +120,6 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #include "blocks/weighted.h"
 #include "blocks/hessians.h"
 #include "blocks/distilled.h"
-#include "blocks/distilled_quick.h"
 #include "blocks/tile.h"
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 

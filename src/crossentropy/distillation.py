@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 from . import _check, _device, _memory
 from ._backends import registry
 from ._options import passed, takes_options
-from ._reduction import divisor, gradient_array, reduced, row_count, scaled
+from ._reduction import divisor, reduced, row_count, scaled
 from .api import LossAndGrad
 
 # Of the options of a loss, those that make sense without a target.
-OPTIONS = ("axis", "sample_weight", "reduction", "normalizer", "empty")
+OPTIONS = ("axis", "sample_weight", "where", "reduction", "normalizer", "empty")
 
 
 class DistillationOptions(TypedDict, total=False):
@@ -23,6 +23,7 @@ class DistillationOptions(TypedDict, total=False):
 
     axis: SupportsIndex
     sample_weight: ArrayLike | None
+    where: ArrayLike | None
     reduction: Literal["mean", "sum", "none"]
     normalizer: float | None
     empty: float
@@ -83,7 +84,7 @@ def distillation(
     'mean' divides by the number of rows, or by the sum of ``sample_weight``. Both arrays are read once, and nothing of
     their size is made but the gradient. Equal logits, also up to a constant in each row, give a loss and gradient of
     exactly 0, and nearly equal ones keep their digits: the loss is within 4 ulp of float32 from 1e-12 on
-    (``docs/derivation.md``, section 7). A class that is masked (-inf) in both does not count; one that only the student
+    (``docs/derivation.md``, section 6). A class that is masked (-inf) in both does not count; one that only the student
     lacks makes 'forward' inf; one that only the teacher lacks makes 'reverse' inf, and its gradient NaN.
 
     References
@@ -109,7 +110,8 @@ def distillation(
     g = _check.grad_output(grad_output, call)
     backend = registry.current()
     by = divisor(backend, call)
-    to = gradient_array(call, out, grad_output)
+    inputs = call.sources | ({"grad_output": grad_output} if isinstance(grad_output, np.ndarray) else {})
+    to = _check.result(out, np.moveaxis(call.x, -1, call.axis), inputs, name="student_logits")
     rows, x = _memory.empty_rows(row_count(call.x)), call.x
     if by == 0:
         to[...] = 0

@@ -18,6 +18,7 @@ OPTIONS = (
     "axis",
     "class_weight",
     "sample_weight",
+    "where",
     "ignore_index",
     "label_smoothing",
     "z_loss",
@@ -33,6 +34,7 @@ class HessianOptions(TypedDict, total=False):
     axis: SupportsIndex
     class_weight: ArrayLike | None
     sample_weight: ArrayLike | None
+    where: ArrayLike | None
     ignore_index: SupportsIndex | None
     label_smoothing: float
     z_loss: float
@@ -96,7 +98,7 @@ def cross_entropy_grad_hess(
 
     Notes
     -----
-    Derived in ``docs/derivation.md``, section 8. Within 4 ulp of float32 (8 of float64); the product in ulps of p_c
+    Derived in ``docs/derivation.md``, section 5. Within 4 ulp of float32 (8 of float64); the product in ulps of p_c
     times the largest difference of two entries of the vector. Rows that do not count have a second derivative of 0.
 
     References

@@ -1,7 +1,7 @@
 """Distillation from a teacher's logits: the package's function as PyTorch's, differentiable in the student's logits.
 
-The gradient is computed with the loss; of 16 bits it is computed in the backward instead, from what arrives there, so that
-it is rounded once. An eager call goes by a Function, a traced one by the registered operator.
+The gradient is computed with the loss; of 16 bits it is computed in the backward instead, from what arrives there, so
+that it is rounded once. An eager call goes by a Function, a traced one by the registered operator.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def distillation(
 
     Notes
     -----
-    ``docs/derivation.md``, section 7. As ``kl_div(log_softmax(student / T), log_softmax(teacher / T), log_target=True)``
-    summed over the classes, times T^2, with nothing of the logits' size made but the gradient.
+    ``docs/derivation.md``, section 6. As ``kl_div(log_softmax(student / T), log_softmax(teacher / T),
+    log_target=True)`` summed over the classes, times T^2, with nothing of the logits' size made but the gradient.
     """
     tensors = (("student_logits", student_logits), ("teacher_logits", teacher_logits))
     for name, value in tensors:

@@ -237,7 +237,7 @@ def distillation(student_logits, teacher_logits, divergence, *, grad_output=1.0,
 @_there
 def cross_entropy_grad_hess(logits, targets, *, hessian, vector=None, out=None, hess_out=None, **options):
     """As `crossentropy.cross_entropy_grad_hess`, on the device: the three."""
-    given, fixed, values = calls.given("cross_entropy_grad_hess", logits, targets, options)
+    given = calls.given("cross_entropy_grad_hess", logits, targets, options)[0]
     more = {} if vector is None else {"vector": arrays.beside(given[X], vector, "vector")}
     for name, each in (("out", out), ("hess_out", hess_out)):
         if each is not None:

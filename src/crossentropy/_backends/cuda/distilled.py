@@ -1,8 +1,8 @@
 """A row of logits and its teacher's on a device: the divergence of their softmaxes and its gradient, in float64.
 
 As in kernels/rows/distillation.c: what the two rows differ by is taken before anything else, so that nearly equal ones,
-up to a constant, keep their digits; and of d_c = log p_s,c - log p_t,c come terms of which none is negative. A kernel of
-its own: a row is read class by class, once for each step.
+up to a constant, keep their digits; and of d_c = log p_s,c - log p_t,c come terms of which none is negative. A
+kernel of its own: a row is read class by class, once for each step.
 """
 
 import functools
@@ -151,8 +151,8 @@ def distillations(on: int, kind: str, teacher: str, which: int, threads: int) ->
         return of_x, of_q, 0.0 if of_x + of_q == 0 else above * inverse
 
     def body(
-        x, x_outer, x_row, x_class, q, q_outer, q_row, q_class, out, out_outer, out_row, out_class, inner, rows, classes,
-        sample_weight, row_scale, row_scale_step, divisor, loss, temperature, beta, scale,
+        x, x_outer, x_row, x_class, q, q_outer, q_row, q_class, out, out_outer, out_row, out_class,
+        inner, rows, classes, sample_weight, row_scale, row_scale_step, divisor, loss, temperature, beta, scale,
     ):  # fmt: skip
         thread = np.int64(cuda.threadIdx.x)
         lane, place = thread % threads, thread // threads

@@ -1,4 +1,4 @@
-"""A row of logits and its teacher's in Numba: the divergence of their softmaxes and its gradient, in float64 throughout.
+"""A row of logits and its teacher's in Numba: the divergence of their softmaxes and its gradient, all in float64.
 
 As in kernels/rows/distillation.c: what the two rows differ by is taken before anything else, so that nearly equal ones,
 up to a constant, keep their digits; and of d_c = log p_s,c - log p_t,c come terms of which none is negative.

@@ -263,7 +263,7 @@ def log_softmax_backward(task, odd, first, last, memory):
 def distill(task, odd, first, last, memory, kind, temperature, beta):
     """Into loss the divergence of x from the teacher's logits q, and into out its gradient."""
     t = task_at(task, odd)
-    x_buffer, q_buffer, scratch, pad = parts(memory)
+    x_buffer, q_buffer, scratch, _ = parts(memory)
     loss = view(t.loss, t.rows, np.float64)
     for n in range(first, last):
         if stopped(t.stop):
@@ -292,7 +292,7 @@ def distill(task, odd, first, last, memory, kind, temperature, beta):
 def hessian(task, odd, first, last, memory, kind):
     """Into out what stands for the Hessian, from statistics; q is the vector of a product."""
     t = task_at(task, odd)
-    x_buffer, q_buffer, scratch, pad = parts(memory)
+    x_buffer, q_buffer, scratch, _ = parts(memory)
     for n in range(first, last):
         if stopped(t.stop):
             break
