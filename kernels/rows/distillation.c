@@ -117,7 +117,8 @@ static int quickly(place *p, ptrdiff_t row, double weight, distilled r)
             loss = reverse ? moved - logs : logs - moved;
             const int defined = isfinite(loss) && isfinite(totals.of_x) && isfinite(totals.of_q);
             if (carefully && !defined) return 0;
-            if (defined && (carefully || loss >= 0.5 + 0.25 * (fabs(moved) + fabs(logs) + fabs(r.base * r.inverse)))) break;
+            if (defined && (carefully || loss >= 0.5 + 0.25 * (fabs(moved) + fabs(logs) + fabs(r.base * r.inverse))))
+                break;
         }
         totals = add_quickly(p, &r, of_x, of_q, ahead, 1);
         carefully = again = 1;
