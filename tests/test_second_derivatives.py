@@ -31,6 +31,7 @@ def test_against_central_differences(backend, kind, name, rng):
         np.testing.assert_allclose(diagonal[:, c], (up - down) / (2 * step), atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_against_torch(rng):
     torch = pytest.importorskip("torch")
     x, y = torch.tensor(rng.standard_normal((3, 6))), torch.tensor([0, 5, 2])

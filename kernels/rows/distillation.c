@@ -70,7 +70,7 @@ static double usual_difference(place *p, double *spread)
 #define NEAR_SPREAD 1.2
 
 /* Where the two maxima are near 0, as most are, one anchor serves all rows, and is known beforehand. */
-#define NEAR_MAX 40.0
+#define NEAR_MAX 20.0
 #define NEAR_LEAST (-14.0)
 
 static quick_totals add_quickly(place *p, const distilled *r, char *of_x, char *of_q, ptrdiff_t ahead, int carefully)
@@ -84,6 +84,9 @@ static quick_totals add_quickly(place *p, const distilled *r, char *of_x, char *
 
 static int serves(double top) { return top <= NEAR_MAX && top >= NEAR_LEAST; }
 
+/* What e^z is multiplied by is a normal number of the lanes, and its products are finite. */
+static int suits_lanes(double factor) { return factor >= 0x1p-125 && factor <= 0x1p20; }
+
 /* In lanes of float32, where that will do; 0 where it does not. The divergence is D - sum p_t x with x_c as above and
  * D = log sum p_t e^x (reverse: sum p_s x - D): where the rows are far from each other, that is as good as a sum of
  * terms. Where they are not, D comes from logarithms whose error of about 2^-23 shows in the divergence only as its
@@ -94,7 +97,7 @@ static int quickly(place *p, ptrdiff_t row, double weight, distilled r)
     const int reverse = r.kind == REVERSE_KL;
     const double temperature = t->distilled.temperature;
     const double scale = t->row_scale[row * t->row_scale_step] * weight * temperature;
-    if (!p->k->quick_sums || r.kind == JENSEN_SHANNON || is_beyond(0, 0, scale, scale)) return 0;
+    if (!p->k->quick_sums || r.kind == JENSEN_SHANNON) return 0;
     r.of_x = r.of_q = anchor_at(0, sum_headroom(0), 0);
     double spread;
     r.base = usual_difference(p, &spread);
@@ -124,6 +127,8 @@ static int quickly(place *p, ptrdiff_t row, double weight, distilled r)
         carefully = again = 1;
     }
     r.unit_x = p->k->tile_scale / totals.of_x, r.unit_q = p->k->tile_scale / totals.of_q;
+    const double of_x_unit = fabs(scale) * r.unit_x, of_q_unit = fabs(scale) * r.unit_q;
+    if (!suits_lanes(of_x_unit) || !suits_lanes(of_q_unit)) return 0;
     const int is_far = loss >= 0.5 + 0.25 * (fabs(moved) + fabs(logs)), is_nearest = loss < 5e-7;
     r.shift = is_nearest ? moved : logs;
     for (int turn = 0; !is_far && turn < 1 + is_nearest; ++turn) {

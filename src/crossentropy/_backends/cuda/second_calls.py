@@ -108,9 +108,9 @@ def _plan_hessian(plan, name, given, options: Fixed):
         plan.launch(compute, _grid(where, threads), [*arguments, keep, NUMBERS["z_loss"], NUMBERS["scale"]])
 
 
-def require_apart(out: Array, given, **more) -> None:
+def require_apart(result: Array, given, **more) -> None:
     """Raise where a second result shares memory with an input, or the first one."""
-    _check.require_apart(out, dict(zip(INPUTS, given, strict=False)) | more, None)
+    _check.require_apart(result, dict(zip(INPUTS, given, strict=False)) | more, None)
 
 
 def _lying(axis: int, **operands) -> dict:
