@@ -61,7 +61,7 @@ def test_against_exact_arithmetic(kernels, kind, temperature, rng):
         loss, grad = exact(student.tolist(), teacher.tolist(), kind, temperature, 0.5)
         got = distillation(student, teacher, kind=kind, temperature=temperature)
         assert abs(got.loss - loss) <= 4 * 2.0**-23 * loss, (classes, noise, offset)
-        most = float(max(map(abs, grad)))
+        most = float(max(*map(abs, grad), loss if loss > 0.1 else 0))  # d - KL, of which one p may be near 1
         assert np.abs(got.grad - np.array(grad, float)).max() <= 16 * 2.0**-23 * most, (classes, noise, offset)
 
 
