@@ -50,6 +50,7 @@ SOURCES = [
         "by_streams",
         "by_tiles",
         "distillation",
+        "fused_rows",
         "hessians",
         "layout",
         "log_softmax_backward",

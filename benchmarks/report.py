@@ -1,9 +1,9 @@
-"""README's figures and the pictures beside them, from benchmarks/results/*.json: `python benchmarks/report.py`.
+"""The figures of README and of docs/benchmarks.md, with pictures, from results/*.json: `python benchmarks/report.py`.
 
 A result is what `crossentropy bench --json benchmarks/results/MACHINE.json` writes, and `cuda.py` of a card; with none
-of a card README has what `cuda_compile.py` expects. `--add FILE MACHINE` puts what `crossentropy bench --linear --json
-FILE` wrote on the same machine beside the machine's other results first. With --check nothing is written, and the exit
-code says whether README is up to date.
+of a card the page has what `cuda_compile.py` expects. `--add FILE MACHINE` first puts what `crossentropy bench --linear
+--json FILE` wrote on the same machine beside the machine's other results. With --check nothing is written, and the exit
+code says whether both are up to date.
 """
 
 import argparse
@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossentropy import bench
+from crossentropy.bench import overview
 from crossentropy.bench.linear import records as linear_records
 from crossentropy.bench.linear import tables as linear_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS, FIGURES, README = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures", ROOT / "README.md"
+PAGE, OVERVIEW = ROOT / "docs" / "benchmarks.md", FIGURES / "overview.svg"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 CUDA_BEGIN, CUDA_END = "<!-- cuda: begin -->", "<!-- cuda: end -->"
 PREDICTED = RESULTS / "cuda-compile.json"
 GIVEN_ARRAYS = (bench.NUMBA, "scikit-learn")  # to write to; the others make a new one at each call
 LIBRARIES = ("torch", "jax", "tensorflow", "tensorflow-cpu", "onnxruntime", "scikit-learn")
 DRAWN = ("loss", "loss + gradient")
+PLAIN = {"Date": None, "Creator": None}  # the same bytes from the same results
 
 
 def documents(cards: bool = False) -> dict[str, dict]:
@@ -53,12 +56,12 @@ def picture(stem: str, op: str) -> Path:
 
 
 def section(found: dict[str, dict]) -> str:
-    """What stands between the two marks in README."""
+    """What stands between the two marks in docs/benchmarks.md: every case of every machine."""
     return "\n".join([BEGIN, *(line for item in found.items() for line in _machine(*item)), END])
 
 
 class _Table(NamedTuple):
-    """A table of README's: which cases it has, and beside whom."""
+    """A table of the page's: which cases it has, and beside whom."""
 
     heading: str
     takes: Callable[[bench.Case], bool]
@@ -86,7 +89,9 @@ def _machine(stem, document):
     cases = bench.by_case(records)
     cpu = f"{machine['threads']} threads of {machine['cpu']} ({machine['isas'][0]})"
     libraries = ", ".join(f"{name} {versions[name]}" for name in LIBRARIES if name in versions)
-    yield f"**{cpu}**, crossentropy {versions['crossentropy']}, {libraries or 'no peers'}, {document['date']}."
+    yield f"## {cpu}\n"
+    yield f"crossentropy {versions['crossentropy']}, {libraries or 'no peers'}, {document['date']}:"
+    yield "`crossentropy bench`, and where there are losses of hidden states, `crossentropy bench --linear`."
     for table in TABLES:
         yield from _table(
             table, {case: cases[case] for case in sorted(cases, key=_place) if table.takes(case)}, machine
@@ -95,7 +100,7 @@ def _machine(stem, document):
     yield from linear_tables.lines(document)
     yield f"\n{' '.join(_compiling(records, _FRAMEWORKS))}\n"
     for op in DRAWN:
-        yield f"![{op}: GB/s by classes]({picture(stem, op).relative_to(ROOT).as_posix()})"
+        yield f"![{op}: GB/s by classes, on {cpu}]({picture(stem, op).relative_to(PAGE.parent).as_posix()})\n"
 
 
 def _table(table, cases, machine):
@@ -250,29 +255,34 @@ def _expected(prediction):
     return f"{once} to {again}" if prediction["fits_l2"] else again
 
 
-# ---------------------------------------------------------------------- README
+# ---------------------------------------------------------------------- README, and the page
+
+
+def short_section(found: dict[str, dict]) -> str:
+    """What stands between the two marks in README: the few cases of `overview`."""
+    return "\n".join([BEGIN, *overview.table(*overview.overview(found)), END])
 
 
 def updated(text: str, part: str, begin: str = BEGIN, end: str = END) -> str:
-    """The README with this between the marks."""
+    """A text with this between the marks."""
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     if not rest or begin in rest or end in after or not after:
-        raise ValueError(f"README.md must have one {begin} and, after it, one {end}")
+        raise ValueError(f"README.md and docs/benchmarks.md must have one {begin} and, after it, one {end}")
     return before + part + after
 
 
-def whole(text: str, found: dict[str, dict]) -> str:
-    """The README with all that comes from results; CUDA's part is left out where its marks are not there."""
-    text = updated(text, section(found))
-    if CUDA_BEGIN not in text:
-        return text
-    predicted = json.loads(PREDICTED.read_text(encoding="utf-8")) if PREDICTED.exists() else None
-    return updated(text, cuda_section(documents(cards=True), predicted), CUDA_BEGIN, CUDA_END)
+def written(found: dict[str, dict]) -> dict[Path, str]:
+    """Both files as results say; CUDA's part is left out where its marks are not there."""
+    page = updated(PAGE.read_text(encoding="utf-8"), section(found))
+    if CUDA_BEGIN in page:
+        predicted = json.loads(PREDICTED.read_text(encoding="utf-8")) if PREDICTED.exists() else None
+        page = updated(page, cuda_section(documents(cards=True), predicted), CUDA_BEGIN, CUDA_END)
+    return {README: updated(README.read_text(encoding="utf-8"), short_section(found)), PAGE: page}
 
 
 def draw(found: dict[str, dict]) -> None:
-    """The plots that the section shows."""
+    """The plots that both show."""
     import matplotlib
 
     from crossentropy.bench import plots
@@ -285,7 +295,8 @@ def draw(found: dict[str, dict]) -> None:
             figure = plots.rates(document["records"], op)
             if figure is None:
                 raise ValueError(f"{stem}.json has no results to draw for {op!r}")
-            figure.savefig(picture(stem, op), metadata={"Date": None, "Creator": None})
+            figure.savefig(picture(stem, op), metadata=PLAIN)
+    overview.picture(*overview.overview(found)).savefig(FIGURES / OVERVIEW.name, metadata=PLAIN)
 
 
 def main() -> int:
@@ -296,15 +307,19 @@ def main() -> int:
     given = parser.parse_args()
     if given.add:
         add(Path(given.add[0]), given.add[1])
-    check, found, old = given.check, documents(), README.read_text(encoding="utf-8")
-    new = whole(old, found)
-    if check:
-        missing = [path for stem in found for op in DRAWN if not (path := picture(stem, op)).exists()]
-        if new != old or missing:
-            print("README.md is not what benchmarks/results say: run python benchmarks/report.py", file=sys.stderr)
-        return int(new != old or bool(missing))
+    found = documents()
+    new = written(found)
+    if given.check:
+        stale = [path for path, text in new.items() if path.read_text(encoding="utf-8") != text]
+        stale += [
+            path for path in (OVERVIEW, *(picture(stem, op) for stem in found for op in DRAWN)) if not path.exists()
+        ]
+        for path in stale:
+            print(f"{path.name} is not what benchmarks/results say: run python benchmarks/report.py", file=sys.stderr)
+        return int(bool(stale))
     draw(found)
-    README.write_text(new, encoding="utf-8")
+    for path, text in new.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

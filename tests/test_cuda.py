@@ -2,12 +2,13 @@
 
 import os
 import random
+import runpy
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 from conftest import DTYPES
-from test_sweep import LONG, errors, truth
 
 import crossentropy
 from crossentropy import _device, autograd, reference, testing
@@ -15,6 +16,7 @@ from crossentropy._backends import registry
 from crossentropy.testing import LIMITS, result_dtype, same, sweep, within
 from crossentropy.testing.covering import covering
 from crossentropy.testing.options import FACTORS, refused
+from crossentropy.testing.sweep import LONG, errors, truth
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.importorskip("greenlet", reason="the simulated threads of a GPU are greenlets")
@@ -564,3 +566,12 @@ def test_the_backend_is_named_where_backends_are_listed():
     assert crossentropy.backends()[-1] == ("cuda", True, "")
     with pytest.raises(ValueError, match="'cuda' is not chosen"):
         crossentropy.config(backend="cuda")
+
+
+def test_the_example_for_a_device():
+    """examples/gpu_arrays.py, by arrays of the tests' own."""
+    path = Path(__file__).parent.parent / "examples" / "gpu_arrays.py"
+    if not path.exists():
+        pytest.skip("the examples are in the source tree")
+    there, here = runpy.run_path(str(path))["compare"](Array, lambda array: array.to_host())
+    assert there == pytest.approx(here, rel=1e-6)

@@ -155,6 +155,8 @@ def faults(unit: Unit, made: Asked, found: dict) -> list[str]:
         return wrong  # its sums are float64, and no vectors are read
     if found["float64"] and "float64" not in (unit.kind, unit.result.q):
         wrong.append("float64 arithmetic")
+    if unit.result.transforms:
+        return wrong  # so long a loop over what is kept of a row stays a loop, and the row in a thread's own memory
     if unit.shape.alone:
         return wrong  # one thread's row: the parts that wait to be merged are in its own memory, and classes lie apart
     if found["stack"]:

@@ -41,6 +41,7 @@ def result_name(result: Result) -> str:
     parts = [result.reads if result.reads != "row" else "", "loss" if result.loss else "", result.writes]
     parts += [f"saves {result.saves}" if result.saves else "", "spreads" if result.spreads else ""]
     parts += [f"q {result.q}" if result.q else "", f"to {result.to}" if result.to else ""]
+    parts += ["transforms" if result.transforms else "", "focal" if result.focal else ""]
     return " + ".join(filter(None, parts))
 
 
@@ -77,6 +78,9 @@ def results(kind: str) -> list[Result]:
     for extra in ({}, {"spreads": True}, {"spreads": True, "q": kind}):
         found += [Result(loss=True, **extra), Result(loss=True, writes="gradient", **extra)]
         found += [Result(loss=True, saves="row", **extra), Result(reads="statistics", writes="gradient", **extra)]
+    for few in ({"transforms": True}, {"focal": True}, {"transforms": True, "focal": True, "spreads": True}):
+        found += [Result(loss=True, writes="gradient", **few), Result(loss=True, saves="row", **few)]
+        found += [Result(reads="statistics", writes="gradient", **few)]
     if kind == "float32":  # of hidden states of 16 bits
         for extra in ({}, {"spreads": True}, {"spreads": True, "q": kind}):
             found += [Result(loss=True, writes="gradient", to=to, **extra) for to in ("bfloat16", "float16")]

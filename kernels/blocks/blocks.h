@@ -35,6 +35,7 @@
 #include "blocks/batch.h"
 #include "math/anchor.h"
 #include "math/compensated.h"
+#include "math/transform_numbers.h"
 #include "types.h"
 
 /* What is subtracted from p in a gradient row: scale * w_c * (keep * q_c + floor). */
@@ -184,6 +185,10 @@ typedef struct {
                         const void *of_q, double *sum);
     void (*quick_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
                            const void *of_q, void *out, int bypass, int is_far);
+    /* transformed.h: as pass, of logits that are scaled and capped; what is kept is times their slope over the scale, the
+     * maximum is that of the logits as they are. NULL for float64. */
+    compensated (*transformed_sum)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, ptrdiff_t y,
+                                   void *kept, gradient_queue *queue, double *max);
     /* tile.h */
     void (*tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
     void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);
@@ -232,6 +237,8 @@ typedef struct {
     ptrdiff_t (*scan)(const void *targets, int size, ptrdiff_t n, int64_t classes, int has_ignored, int64_t ignored);
     ptrdiff_t (*tally)(const void *targets, int size, ptrdiff_t n, int8_t y);
     void (*complete)(batch *b, ptrdiff_t rows, int targets, int is_f64);    /* targets: own and p count */
+    /* transform_f64.h: z becomes c tanh(a z / c), or a z where c is 0; slope, or NULL: 1 - tanh^2 */
+    void (*transform)(f64 *z, ptrdiff_t n, double a, double c, f64 *slope);
     const block_functions *of[4];    /* by element */
     const stream_functions *streams;
 } isa_table;

@@ -8,6 +8,7 @@
 #include "blocks/complete.h"
 #include "blocks/scan.h"
 #include "blocks/streams.h"
+#include "blocks/transform_f64.h"
 #include "math/exp_sum.h"
 #include "math/lane_total.h"
 #include "math/split_weight.h"
@@ -42,6 +43,7 @@
      NAME(distilled_terms),                             \
      NAME(distilled_gradient),                          \
      QUICK_FUNCTIONS,                                   \
+     NAME(transformed_sum),                             \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -75,6 +77,7 @@
 #if EXP_TABLE_f32
 #include "blocks/distilled_quick.h"
 #endif
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -88,6 +91,7 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #if EXP_TABLE_f32
 #include "blocks/distilled_quick.h"
 #endif
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -101,6 +105,7 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #if EXP_TABLE_f32
 #include "blocks/distilled_quick.h"
 #endif
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -121,12 +126,18 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #include "blocks/hessians.h"
 #include "blocks/distilled.h"
 #include "blocks/tile.h"
+#define transformed_sum_f64 NULL
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
-const isa_table PASTE(isa, ISA) = {
-    TEXT(ISA),         fence, scan, tally, complete, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
-    &functions_streams};
+const isa_table PASTE(isa, ISA) = {TEXT(ISA),
+                                   fence,
+                                   scan,
+                                   tally,
+                                   complete,
+                                   transform,
+                                   {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
+                                   &functions_streams};
 
 #endif

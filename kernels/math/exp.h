@@ -89,6 +89,7 @@ static const struct {
 #define EXP_FRAME PASTE(exp_frame, REAL)
 #define v_exp PASTE(v_exp, REAL)
 #define v_exp_parts PASTE(v_exp_parts, REAL)
+#define v_exp_pair_parts PASTE(v_exp_pair_parts, REAL)
 #define v_exp_summed PASTE(v_exp_summed, REAL)
 #define v_exp_near PASTE(v_exp_near, REAL)
 #define v_exp_near_whole PASTE(v_exp_near_whole, REAL)

@@ -17,12 +17,13 @@ SIMD EXP_FRAME frame_of(vec shift, vec k)
 
 SIMD EXP_FRAME frame_at(anchor a) { return frame_of(v_set1((REAL)a.shift), v_set1((REAL)a.k)); }
 
-/* In t the constant plus what y log2e is rounded to; q; and as the result the number of the table, or 1. */
-SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
+/* Of y + low: in t the constant plus what y log2e is rounded to; q; and as the result the number of the table, or 1. */
+SIMD vec PASTE(exp_start_of, REAL)(vec y, vec low, int has_low, EXP_FRAME f, vec *t, vec *q)
 {
     *t = v_fma(y, v_set1(EXP_CONSTANTS.log2e), f.magic);
     const vec n = v_sub(*t, f.magic);
-    const vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), y));
+    vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), y));
+    if (has_low) r = v_add(r, low);
 #if EXP_TABLE
     vec p = v_set1(exp_table_q[0]);
     for (size_t i = 1; i < sizeof exp_table_q / sizeof *exp_table_q; ++i) p = v_fma(p, r, v_set1(exp_table_q[i]));
@@ -36,11 +37,16 @@ SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
 #endif
 }
 
+SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
+{
+    return PASTE(exp_start_of, REAL)(y, y, 0, f, t, q);
+}
+
 /* Of y = z - shift: high, and q so that e^z is high (1 + q); both are 0 for what is below the frame's lowest. */
-SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q)
+SIMD vec PASTE(exp_parts_of, REAL)(vec y, vec low, int has_low, EXP_FRAME f, vec *q)
 {
     const mask gone = v_less(y, f.lowest);
-    vec t, power = PASTE(exp_start, REAL)(y, f, &t, q);
+    vec t, power = PASTE(exp_start_of, REAL)(y, low, has_low, f, &t, q);
     *q = v_zero_where(gone, *q);
 #if SCALES_TO_ZERO
     power = v_scale(power, v_sub(t, f.bias));
@@ -49,6 +55,11 @@ SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q)
 #endif
     return v_zero_where(gone, power);
 }
+
+SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q) { return PASTE(exp_parts_of, REAL)(y, y, 0, f, q); }
+
+/* Of a logit that is a pair, y + low. */
+SIMD vec v_exp_pair_parts(vec y, vec low, EXP_FRAME f, vec *q) { return PASTE(exp_parts_of, REAL)(y, low, 1, f, q); }
 
 /* The same of a y far above the frame's lowest, with k = 0: what is left out here changes no bit. */
 SIMD vec v_exp_near(vec y, EXP_FRAME f, vec *q)

@@ -1,6 +1,5 @@
 /* Rows in blocks: a batch of them is read once each (read_rows.c), what was added up becomes losses and gradients
  * (losses.c), and results are written (write_rows.c) while the rows, or their exponentials, lie in the L2 cache. */
-#include "rows/hessians.h"
 #include "rows/parallel.h"
 #include "rows/place.h"
 
@@ -23,7 +22,7 @@ void by_rows(const task *t)
 {
     ptrdiff_t first, last;
     place p;
-    open_place(&p, t);
+    open_place(&p, t, 0);
     while (!p.c.stopped && take_rows(t, &first, &last)) {
         if (t->work == LOG_SOFTMAX_BACKWARD) log_softmax_backward(&p, first, last);
         else if (t->work == WEIGHTED_LOGSUMEXP) weighted_logsumexp(&p, first, last);

@@ -4,6 +4,10 @@
  * then nothing cancels there. */
 #include "rows/hessians.h"
 
+#include <math.h>
+
+#include "rows/place.h"
+
 #define XGBOOST_LEAST 1e-16 /* kRtEps of its multi-class objective */
 
 row_hessian find_hessian(const task *t, ptrdiff_t row, double v, double factor, double share, double rest)

@@ -4,7 +4,6 @@
 #define HESSIANS_H
 
 #include "rows/losses.h"
-#include "rows/place.h"
 
 /* Of the Hessian scale (a (diag p - p p^T) + b p p^T), with the factor of a diagonal in it. */
 typedef struct {
@@ -16,9 +15,6 @@ typedef struct {
 
 /* Of a row of weight v, whose gradient is found: factor is that of p there, scale a; share and rest as in batch.h. */
 row_hessian find_hessian(const task *t, ptrdiff_t row, double v, double factor, double share, double rest);
-
-/* The batch's rows, from their exponentials or their logits. */
-void write_hessians(place *p);
 
 /* Those of a tile of exponentials, into another: of rows that went the long way; of those that went the short one. */
 void find_tile_hessians(const task *t, const row_batch *n, const char *tile, char *to);

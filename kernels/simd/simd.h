@@ -20,7 +20,8 @@
  *   v_load_parts(x, a), v_store_part_of(x, v, i)   a vector's parts from x, x + a ...; its i-th to x
  *   v_widen(a, u)       float64 lanes of the u-th part of WIDE: 2 for float32, 1 for float64
  *   v_of_int64(a)       LANES_f64 integers from a on, rounded to float64
- *   v_lost(a, b, p)     a b - p exactly, p being the rounded product (float64)
+ *   v_lost(a, b, p)     a b - p, rounded once; exact where p is the rounded product
+ *   v_div(a, b)         the quotient
  *   v_bypass(x, a)      a store that bypasses the caches, x aligned to the vector; fence() before the thread leaves */
 #ifndef SIMD_H
 #define SIMD_H
@@ -65,6 +66,8 @@ static const f64 lane_numbers_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 #define v_max PASTE(v_max, REAL)
 #define v_min PASTE(v_min, REAL)
 #define v_scale PASTE(v_scale, REAL)
+#define v_div PASTE(v_div, REAL)
+#define v_lost PASTE(v_lost, REAL)
 #define v_raise PASTE(v_raise, REAL)
 #define v_lookup PASTE(v_lookup, REAL)
 #define v_less PASTE(v_less, REAL)

@@ -22,6 +22,9 @@ class Statistics(NamedTuple):
     mass: float  # sum of the target's weights over the classes, as the gradient needs it
 
 
+FIELDS_OF_FEW = 8  # that a device keeps of a row where logits are transformed, or the loss is focal
+
+
 class LogAndSign(NamedTuple):
     """The log of a sum's absolute value, and its sign: 1, -1, 0 (whose log is -inf) or NaN."""
 

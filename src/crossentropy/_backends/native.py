@@ -272,8 +272,8 @@ def stream(kind: str, x: np.ndarray, q: np.ndarray | None = None, out: np.ndarra
     Parameters
     ----------
     kind : str
-        ``'read'``: the sum of x. ``'copy'``: out = x. ``'combine'``: out = x + q. ``'scale'``: x *= 1, in place. Large
-        results bypass the caches, as the kernels' own do.
+        ``'read'``: the sum of x. ``'copy'``: out = x. ``'combine'``: out = x + q. ``'scale'``: ``x *= 1``, in place.
+        Large results bypass the caches, as the kernels' own do.
     x, q, out : ndarray of float32
         Contiguous, aligned to 64 bytes, of the same size, which is a multiple of ``STREAM_ROW``.
 

@@ -127,6 +127,15 @@ def cross_entropy(
     ``docs/derivation.md``, section 3. For float32 and float64 on the CPU it is computed with
     the loss, unless that is of each row. Elsewhere the forward keeps the logits and the statistics of each row, from
     which the backward recomputes the probabilities.
+
+    Examples
+    --------
+    >>> import torch
+    >>> logits = torch.zeros(2, 4, requires_grad=True)
+    >>> crossentropy.torch.cross_entropy(logits, torch.tensor([0, 3])).backward()
+    >>> logits.grad
+    tensor([[-0.3750,  0.1250,  0.1250,  0.1250],
+            [ 0.1250,  0.1250,  0.1250, -0.3750]])
     """
     if has_torch_function_variadic(input, target, weight, class_prior, sample_weight, where, normalizer):
         return handle_torch_function(
@@ -232,6 +241,12 @@ def log_softmax(
     Notes
     -----
     ``docs/derivation.md``, section 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> crossentropy.torch.log_softmax(torch.tensor([0.0, 0.0]), dim=0)
+    tensor([-0.6931, -0.6931])
     """
     if has_torch_function_unary(input):
         return handle_torch_function(log_softmax, (input,), input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
@@ -270,6 +285,13 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     -----
     Called with ``input`` and ``target``, and with ``sample_weight``, ``where`` and ``normalizer`` of this call where
     there are any; raises what `cross_entropy` raises. `torch.jit.script` makes PyTorch's own operations of it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = crossentropy.torch.CrossEntropyLoss(label_smoothing=0.1)
+    >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))
+    tensor(1.3863)
     """
 
     __constants__ = (*torch.nn.CrossEntropyLoss.__constants__, "dtype")

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from . import arguments, axes, distillation, linear, log_softmax, second_derivatives, shapes, sums, targets, values
+from . import (
+    arguments,
+    axes,
+    distillation,
+    linear,
+    log_softmax,
+    options,
+    second_derivatives,
+    shapes,
+    sums,
+    targets,
+    values,
+)
 from .case import EDGE_CASES, both
 
 __all__ = [
@@ -13,6 +25,7 @@ __all__ = [
     "distillation",
     "linear",
     "log_softmax",
+    "options",
     "second_derivatives",
     "shapes",
     "sums",
