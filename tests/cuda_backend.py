@@ -219,4 +219,31 @@ def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, g
     saved = backend.restored_log_probs(kept, _device(x), t, **_options_there(x, options, targets is not None))
     to = _device(grad)
     backend.log_probs_backward(saved, _scale(g_log_prob, x), _scale(g_entropy, x), out=to)
+
+
+def forward_backward_hessian(x, targets, options, hessian, vector, row_scale, loss, grad, hess):
+    x_there, t, given = _call(x, targets, options)
+    if not isinstance(row_scale, float):  # a factor of each row has no place in the public function
+        raise NotImplementedError
+    to, second = _device(grad), _device(hess)
+    u = None if vector is None else _device(vector)
+    given |= {"reduction": "mean", "normalizer": 1 / row_scale} if row_scale != 1 else {}
+    losses = backend.cross_entropy(
+        x_there, t, **{k: v for k, v in given.items() if k != "normalizer"} | {"reduction": "none"}
+    )
+    backend.cross_entropy_grad_hess(x_there, t, hessian=hessian, vector=u, out=to, hess_out=second, **given)
+    loss[...] = losses.to_host().reshape(-1)
+    grad[...], hess[...] = to.to_host(), second.to_host()
+
+
+def distillation(x, teacher, kind, temperature, beta, sample_weight, row_scale, loss, grad):
+    real = np.float64 if x.itemsize == 8 else np.float32
+    v = {} if sample_weight is None else {"sample_weight": Array(sample_weight.astype(real).reshape(x.shape[:-1]))}
+    x_there = _device(x)
+    to = x_there if np.may_share_memory(x, grad) and x_there.dtype == grad.dtype else _device(grad)
+    g = _scale(row_scale, x)
+    losses, _ = backend.distillation(
+        x_there, _device(teacher), (kind, temperature, beta), grad_output=g, out=to, reduction="none", **v
+    )
+    loss[...] = losses.to_host().reshape(-1)
     grad[...] = to.to_host()
