@@ -20,6 +20,7 @@ X86_UNITS = {
 }
 X86_UNITS |= {unit.replace("blocks", "products"): flags for unit, flags in X86_UNITS.items()}
 BASE_UNIT |= {unit.replace("blocks", "products"): flags for unit, flags in BASE_UNIT.items()}
+ARM64_UNITS = {f"kernels/{part}/unit_neon.c": ([], []) for part in ("blocks", "products")}
 # Units for which not every compiler has the instructions: (the macro that says so, flags, a line that needs them).
 AVX512_BF16 = [*X86_UNITS["kernels/blocks/unit_avx512.c"][0], "-mavx512bf16"]
 PROBED_UNITS = {
@@ -82,8 +83,12 @@ SANITIZE += ["-fno-omit-frame-pointer", "-O1", "-g"] if SANITIZE else []
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 REQUIRE_NATIVE = os.environ.get("CROSSENTROPY_REQUIRE_NATIVE") == "1"
 MACOS = platform.system() == "Darwin"
-# On macOS one compilation may be for both architectures: the units are empty for arm64, and their flags are x86-64's.
-X86 = MACOS or platform.machine().lower() in ("x86_64", "amd64")
+# What is compiled for, which need not be this machine: sysconfig says what _PYTHON_HOST_PLATFORM does, and setuptools goes
+# by the other variable where Visual Studio compiles for another architecture.
+TARGET = os.environ.get("VSCMD_ARG_TGT_ARCH") or sysconfig.get_platform()
+# On macOS one compilation may be for both architectures: each one's units are empty for the other, and flags are x86-64's.
+X86 = MACOS or TARGET.lower().endswith(("x86_64", "amd64", "x64"))
+ARM64 = MACOS or TARGET.lower().endswith(("aarch64", "arm64"))
 
 
 def for_x86(flags):
@@ -103,7 +108,7 @@ class BuildKernels(build_ext):
         kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
         common = COMMON[kind] + SANITIZE
         fewer_copies = [] if MACOS or SANITIZE else FEWER_COPIES
-        for unit, (unix, msvc) in (BASE_UNIT | (X86_UNITS if X86 else {})).items():
+        for unit, (unix, msvc) in (BASE_UNIT | (X86_UNITS if X86 else {}) | (ARM64_UNITS if ARM64 else {})).items():
             ext.extra_objects += self.compiler.compile(
                 [unit],
                 output_dir=self.build_temp,
@@ -169,7 +174,9 @@ native = Extension(
     include_dirs=["kernels"],
     # Every header and unit: they go into the sdist and an edit rebuilds.
     depends=sorted(str(path) for kind in ("*.h", "*.c", "*.pyx", "*.pxi") for path in Path("kernels").rglob(kind)),
-    define_macros=[("Py_LIMITED_API", "0x030B0000")] * ABI3 + [("HAVE_X86_UNITS", None)] * X86,
+    define_macros=[("Py_LIMITED_API", "0x030B0000")] * ABI3
+    + [("HAVE_X86_UNITS", None)] * X86
+    + [("HAVE_NEON_UNITS", None)] * ARM64,
     py_limited_api=ABI3,
 )
 

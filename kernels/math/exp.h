@@ -33,12 +33,18 @@
 
 /* Fit error 0.19 ulp. */
 static const struct {
-    f32 smallest, magic, least, log2e, ln2_hi, ln2_lo;
+    f32 smallest, bias, magic, least, log2e, ln2_hi, ln2_lo;
     int terms;
     f32 q[5];
-} exp_constants_f32 = {
-    0x1p-126f,    0x1.8p23f,       -125, 0x1.715476p+0f,
-    0x1.62e4p-1f, 0x1.7f7d1cp-20f, 5,    {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
+} exp_constants_f32 = {0x1p-126f,
+                       127,
+                       0x1.8p23f,
+                       -125,
+                       0x1.715476p+0f,
+                       0x1.62e4p-1f,
+                       0x1.7f7d1cp-20f,
+                       5,
+                       {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
 #if EXP_TABLE_f32 == 16
 #define EXP_SCALE_f32 0x1.084921ccea25fp+0
 static const f32 exp_table_q_f32[] = {0x1.55565cp-3f, 0x1.000148p-1f};    /* fit error 0.11 ulp */
@@ -69,10 +75,11 @@ static const f64 exp_table_f64[] = {
 #endif
 /* Fit error 0.17 ulp. */
 static const struct {
-    f64 smallest, magic, least, log2e, ln2_hi, ln2_lo;
+    f64 smallest, bias, magic, least, log2e, ln2_hi, ln2_lo;
     int terms;
     f64 q[10];
 } exp_constants_f64 = {0x1p-1022,
+                       1023,
                        0x1.8p52,
                        -1021,
                        LOG2E,
@@ -97,6 +104,8 @@ static const struct {
 #define EXP_SHIFT PASTE(EXP_SHIFT, REAL)
 #define exp_table PASTE(exp_table, REAL)
 #define exp_table_q PASTE(exp_table_q, REAL)
+#define v_power PASTE(v_power, REAL)
+#define v_at_least PASTE(v_at_least, REAL)
 #define frame_at PASTE(frame_at, REAL)
 #define frame_of PASTE(frame_of, REAL)
 #define EXP_CONSTANTS PASTE(exp_constants, REAL)

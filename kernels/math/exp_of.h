@@ -9,13 +9,32 @@ typedef struct {
 /* The frame of each lane's own anchor; or of one for all. */
 SIMD EXP_FRAME frame_of(vec shift, vec k)
 {
-    const vec magic = v_set1(EXP_TABLE ? EXP_CONSTANTS.magic / (REAL)EXP_TABLE : EXP_CONSTANTS.magic);
-    const vec lowest = v_mul(v_add(k, v_set1(EXP_CONSTANTS.least)), v_set1((REAL)LN2));
+    const REAL above = EXP_FROM_BITS ? EXP_CONSTANTS.bias : 0;    /* of the low bits over n - k */
+    const REAL least = EXP_FROM_BITS ? -EXP_CONSTANTS.bias : EXP_CONSTANTS.least;
+    const vec magic = v_set1(EXP_TABLE ? EXP_CONSTANTS.magic / (REAL)EXP_TABLE : EXP_CONSTANTS.magic + above);
+    const vec lowest = v_mul(v_add(k, v_set1(least)), v_set1((REAL)LN2));
     const EXP_FRAME f = {shift, SCALES_TO_ZERO ? magic : v_sub(magic, k), v_add(magic, k), lowest};
     return f;
 }
 
 SIMD EXP_FRAME frame_at(anchor a) { return frame_of(v_set1((REAL)a.shift), v_set1((REAL)a.k)); }
+
+/* Without a table. In pairs of terms, which wait for each other less, and of which fewer begin with a constant: a fused
+ * multiply-add that writes over what it adds to needs a copy of that. */
+SIMD vec PASTE(exp_q, REAL)(vec r)
+{
+    const vec r2 = v_mul(r, r);
+#if EXP_FROM_BITS
+    const int odd = EXP_CONSTANTS.terms % 2;
+    vec p = odd ? v_set1(EXP_CONSTANTS.q[0]) : v_fma(r, v_set1(EXP_CONSTANTS.q[0]), v_set1(EXP_CONSTANTS.q[1]));
+    for (int i = 2 - odd; i < EXP_CONSTANTS.terms; i += 2)
+        p = v_fma(p, r2, v_fma(r, v_set1(EXP_CONSTANTS.q[i]), v_set1(EXP_CONSTANTS.q[i + 1])));
+#else
+    vec p = v_set1(EXP_CONSTANTS.q[0]);
+    for (int i = 1; i < EXP_CONSTANTS.terms; ++i) p = v_fma(p, r, v_set1(EXP_CONSTANTS.q[i]));
+#endif
+    return v_fma(r2, p, r);
+}
 
 /* In t the constant plus what y log2e is rounded to; q; and as the result the number of the table, or 1. */
 SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
@@ -29,25 +48,40 @@ SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
     *q = v_fma(v_mul(r, r), p, r);
     return v_lookup(exp_table, *t);
 #else
-    vec p = v_set1(EXP_CONSTANTS.q[0]);
-    for (int i = 1; i < EXP_CONSTANTS.terms; ++i) p = v_fma(p, r, v_set1(EXP_CONSTANTS.q[i]));
-    *q = v_fma(v_mul(r, r), p, r);
+    *q = PASTE(exp_q, REAL)(r);
     return v_set1(1);
 #endif
 }
 
-/* Of y = z - shift: high, and q so that e^z is high (1 + q); both are 0 for what is below the frame's lowest. */
+/* 2^(n - k), or the table's number times that. */
+SIMD vec PASTE(exp_raised, REAL)(vec power, vec t)
+{
+#if EXP_FROM_BITS
+    (void)power;
+    return v_power(t);
+#else
+    return v_raise(power, t, EXP_SHIFT);
+#endif
+}
+
+/* Of y = z - shift: high, and q so that e^z is high (1 + q); high is 0 for what is below the frame's lowest, and high q. */
 SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q)
 {
+    vec t;
+#if EXP_FROM_BITS
+    const vec power = PASTE(exp_start, REAL)(v_at_least(y, f.lowest), f, &t, q);
+    return PASTE(exp_raised, REAL)(power, t);
+#else
     const mask gone = v_less(y, f.lowest);
-    vec t, power = PASTE(exp_start, REAL)(y, f, &t, q);
+    vec power = PASTE(exp_start, REAL)(y, f, &t, q);
     *q = v_zero_where(gone, *q);
 #if SCALES_TO_ZERO
     power = v_scale(power, v_sub(t, f.bias));
 #else
-    power = v_raise(power, t, EXP_SHIFT);
+    power = PASTE(exp_raised, REAL)(power, t);
 #endif
     return v_zero_where(gone, power);
+#endif
 }
 
 /* The same of a y far above the frame's lowest, with k = 0: what is left out here changes no bit. */
@@ -58,7 +92,7 @@ SIMD vec v_exp_near(vec y, EXP_FRAME f, vec *q)
 #if SCALES_TO_ZERO
     return v_scale(power, v_sub(t, f.magic));
 #else
-    return v_raise(power, t, EXP_SHIFT);
+    return PASTE(exp_raised, REAL)(power, t);
 #endif
 }
 

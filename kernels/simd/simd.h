@@ -32,6 +32,8 @@
 #include "simd/avx512.h"
 #elif defined(USE_AVX2)
 #include "simd/avx2.h"
+#elif defined(USE_NEON)
+#include "simd/neon.h"
 #else
 #include "simd/base.h"
 #endif
