@@ -9,6 +9,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
+MACOS = platform.system() == "Darwin"
 # unit -> (GCC and Clang flags, MSVC flags)
 BASE_UNIT = {"kernels/blocks/unit_base.c": ([], [])}
 X86_UNITS = {
@@ -20,7 +21,11 @@ X86_UNITS = {
 }
 X86_UNITS |= {unit.replace("blocks", "products"): flags for unit, flags in X86_UNITS.items()}
 BASE_UNIT |= {unit.replace("blocks", "products"): flags for unit, flags in BASE_UNIT.items()}
-ARM64_UNITS = {f"kernels/{part}/unit_neon.c": ([], []) for part in ("blocks", "products")}
+# Every arm64 CPU has NEON. GCC, before it knows how many registers there are, moves a step's loads and multiplications so
+# far apart that sums no longer fit into them; these CPUs choose an order of their own. (Clang takes no notice.)
+ARM64_UNITS = {
+    f"kernels/{part}/unit_neon.c": ([] if MACOS else ["-fno-schedule-insns"], []) for part in ("blocks", "products")
+}
 # Units for which not every compiler has the instructions: (the macro that says so, flags, a line that needs them).
 AVX512_BF16 = [*X86_UNITS["kernels/blocks/unit_avx512.c"][0], "-mavx512bf16"]
 PROBED_UNITS = {
@@ -82,7 +87,6 @@ SANITIZE = {
 SANITIZE += ["-fno-omit-frame-pointer", "-O1", "-g"] if SANITIZE else []
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 REQUIRE_NATIVE = os.environ.get("CROSSENTROPY_REQUIRE_NATIVE") == "1"
-MACOS = platform.system() == "Darwin"
 # What is compiled for, which need not be this machine: sysconfig says what _PYTHON_HOST_PLATFORM does, and setuptools goes
 # by the other variable where Visual Studio compiles for another architecture.
 TARGET = os.environ.get("VSCMD_ARG_TGT_ARCH") or sysconfig.get_platform()
@@ -113,7 +117,7 @@ class BuildKernels(build_ext):
                 [unit],
                 output_dir=self.build_temp,
                 include_dirs=ext.include_dirs,
-                extra_postargs=common + (msvc if kind == "msvc" else fewer_copies + for_x86(unix)),
+                extra_postargs=common + (msvc if kind == "msvc" else fewer_copies + (unix if unit in ARM64_UNITS else for_x86(unix))),
                 depends=ext.depends,
             )
         for unit, (macro, flags, _) in self.known_units(kind).items():

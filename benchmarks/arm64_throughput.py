@@ -1,13 +1,39 @@
-"""Cycles of the arm64 units' main loops by llvm-mca, with no arm64 machine: `python benchmarks/arm64_throughput.py OBJECT ...`."""
+"""Cycles of the arm64 units' main loops by llvm-mca, with no arm64 machine: `python benchmarks/arm64_throughput.py FOLDER`.
+
+FOLDER is where `.ci/arm64 FOLDER 0` has built the package. Loops are found in the machine code: those of a block function
+within which no other lies, told apart by what they do (stores, comparisons, float64 lanes); of several of a kind the one
+that takes the most vectors a turn. `--write` puts the table into docs/arm64.md, `--show NAME` prints a loop.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
-import sys
+from pathlib import Path
 from typing import NamedTuple
 
+PAGE = Path(__file__).parents[1] / "docs" / "arm64.md"
+UNITS = ("neon", "base")
 BRANCH = re.compile(r"(?:b\.\w+|b|cbn?z|tbn?z)$")
+ITERATIONS = 200
+# How llvm-mca names a CPU: what stands above its column. Its tables for Apple's CPUs are those of the first of them, of 2013.
+CPUS = {
+    "neoverse-n1": "Neoverse N1",
+    "neoverse-n2": "N2",
+    "neoverse-v1": "V1",
+    "neoverse-v2": "V2",
+    "neoverse-v3": "V3",
+    "ampere1": "Ampere1",
+    "apple-m1": "Apple",
+}
+# Machines by CPU: name, GHz, cores, GB/s of memory, as they are published.
+MACHINES = {
+    "neoverse-n1": ("Graviton2", 2.5, 64, 204.8),
+    "neoverse-v1": ("Graviton3", 2.6, 64, 307.2),
+    "neoverse-v2": ("Graviton4", 2.8, 96, 537.6),
+}
+BAR = 0.45  # of the base unit's cycles, asked for loss and loss + gradient in float32
 
 
 class Instruction(NamedTuple):
@@ -18,21 +44,56 @@ class Instruction(NamedTuple):
     operands: str
 
 
-def functions(path):
+Loop = list[Instruction]
+
+
+class Kind(NamedTuple):
+    """One loop of an operation: the function, what must be in the loop and what must not, what each of its vectors has."""
+
+    function: str
+    needs: str
+    lacks: str
+    vector: str
+
+
+# v[0-9]+ in a .4s instruction is a vector of float32; `shl ... #23` stands once in each e^z, a whole store in each result.
+EXP, STORE, LOAD = r"^shl .*\.4s, #23", r"^st[pu]?r? q", r"^ld[pu]?r? q"
+COMPARES, WIDENS = r"^(fcmeq|cmeq) ", r"\.2d"
+PASS = Kind("pass_f32", EXP, f"{STORE}|{COMPARES}|{WIDENS}", EXP)
+PASS_KEEPING = Kind("pass_f32", f"{EXP}&{STORE}", f"{COMPARES}|{WIDENS}", EXP)
+GRADIENT = Kind("gradient_f32", f"^fmul&{STORE}", rf"^(f(add|sub|ml[as])|shl|fcm|and|bif|bit|bsl|{WIDENS})", STORE)
+LOG_SOFTMAX = Kind("log_softmax_f32", f"^fsub&{STORE}", f"^fadd|{WIDENS}", STORE)
+INTO_TILE = Kind("tile_run_f32", STORE, "^$", STORE)
+MAXIMA = Kind("near_sums_f32", f"{COMPARES}&^fadd", f"{EXP}|{STORE}|{WIDENS}", LOAD)
+SUMS = Kind("near_sums_f32", EXP, STORE, EXP)
+SUMS_KEEPING = Kind("near_sums_f32", f"{EXP}&{STORE}", "^$", EXP)
+GRADIENTS = Kind("near_gradient_f32", f"^fmul&{COMPARES}&{STORE}", EXP, STORE)
+OUT_OF_TILE = Kind("untile_run_f32", STORE, "^$", STORE)
+
+# (operation in float32, its loops, bytes of memory a logit)
+OPERATIONS = [
+    ("loss", [PASS], 4),
+    ("loss + gradient", [PASS_KEEPING, GRADIENT], 8),
+    ("log-softmax", [PASS, LOG_SOFTMAX], 8),
+    ("few classes: loss", [INTO_TILE, MAXIMA, SUMS], 4),
+    ("few classes: loss + gradient", [INTO_TILE, MAXIMA, SUMS_KEEPING, GRADIENTS, OUT_OF_TILE], 8),
+]
+
+
+def functions(path: Path) -> dict[str, Loop]:
     """The instructions of each function of an object file, by its name."""
-    text = subprocess.run(
-        ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
-    ).stdout
-    found = {}
-    for line in text.splitlines():
+    command = ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", str(path)]
+    found: dict[str, Loop] = {}
+    body: Loop = []
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         if head := re.match(r"[0-9a-f]+ <(\w+)[.\w]*>:", line):
             body = found.setdefault(head[1], [])
-        elif match := re.match(r"\s+([0-9a-f]+):\s+(\S+)\s*([^/]*)", line):
-            body.append(Instruction(int(match[1], 16), match[2], match[3].split(" <")[0].strip()))
+        elif one := re.match(r"\s+([0-9a-f]+):\s+(\S+)\s*([^/]*)", line):
+            body.append(Instruction(int(one[1], 16), one[2], one[3].split(" <")[0].strip()))
     return found
 
 
-def innermost_loops(body):
+def innermost_loops(body: Loop) -> list[Loop]:
     """What lies between a branch back and its target, where no such loop lies within."""
     at = {one.address: i for i, one in enumerate(body)}
     spans = []
@@ -40,71 +101,101 @@ def innermost_loops(body):
         target = one.operands.split(",")[-1].strip()
         if BRANCH.match(one.name) and re.fullmatch("[0-9a-f]+", target) and at.get(int(target, 16), i + 1) <= i:
             spans.append((at[int(target, 16)], i))
-    return [
-        body[first : last + 1]
-        for first, last in spans
-        if not any((a, b) != (first, last) and first <= a and b <= last for a, b in spans)
+    inner = [s for s in spans if not any(t != s and s[0] <= t[0] and t[1] <= s[1] for t in spans)]
+    return [body[first : last + 1] for first, last in inner]
+
+
+def count(loop: Loop, pattern: str) -> int:
+    """Of a pattern's instructions; a pair of loads or stores is two."""
+    found = [f"{one.name} {one.operands}" for one in loop]
+    return sum(1 + text.startswith(("ldp", "stp")) for text in found if re.search(pattern, text))
+
+
+def main_loop(body: Loop, kind: Kind) -> tuple[Loop, int]:
+    """The loop of that kind which takes the most vectors a turn, of these the shortest; and how many that are."""
+    loops = [
+        loop
+        for loop in innermost_loops(body)
+        if all(count(loop, part) for part in kind.needs.split("&")) and not count(loop, kind.lacks)
     ]
+    if not loops:
+        raise SystemExit(f"{kind.function} has no loop of this kind: {kind}")
+    best = min(loops, key=lambda loop: (-count(loop, kind.vector), len(loop)))
+    return best, count(best, kind.vector)
 
 
-def count(loop, pattern):
-    return sum(bool(re.search(pattern, f"{one.name} {one.operands}")) for one in loop)
-
-
-def cycles(loop, cpu, iterations=200):
+def cycles(loop: Loop, cpu: str) -> float:
+    """Of one turn, by llvm-mca, many of which follow each other."""
     lines = ["loop:"]
     for one in loop:
         operands = one.operands
         if BRANCH.match(one.name):
-            operands = ", ".join([*[p.strip() for p in operands.split(",")[:-1]], "loop"])
+            operands = ", ".join([*(part.strip() for part in operands.split(",")[:-1]), "loop"])
         lines.append(f"{one.name} {operands}")
-    out = subprocess.run(
-        ["llvm-mca-22", "-mtriple=aarch64", f"-mcpu={cpu}", f"-iterations={iterations}"],
-        input="\n".join(lines) + "\n",
-        capture_output=True,
-        text=True,
-    )
-    if out.returncode:
-        print(out.stderr[:500])
-    return int(re.search(r"Total Cycles:\s+(\d+)", out.stdout)[1]) / iterations
+    command = ["llvm-mca-22", "-mtriple=aarch64", f"-mcpu={cpu}", f"-iterations={ITERATIONS}"]
+    done = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    total = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
+    assert total, done.stdout
+    return int(total[1]) / ITERATIONS
 
 
-CPUS = [
-    "neoverse-n1",
-    "neoverse-n2",
-    "neoverse-v1",
-    "neoverse-v2",
-    "neoverse-v3",
-    "cortex-a76",
-    "cortex-x4",
-    "ampere1",
-    "apple-m1",
-]
+def spills(loop: Loop) -> int:
+    """Accesses to the stack, and calls."""
+    return count(loop, r"\[sp|\[x29|^bl ")
+
+
+def table(units: dict[str, dict[str, Loop]]) -> str:
+    """Cycles a logit of each operation and unit, and what they are of the base unit's; and bytes a cycle."""
+    lines = ["| float32, cycles a logit | unit | vectors a turn | stack, calls | " + " | ".join(CPUS.values()) + " |"]
+    lines.append("|---|---|---|---|" + "---|" * len(CPUS))
+    of_bytes = []
+    for operation, kinds, size in OPERATIONS:
+        taken = {}
+        for name in UNITS:
+            loops = [main_loop(units[name][kind.function], kind) for kind in kinds]
+            taken[name] = {cpu: sum(cycles(loop, cpu) / n for loop, n in loops) / 4 for cpu in CPUS}
+            turns = ", ".join(str(n) for _, n in loops)
+            strayed = sum(spills(loop) for loop, _ in loops)
+            cells = " | ".join(f"{taken[name][cpu]:.2f}" for cpu in CPUS)
+            lines.append(f"| {operation} | {name} | {turns} | {strayed} | {cells} |")
+        ratios = " | ".join(f"{taken['neon'][cpu] / taken['base'][cpu]:.2f}" for cpu in CPUS)
+        lines.append(f"| | neon / base | | | {ratios} |")
+        cells = []
+        for cpu, (_, ghz, _, memory) in MACHINES.items():
+            rate = size / taken["neon"][cpu]
+            cells.append(f"{rate:.1f}, {rate * ghz:.1f}, {memory / (rate * ghz):.0f}")
+        of_bytes.append(f"| {operation} | " + " | ".join(cells) + " |")
+    heads = [f"{name} ({cores} cores, {gb:.0f} GB/s)" for name, _, cores, gb in MACHINES.values()]
+    lines += ["", "| NEON: bytes a cycle, GB/s of one core, cores that take all of the memory's rate | " + " | ".join(heads) + " |"]
+    return "\n".join([*lines, "|---|" + "---|" * len(heads), *of_bytes]) + "\n"
+
+
+def main() -> None:
+    """Print the table, write it, or show one loop."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where .ci/arm64 has built the package")
+    parser.add_argument("--write", action="store_true", help="into docs/arm64.md")
+    parser.add_argument("--show", metavar="OPERATION", help="print the NEON unit's loops of an operation")
+    given = parser.parse_args()
+    objects = {name: next(given.folder.rglob(f"unit_{name}.o"), None) for name in UNITS}
+    objects = {name: next(given.folder.rglob(f"blocks/unit_{name}.o")) for name in objects}
+    units = {name: functions(path) for name, path in objects.items()}
+    if given.show:
+        for operation, kinds, _ in OPERATIONS:
+            for kind in kinds if operation == given.show else []:
+                for one in main_loop(units["neon"][kind.function], kind)[0]:
+                    print(f"{one.address:x}: {one.name} {one.operands}")
+        return
+    text = table(units)
+    print(text)
+    if given.write:
+        page = PAGE.read_text(encoding="utf-8")
+        before, _, rest = page.partition("<!-- throughput: begin -->\n")
+        _, mark, after = rest.partition("<!-- throughput: end -->")
+        PAGE.write_text(f"{before}<!-- throughput: begin -->\n{text}{mark}{after}", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    f = functions(sys.argv[1])
-    for loop in innermost_loops(f[sys.argv[2]]):
-        n = count(loop, r"^shl v\d+\.(4s, .*#23|2d, .*#52)") or count(loop, r"^s[t]p?u?r? q") or 1
-        print(
-            f"{loop[0].address:x}",
-            len(loop),
-            "shl",
-            n,
-            "st",
-            count(loop, r"^st[pu]?r? q"),
-            "cmeq",
-            count(loop, "fcmeq"),
-            "2d",
-            count(loop, r"\.2d"),
-            "mov",
-            count(loop, r"^mov v"),
-            "sp",
-            count(loop, r"\[sp|\[x29"),
-            "br",
-            count(loop, r"^(b\.|cb|tb|b )"),
-            "prfm",
-            count(loop, "prfm"),
-            "call",
-            count(loop, "^bl "),
-        )
-        if len(sys.argv) > 3:
-            print("   ", " ".join(f"{c.split('-')[-1]} {cycles(loop, c) / n:.2f}" for c in CPUS))
+    main()

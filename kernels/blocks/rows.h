@@ -312,6 +312,7 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
         NAME(ask_ahead)(r->x + j, UNROLL * LANES);
+        UNROLLED
         for (int u = 0; u < UNROLL; ++u)
             NAME(pass_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, keeps, leaves_out, exactly);
     }
@@ -386,6 +387,7 @@ SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t 
 SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue, double *max)
 {
     passing p;
+    UNROLLED
     for (int u = 0; u < UNROLL; ++u) p.max[u] = v_set1(-INFINITY), p.sum[u] = v_set1(0);
     compensated sum = {0, 0};
     for (ptrdiff_t first = 0; first < r->n; first += GROUP) {
@@ -400,6 +402,7 @@ SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue
         if (first == 0) sum = of_group;
         else compensated_join(&sum, of_group);
     }
+    UNROLLED
     for (int u = 1; u < UNROLL; ++u) p.max[0] = v_max(p.max[0], p.max[u]);
     *max = (double)v_top(p.max[0]);
     return exp_sum_total(sum);

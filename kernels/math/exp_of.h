@@ -19,6 +19,18 @@ SIMD EXP_FRAME frame_of(vec shift, vec k)
 
 SIMD EXP_FRAME frame_at(anchor a) { return frame_of(v_set1((REAL)a.shift), v_set1((REAL)a.k)); }
 
+/* A term of the polynomial, and one that a product is added to. */
+#if EXP_FROM_BITS
+SIMD vec exp_term(int i) { return v_load_real(EXP_CONSTANTS.q[i]); }
+#if defined(__GNUC__)
+SIMD vec exp_addend(int i) { return *(const volatile vec *)EXP_CONSTANTS.q[i]; }
+#else
+SIMD vec exp_addend(int i) { return exp_term(i); }
+#endif
+#else
+SIMD vec exp_term(int i) { return v_set1(EXP_CONSTANTS.q[i]); }
+#endif
+
 /* Without a table. In pairs of terms, which wait for each other less, and of which fewer begin with a constant: a fused
  * multiply-add that writes over what it adds to needs a copy of that. */
 SIMD vec PASTE(exp_q, REAL)(vec r)
@@ -26,12 +38,11 @@ SIMD vec PASTE(exp_q, REAL)(vec r)
     const vec r2 = v_mul(r, r);
 #if EXP_FROM_BITS
     const int odd = EXP_CONSTANTS.terms % 2;
-    vec p = odd ? v_set1(EXP_CONSTANTS.q[0]) : v_fma(r, v_set1(EXP_CONSTANTS.q[0]), v_set1(EXP_CONSTANTS.q[1]));
-    for (int i = 2 - odd; i < EXP_CONSTANTS.terms; i += 2)
-        p = v_fma(p, r2, v_fma(r, v_set1(EXP_CONSTANTS.q[i]), v_set1(EXP_CONSTANTS.q[i + 1])));
+    vec p = odd ? exp_term(0) : v_fma(r, exp_term(0), exp_addend(1));
+    for (int i = 2 - odd; i < EXP_CONSTANTS.terms; i += 2) p = v_fma(p, r2, v_fma(r, exp_term(i), exp_addend(i + 1)));
 #else
-    vec p = v_set1(EXP_CONSTANTS.q[0]);
-    for (int i = 1; i < EXP_CONSTANTS.terms; ++i) p = v_fma(p, r, v_set1(EXP_CONSTANTS.q[i]));
+    vec p = exp_term(0);
+    for (int i = 1; i < EXP_CONSTANTS.terms; ++i) p = v_fma(p, r, exp_term(i));
 #endif
     return v_fma(r2, p, r);
 }

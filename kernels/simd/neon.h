@@ -3,6 +3,9 @@
 #define NEON_H
 
 #include <arm_neon.h>
+#if defined(_MSC_VER)
+#include <intrin.h>
+#endif
 
 #include "simd/inline.h"
 #include "types.h"
