@@ -57,7 +57,7 @@ class Kind(NamedTuple):
 
 
 # v[0-9]+ in a .4s instruction is a vector of float32; `shl ... #23` stands once in each e^z, a whole store in each result.
-EXP, STORE, LOAD = r"^shl .*\.4s, #23", r"^st[pu]?r? q", r"^ld[pu]?r? q"
+EXP, STORE, LOAD = r"^shl .*\.4s, #23", r"^st[pu]?r? q.*\[x(?!29)", r"^ld[pu]?r? q"
 COMPARES, WIDENS = r"^(fcmeq|cmeq) ", r"\.2d"
 PASS = Kind("pass_f32", EXP, f"{STORE}|{COMPARES}|{WIDENS}", EXP)
 PASS_KEEPING = Kind("pass_f32", f"{EXP}&{STORE}", f"{COMPARES}|{WIDENS}", EXP)

@@ -243,11 +243,13 @@ SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keep
     /* Up to the vector with the entry, that one, and those behind it: most have none to look for. */
     const int is_ahead = g.entry >= j && g.entry < end;
     const ptrdiff_t whole = end - (end - j) % LANES, own = is_ahead ? g.entry - (g.entry - j) % LANES : whole;
+    IN_FOURS
     for (; j < own; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 0);
     if (j < whole) {
         NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 1);
         j += LANES;
     }
+    IN_FOURS
     for (; j < whole; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 0);
     if (j < end && end == job->n) {
         NAME(gradient_step)(&g, j, end - j, 0, keeps, subtracts, has_q, has_w, 1);
@@ -426,6 +428,7 @@ static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double lo
     const vec m = v_set1(high), l = v_set1((REAL)(((max - (double)high) + log_sum) + off));
     ptrdiff_t j = NAME(before_vectors)(out, n, bypass);
     if (j) NAME(put)(out, j, v_sub(v_sub(NAME(at)(x, 0, j, 0), m), l), 0);
+    IN_FOURS
     for (; n - j >= LANES; j += LANES) NAME(put)(out + j, LANES, v_sub(v_sub(v_load(x + j), m), l), bypass);
     if (j < n) NAME(put)(out + j, n - j, v_sub(v_sub(NAME(at)(x, j, n, 0), m), l), 0);
 }
