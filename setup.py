@@ -21,8 +21,8 @@ X86_UNITS = {
 }
 X86_UNITS |= {unit.replace("blocks", "products"): flags for unit, flags in X86_UNITS.items()}
 BASE_UNIT |= {unit.replace("blocks", "products"): flags for unit, flags in BASE_UNIT.items()}
-# Every arm64 CPU has NEON. GCC, before it knows how many registers there are, moves a step's loads and multiplications so
-# far apart that sums no longer fit into them; these CPUs choose an order of their own. (Clang takes no notice.)
+# Every arm64 CPU has NEON. GCC, before it knows how many registers there are, moves loads so far from their use that a
+# step's sums no longer fit into them; these CPUs choose an order of their own. (Clang takes no notice.)
 ARM64_UNITS = {
     f"kernels/{part}/unit_neon.c": ([] if MACOS else ["-fno-schedule-insns"], []) for part in ("blocks", "products")
 }
@@ -87,10 +87,10 @@ SANITIZE = {
 SANITIZE += ["-fno-omit-frame-pointer", "-O1", "-g"] if SANITIZE else []
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 REQUIRE_NATIVE = os.environ.get("CROSSENTROPY_REQUIRE_NATIVE") == "1"
-# What is compiled for, which need not be this machine: sysconfig says what _PYTHON_HOST_PLATFORM does, and setuptools goes
-# by the other variable where Visual Studio compiles for another architecture.
+# What is compiled for, which need not be this machine: sysconfig goes by _PYTHON_HOST_PLATFORM, and setuptools by the
+# other variable, where Visual Studio compiles for another architecture.
 TARGET = os.environ.get("VSCMD_ARG_TGT_ARCH") or sysconfig.get_platform()
-# On macOS one compilation may be for both architectures: each one's units are empty for the other, and flags are x86-64's.
+# On macOS one compilation may be for both: each one's units are empty for the other, and the flags are x86-64's.
 X86 = MACOS or TARGET.lower().endswith(("x86_64", "amd64", "x64"))
 ARM64 = MACOS or TARGET.lower().endswith(("aarch64", "arm64"))
 
@@ -112,12 +112,14 @@ class BuildKernels(build_ext):
         kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
         common = COMMON[kind] + SANITIZE
         fewer_copies = [] if MACOS or SANITIZE else FEWER_COPIES
-        for unit, (unix, msvc) in (BASE_UNIT | (X86_UNITS if X86 else {}) | (ARM64_UNITS if ARM64 else {})).items():
+        units = BASE_UNIT | (X86_UNITS if X86 else {}) | (ARM64_UNITS if ARM64 else {})
+        for unit, (unix, msvc) in units.items():
+            own = msvc if kind == "msvc" else fewer_copies + for_x86(unix)
             ext.extra_objects += self.compiler.compile(
                 [unit],
                 output_dir=self.build_temp,
                 include_dirs=ext.include_dirs,
-                extra_postargs=common + (msvc if kind == "msvc" else fewer_copies + (unix if unit in ARM64_UNITS else for_x86(unix))),
+                extra_postargs=common + own,
                 depends=ext.depends,
             )
         for unit, (macro, flags, _) in self.known_units(kind).items():

@@ -1,8 +1,9 @@
-"""Cycles of the arm64 units' main loops by llvm-mca, with no arm64 machine: `python benchmarks/arm64_throughput.py FOLDER`.
+"""Cycles of the arm64 units' main loops by llvm-mca, without one: `python benchmarks/arm64_throughput.py FOLDER`.
 
-FOLDER is where `.ci/arm64 FOLDER 0` has built the package. Loops are found in the machine code: those of a block function
-within which no other lies, told apart by what they do (stores, comparisons, float64 lanes); of several of a kind the one
-that takes the most vectors a turn. `--write` puts the table into docs/arm64.md, `--show NAME` prints a loop.
+FOLDER is where `.ci/arm64 FOLDER 0` has built the package. Loops are found in the machine code: those of a block
+function within which no other lies, told apart by what they do (stores, comparisons, float64 lanes); of several of a
+kind the one that takes the most vectors a turn. `--write` puts the table into docs/arm64.md, `--show OPERATION` prints
+the NEON unit's loops.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "arm64.md"
 UNITS = ("neon", "base")
 BRANCH = re.compile(r"(?:b\.\w+|b|cbn?z|tbn?z)$")
 ITERATIONS = 200
-# How llvm-mca names a CPU: what stands above its column. Its tables for Apple's CPUs are those of the first of them, of 2013.
+# How llvm-mca names a CPU: what stands above its column. What it knows of Apple's CPUs is what the first had, in 2013.
 CPUS = {
     "neoverse-n1": "Neoverse N1",
     "neoverse-n2": "N2",
@@ -48,7 +49,7 @@ Loop = list[Instruction]
 
 
 class Kind(NamedTuple):
-    """One loop of an operation: the function, what must be in the loop and what must not, what each of its vectors has."""
+    """A loop of an operation: its function, what must be in it, what must not, and what each of its vectors has."""
 
     function: str
     needs: str
@@ -56,7 +57,7 @@ class Kind(NamedTuple):
     vector: str
 
 
-# v[0-9]+ in a .4s instruction is a vector of float32; `shl ... #23` stands once in each e^z, a whole store in each result.
+# The shift by 23 stands once in each e^z of a float32 vector, the store of a whole register once in each result.
 EXP, STORE, LOAD = r"^shl .*\.4s, #23", r"^st[pu]?r? q.*\[x(?!29)", r"^ld[pu]?r? q"
 COMPARES, WIDENS = r"^(fcmeq|cmeq) ", r"\.2d"
 PASS = Kind("pass_f32", EXP, f"{STORE}|{COMPARES}|{WIDENS}", EXP)
@@ -165,10 +166,15 @@ def table(units: dict[str, dict[str, Loop]]) -> str:
         cells = []
         for cpu, (_, ghz, _, memory) in MACHINES.items():
             rate = size / taken["neon"][cpu]
-            cells.append(f"{rate:.1f}, {rate * ghz:.1f}, {memory / (rate * ghz):.0f}")
+            cells.append(f"{rate:.1f}; {rate * ghz:.1f}; {memory / (rate * ghz):.0f}")
         of_bytes.append(f"| {operation} | " + " | ".join(cells) + " |")
     heads = [f"{name} ({cores} cores, {gb:.0f} GB/s)" for name, _, cores, gb in MACHINES.values()]
-    lines += ["", "| NEON: bytes a cycle, GB/s of one core, cores that take all of the memory's rate | " + " | ".join(heads) + " |"]
+    lines += [
+        "",
+        "| NEON: bytes a cycle, GB/s of one core, cores that take all of the memory's rate | "
+        + " | ".join(heads)
+        + " |",
+    ]
     return "\n".join([*lines, "|---|" + "---|" * len(heads), *of_bytes]) + "\n"
 
 
@@ -179,8 +185,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="into docs/arm64.md")
     parser.add_argument("--show", metavar="OPERATION", help="print the NEON unit's loops of an operation")
     given = parser.parse_args()
-    objects = {name: next(given.folder.rglob(f"unit_{name}.o"), None) for name in UNITS}
-    objects = {name: next(given.folder.rglob(f"blocks/unit_{name}.o")) for name in objects}
+    objects = {name: next(given.folder.rglob(f"blocks/unit_{name}.o")) for name in UNITS}
     units = {name: functions(path) for name, path in objects.items()}
     if given.show:
         for operation, kinds, _ in OPERATIONS:
