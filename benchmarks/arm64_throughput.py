@@ -64,12 +64,13 @@ PASS = Kind("pass_f32", EXP, f"{STORE}|{COMPARES}|{WIDENS}", EXP)
 PASS_KEEPING = Kind("pass_f32", f"{EXP}&{STORE}", f"{COMPARES}|{WIDENS}", EXP)
 GRADIENT = Kind("gradient_f32", f"^fmul&{STORE}", rf"^(f(add|sub|ml[as])|shl|fcm|and|bif|bit|bsl|{WIDENS})", STORE)
 LOG_SOFTMAX = Kind("log_softmax_f32", f"^fsub&{STORE}", f"^fadd|{WIDENS}", STORE)
-INTO_TILE = Kind("tile_run_f32", STORE, "^$", STORE)
+INTO_TILE = Kind("tile_run_f32", "", "^$", "")
 MAXIMA = Kind("near_sums_f32", f"{COMPARES}&^fadd", f"{EXP}|{STORE}|{WIDENS}", LOAD)
 SUMS = Kind("near_sums_f32", EXP, STORE, EXP)
 SUMS_KEEPING = Kind("near_sums_f32", f"{EXP}&{STORE}", "^$", EXP)
 GRADIENTS = Kind("near_gradient_f32", f"^fmul&{COMPARES}&{STORE}", EXP, STORE)
-OUT_OF_TILE = Kind("untile_run_f32", STORE, "^$", STORE)
+OUT_OF_TILE = Kind("untile_run_f32", "", "^$", "")
+TRANSPOSED = 16  # instructions at least of a loop that transposes four vectors, which is what these two do
 
 # (operation in float32, its loops, bytes of memory a logit)
 OPERATIONS = [
@@ -113,7 +114,7 @@ def count(loop: Loop, pattern: str) -> int:
 
 
 def main_loop(body: Loop, kind: Kind) -> tuple[Loop, int]:
-    """The loop of that kind which takes the most vectors a turn, of these the shortest; and how many that are."""
+    """The loop of that kind which takes the most vectors a turn, of these the shortest; and how many."""
     loops = [
         loop
         for loop in innermost_loops(body)
@@ -121,6 +122,8 @@ def main_loop(body: Loop, kind: Kind) -> tuple[Loop, int]:
     ]
     if not loops:
         raise SystemExit(f"{kind.function} has no loop of this kind: {kind}")
+    if not kind.vector:
+        return min((loop for loop in loops if len(loop) >= TRANSPOSED), key=len), 4
     best = min(loops, key=lambda loop: (-count(loop, kind.vector), len(loop)))
     return best, count(best, kind.vector)
 

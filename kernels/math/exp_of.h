@@ -64,6 +64,7 @@ SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
 #endif
 }
 
+#if !SCALES_TO_ZERO
 /* 2^(n - k), or the table's number times that. */
 SIMD vec PASTE(exp_raised, REAL)(vec power, vec t)
 {
@@ -74,6 +75,7 @@ SIMD vec PASTE(exp_raised, REAL)(vec power, vec t)
     return v_raise(power, t, EXP_SHIFT);
 #endif
 }
+#endif
 
 /* Of y = z - shift: high, and q so that e^z is high (1 + q); high is 0 for what is below the frame's lowest, and high q. */
 SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q)
