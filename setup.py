@@ -3,6 +3,7 @@
 import os
 import platform
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -54,6 +55,7 @@ SOURCES = [
         "by_rows",
         "by_streams",
         "by_tiles",
+        "fused_rows",
         "layout",
         "log_softmax_backward",
         "logits",
@@ -99,6 +101,16 @@ def for_x86(flags):
     return [part for flag in flags for part in ("-Xarch_x86_64", flag)] if MACOS else flags
 
 
+def beside_each_other(compile):
+    """A compiler's ``compile``, which takes its sources in turn, with several of them under way at once."""
+
+    def compiled(sources, **how):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [o for objects in pool.map(lambda source: compile([source], **how), sources) for o in objects]
+
+    return compiled
+
+
 class BuildKernels(build_ext):
     """Compile every ISA unit with its own flags and link them into one module."""
 
@@ -112,31 +124,33 @@ class BuildKernels(build_ext):
         kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
         common = COMMON[kind] + SANITIZE
         fewer_copies = [] if MACOS or SANITIZE else FEWER_COPIES
+        os.makedirs(self.build_temp, exist_ok=True)  # where probes lie
+        known = self.known_units(kind)
+        ext.define_macros += [(macro, None) for macro, _, _ in known.values()]
         units = BASE_UNIT | (X86_UNITS if X86 else {}) | (ARM64_UNITS if ARM64 else {})
-        for unit, (unix, msvc) in units.items():
-            own = msvc if kind == "msvc" else fewer_copies + for_x86(unix)
-            ext.extra_objects += self.compiler.compile(
+        flags = {
+            unit: msvc if kind == "msvc" else fewer_copies + for_x86(unix) for unit, (unix, msvc) in units.items()
+        } | {unit: fewer_copies + unix for unit, (_, unix, _) in known.items()}
+
+        def compiled(unit):
+            return self.compiler.compile(
                 [unit],
                 output_dir=self.build_temp,
                 include_dirs=ext.include_dirs,
-                extra_postargs=common + own,
+                extra_postargs=common + flags[unit],
                 depends=ext.depends,
             )
-        for unit, (macro, flags, _) in self.known_units(kind).items():
-            ext.extra_objects += self.compiler.compile(
-                [unit],
-                output_dir=self.build_temp,
-                include_dirs=ext.include_dirs,
-                extra_postargs=common + fewer_copies + flags,
-                depends=ext.depends,
-            )
-            ext.define_macros.append((macro, None))
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # the largest, which take minutes one after the other
+            for objects in pool.map(compiled, flags):
+                ext.extra_objects += objects
         ext.extra_compile_args += common
         if self.openmp(kind):
             ext.extra_compile_args.append("/openmp" if kind == "msvc" else "-fopenmp")
             ext.extra_link_args += [] if kind == "msvc" else ["-fopenmp"]
         if kind == "unix" and platform.system() == "Linux":
             ext.extra_link_args += SANITIZE or ["-s"]
+        self.compiler.compile = beside_each_other(self.compiler.compile)
         super().build_extension(ext)
 
     def known_units(self, kind):

@@ -45,6 +45,12 @@ cdef extern from "rows/task.h" nogil:
         const double *sample_weight
         double label_smoothing
         double z_loss
+        double logit_scale
+        double softcap
+        const double *class_prior
+        double margin
+        double focal
+    int is_transformed(const row_options *)
     ctypedef struct row_statistics:
         pass
     ctypedef struct schedule:
@@ -168,7 +174,7 @@ cdef dict WORKS = {
 
 cdef class Buffers:
     """What the task of one call points to: buffers, released together, and memory of its own."""
-    cdef Py_buffer held[11]
+    cdef Py_buffer held[12]
     cdef int count
     cdef double row_scale
     cdef double *losses
@@ -203,10 +209,10 @@ cdef class Buffers:
             PyBuffer_Release(&self.held[i])
 
 
-cdef double number(value, int *plain) except *:
-    """The value of a numeric option, which is plain where it is 0."""
+cdef double number(value, int *plain, double unset=0) except *:
+    """The value of a numeric option, which is plain where it is not set."""
     cdef double given = value
-    if given != 0:
+    if given != unset:
         plain[0] = False
     return given
 
@@ -227,6 +233,7 @@ cdef int options_of(row_options *o, Buffers buffers, options, class_weight_in_la
     o.plain = True
     o.class_weight_unit = 1
     o.class_weight_sum = <double>classes
+    o.logit_scale = 1
     if options is None:
         return 0
     o.plain = not options.probabilities
@@ -237,6 +244,13 @@ cdef int options_of(row_options *o, Buffers buffers, options, class_weight_in_la
     o.sample_weight = <const double *>numbers(buffers, options.sample_weight, &o.plain)
     o.label_smoothing = number(options.label_smoothing, &o.plain)
     o.z_loss = number(options.z_loss, &o.plain)
+    o.logit_scale = number(options.logit_scale, &o.plain, 1)
+    o.softcap = number(options.softcap, &o.plain)
+    o.class_prior = <const double *>numbers(buffers, options.class_prior, &o.plain)
+    o.margin = number(options.margin, &o.plain)
+    o.focal = number(options.focal, &o.plain)
+    if is_transformed(o) and o.class_weight != NULL:    # the lanes are float64, whatever the logits are
+        o.class_weight_real, o.class_weight_unit = o.class_weight, 1
     return 0
 
 

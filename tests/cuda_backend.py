@@ -130,6 +130,8 @@ def _call(x, targets, options):
     given = {name: value for name, value in o.items() if name not in ("class_weight", "sample_weight", "probabilities")}
     if o["class_weight"] is not None:
         given["class_weight"] = Array(o["class_weight"].astype(real))
+    if o["class_prior"] is not None:
+        given["class_prior"] = Array(o["class_prior"])
     if o["sample_weight"] is not None:
         given["sample_weight"] = Array(o["sample_weight"].astype(real).reshape(rows))
     t = _device(targets) if options.probabilities else Array(targets.reshape(rows))
@@ -150,14 +152,16 @@ def forward(x, targets, options, loss, statistics):
         return
     losses, kept = backend.forward(x_there, t, **given)
     loss[...] = losses.to_host().reshape(-1)
-    statistics[...] = kept.given[backend.calls.STATISTICS].value.to_host()
+    statistics[...] = kept.given[backend.calls.STATISTICS].value.to_host()[:, : statistics.shape[1]]
 
 
 def backward(x, targets, statistics, options, row_scale, grad):
     x_there, t, given = _call(x, targets, options)
     _, kept = backend.forward(x_there, t, **given)
     real = np.float64 if x.itemsize == 8 else np.float32
-    kept.given[backend.calls.STATISTICS] = arrays.describe(Array(statistics.astype(real)), "statistics")
+    own = kept.given[backend.calls.STATISTICS].value.to_host()  # of some options a device keeps more numbers of a row
+    own[:, : statistics.shape[1]] = statistics.astype(real)
+    kept.given[backend.calls.STATISTICS] = arrays.describe(Array(own), "statistics")
     to = _device(grad)
     backend.backward(kept, _scale(row_scale, x), out=to)
     grad[...] = to.to_host()

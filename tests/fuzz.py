@@ -52,12 +52,29 @@ def same_bits(got, expected, way):
     assert np.array_equal(a, b, equal_nan=True), f"{way}: other bits"
 
 
+def transformed(case, z):
+    """The logits that the loss is of, and their slopes, as NumPy has them."""
+    o, a, c = case.options, case.options.get("logit_scale", 1.0), case.options.get("softcap", 0.0)
+    z, slope = z * a, np.full(z.shape, a)
+    if c:
+        e = np.exp(-2 * np.abs(z) / c)
+        z, slope = c * np.tanh(z / c), slope * (4 * e / (1 + e) ** 2)
+    z = z + np.asarray(o.get("class_prior", 0.0), float)
+    if o.get("margin"):
+        z = z - o["margin"] * (np.arange(case.classes) == case.t[..., None])
+    return z, slope
+
+
 def loss_units(case, x):
-    """The size of the largest terms of the loss (only lambda lse^2 has any that cancel) and of the gradient."""
-    o, z = case.options, np.moveaxis(x, case.axis, -1)
+    """The size of the largest terms of the loss (only lambda lse^2 has any that cancel) and of the gradient.
+
+    A transformed logit of float64 has been rounded: its own ulp is in the loss, and in each probability.
+    """
+    o, (z, slope) = case.options, transformed(case, np.moveaxis(x, case.axis, -1))
     c, eps, lam = case.classes, o.get("label_smoothing", 0.0), o.get("z_loss", 0.0)
     w, v = np.asarray(o.get("class_weight", np.ones(c)), float), np.asarray(o.get("sample_weight", np.ones(case.rows)))
     v, q = v.astype(float), np.moveaxis(case.t, case.axis, -1).astype(float) if case.probabilities else 0
+    v = v * np.asarray(o.get("where", True))
     by = v.sum()
     if not case.probabilities:
         y = case.t.astype(object)
@@ -68,14 +85,21 @@ def loss_units(case, x):
     t, m = w * ((1 - eps) * q + eps / c), np.nan_to_num(z.max(-1), nan=0, posinf=0, neginf=0)
     p = np.exp(z - m[..., None])
     p = np.nan_to_num(p / p.sum(-1, keepdims=True), posinf=0)
-    lse = np.abs(m) + np.log(c)
+    lse, gamma = np.abs(m) + np.log(c), o.get("focal", 0.0)
+    data = np.nan_to_num(np.where(t > 0, t * (m[..., None] + np.log(c) - z), 0).sum(-1), nan=0, posinf=0, neginf=0)
+    p_y = (p * (q > 0)).sum(-1) if gamma else np.zeros(())
+    g = (gamma * np.maximum(1 - p_y, 1e-16) ** (gamma - 1) * p_y * data)[..., None] * q if gamma else 0.0
+    t = t * ((1 - p_y) ** gamma)[..., None] + g
     a = (t.sum(-1) + 2 * lam * lse)[..., None]
     factor = (v * np.abs(np.asarray(case.g, float)) / (by or 1.0))[..., None]
-    plain = not case.probabilities and not {"class_weight", *NUMERIC} & set(o)
-    grad = factor * (np.zeros(1) if plain else np.maximum(a * p, t))
+    plain = not case.probabilities and not {"class_weight", "class_prior", *NUMERIC} & set(o)
+    grad = factor * slope * (np.zeros(1) if plain else np.maximum(a * p, t))
     # what is below e^max 2^-160 does not count in float32, and loses digits below 2^-1022 in float64
     grad = np.maximum(grad, factor * a * 2.0 ** (-138 if case.result.itemsize < 8 else -1000))
     loss = v * lam * lse * lse
+    if case.result.itemsize == 8 and {"class_prior", "logit_scale", "softcap", "margin", "focal"} & set(o):
+        size = np.nan_to_num(np.abs(z), nan=0, posinf=0).max(-1)
+        loss, grad = loss + v * t.sum(-1) * size, grad * (1 + size[..., None] + gamma)
     loss = loss if o.get("reduction") == "none" else loss.sum() / (by or 1.0)
     return loss, np.moveaxis(np.broadcast_to(grad, z.shape), -1, case.axis)
 
@@ -172,6 +196,8 @@ def spoil(case, out):
         "targets": lambda: case.t if case.spoil_target() else case.t[None],
         "class_weight": lambda: r.choice([np.ones(c + 1), -np.ones(c), [np.nan] * c]),
         "sample_weight": lambda: r.choice([np.ones((*rows, 1)), np.full(rows, -1.0)]),
+        "where": lambda: r.choice([np.ones((*rows, 1), bool), np.ones(rows)]),
+        "class_prior": lambda: r.choice([np.ones(c + 1), np.full(c, np.inf), [np.nan] * c]),
         "axis": lambda: r.choice([x.ndim, -x.ndim - 1, 0.5]),
         "grad_output": lambda: np.ones((*rows, 2)),
         "logits": lambda: r.choice([x.astype(complex), x.astype(bool), np.ma.masked_array(x)]),

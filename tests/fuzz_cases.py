@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crossentropy._options import NUMERIC, OPTIONS
+from crossentropy._options import NEED_INDEX, NUMERIC, OPTIONS
 from crossentropy.testing import dtypes
 
 # About the lanes, the unrolled vectors, the chunk, the few classes of a tile, the block; see test_contract.py.
@@ -22,8 +22,10 @@ GUARD = 128  # bytes on either side of an array
 DRAWS = {
     "class_weight": (0.25, lambda case, r, rng: case.place(draw_weights(r, rng, (case.classes,)))),
     "sample_weight": (0.3, lambda case, r, rng: case.place(draw_weights(r, rng, case.rows))),
+    "where": (0.15, lambda case, r, rng: case.place(rng.random(case.rows) < 0.8)),
+    "class_prior": (0.15, lambda case, r, rng: case.place(draw_prior(r, rng, (case.classes,)))),
 } | {
-    name: (0.25, lambda case, r, rng, values=(*OPTIONS[name].samples, *OPTIONS[name].draws): r.choice(values))
+    name: (0.15, lambda case, r, rng, values=(*OPTIONS[name].samples, *OPTIONS[name].draws): r.choice(values))
     for name in NUMERIC
 }
 
@@ -135,6 +137,13 @@ def draw_weights(r, rng, shape):
     return np.ceil(v).astype(dtype) if dtype.kind == "i" else v.astype(dtype)
 
 
+def draw_prior(r, rng, shape):
+    """What is added to logits, some of it -inf."""
+    b = rng.standard_normal(shape) * r.choice([1, 1, 10])
+    b[rng.random(shape) < r.choice([0, 0, 0.2])] = -math.inf
+    return b.astype(r.choice(FLOATS))
+
+
 def draw_index(r, rng, rows, classes):
     """Targets that are classes, of any integer type that has them; and what is ignored of them, or None."""
     dtype = r.choice([d for d in INTEGERS if np.iinfo(d).max >= classes - 1] + [np.dtype(np.int64)] * 3)
@@ -198,7 +207,7 @@ class Case:
         """Each option now and then."""
         o = self.options
         for name, (often, draw) in DRAWS.items():
-            if r.random() < often:
+            if r.random() < often and not (self.probabilities and name in NEED_INDEX):
                 o[name] = draw(self, r, rng)
         o["reduction"] = r.choice(["none", "sum", "mean"])
         if o["reduction"] == "mean" and r.random() < 0.3:
@@ -219,7 +228,8 @@ class Case:
         limits, ignored = np.iinfo(self.t.dtype), self.options.get("ignore_index")
         bad = [y for y in (-1, self.classes, limits.min, limits.max) if limits.min <= y <= limits.max]
         bad = [y for y in bad if not 0 <= y < self.classes and y != ignored]
-        seen = np.argwhere(np.broadcast_to(self.options.get("sample_weight", np.ones(())), self.rows) != 0)
+        counts = [self.options.get(name, True) != np.zeros(self.rows) for name in ("sample_weight", "where")]
+        seen = np.argwhere(np.logical_and(*counts))
         if not bad or not len(seen):
             return False
         self.t[tuple(self.r.choice(seen))] = self.r.choice(bad)

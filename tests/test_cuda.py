@@ -13,6 +13,8 @@ import crossentropy
 from crossentropy import _device, autograd, reference, testing
 from crossentropy._backends import registry
 from crossentropy.testing import LIMITS, result_dtype, same, sweep, within
+from crossentropy.testing.covering import covering
+from crossentropy.testing.options import FACTORS, refused
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.importorskip("greenlet", reason="the simulated threads of a GPU are greenlets")
@@ -21,20 +23,10 @@ elif registry.device_reason():
 
 import cuda_backend
 from cuda_backend import Array
-from pairs import pairwise
 
 from crossentropy._backends.cuda import arrays, driver, launch, plans
 
-OPTIONS = {
-    "targets": ("index", "probability"),
-    "class_weight": (False, True),
-    "sample_weight": (False, True),
-    "ignored": (False, True),
-    "label_smoothing": (0.0, 0.1, 1.0),
-    "z_loss": (0.0, 0.01),
-    "reduction": ("none", "sum", "mean", "normalizer"),
-    "dtype": tuple(DTYPES),
-}
+CHOSEN = covering({**FACTORS, "dtype": tuple(DTYPES)}, 2, refused)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +42,7 @@ def device():
 # ---------------------------------------------------------------------- the conformance suite
 
 
-@pytest.mark.parametrize(("number", "chosen"), list(enumerate(pairwise(OPTIONS))))
+@pytest.mark.parametrize(("number", "chosen"), list(enumerate(CHOSEN)))
 def test_options_pairwise(number, chosen):
     """Each in two of the layouts."""
     dtype = DTYPES[chosen["dtype"]]

@@ -76,6 +76,70 @@ def test_options_against_the_formula():
     assert ulps(reference.cross_entropy(z, 1, options), v * (index + lam * lse**2)) <= 4
 
 
+OF_A_ROW = {
+    "scale": reference.Row(logit_scale=0.7),
+    "softcap": reference.Row(softcap=5.0),
+    "prior": reference.Row(class_prior=[-2.0, 0.3, -math.inf, 1e-3]),
+    "margin": reference.Row(margin=1.7),
+    "focal": reference.Row(focal=2.0),
+    "focal below 1": reference.Row(focal=0.3, label_smoothing=0.1),
+    "all": reference.Row(1.3, [0.5, 2.0, 0.0, 1.0], 0.1, 0.02, 3.0, 30.0, [0.1, -0.2, 0.0, 0.7], -0.4, 1.5),
+}
+SPREAD = {
+    "near": [0.3, -1.7, 2.2, 0.0],
+    "confident": [30.0, -1.0, -300.0, 0.5],
+    "equal": [2.0] * 4,
+    "tiny": [1e-18, 0, 0, 1],
+}
+
+
+def exact_loss(z, target, o):
+    """The loss of `reference.cross_entropy` as it is written down there, with mpmath's numbers."""
+    z = [o.logit_scale * mp.mpf(value) for value in z]
+    if o.softcap:
+        z = [o.softcap * mp.tanh(value / o.softcap) for value in z]
+    z = [value + b for value, b in zip(z, o.class_prior or [0] * len(z), strict=True)]
+    q = [mp.mpf(c == target) if isinstance(target, int) else mp.mpf(target[c]) for c in range(len(z))]
+    if isinstance(target, int):
+        z[target] -= mp.mpf(o.margin)
+    epsilon = mp.mpf(o.label_smoothing)
+    t = [w * ((1 - epsilon) * b + epsilon / len(z)) for w, b in zip(o.class_weight or [1] * len(z), q, strict=True)]
+    lse = mp.log(mp.fsum(mp.e**value for value in z))
+    loss = mp.fsum(t_c * (lse - value) for t_c, value in zip(t, z, strict=True) if t_c)
+    if isinstance(target, int):
+        loss *= (1 - mp.e ** (z[target] - lse)) ** mp.mpf(o.focal)
+    return o.weight * (loss + o.z_loss * lse**2)
+
+
+@pytest.mark.parametrize("row", SPREAD)
+@pytest.mark.parametrize("options", OF_A_ROW)
+def test_every_option_of_a_row_against_its_formula(options, row):
+    """The gradient, too: as the slope of the formula, by differences of 200 digits."""
+    z, o, step = SPREAD[row], OF_A_ROW[options], mp.mpf(10) ** -100
+    for target in (0, 3, [0.1, 0.7, 0.0, 0.3]):
+        if not isinstance(target, int):
+            o = o._replace(margin=0.0, focal=0.0)
+        assert ulps(reference.cross_entropy(z, target, o), exact_loss(z, target, o)) <= 5
+        units = reference.largest_terms(z, target, o)
+        for c, got in enumerate(reference.cross_entropy_grad(z, target, o)):
+            up, down = ([*z[:c], z[c] + sign * step, *z[c + 1 :]] for sign in (1, -1))
+            exact = (exact_loss(up, target, o) - exact_loss(down, target, o)) / (2 * step)
+            allowed = 12 if o.focal else 8  # (1 - p)^gamma has the error of 1 - p gamma times over
+            assert abs(got - exact) <= allowed * mp.mpf(math.ulp(units[c])), (target, c)
+
+
+@pytest.mark.parametrize("ratio", [1e-9, 0.3, 1.0, 2.5, 10.0])
+def test_a_capped_logit_keeps_its_digits(ratio):
+    for cap in (1.0, 30.0, 50.0):
+        high, low, slope = reference.capped(ratio * cap, 0.0, cap)
+        exact = cap * mp.tanh(mp.mpf(ratio * cap) / cap)
+        assert abs(exact - high - mp.mpf(low)) <= mp.mpf(2) ** -100 * abs(exact)
+        assert ulps(slope, mp.sech(mp.mpf(ratio * cap) / cap) ** 2) <= 1
+    inf = math.inf
+    assert reference.capped(-inf, 0.0, 5.0) == (-5.0, 0.0, 0.0)
+    assert reference.cross_entropy([inf, 0.0], 0, reference.Row(softcap=5.0)) == reference.cross_entropy([5.0, 0.0], 0)
+
+
 @given(rows, st.data())
 def test_merged_blocks_are_the_whole_row(z, data):
     cuts = sorted(data.draw(st.sets(st.integers(1, len(z) - 1), max_size=3))) if len(z) > 1 else []

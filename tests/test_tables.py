@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -266,6 +267,36 @@ MADE = {
         [],
         ["60 observations", "a +category +2 categories"],
     ),
+    "money, and losses in brackets": (
+        lines(
+            lambda i: f"-${x(i)}" if i % 3 else f"${x(i)}",
+            lambda i: f"({x(i)})" if i % 3 else x(i),
+            lambda i: f"{x(i)} EUR",
+            label,
+            header="a,b,c,y",
+        ),
+        "y",
+        [],
+        [r"a +number", r"b +number", r"c +number +in EUR"],
+    ),
+    "units, typographic minus signs, and rooms": (
+        lines(lambda i: f"{x(i)} kg", lambda i: f"\u2212{x(i)}", lambda i: f"{i % 7}B", label, header="a,b,c,y"),
+        "y",
+        [],
+        ["a +number +in kg", "b +number", "c +category +7 categories"],
+    ),
+    "durations of more than a day": (
+        lines(lambda i: f"{i % 50}:{i % 60:02}:00", label, header="a,y"),
+        "y",
+        [],
+        ["a +number +a duration, in seconds"],
+    ),
+    "dates in two ways": (
+        lines(lambda i: f"{i % 28 + 1:02}.01.2024" if i % 5 else f"2024-01-{i % 28 + 1:02}", label, header="a,y"),
+        "y",
+        [],
+        ["a +date +written in two ways"],
+    ),
     "comments among the lines": (
         "# one\na,b,y\n" + lines(x, x, label).replace("\n", "\n# more, of them\n", 3),
         "y",
@@ -317,7 +348,9 @@ def made_frame():
     )
 
 
-@pytest.mark.parametrize("kind", ["parquet", "json", "jsonl", "jsonl.gz", "csv.zst", "tsv", "utf-16", "stdin"])
+@pytest.mark.parametrize(
+    "kind", ["parquet", "json", "jsonl", "jsonl.gz", "csv.zst", "tsv", "utf-16", "stdin", "xlsx", "zip"]
+)
 def test_other_kinds_of_files(tmp_path, kind, monkeypatch):
     frame, file, options = made_frame(), tmp_path / f"table.{kind}", []
     if kind == "parquet":
@@ -329,6 +362,13 @@ def test_other_kinds_of_files(tmp_path, kind, monkeypatch):
     elif kind == "csv.zst":
         zstandard = pytest.importorskip("zstandard")
         file.write_bytes(zstandard.compress(frame.to_csv(index=False).encode()))
+    elif kind == "xlsx":
+        pytest.importorskip("openpyxl")
+        frame.to_excel(file, index=False, startrow=2, startcol=1)
+    elif kind == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("folder/table.csv", frame.to_csv(index=False))
+            archive.writestr("__MACOSX/._table.csv", "\0")
     elif kind == "tsv":
         frame.to_csv(file, sep="\t", index=False)
     else:
@@ -373,6 +413,13 @@ BAD = {
         lines(x, x, label, header="a,b,y", count=60_000) + "oops,2,a\n",
         [],
         "column 'a' is not numeric: observation 60001 holds 'oops'",
+    ),
+    "a page of the web": ("<!DOCTYPE html>\n<html>404</html>\n", [], "a page of HTML or XML, not a table"),
+    "another delimiter": (lines(x, label, header="a~y", delimiter="~"), [], "'a~y': --delimiter, if something else"),
+    "a header that comes again": (
+        lines(x, label, header="a,y") + lines(x, label, header="a,y"),
+        [],
+        "no header was recognised: --header, if there is one",
     ),
     "infinity": (lines(lambda i: "inf" if i == 2 else x(i), label, header="a,y"), [], "of observation 3 is inf"),
     "two columns of that name": (lines(x, label, label, header="a,y,y"), [], "column 'y' occurs twice"),
@@ -490,6 +537,74 @@ def test_a_large_file_in_blocks_is_as_a_small_one(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "SAMPLE", 50)
     train(HERE / "missing.csv", "churn", cwd=tmp_path)
     assert features_of(tmp_path) == whole["features"].tolist()
+
+
+def test_a_plain_file_is_read_by_pyarrow_as_by_pandas(tmp_path):
+    """And its numbers are the nearest to what is written."""
+    from crossentropy.cli import dialect, reading, source
+
+    rng = np.random.default_rng(0)
+    numbers = rng.standard_normal(500) * 10.0 ** rng.integers(-9, 9, 500)
+    texts = [repr(float(number)) for number in numbers]
+    text = lines(lambda i: texts[i], lambda i: ["", "NA", "n/a", i][i % 4], lambda i: f" {label(i)}", count=500)
+    (tmp_path / "table.csv").write_text("a,b,y\r\n" + text.replace("\n", "\r\n") + "\r\n")
+    opened = source.open_source(str(tmp_path / "table.csv"))
+    with opened.raw:
+        how = dialect.recognise(opened.unpacked().read(), "")
+        settings = opened, how, [0, 1], ["", "NA", "n/a"], lambda done, total: None
+        plain, usual = reading._plain(*settings), reading._any(*settings)
+    np.testing.assert_array_equal(plain[0], numbers)
+    np.testing.assert_array_equal(plain[1], usual[1])
+    assert [value.strip() for value in plain[2]] == usual[2].tolist()
+
+
+@pytest.mark.parametrize(("text", "classes"), [
+    ('{"rows": [{"a": 1.5, "y": "p"}, {"a": 2.5, "y": "q"}, {"a": 1, "y": "p"}, {"a": 2, "y": "q"}]}', ["p", "q"]),
+    ('{"a": {"0": 1, "1": 2, "2": 1, "3": 2}, "y": {"0": "p", "1": "q", "2": "p", "3": "q"}}', ["p", "q"]),
+    ('{"columns": ["a", "y"], "index": [0, 1, 2, 3], "data": [[1, 5], [2, 6], [1, 5], [2, 6]]}', ["5", "6"]),
+])  # fmt: skip
+def test_json_as_others_write_it(tmp_path, text, classes):
+    (tmp_path / "table.json").write_text(text)
+    train("table.json", "y", "--test-fraction", "0.5", cwd=tmp_path)
+    assert classes_of(tmp_path) == classes
+
+
+def test_numbers_with_a_unit_are_predicted_with_it(tmp_path):
+    text = lines(lambda i: f"{x(i)} kg", lambda i: f"{i % 50}:{i % 60:02}", label, header="a,b,y")
+    (tmp_path / "table.csv").write_text(text)
+    train("table.csv", "y", cwd=tmp_path)
+    _, err = within("predict", "crossentropy-train/model.skops", "table.csv", cwd=tmp_path)
+    assert "can't be read" not in err
+    (tmp_path / "table.csv").write_text(text.replace(" kg", " lb"))
+    _, err = within("predict", "crossentropy-train/model.skops", "table.csv", cwd=tmp_path)
+    assert "60 values of column 'a' can't be read as the model's data" in err
+
+
+@pytest.mark.parametrize("rows", [7, 8192])
+def test_features_are_what_the_pipeline_makes_of_the_rows(monkeypatch, rows):
+    from crossentropy.cli import model
+    from crossentropy.cli.columns import Column
+
+    frame = made_frame().drop(columns="y")
+    frame["sure"], frame["city"] = frame.sure.astype(float), frame.city.astype(object)
+    frame.loc[3:5, "sure"] = np.nan
+    kinds = ["number", "category", "date", "boolean"]
+    pipeline = model.features([Column(*pair) for pair in zip(frame.columns, kinds, strict=True)])
+    monkeypatch.setattr(model, "BLOCK", rows)
+    order = np.random.default_rng(0).permutation(60)
+    fitted = model.fit_features(pipeline, frame, order[:40])
+    np.testing.assert_allclose(fitted, pipeline.transform(frame.iloc[order[:40]]), rtol=1e-12, atol=1e-12)
+    others = model.blockwise(pipeline, frame, order[40:])
+    np.testing.assert_allclose(others, pipeline.transform(frame.iloc[order[40:]]), rtol=1e-12, atol=1e-12)
+
+
+def test_a_workbook_without_openpyxl(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "table.xlsx", "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+        archive.writestr("xl/more.xml", "")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    _, err = within("train", "--data", "table.xlsx", "--label", "y", cwd=tmp_path, code=2)
+    assert err == "Error: table.xlsx: .xlsx needs openpyxl: python -m pip install openpyxl\n"
 
 
 def test_json_that_is_none(tmp_path):

@@ -32,6 +32,7 @@ from crossentropy.torch import (  # noqa: E402
     ops,
     private,
 )
+from crossentropy.torch.bridge import NO_WEIGHTS, PLAIN, Weights  # noqa: E402
 
 # PyTorch's own: when its transforms or its compiler are loaded, and in compiled backwards.
 pytestmark = pytest.mark.filterwarnings(
@@ -629,17 +630,19 @@ def test_exported():
 def test_operators_are_what_pytorch_wants_of_them():
     x, t, q, weight = problem(4, 6)
     spatial, spatial_t, _, _ = problem(2, 5, 3, 2, dtype=torch.bfloat16)
+    smooth = PLAIN._replace(label_smoothing=0.1, z_loss=0.1)
     calls = [
-        (x, t, None, -100, 0.0, 0.0, "mean"),
-        (x, t.clamp(min=2), weight, 2, 0.1, 0.1, "none"),
-        (x, q, weight, -100, 0.1, 0.1, "sum"),
-        (spatial, spatial_t, None, -100, 0.0, 0.0, "mean"),
+        (x, t, NO_WEIGHTS, PLAIN),
+        (x, t.clamp(min=2), Weights(weight), smooth._replace(ignore_index=2, reduction="none")),
+        (x, q, Weights(weight), smooth._replace(reduction="sum")),
+        (x, t, Weights(weight, weight, torch.rand(4)), smooth._replace(normalizer=3.0, softcap=5.0, focal=1.0)),
+        (spatial, spatial_t, NO_WEIGHTS, PLAIN),
     ]
-    for call in calls:
+    for input, target, weights, options in calls:
+        call = input, target, *weights, *options
         torch.library.opcheck(ops.cross_entropy, call)
         loss, *numbers = (a.detach() for a in ops.cross_entropy(*call))
-        given = torch.randn_like(loss).requires_grad_(), *call[:3], *numbers, *call[3:]
-        torch.library.opcheck(ops.cross_entropy_backward, given)
+        torch.library.opcheck(ops.cross_entropy_backward, (torch.randn_like(loss).requires_grad_(), *numbers, *call))
     torch.library.opcheck(ops.log_softmax, (x, 1))
     _, statistics = ops.log_softmax(x.detach(), 1)
     torch.library.opcheck(ops.log_softmax_backward, (torch.randn_like(x).requires_grad_(), x, statistics, 1))

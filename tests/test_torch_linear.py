@@ -27,6 +27,7 @@ from crossentropy.torch import (  # noqa: E402
     linear_ops,
     products,
 )
+from crossentropy.torch.bridge import NO_WEIGHTS, PLAIN, Weights  # noqa: E402
 from crossentropy.torch.linear_bridge import Layer  # noqa: E402
 
 # PyTorch's own: when its transforms or its compiler are loaded, and in compiled backwards.
@@ -180,7 +181,7 @@ def test_shift_is_slicing(reduction):
 
 def test_shift_leaves_the_hidden_states_where_they_are():
     x, w, _, t, _ = problem(3, 4)
-    layer, _, lacks_last = linear_calls.shifted(Layer(x, w, None), t, None)
+    layer, _, _, lacks_last = linear_calls.shifted(Layer(x, w, None), t, NO_WEIGHTS, None)
     assert layer.input is x
     assert lacks_last
 
@@ -491,12 +492,14 @@ def test_exported():
 
 def test_operators_are_what_pytorch_wants_of_them():
     x, w, b, t, q = problem(4, dtype=torch.float32)
-    weight, plain = torch.rand(V), (-100, 0.0, 0.0)
+    weight, smooth = torch.rand(V), PLAIN._replace(label_smoothing=0.1, z_loss=0.1)
+    all_of_them, summed = Weights(weight, weight, torch.rand(4)), smooth._replace(reduction="sum")
+    ignored = smooth._replace(ignore_index=2, reduction="none")
     calls = [
-        (x, w, b, t, None, *plain, "mean", None, torch.float32, True, True, True),
-        (x, w, None, q, weight, -100, 0.1, 0.1, "sum", 2, torch.float32, True, True, False),
-        (x, w, None, t, None, *plain, "mean", None, torch.bfloat16, True, True, False),
-        (x, w, b, t.clamp(min=2), weight, 2, 0.1, 0.1, "none", None, torch.float32, False, False, False),
+        (x, w, b, t, *NO_WEIGHTS, *PLAIN, None, torch.float32, True, True, True),
+        (x, w, None, q, *all_of_them, *summed, 2, torch.float32, True, True, False),
+        (x, w, None, t, *NO_WEIGHTS, *PLAIN, None, torch.bfloat16, True, True, False),
+        (x, w, b, t.clamp(min=2), *Weights(weight), *ignored, None, torch.float32, False, False, False),
     ]
     for call in calls:
         torch.library.opcheck(linear_ops.cross_entropy, call)

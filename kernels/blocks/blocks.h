@@ -35,6 +35,7 @@
 #include "blocks/batch.h"
 #include "math/anchor.h"
 #include "math/compensated.h"
+#include "math/transform_numbers.h"
 #include "types.h"
 
 /* What is subtracted from p in a gradient row: scale * w_c * (keep * q_c + floor). */
@@ -130,6 +131,12 @@ typedef struct {
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
     int (*weighted_max)(const void *x, const double *weights, ptrdiff_t n, top_term *top);
     void (*weighted_sum)(const void *x, const double *weights, ptrdiff_t n, top_term top, compensated *sum);
+    /* transformed.h: as pass, and e^x at an anchor times EXP_SCALE, of logits that are scaled and capped; kept, and what
+     * the latter writes, up to LANES - 1 elements more than n, is times their slope over the scale. The maximum is that
+     * of the logits as they are. NULL for float64. */
+    compensated (*transformed_sum)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, ptrdiff_t y,
+                                   void *kept, gradient_queue *queue, double *max);
+    void (*transformed_exp)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, void *to);
     /* tile.h */
     void (*tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
     void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);
@@ -175,6 +182,8 @@ typedef struct {
     ptrdiff_t (*scan)(const void *targets, int size, ptrdiff_t n, int64_t classes, int has_ignored, int64_t ignored);
     ptrdiff_t (*tally)(const void *targets, int size, ptrdiff_t n, int8_t y);
     void (*complete)(batch *b, ptrdiff_t rows, int targets, int is_f64);    /* targets: own and p count */
+    /* transform_f64.h: z becomes c tanh(a z / c), or a z where c is 0; slope, or NULL: 1 - tanh^2 */
+    void (*transform)(f64 *z, ptrdiff_t n, double a, double c, f64 *slope);
     const block_functions *of[4];    /* by element */
     const stream_functions *streams;
 } isa_table;

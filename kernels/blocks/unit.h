@@ -8,6 +8,7 @@
 #include "blocks/complete.h"
 #include "blocks/scan.h"
 #include "blocks/streams.h"
+#include "blocks/transform_f64.h"
 #include "math/exp_sum.h"
 #include "math/lane_total.h"
 #include "math/split_weight.h"
@@ -26,6 +27,8 @@
      NAME(log_softmax_backward),                        \
      NAME(weighted_max),                                \
      NAME(weighted_sum),                                \
+     NAME(transformed_sum),                             \
+     NAME(transformed_exp),                             \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -53,6 +56,7 @@
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
 #include "blocks/weighted.h"
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -61,6 +65,7 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
 #include "blocks/weighted.h"
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -69,6 +74,7 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
 #include "blocks/weighted.h"
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -84,12 +90,19 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #include "blocks/rows.h"
 #include "blocks/weighted.h"
 #include "blocks/tile.h"
+#define transformed_sum_f64 NULL
+#define transformed_exp_f64 NULL
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
-const isa_table PASTE(isa, ISA) = {
-    TEXT(ISA),         fence, scan, tally, complete, {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
-    &functions_streams};
+const isa_table PASTE(isa, ISA) = {TEXT(ISA),
+                                   fence,
+                                   scan,
+                                   tally,
+                                   complete,
+                                   transform,
+                                   {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
+                                   &functions_streams};
 
 #endif

@@ -41,10 +41,12 @@
 #define EXP_TERM_f32(a) {a, a, a, a}
 #define EXP_TERM_f64(a) {a, a}
 #define EXP_TERM_IN(q, lanes) q[lanes]
+#define EXP_NUMBER(q) q[0]
 #else
 #define EXP_TERM_f32(a) a
 #define EXP_TERM_f64(a) a
 #define EXP_TERM_IN(q, lanes) q
+#define EXP_NUMBER(q) q
 #endif
 
 /* Fit error 0.19 ulp. */
@@ -115,6 +117,7 @@ static const struct {
 #define EXP_FRAME PASTE(exp_frame, REAL)
 #define v_exp PASTE(v_exp, REAL)
 #define v_exp_parts PASTE(v_exp_parts, REAL)
+#define v_exp_pair_parts PASTE(v_exp_pair_parts, REAL)
 #define v_exp_summed PASTE(v_exp_summed, REAL)
 #define v_exp_near PASTE(v_exp_near, REAL)
 #define v_exp_near_whole PASTE(v_exp_near_whole, REAL)
@@ -125,8 +128,7 @@ static const struct {
 #define exp_table_q PASTE(exp_table_q, REAL)
 #define exp_term PASTE(exp_term, REAL)
 #define exp_addend PASTE(exp_addend, REAL)
-#define v_power PASTE(v_power, REAL)
-#define v_at_least PASTE(v_at_least, REAL)
+#define v_from_bits PASTE(v_from_bits, REAL)
 #define frame_at PASTE(frame_at, REAL)
 #define frame_of PASTE(frame_of, REAL)
 #define EXP_CONSTANTS PASTE(exp_constants, REAL)

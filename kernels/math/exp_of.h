@@ -47,12 +47,13 @@ SIMD vec PASTE(exp_q, REAL)(vec r)
     return v_fma(r2, p, r);
 }
 
-/* In t the constant plus what y log2e is rounded to; q; and as the result the number of the table, or 1. */
-SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
+/* Of y + low: in t the constant plus what y log2e is rounded to; q; and as the result the number of the table, or 1. */
+SIMD vec PASTE(exp_start_of, REAL)(vec y, vec low, int has_low, EXP_FRAME f, vec *t, vec *q)
 {
     *t = v_fma(y, v_set1(EXP_CONSTANTS.log2e), f.magic);
     const vec n = v_sub(*t, f.magic);
-    const vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), y));
+    vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), y));
+    if (has_low) r = v_add(r, low);
 #if EXP_TABLE
     vec p = v_set1(exp_table_q[0]);
     for (size_t i = 1; i < sizeof exp_table_q / sizeof *exp_table_q; ++i) p = v_fma(p, r, v_set1(exp_table_q[i]));
@@ -70,23 +71,30 @@ SIMD vec PASTE(exp_raised, REAL)(vec power, vec t)
 {
 #if EXP_FROM_BITS
     (void)power;
-    return v_power(t);
+    return v_from_bits(t);
 #else
     return v_raise(power, t, EXP_SHIFT);
 #endif
 }
 #endif
 
-/* Of y = z - shift: high, and q so that e^z is high (1 + q); high is 0 for what is below the frame's lowest, and high q. */
-SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q)
+SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
+{
+    return PASTE(exp_start_of, REAL)(y, y, 0, f, t, q);
+}
+
+/* Of y = z - shift: high, and q so that e^z is high (1 + q); high is 0 for what is below the frame's lowest, and
+ * high q. */
+SIMD vec PASTE(exp_parts_of, REAL)(vec y, vec low, int has_low, EXP_FRAME f, vec *q)
 {
     vec t;
 #if EXP_FROM_BITS
-    const vec power = PASTE(exp_start, REAL)(v_at_least(y, f.lowest), f, &t, q);
+    if (has_low) low = v_zero_where(v_less(y, f.lowest), low);    /* it may be NaN there */
+    const vec power = PASTE(exp_start_of, REAL)(v_max(y, f.lowest), low, has_low, f, &t, q);
     return PASTE(exp_raised, REAL)(power, t);
 #else
     const mask gone = v_less(y, f.lowest);
-    vec power = PASTE(exp_start, REAL)(y, f, &t, q);
+    vec power = PASTE(exp_start_of, REAL)(y, low, has_low, f, &t, q);
     *q = v_zero_where(gone, *q);
 #if SCALES_TO_ZERO
     power = v_scale(power, v_sub(t, f.bias));
@@ -96,6 +104,11 @@ SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q)
     return v_zero_where(gone, power);
 #endif
 }
+
+SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q) { return PASTE(exp_parts_of, REAL)(y, y, 0, f, q); }
+
+/* Of a logit that is a pair, y + low. */
+SIMD vec v_exp_pair_parts(vec y, vec low, EXP_FRAME f, vec *q) { return PASTE(exp_parts_of, REAL)(y, low, 1, f, q); }
 
 /* The same of a y far above the frame's lowest, with k = 0: what is left out here changes no bit. */
 SIMD vec v_exp_near(vec y, EXP_FRAME f, vec *q)

@@ -21,7 +21,7 @@ void by_rows(const task *t)
 {
     ptrdiff_t first, last;
     place p;
-    open_place(&p, t);
+    open_place(&p, t, 0);
     while (!p.c.stopped && take_rows(t, &first, &last)) {
         if (t->work == LOG_SOFTMAX_BACKWARD) log_softmax_backward(&p, first, last);
         else if (t->work == WEIGHTED_LOGSUMEXP) weighted_logsumexp(&p, first, last);

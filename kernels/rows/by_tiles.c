@@ -44,6 +44,7 @@ typedef struct {
     tile_reader from_x, from_q;
     tile_writer to_out;
     char *x, *q;                 /* the tile, and that of probability targets */
+    f64 *slope;                  /* and that of the logits' slopes, or NULL */
     row_batch n;
     usual_tiles usual;           /* where the task suits them */
 } tile;
@@ -92,6 +93,8 @@ static void read_rows(tile *w, ptrdiff_t last)
     read_tile(&w->from_x, n->row, n->rows, last, w->x);
     if (t->q.data) read_tile(&w->from_q, n->row, n->rows, last, w->q);
     find_targets(t, n);
+    for (ptrdiff_t i = 0; i < n->rows && t->options.margin != 0; ++i)
+        if (!n->r.bad[i]) set(w, i, n->r.y[i], get(w, w->x, i, n->r.y[i]) - t->options.margin);
     for (ptrdiff_t i = 0; i < n->rows && t->targets.data; ++i)
         n->b.z[i] = n->r.bad[i] ? -INFINITY : get(w, w->x, i, n->r.y[i]);
     if (t->work == BACKWARD) restore_rows(w);    /* whose maxima give the anchors that forward had */
@@ -109,7 +112,7 @@ static void read_rows(tile *w, ptrdiff_t last)
     }
     for (ptrdiff_t i = 0; i < n->rows && t->work == LOGSUMEXP; ++i)
         if (isnan(n->b.max[i])) n->b.max[i] = undefined_max(w, i);
-    t->isa->complete(&n->b, n->rows, t->targets.data && keeps, w->is_f64);
+    t->isa->complete(&n->b, n->rows, t->targets.data && (keeps || t->options.focal != 0), w->is_f64);
 }
 
 /* factor e^(z - max) - scale t_c in float64: what the lanes have no room for. From the array, since the tile has e^z
@@ -120,7 +123,8 @@ static void multiply_alone(tile *w, ptrdiff_t i, double factor, double scale, su
     const batch *b = &w->n.b;
     const anchor at = {b->shift[i], b->k[i]};
     const double *weights = t->options.class_weight;
-    reader x = reader_of(t, &t->x, t->x.type);
+    reader x = w->from_x.transforms ? transformed_reader_of(t) : reader_of(t, &t->x, t->x.type);
+    x.y = w->n.r.y[i];
     read_from(&x, t, w->n.row + i);
     for (ptrdiff_t c = 0; c < t->classes; ++c) {
         const double p = exp_at(at, read_element(&x, c)) / b->top[i];
@@ -157,6 +161,7 @@ static void write_gradient(tile *w)
     for (ptrdiff_t i = 0; i < n->rows; ++i) y[i] = (double)n->r.y[i];
     w->k->columns_gradient(w->x, w->q, t->classes, factors, scales, y, g.value, t->options.class_weight_real, s.keep,
                            s.floor);
+    for (ptrdiff_t i = 0; i < t->classes * w->lanes && w->slope; ++i) ((f64 *)w->x)[i] *= w->slope[i];
     for (ptrdiff_t i = 0; i < n->rows && unread; ++i)
         if (n->r.skipped[i] || isnan(n->b.max[i])) fill(w, i, n->r.skipped[i] ? 0 : NAN);
 }
@@ -224,39 +229,48 @@ static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
 /* Logits and results, so that these may be made where those lie. */
 static int lie_in_runs(const task *t, int in_place)
 {
-    return t->isa->of[t->x.type]->near_gradient_run && tile_reader_of(t, &t->x, in_place, NULL).runs &&
-           tile_writer_of(t, in_place && lies_side_by_side(t, &t->out), NULL).runs;
+    return t->isa->of[t->x.type]->near_gradient_run &&
+           tile_reader_of(t, &t->x, lanes_type(t->x.type), in_place, NULL).runs &&
+           tile_writer_of(t, lanes_type(t->x.type), in_place && lies_side_by_side(t, &t->out), NULL).runs;
 }
 
 void by_tiles(const task *t)
 {
     tile *w = calloc(1, sizeof *w);
-    const ptrdiff_t lanes = t->isa->of[t->x.type]->lanes, real = t->x.type == ELEMENT_F64 ? 8 : 4;
+    const int transforms = is_transformed(&t->options);
+    const element type = transforms ? ELEMENT_F64 : lanes_type(t->x.type);
+    const block_functions *k = t->isa->of[transforms ? type : t->x.type];
+    const ptrdiff_t lanes = k->lanes, real = element_size(type);
     /* tile_rows fills whole squares */
     const ptrdiff_t tile_bytes = (t->classes + lanes) * lanes * real, vector = 64;
     ptrdiff_t kept = 0;
     const ptrdiff_t tiles = is_usual(t) ? tiles_of_group(t, tile_bytes, &kept) : 0;
     const int in_place = is_in_place(t), runs = tiles && lie_in_runs(t, in_place);
     const ptrdiff_t of_x = 1, of_q = t->q.data ? 1 : 0, of_pattern = runs ? 2 : 0;
-    const ptrdiff_t all = (of_x + of_q + kept + of_pattern) * tile_bytes;
-    char *memory = w ? malloc((size_t)(vector + all + MOST_LANES * t->classes * 8)) : NULL;
+    const ptrdiff_t of_slope = t->options.softcap != 0 && t->out.data ? 1 : 0;
+    const ptrdiff_t all = (of_x + of_q + kept + of_pattern + of_slope) * tile_bytes;
+    char *memory = w ? malloc((size_t)(vector + all + (MOST_LANES + 1) * t->classes * 8)) : NULL;
     if (!memory) {
         free(w);
         ran_out_of_memory(t);
         return;
     }
     w->t = t;
-    w->k = t->isa->of[t->x.type];
+    w->k = k;
     w->is_f64 = real == 8, w->real = real, w->lanes = lanes;
     w->in_place = in_place;
     w->x = memory + (vector - (ptrdiff_t)((uintptr_t)memory % (uintptr_t)vector)) % vector;
     w->q = of_q ? w->x + tile_bytes : NULL;
+    w->slope = of_slope ? (f64 *)(w->x + all - tile_bytes) : NULL;
     char *group = w->x + (of_x + of_q) * tile_bytes, *pattern = group + kept * tile_bytes, *copies = w->x + all;
     open_usual(&w->usual, t, tiles, kept, group, tile_bytes);
     if (runs) find_pattern(&w->usual, pattern, tile_bytes);
-    w->from_x = tile_reader_of(t, &t->x, in_place, copies);
-    w->from_q = tile_reader_of(t, &t->q, in_place && lies_side_by_side(t, &t->q), copies);
-    w->to_out = tile_writer_of(t, in_place && lies_side_by_side(t, &t->out), copies);
+    w->from_x = tile_reader_of(t, &t->x, type, in_place, copies);
+    w->from_x.slope = w->slope;
+    w->from_x.raw = copies + MOST_LANES * t->classes * 8;
+    w->from_q = tile_reader_of(t, &t->q, type, in_place && lies_side_by_side(t, &t->q), copies);
+    w->to_out = tile_writer_of(t, type, in_place && lies_side_by_side(t, &t->out), copies);
+    w->to_out.narrowed = w->from_x.raw;
     ptrdiff_t first, last;
     while (take_rows(t, &first, &last)) run_tiles(w, first, last);
     t->isa->fence();

@@ -82,6 +82,31 @@ void set_element(element type, void *at, double value)
     }
 }
 
+#define WIDEN(TYPE, WIDENED) \
+    for (ptrdiff_t i = 0; i < n; ++i) to[i] = (f64)WIDENED(((const TYPE *)from)[i])
+#define NARROW(TYPE, NARROWED) \
+    for (ptrdiff_t i = 0; i < n; ++i) ((TYPE *)to)[i] = NARROWED((f32)from[i])
+
+void widen_elements(element type, const void *from, ptrdiff_t n, f64 *to)
+{
+    switch (type) {
+    case ELEMENT_F16: WIDEN(f16, f16_to_f32); break;
+    case ELEMENT_BF16: WIDEN(bf16, bf16_to_f32); break;
+    case ELEMENT_F32: WIDEN(f32, ); break;
+    default: memcpy(to, from, (size_t)n * sizeof *to);
+    }
+}
+
+void narrow_elements(element type, const f64 *from, ptrdiff_t n, void *to)
+{
+    switch (type) {
+    case ELEMENT_F16: NARROW(f16, f32_to_f16); break;
+    case ELEMENT_BF16: NARROW(bf16, f32_to_bf16); break;
+    case ELEMENT_F32: NARROW(f32, ); break;
+    default: memcpy(to, from, (size_t)n * sizeof *from);
+    }
+}
+
 static int merges(const array *a, int outer, int inner, ptrdiff_t inner_size)
 {
     return !a->data || a->row_strides[outer] == inner_size * a->row_strides[inner];

@@ -35,4 +35,8 @@ void scatter(const array *a, const void *buffer, ptrdiff_t n, char *to);
 double get_element(element type, const void *at);
 void set_element(element type, void *at, double value);
 
+/* n contiguous elements, widened exactly or rounded once, to and from float64 elsewhere. */
+void widen_elements(element type, const void *from, ptrdiff_t n, f64 *to);
+void narrow_elements(element type, const f64 *from, ptrdiff_t n, void *to);
+
 #endif

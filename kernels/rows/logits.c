@@ -1,19 +1,50 @@
-/* An elementwise transform z -> f(z) of the logits would be written here, once, in the lanes' type: reader_of and
- * tile_reader_of would be told of it (for t->x), and give a reader that is not direct and whose type is lanes_type(), so that copied_block ends with f of its copy, read_element
- * with f of its number, and read_tile with f of its tile. The block functions then are those of the reader's type. The
- * gradient's factor f'(z) has its place in results.c. */
+/* Where the options change the logits, what is read is c tanh(a z / c) + b_c, less the margin at the target, in float64
+ * whatever was given: rounded to float32 it would cost a confident row its digits. Nothing behind a reader knows of it but
+ * what multiplies a gradient by the slope (write_rows.c, by_tiles.c; its factor a is in losses.c), and float32 rows that
+ * are fast (fused_rows.c). */
 #include "rows/logits.h"
 
 reader reader_of(const task *t, const array *a, element type)
 {
-    const reader r = {a, type, a->data && a->type == type && is_direct(t, a), NULL, NULL, NULL};
+    const reader r = {a, type, a->data && a->type == type && is_direct(t, a), NULL, NULL, -1, NULL, -1, NULL, NULL};
     return r;
 }
 
-const void *copied_block(reader *r, const char *from, ptrdiff_t n)
+reader transformed_reader_of(const task *t)
 {
-    if (r->held == from) return r->buffer;
-    r->held = from;
+    const reader r = {&t->x, ELEMENT_F64, 0, NULL, NULL, -1, t, -1, NULL, NULL};
+    return r;
+}
+
+/* The elements as they lie where that will do, else copied. */
+static const void *as_contiguous(const task *t, const array *a, const char *from, ptrdiff_t n, void *raw)
+{
+    if (is_direct(t, a)) return from;
+    gather(a, from, n, raw);
+    return raw;
+}
+
+/* The logits from class c on, in place. */
+static void transform_logits(const reader *r, ptrdiff_t c, ptrdiff_t n, f64 *z, f64 *slope)
+{
+    const task *t = r->transformed;
+    const row_options *o = &t->options;
+    t->isa->transform(z, n, o->logit_scale, o->softcap, slope);
+    for (ptrdiff_t i = 0; i < n && o->class_prior; ++i) z[i] += o->class_prior[c + i];
+    if (r->y >= c && r->y < c + n) z[r->y - c] -= o->margin;
+}
+
+const void *copied_block(reader *r, block b)
+{
+    const ptrdiff_t n = b.n;
+    if (r->held == b.at) return r->buffer;
+    r->held = b.at;
+    const char *from = r->row + b.at * r->a->class_stride;
+    if (r->transformed) {
+        widen_elements(r->a->type, as_contiguous(r->transformed, r->a, from, n, r->raw), n, r->buffer);
+        transform_logits(r, b.at, n, r->buffer, r->slope);
+        return r->buffer;
+    }
     gather(r->a, from, n, r->buffer);
     if (r->a->type == r->type) return r->buffer;
     /* In place: downwards where the elements grow, upwards where they shrink. */
@@ -32,16 +63,40 @@ double read_element(const reader *r, ptrdiff_t c)
     const char *at = r->row + c * r->a->class_stride;
     if (r->direct) return get_element(r->a->type, at);
     gather(r->a, at, 1, &one);
-    return get_element(r->a->type, &one);
+    one = get_element(r->a->type, &one);
+    if (r->transformed) transform_logits(r, c, 1, &one, NULL);
+    return one;
 }
 
-tile_reader tile_reader_of(const task *t, const array *a, int columns, char *copies)
+tile_reader tile_reader_of(const task *t, const array *a, element type, int columns, char *copies)
 {
-    const element type = lanes_type(t->x.type);
+    const int transforms = a == &t->x && is_transformed(&t->options);
     const block_functions *k = lanes_type(a->type) == type ? t->isa->of[a->type] : NULL;
     const int direct = is_direct(t, a), runs = direct && !columns && a->type == type && lie_in_a_run(t, a);
-    const tile_reader r = {t, a, k, type, t->isa->of[type]->lanes, columns, direct, runs, copies};
+    const tile_reader r = {t,      a,          k,    type, t->isa->of[type]->lanes, columns, direct, runs,
+                           copies, transforms, NULL, NULL};
     return r;
+}
+
+static void read_transformed(const tile_reader *r, ptrdiff_t row, ptrdiff_t rows, f64 *tile)
+{
+    const task *t = r->t;
+    const row_options *o = &t->options;
+    char *from[BATCH];
+    rows_of(t, r->a, row, rows, from);
+    for (ptrdiff_t c = 0; c < t->classes && r->columns; ++c) {
+        for (ptrdiff_t i = rows; i < r->lanes; ++i) tile[c * r->lanes + i] = 0;
+        widen_elements(r->a->type, from[0] + c * r->a->class_stride, rows, tile + c * r->lanes);
+    }
+    for (ptrdiff_t i = 0; i < rows && !r->columns; ++i) {
+        char *copy = r->copies + i * t->classes * (ptrdiff_t)sizeof(f64);
+        widen_elements(r->a->type, as_contiguous(t, r->a, from[i], t->classes, r->raw), t->classes, (f64 *)copy);
+        from[i] = copy;
+    }
+    if (!r->columns) t->isa->of[ELEMENT_F64]->tile_rows(from, rows, t->classes, tile);
+    t->isa->transform(tile, t->classes * r->lanes, o->logit_scale, o->softcap, r->slope);
+    for (ptrdiff_t c = 0; c < t->classes && o->class_prior; ++c)
+        for (ptrdiff_t i = 0; i < r->lanes; ++i) tile[c * r->lanes + i] += o->class_prior[c];
 }
 
 void read_tile(const tile_reader *r, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t last, char *tile)
@@ -49,6 +104,10 @@ void read_tile(const tile_reader *r, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t la
     const task *t = r->t;
     const ptrdiff_t size = element_size(r->a->type), real = element_size(r->type);
     char *from[BATCH];
+    if (r->transforms) {
+        read_transformed(r, row, rows, (f64 *)tile);
+        return;
+    }
     if (r->runs && rows == r->lanes && (last - row - rows) * t->classes * size >= 16) {
         r->k->tile_run(r->a->data + row * t->classes * size, t->classes, tile);
         return;

@@ -43,6 +43,22 @@ void restore(const task *t, row_batch *n, ptrdiff_t i)
     n->b.sum[i] = n->b.sum_error[i] = n->b.own[i] = 0;
 }
 
+/* (1 - p_y)^gamma, and gamma (1 - p_y)^(gamma-1) p_y D; where no other class has any probability, what comes of either
+ * in a loss and a gradient is 0. */
+typedef struct {
+    double factor, slope;
+} focus;
+
+static focus focus_of(const task *t, const batch *b, ptrdiff_t i, double data)
+{
+    const double gamma = t->options.focal, below_1 = -b->below_1[i];
+    focus f = {1, 0};
+    if (gamma == 0) return f;
+    f.factor = below_1 == 0 ? 0 : pow(below_1, gamma);
+    f.slope = below_1 == 0 ? 0 : times(gamma * (f.factor / below_1) * b->p[i], data);
+    return f;
+}
+
 static double loss_of(const task *t, const row_batch *n, ptrdiff_t i)
 {
     const row_options *o = &t->options;
@@ -51,6 +67,7 @@ static double loss_of(const task *t, const row_batch *n, ptrdiff_t i)
     double loss = times(n->mass[i], log_sum) + n->distance[i];
     const double own = (1 - o->label_smoothing) * (t->targets.data ? class_weight_of(t, n->r.y[i]) : 0);
     loss += times(own, (b->max[i] - b->z[i]) + log_sum);
+    if (o->focal != 0) loss = times(focus_of(t, b, i, loss).factor, loss);
     return n->r.v[i] * (loss + times(o->z_loss, lse * lse));
 }
 
@@ -91,30 +108,39 @@ static void find_gradient(const task *t, double scale, const row_batch *n, ptrdi
     const row_options *o = &t->options;
     const batch *b = &n->b;
     /* From the rest that a backward has, too, of which the logarithm at hand may have had more: both have the same bits. */
-    const double z_term = o->z_loss == 0 ? 0 : 2 * o->z_loss * (b->max[i] + log1p(b->rest[i]));
+    const double log_sum = o->z_loss == 0 && o->focal == 0 ? 0 : log1p(b->rest[i]);
+    const double z_term = o->z_loss == 0 ? 0 : 2 * o->z_loss * (b->max[i] + log_sum);
+    focus f = {1, 0};
     double a = n->mass[i] + z_term;
     if (t->targets.data) {
         const double w = class_weight_of(t, n->r.y[i]), d = o->label_smoothing / (double)t->classes;
         const double rest_of_w = o->class_weight ? o->class_weight_sum - w : (double)(t->classes - 1);
         const double own = (1 - o->label_smoothing) * w;
+        double others = times(d, rest_of_w), at_y = own + d * w;
         a += own;
+        if (o->focal != 0) {
+            const double smoothed = times(n->mass[i], log_sum) + (d == 0 ? 0 : n->distance[i]);
+            f = focus_of(t, b, i, smoothed + times(own, (b->max[i] - b->z[i]) + log_sum));
+            a = f.factor * (n->mass[i] + own) + f.slope + z_term;
+            others *= f.factor, at_y = f.factor * at_y + f.slope;
+        }
         /* At y: a p - b - d w, and where p > 1/2 with a - b - d w taken together, which has no p to cancel against. */
-        const double others = times(d, rest_of_w) + z_term;
-        g->value[i] = scale * (b->p[i] > 0.5 ? others + a * b->below_1[i] : a * b->p[i] - own - d * w);
+        others += z_term;
+        g->value[i] = scale * (b->p[i] > 0.5 ? others + a * b->below_1[i] : a * b->p[i] - at_y);
     }
     g->factor[i] = scale * a;
-    g->scale[i] = scale;
+    g->scale[i] = scale * f.factor;
 }
 
 int find_gradients(const task *t, const row_batch *n, row_gradients *g)
 {
     const int plain = t->options.plain, any_weight = t->row_scale && (t->row_scale_step || t->options.sample_weight);
-    const double one = t->row_scale ? t->row_scale[0] : 1;
+    const double slope = t->options.logit_scale, one = (t->row_scale ? t->row_scale[0] : 1) * slope;
     const batch *b = &n->b;
     int any_nan = 0;
     for (ptrdiff_t i = 0; i < n->rows; ++i) any_nan |= isnan(b->max[i]) != 0;
     for (ptrdiff_t i = 0; i < n->rows; ++i) {
-        const double scale = any_weight ? t->row_scale[(n->row + i) * t->row_scale_step] * n->r.v[i] : one;
+        const double scale = any_weight ? t->row_scale[(n->row + i) * t->row_scale_step] * n->r.v[i] * slope : one;
         g->factor[i] = scale;
         g->scale[i] = 0;
         g->value[i] = scale * b->below_1[i];

@@ -8,6 +8,11 @@
  *                               loss = v [sum w_c q'_c (lse - z_c) + lambda lse^2]
  *                               grad = g v [a p_c - w_c q'_c],            a = sum w_c q'_c + 2 lambda lse
  *
+ * The logits are those that the options make of what was given (logits.c); g is times the slope of that, of which
+ * logit_scale is in the gradients here. focal multiplies all but the z-loss by f = (1 - p_y)^gamma, and with D the sum of
+ * t_c (lse - z_c) and h = gamma (1 - p_y)^(gamma-1) p_y D
+ *                               grad = g v [a p_c - f t_c - h delta_cy],  a = f sum t_c + h + 2 lambda lse
+ *
  * Everything is taken relative to the maximum m: lse = m + log_sum, and sum t_c (lse - z_c) = mass log_sum +
  * distance with distance = sum t_c (m - z_c) >= 0, so that large logits cancel nowhere. */
 #ifndef LOSSES_H
@@ -50,7 +55,9 @@ void find_targets(const task *t, row_batch *n);
 /* Smoothing and probability targets sum over the classes once more: mass and distance. */
 static inline int has_spread(const task *t)
 {
-    return (t->work == FORWARD || t->work == FORWARD_BACKWARD) && (!t->targets.data || t->options.label_smoothing > 0);
+    const int wanted = t->work == FORWARD || t->work == FORWARD_BACKWARD ||
+                       (t->work == BACKWARD && t->options.focal != 0);
+    return wanted && (!t->targets.data || t->options.label_smoothing > 0);
 }
 
 /* A row that is not read: nothing in it may be NaN but what it is told to be. */

@@ -21,22 +21,35 @@ static char *aligned(char *memory)
     return memory + (VECTOR - over) % VECTOR;
 }
 
-void open_place(place *p, const task *t)
+/* One number for each class is what float32 lanes do not take, be it a prior or a target weight. */
+static int suits_fusion(const task *t)
+{
+    const row_options *o = &t->options;
+    return is_transformed(o) && t->x.type != ELEMENT_F64 && !o->class_prior && t->targets.data &&
+           o->label_smoothing == 0 && suits_float32(o->logit_scale, o->softcap);
+}
+
+void open_place(place *p, const task *t, int exactly)
 {
     memset(p, 0, sizeof *p);
     p->queue.next = p->queue.end = p->jobs;
     p->t = t;
-    p->x = reader_of(t, &t->x, t->x.type);
+    p->fuses = !exactly && suits_fusion(t);
+    p->scales = p->fuses && (t->options.logit_scale != 1 || t->options.softcap != 0);
+    if (p->scales) p->numbers = transform_numbers_of(t->options.logit_scale, t->options.softcap);
+    const int transforms = !p->fuses && is_transformed(&t->options);
+    p->x = transforms ? transformed_reader_of(t) : reader_of(t, &t->x, t->x.type);
     /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward in the logits', the weights
      * of a logsumexp as they are: 1e-50 has no float32. */
     p->q = reader_of(t, &t->q,
                      t->work == LOG_SOFTMAX_BACKWARD ? t->x.type
                      : t->work == WEIGHTED_LOGSUMEXP ? ELEMENT_F64
-                                                     : lanes_type(t->x.type));
-    p->out = writer_of(t);
+                                                     : lanes_type(p->x.type));
+    p->out = writer_of(t, p->x.type);
     p->k = t->isa->of[p->x.type];
-    p->is_f64 = t->x.type == ELEMENT_F64;
-    p->spreads = has_spread(t);
+    p->is_f64 = p->x.type == ELEMENT_F64;
+    p->spreads = has_spread(t) && t->options.focal == 0;
+    p->spreads_after = has_spread(t) && t->options.focal != 0;
     p->whole = p->x.direct && !p->spreads && !t->long_rows && t->classes <= POLL_EVERY;
     p->s = subtrahend_of(t, 1);
     const int copies = !(p->x.direct && (p->q.direct || !t->q.data) && (p->out.direct || !t->out.data));
@@ -46,9 +59,11 @@ void open_place(place *p, const task *t)
     if (p->most_rows < 1 || !p->x.direct) p->most_rows = 1;
     const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX) && row_bytes <= KEPT_BYTES;
     /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
-    if (copies) p->buffers = malloc(3 * BLOCK * sizeof(f64));
+    if (copies) p->buffers = malloc((transforms ? 5 : 3) * BLOCK * sizeof(f64));
     if (keeps) p->kept.memory = malloc((size_t)(2 * p->most_rows * stride + VECTOR));
-    const cursor c = {t, copies ? BLOCK : POLL_EVERY, 0, (copies && !p->buffers) || (keeps && !p->kept.memory)};
+    if (p->scales && t->out.data) p->exps = malloc((BLOCK + MOST_LANES) * sizeof(f32));
+    const int lacks = (copies && !p->buffers) || (keeps && !p->kept.memory) || (p->scales && t->out.data && !p->exps);
+    const cursor c = {t, copies ? BLOCK : POLL_EVERY, 0, lacks};
     p->c = c;
     if (p->c.stopped) ran_out_of_memory(t);
     p->kept.stride = stride;
@@ -61,6 +76,10 @@ void open_place(place *p, const task *t)
         p->q.buffer = p->buffers + BLOCK;
         p->out.buffer = p->buffers + 2 * BLOCK;
     }
+    if (p->buffers && transforms) {
+        p->x.raw = p->out.narrowed = p->buffers + 3 * BLOCK;
+        p->x.slope = t->options.softcap != 0 ? p->buffers + 4 * BLOCK : NULL;
+    }
 }
 
 void close_place(place *p)
@@ -68,4 +87,7 @@ void close_place(place *p)
     p->t->isa->fence();
     free(p->buffers);
     free(p->kept.memory);
+    free(p->exps);
+    if (p->exact) close_place(p->exact);
+    free(p->exact);
 }

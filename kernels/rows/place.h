@@ -18,10 +18,11 @@ typedef struct {
     int has[BATCH];
 } exponentials;
 
-typedef struct {
+typedef struct place {
     const task *t;
     const block_functions *k;
-    int is_f64, spreads;
+    int is_f64, spreads;             /* the sums of class weights are made in the one pass, */
+    int spreads_after;               /* or by a pass of their own: so that a backward finds the same bits */
     int whole;                       /* a row is one block, read as it lies */
     subtrahend s;                    /* of a row of scale 1 */
     cursor c;
@@ -32,16 +33,23 @@ typedef struct {
     ptrdiff_t most_rows;             /* of a batch */
     ptrdiff_t near_rows;             /* that came one after the other with a maximum near 0 */
     exponentials kept;
-    gradient_job jobs[BATCH + 1];    /* rows of the batch before this one, and a place for the next */
+    int fuses;                       /* float32 lanes for logits that the options change (fused_rows.c), */
+    int scales;                      /* by more than a margin: */
+    transform_numbers numbers;
+    double slope[BATCH];             /* at the targets, over logit_scale */
+    f32 *exps;                       /* room for a block of e^z */
+    struct place *exact; /* the same thread's, for rows that must go the long way; NULL until there is one */
+    gradient_job jobs[BATCH + 1]; /* rows of the batch before this one, and a place for the next */
     gradient_queue queue;
 } place;
 
-/* Stopped where there is no memory. */
-void open_place(place *p, const task *t);
+/* Stopped where there is no memory. Exactly: no float32 lanes for logits that the options change. */
+void open_place(place *p, const task *t, int exactly);
 void close_place(place *p);
 
 static inline void go_to(place *p, ptrdiff_t row)
 {
+    if (p->x.transformed && p->t->targets.data) p->x.y = p->n.r.y[row - p->n.row];
     read_from(&p->x, p->t, row);
     read_from(&p->q, p->t, row);
     write_to(&p->out, p->t, row);
@@ -64,6 +72,19 @@ void read_batch(place *p);
 /* write_rows.c: the batch's results, and what waited to be written while it was read. */
 void write_batch(place *p);
 void write_waiting(place *p);
+
+/* One row to its sums in two passes, maximum first; and to its gradient. */
+void read_exactly(place *p, ptrdiff_t i);
+void write_gradient(place *p, ptrdiff_t i, const row_gradients *g);
+
+/* fused_rows.c: a logit as the options have it, without and with the margin; the row's maximum, from that of the logits as
+ * they are. */
+double changed(const place *p, double z);
+double changed_target(const place *p, double z, double *slope);
+double changed_max(place *p, ptrdiff_t i, double max, double z_y);
+/* What float32 lanes do not do: by another place, in float64. */
+void read_elsewhere(place *p, ptrdiff_t i);
+void write_elsewhere(place *p, ptrdiff_t i, const row_gradients *g);
 
 /* log_softmax_backward.c, weighted_logsumexp.c */
 void log_softmax_backward(place *p, ptrdiff_t first, ptrdiff_t last);

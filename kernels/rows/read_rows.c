@@ -76,7 +76,7 @@ static void sum_below(place *p, ptrdiff_t i, double max, anchor at)
 }
 
 /* Two passes, maximum first: for any row. */
-static void read_exactly(place *p, ptrdiff_t i)
+void read_exactly(place *p, ptrdiff_t i)
 {
     double max = -INFINITY;
     p->kept.has[i] = 0;
@@ -95,6 +95,12 @@ static void read_exactly(place *p, ptrdiff_t i)
     end_spread(p, i, max);
 }
 
+static compensated pass_over(place *p, const void *x, block b, anchor at, ptrdiff_t y, void *kept, double *max)
+{
+    if (p->scales) return p->k->transformed_sum(x, b.n, at, &p->numbers, y - b.at, kept, &p->queue, max);
+    return p->k->pass(x, b.n, at, y - b.at, kept, &p->queue, max);
+}
+
 /* One pass at the anchor for a maximum about the guess; 0 where that will not do. The target y is left out of the sum,
  * so that rest keeps its digits where y leads. */
 static int read_about(place *p, ptrdiff_t i, int64_t y, double guess, double *max)
@@ -106,7 +112,7 @@ static int read_about(place *p, ptrdiff_t i, int64_t y, double guess, double *ma
     if (!guess_anchor(p->is_f64, guess, &at, &most)) return 0;
     compensated sum = {0, 0};
     p->n.mass[i] = p->n.distance[i] = 0;
-    if (p->whole) {
+    if (p->whole && !p->scales) {
         const block b = {0, p->t->classes};
         sum = p->k->pass(read_block(&p->x, b), b.n, at, y, keeps ? kept_block(p, i, b) : NULL, &p->queue, max);
     } else {
@@ -115,12 +121,13 @@ static int read_about(place *p, ptrdiff_t i, int64_t y, double guess, double *ma
             const void *x = read_block(&p->x, b);
             void *kept = keeps ? kept_block(p, i, b) : NULL;
             double top;
-            compensated_join(&sum, p->k->pass(x, b.n, at, y - b.at, kept, &p->queue, &top));
+            compensated_join(&sum, pass_over(p, x, b, at, y, kept, &top));
             *max = top > *max ? top : *max;
             if (p->spreads) add_spread(p, i, b, x, guess);
         }
     }
     const double z = p->n.b.z[i];
+    if (p->fuses) *max = changed_max(p, i, *max, z);
     /* Past the anchor's maximum an exponent may have wrapped, and the sum be anything. */
     if (!(*max <= most && *max >= (guess < -NEAR(p->is_f64) ? guess : -NEAR(p->is_f64))) || !isfinite(sum.sum))
         return 0;
@@ -141,14 +148,19 @@ static void read_row(place *p, ptrdiff_t i, int64_t y)
 {
     double max;
     p->n.b.z[i] = y < 0 ? -INFINITY : read_element(&p->x, y);
+    if (p->fuses) p->n.b.z[i] = changed_target(p, p->n.b.z[i], p->slope + i);
     if (p->near_rows >= BATCH && !p->spreads && read_about(p, i, y, 0, &max)) return;
     block first = {0, 0};
     next_block(&p->c, &first);
     const double near = NEAR(p->is_f64);
-    const double guess = p->k->max(read_block(&p->x, first), first.n < GUESS_FROM ? first.n : GUESS_FROM);
+    double guess = p->k->max(read_block(&p->x, first), first.n < GUESS_FROM ? first.n : GUESS_FROM);
+    if (p->scales) guess = changed(p, guess);
     const int done = read_about(p, i, y, guess, &max), is_near = max >= -near && max <= MOST(p->is_f64);
     p->near_rows = is_near ? p->near_rows + 1 : 0;
-    if (!done && !(is_near && guess < -near && read_about(p, i, y, 0, &max))) read_exactly(p, i);
+    if (!done && !(is_near && guess < -near && read_about(p, i, y, 0, &max))) {
+        if (p->fuses) read_elsewhere(p, i);
+        else read_exactly(p, i);
+    }
 }
 
 /* If a class that is not the target dominates, 1 + rest cancels: the row is summed again without that class. A loss
@@ -179,6 +191,13 @@ void read_batch(place *p)
             const anchor at = anchor_at(max, sum_headroom(p->is_f64), p->is_f64);
             p->n.b.shift[i] = at.shift, p->n.b.k[i] = at.k;
             if (t->targets.data) p->n.b.z[i] = read_element(&p->x, p->n.r.y[i]);
+            if (p->fuses) p->n.b.z[i] = changed_target(p, p->n.b.z[i], p->slope + i);
+        }
+        if (p->spreads_after && !isnan(p->n.b.max[i])) {
+            const double mass = p->n.mass[i];    /* a backward's own */
+            spread_from(p, i, p->n.b.max[i]);
+            end_spread(p, i, p->n.b.max[i]);
+            if (t->work == BACKWARD) p->n.mass[i] = mass;
         }
     }
     t->isa->complete(&p->n.b, p->n.rows, 1, p->is_f64);
@@ -187,7 +206,8 @@ void read_batch(place *p)
         if (!lost_digits(p, i)) continue;
         const anchor at = {p->n.b.shift[i], p->n.b.k[i]};
         go_to(p, p->n.row + i);
-        sum_below(p, i, p->n.b.max[i], at);
+        if (p->fuses) read_elsewhere(p, i);
+        else sum_below(p, i, p->n.b.max[i], at);
         again = 1;
     }
     if (again) t->isa->complete(&p->n.b, p->n.rows, 1, p->is_f64);

@@ -1,5 +1,5 @@
 /* How results leave: the gradient, a softmax or a log-softmax, a block or a tile at a time, straight to where they
- * belong where a block function can write there, else copied. results.c says what a transform of the logits needs. */
+ * belong where a block function can write there, else copied, and rounded where they were made in float64. */
 #ifndef RESULTS_H
 #define RESULTS_H
 
@@ -13,12 +13,14 @@ typedef struct {
     const array *a;
     int direct;        /* block functions write to the array itself */
     int bypass;        /* by stores that bypass the caches */
+    int narrows;       /* they are written in float64, the results are not of that: */
+    void *narrowed;    /* room for a block of results */
     void *buffer;      /* BLOCK elements of float64's size, where they do not */
     char *row;         /* the row that is written, NULL where there is no array */
 } writer;
 
-/* Of the task's results; without its buffer. */
-writer writer_of(const task *t);
+/* Of the task's results, which block functions write in that type; without its buffer. */
+writer writer_of(const task *t, element type);
 
 static inline void write_to(writer *w, const task *t, ptrdiff_t row)
 {
@@ -34,6 +36,10 @@ static inline void *block_to_write(writer *w, block b)
 /* The block that was written there leaves. */
 static inline void write_block(writer *w, block b, const void *from)
 {
+    if (w->narrows) {
+        narrow_elements(w->a->type, from, b.n, w->narrowed);
+        from = w->narrowed;
+    }
     if (!w->direct) scatter(w->a, from, b.n, w->row + b.at * w->a->class_stride);
 }
 
@@ -50,9 +56,12 @@ typedef struct {
     int direct;
     int runs;        /* the rows lie one after the other, in the lanes' type */
     char *copies;    /* (BATCH, classes) elements of float64's size */
+    int narrows;     /* the tile is of float64, the results are not of that: */
+    void *narrowed;    /* room for a row of results */
 } tile_writer;
 
-tile_writer tile_writer_of(const task *t, int columns, char *copies);
+/* From a tile of lanes of that type. */
+tile_writer tile_writer_of(const task *t, element type, int columns, char *copies);
 
 void write_tile(const tile_writer *w, ptrdiff_t row, ptrdiff_t rows, const char *tile);
 

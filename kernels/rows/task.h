@@ -44,7 +44,17 @@ typedef struct {
     double class_weight_sum;          /* W; classes where there are no weights */
     const double *sample_weight;      /* IN (rows,) or NULL */
     double label_smoothing, z_loss;
+    double logit_scale;           /* 1 is not set */
+    double softcap;
+    const double *class_prior;    /* IN (classes,) or NULL */
+    double margin, focal;
 } row_options;
+
+/* The logits that the loss is of are not those that were given: c tanh(a z / c) + b_c, less m at the target. */
+static inline int is_transformed(const row_options *o)
+{
+    return o->logit_scale != 1 || o->softcap != 0 || o->class_prior || o->margin != 0;
+}
 
 /* What forward keeps of a row for backward, and a log-softmax, whose mass is 0, for its own. */
 typedef struct {

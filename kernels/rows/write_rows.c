@@ -36,7 +36,7 @@ static void prefetch_edges(const place *p, const char *out)
 }
 
 /* Row i. Where e^z was kept and everything lies where it can be used, it waits in the queue. */
-static void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
+void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
 {
     const task *t = p->t;
     const ptrdiff_t entry = p->n.r.y[i];
@@ -46,20 +46,29 @@ static void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
     const double of_e = g->factor[i] * p->n.b.unit[i], of_p = g->factor[i] * p->n.b.share[i];
     const int beyond = is_beyond(p->is_f64, max, of_p, s.scale * unit);
     const int keeps = !beyond && p->kept.has[i] && suits_kept(p->is_f64, g->factor[i], p->n.b.unit[i]);
+    if (p->fuses && (beyond || fabs(max) > anchor_limit(0))) {
+        write_elsewhere(p, i, g);
+        return;
+    }
+    const int again = p->scales && !keeps;    /* e^z is made again, block by block */
     const anchor at = {p->n.b.shift[i], p->n.b.k[i]};
     const anchored_factor f = keeps ? split_factor(of_e, at) : anchor_factor(p->is_f64, of_e, at, p->n.b.top[i]);
     if (!beyond) s.scale *= unit;
-    for (block b = {0, 0}; next_whole(&p->c, &b);) {
+    for (block b = {0, 0}; next_of(&p->c, &b, again ? BLOCK : p->c.most);) {
         gradient_job *job = p->queue.end;    /* in its place: see row_targets */
         job->kept = keeps ? kept_block(p, i, b) : NULL;
         job->x = keeps ? NULL : read_block(&p->x, b);
+        if (again) {
+            p->k->transformed_exp(job->x, b.n, f.at, &p->numbers, p->exps);
+            job->kept = p->exps, job->x = NULL;
+        }
         job->at = f.at;
         job->factor = f.factor, job->power = f.power;
         job->s.keep = s.keep, job->s.floor = s.floor, job->s.scale = s.scale;
         job->s.q = p->q.row ? read_block(&p->q, b) : NULL;
         job->s.w = weights_block(p, b);
         job->entry = entry < 0 ? -1 : entry - b.at;
-        job->value = g->value[i];
+        job->value = p->scales ? g->value[i] * p->slope[i] : g->value[i];
         job->out = block_to_write(&p->out, b);
         job->bypass = p->out.bypass;
         job->n = b.n, job->done = 0;
@@ -70,6 +79,10 @@ static void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         }
         if (beyond) gradient_beyond(p, b, job->x, of_p, max, job->s, entry, job->value, job->out);
         else p->k->gradient(job, b.n);
+        if (p->x.slope) {
+            read_block(&p->x, b);
+            for (ptrdiff_t j = 0; j < b.n; ++j) ((f64 *)job->out)[j] *= p->x.slope[j];
+        }
         write_block(&p->out, b, job->out);
     }
 }

@@ -125,6 +125,8 @@ SIMD vec_f64 v_of_int64_f64(const int64_t *a)
 {
     return _mm256_set_pd((double)a[3], (double)a[2], (double)a[1], (double)a[0]);
 }
+SIMD vec_f32 v_div_f32(vec_f32 a, vec_f32 b) { return _mm256_div_ps(a, b); }
+SIMD vec_f32 v_lost_f32(vec_f32 a, vec_f32 b, vec_f32 p) { return _mm256_fmsub_ps(a, b, p); }
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm256_div_pd(a, b); }
 SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p) { return _mm256_fmsub_pd(a, b, p); }
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)

@@ -148,6 +148,8 @@ SIMD void store_f64(f64 *x, vec_f64 a) { _mm512_storeu_pd(x, a); }
 SIMD void store_part_f64(f64 *x, ptrdiff_t n, vec_f64 a) { store_bytes(x, 8 * n, _mm512_castpd_si512(a)); }
 
 SIMD vec_f64 v_of_int64_f64(const int64_t *a) { return _mm512_cvtepi64_pd(_mm512_loadu_si512(a)); }
+SIMD vec_f32 v_div_f32(vec_f32 a, vec_f32 b) { return _mm512_div_ps(a, b); }
+SIMD vec_f32 v_lost_f32(vec_f32 a, vec_f32 b, vec_f32 p) { return _mm512_fmsub_ps(a, b, p); }
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm512_div_pd(a, b); }
 SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p) { return _mm512_fmsub_pd(a, b, p); }
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)

@@ -203,6 +203,12 @@ SIMD vec_f64 widened_from(vec_f32 a, int from)
 }
 SIMD vec_f64 v_widen_low_f32(vec_f32 a) { return widened_from(a, 0); }
 SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return widened_from(a, LANES_f64); }
+SIMD vec_f32 v_div_f32(vec_f32 a, vec_f32 b) { return a / b; }
+SIMD vec_f32 v_lost_f32(vec_f32 a, vec_f32 b, vec_f32 p)    /* the product of two float32 is a float64 */
+{
+    return v_narrow_f32(v_widen_low_f32(a) * v_widen_low_f32(b) - v_widen_low_f32(p),
+                        v_widen_high_f32(a) * v_widen_high_f32(b) - v_widen_high_f32(p));
+}
 
 #define BASE_HALF(TYPE)                                                       \
     SIMD vec_f32 load_##TYPE(const TYPE *x)                                   \

@@ -37,15 +37,14 @@ SIMD vec_f32 v_sub_f32(vec_f32 a, vec_f32 b) { return vsubq_f32(a, b); }
 SIMD vec_f32 v_mul_f32(vec_f32 a, vec_f32 b) { return vmulq_f32(a, b); }
 SIMD vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return vfmaq_f32(c, a, b); }
 SIMD vec_f32 v_fnma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return vfmsq_f32(c, a, b); }
-SIMD vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return vminnmq_f32(a, b); }
-SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return vmaxnmq_f32(a, b); }
-SIMD vec_f32 v_at_least_f32(vec_f32 a, vec_f32 b) { return vmaxq_f32(a, b); }
+SIMD vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return vminq_f32(a, b); }
+SIMD vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return vmaxq_f32(a, b); }
 SIMD vec_f32 v_raise_f32(vec_f32 p, vec_f32 t, int shift)
 {
     (void)shift;
     return value_f32(vaddq_u32(bits_f32(p), vshlq_n_u32(bits_f32(t), EXP_SHIFT_f32)));
 }
-SIMD vec_f32 v_power_f32(vec_f32 t) { return value_f32(vshlq_n_u32(bits_f32(t), 23)); }
+SIMD vec_f32 v_from_bits_f32(vec_f32 t) { return value_f32(vshlq_n_u32(bits_f32(t), 23)); }
 SIMD mask_f32 v_less_f32(vec_f32 a, vec_f32 b) { return vcltq_f32(a, b); }
 SIMD mask_f32 v_equal_f32(vec_f32 a, vec_f32 b) { return vceqq_f32(a, b); }
 SIMD mask_f32 v_unequal_f32(vec_f32 a, vec_f32 b) { return vmvnq_u32(vceqq_f32(a, b)); }
@@ -59,7 +58,7 @@ SIMD vec_f64 v_widen_high_f32(vec_f32 a) { return vcvt_high_f64_f32(a); }
 SIMD vec_f32 v_add_where_f32(mask_f32 m, vec_f32 a, vec_f32 b) { return vaddq_f32(a, v_only_where_f32(m, b)); }
 SIMD vec_f32 v_where_f32(mask_f32 m, vec_f32 a, vec_f32 b) { return vbslq_f32(m, a, b); }
 SIMD double v_sum_f32(vec_f32 a) { return vaddvq_f64(vaddq_f64(v_widen_low_f32(a), v_widen_high_f32(a))); }
-SIMD f32 v_top_f32(vec_f32 a) { return vmaxnmvq_f32(a); }
+SIMD f32 v_top_f32(vec_f32 a) { return vmaxvq_f32(a); }
 SIMD vec_f32 load_f32(const f32 *x) { return vld1q_f32(x); }
 SIMD void store_f32(f32 *x, vec_f32 a) { vst1q_f32(x, a); }
 
@@ -132,15 +131,14 @@ SIMD vec_f64 v_sub_f64(vec_f64 a, vec_f64 b) { return vsubq_f64(a, b); }
 SIMD vec_f64 v_mul_f64(vec_f64 a, vec_f64 b) { return vmulq_f64(a, b); }
 SIMD vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return vfmaq_f64(c, a, b); }
 SIMD vec_f64 v_fnma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return vfmsq_f64(c, a, b); }
-SIMD vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return vminnmq_f64(a, b); }
-SIMD vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return vmaxnmq_f64(a, b); }
-SIMD vec_f64 v_at_least_f64(vec_f64 a, vec_f64 b) { return vmaxq_f64(a, b); }
+SIMD vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return vminq_f64(a, b); }
+SIMD vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return vmaxq_f64(a, b); }
 SIMD vec_f64 v_raise_f64(vec_f64 p, vec_f64 t, int shift)
 {
     (void)shift;
     return value_f64(vaddq_u64(bits_f64(p), vshlq_n_u64(bits_f64(t), EXP_SHIFT_f64)));
 }
-SIMD vec_f64 v_power_f64(vec_f64 t) { return value_f64(vshlq_n_u64(bits_f64(t), 52)); }
+SIMD vec_f64 v_from_bits_f64(vec_f64 t) { return value_f64(vshlq_n_u64(bits_f64(t), 52)); }
 SIMD mask_f64 v_less_f64(vec_f64 a, vec_f64 b) { return vcltq_f64(a, b); }
 SIMD mask_f64 v_equal_f64(vec_f64 a, vec_f64 b) { return vceqq_f64(a, b); }
 SIMD mask_f64 v_unequal_f64(vec_f64 a, vec_f64 b)
@@ -155,7 +153,7 @@ SIMD vec_f64 v_zero_where_f64(mask_f64 m, vec_f64 a) { return value_f64(vbicq_u6
 SIMD vec_f64 v_add_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return vaddq_f64(a, v_only_where_f64(m, b)); }
 SIMD vec_f64 v_where_f64(mask_f64 m, vec_f64 a, vec_f64 b) { return vbslq_f64(m, a, b); }
 SIMD double v_sum_f64(vec_f64 a) { return vaddvq_f64(a); }
-SIMD f64 v_top_f64(vec_f64 a) { return vmaxnmvq_f64(a); }
+SIMD f64 v_top_f64(vec_f64 a) { return vmaxvq_f64(a); }
 SIMD vec_f64 load_f64(const f64 *x) { return vld1q_f64(x); }
 SIMD void store_f64(f64 *x, vec_f64 a) { vst1q_f64(x, a); }
 SIMD vec_f64 load_part_f64(const f64 *x, ptrdiff_t n, f64 fill)
@@ -169,6 +167,8 @@ SIMD void store_part_f64(f64 *x, ptrdiff_t n, vec_f64 a)
 }
 
 SIMD vec_f64 v_of_int64_f64(const int64_t *a) { return vcvtq_f64_s64(vld1q_s64(a)); }
+SIMD vec_f32 v_div_f32(vec_f32 a, vec_f32 b) { return vdivq_f32(a, b); }
+SIMD vec_f32 v_lost_f32(vec_f32 a, vec_f32 b, vec_f32 p) { return vfmaq_f32(vnegq_f32(p), a, b); }
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return vdivq_f64(a, b); }
 SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p) { return vfmaq_f64(vnegq_f64(p), a, b); }
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)

@@ -1,15 +1,15 @@
 /* The vector operations of one ISA, under names without a type: vec, v_add ... mean those of REAL (f32 or f64), v_load
  * and v_store those of ELEMENT (f16, bf16, f32, f64), whatever these are where the name is used.
  *
- *   v_max(a, b), v_min  b where a is NaN; where b is, which of them hangs on the ISA
+ *   v_max(a, b), v_min  NaN where b is; where a is, b or NaN
  *   v_fma(a, b, c)      a b + c;  v_fnma: c - a b
  *   v_scale(p, n)       p 2^n for n rounded down, 0 below the smallest number, where the ISA has that (SCALES_TO_ZERO)
  *   v_lookup(table, t)  where there is a table of EXP_TABLE numbers, the one that the low bits of t name
  *   v_raise(p, t, s)    where the ISA has no v_scale: the bits of p plus those of t shifted left by s, which is p 2^n
  *                       where n are the low bits of t. From a table comes a p that lacks the bits by which it was
  *                       named: here they are added again
- *   v_at_least(a, b), v_power(t)   where the ISA has EXP_FROM_BITS (math/exp.h): the larger, NaN where a is; and 2^(n-b) for
- *                       an n from 1 to 2b that the low bits of t are, where b is the bias of an exponent, and 0 for n = 0
+ *   v_from_bits(t)      where the ISA has EXP_FROM_BITS (math/exp.h): 2^(n-b) for an n from 1 to 2b that the low bits of
+ *                       t are, where b is the bias of an exponent, and 0 for n = 0
  *   v_add_where(m, a, b)  a + b where m holds, else a
  *   v_unequal(a, b)     true where either is NaN
  *   v_zero_where(m, a)  0 where m holds, else a;  v_only_where(m, a): a where m holds, else 0;  v_where(m, a, b): a where m holds, else b
@@ -22,7 +22,8 @@
  *   v_load_parts(x, a), v_store_part_of(x, v, i)   a vector's parts from x, x + a ...; its i-th to x
  *   v_widen(a, u)       float64 lanes of the u-th part of WIDE: 2 for float32, 1 for float64
  *   v_of_int64(a)       LANES_f64 integers from a on, rounded to float64
- *   v_lost(a, b, p)     a b - p exactly, p being the rounded product (float64)
+ *   v_lost(a, b, p)     a b - p, rounded once; exact where p is the rounded product
+ *   v_div(a, b)         the quotient
  *   v_bypass(x, a)      a store that bypasses the caches, x aligned to the vector; fence() before the thread leaves */
 #ifndef SIMD_H
 #define SIMD_H
@@ -76,6 +77,8 @@ static const f64 lane_numbers_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 #define v_max PASTE(v_max, REAL)
 #define v_min PASTE(v_min, REAL)
 #define v_scale PASTE(v_scale, REAL)
+#define v_div PASTE(v_div, REAL)
+#define v_lost PASTE(v_lost, REAL)
 #define v_raise PASTE(v_raise, REAL)
 #define v_lookup PASTE(v_lookup, REAL)
 #define v_less PASTE(v_less, REAL)

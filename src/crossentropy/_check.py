@@ -15,7 +15,7 @@ import numpy as np
 
 from . import _arrays, _device, _foreign, _memory
 from ._arrays import FLOATS, INTEGERS, Array, Layout
-from ._options import ARRAYS, OPTIONS, RowOptions, integer, numeric_of, real, reduction_of
+from ._options import ARRAYS, NEED_INDEX, OPTIONS, RowOptions, integer, numeric_of, real, reduction_of
 
 # ---------------------------------------------------------------------- rules about how arrays lie, wherever that is
 
@@ -91,9 +91,11 @@ def are_probabilities(targets: Layout, x: Layout, axis: int, integer_logits: boo
     """Whether targets are probabilities, like the logits, and not classes, of the rows' shape."""
     rows_shape = _arrays.without(x.shape, axis)
     if (targets.dtype in INTEGERS or targets.dtype == "bool") and targets.shape == x.shape:
+        if targets.on_host:
+            return True
         raise TypeError(
             f"targets look one-hot, {targets.dtype} of the shape of logits, {x.shape}: pass their classes, "
-            f"targets.argmax({axis}), or floats"
+            f"targets.argmax({axis}), or floats, on a device where nothing is copied implicitly"
         )
     if targets.dtype in INTEGERS:
         if targets.shape != rows_shape:
@@ -116,7 +118,7 @@ def are_probabilities(targets: Layout, x: Layout, axis: int, integer_logits: boo
 def require_weights(w: Layout, x: Layout, axis: int, name: str) -> None:
     """Raise unless an option that is an array is floating, or a mask, with a number for each class, or row."""
     shape = (x.shape[axis],) if OPTIONS[name].over == "classes" else _arrays.without(x.shape, axis)
-    if w.dtype != "bool":
+    if w.dtype != "bool" or not OPTIONS[name].entries.may_be_mask:
         require_float(w, name)
     if w.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {w.shape}")
@@ -127,10 +129,31 @@ def ignored(value: Any, targets: Layout, probabilities: bool) -> int | None:
     if value is None:
         return None
     if probabilities:
-        raise ValueError("ignore_index is for index targets; with probability targets use sample_weight")
+        raise needs_index("ignore_index")
     index = integer(value, "ignore_index")
     limits = np.iinfo(targets.dtype)
     return index if limits.min <= index <= limits.max else None
+
+
+def needs_index(name: str) -> ValueError:
+    """The error for an option that goes with classes only."""
+    way = "; with probability targets use where or sample_weight" * (name == "ignore_index")
+    return ValueError(f"{name} is for index targets{way}")
+
+
+def require_index(left: Mapping[str, Any], probabilities: bool) -> None:
+    """Raise where an option that is not at its default goes with classes only, and the targets are probabilities."""
+    for name in NEED_INDEX if probabilities else ():
+        if name in left:
+            raise needs_index(name)
+
+
+def require_where(w: Layout, x: Layout, axis: int) -> None:
+    """Raise unless ``where`` is boolean, of the rows' shape."""
+    if w.dtype != "bool":
+        raise TypeError(f"where must be boolean, got {w.dtype}")
+    if w.shape != (shape := _arrays.without(x.shape, axis)):
+        raise ValueError(f"where must have shape {shape}, got {w.shape}")
 
 
 def require_grad_output(g: Layout, reduction: str, rows_shape: tuple[int, ...], name: str = "grad_output") -> None:
@@ -356,11 +379,15 @@ def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
                 raise no_weights(left[name], like, axis, name)
             sources[name] = array(left[name], name)
             options[name] = _weights(sources[name], like, axis, name)
+    if "where" in left:
+        sources["where"] = array(left["where"], "where")
+        options["sample_weight"] = _masked(options.get("sample_weight"), sources["where"], like, axis)
     options |= numeric_of(left)
+    require_index(left, probabilities)
     if "ignore_index" in left:
         options["ignore_index"] = ignored(left["ignore_index"], targets, probabilities)
     last = classes_last(x, axis)
-    t = classes_last(sources["targets"], axis) if probabilities else _classes(sources["targets"])
+    t = classes_last(_floating(sources["targets"]), axis) if probabilities else _classes(sources["targets"])
     row = RowOptions(**options, probabilities=probabilities)
     return Loss(last, t, row, last.shape[:-1], axis, *reduction_of(left), sources)
 
@@ -381,12 +408,31 @@ def _weights(value: np.ndarray, x: Layout, axis: int, name: str) -> np.ndarray:
     w, lies = (value, _arrays.on_host(value)) if value.dtype.kind == "b" else floats(value, name)  # False is 0, True 1
     require_weights(lies, x, axis, name)
     flat = np.require(w, np.float64, ["C", "A"]).reshape(-1)
-    bad = ~((flat >= 0) & (flat < np.inf))
+    entries = OPTIONS[name].entries
+    bad = ~entries.hold(flat)
     if bad.any():
         first = int(bad.argmax())
         where = at(name, index_of(first, w.shape))
-        raise ValueError(f"{name} must be finite and not negative, got {where} = {flat[first]}")
+        raise ValueError(f"{name} must be {entries.told}, got {where} = {flat[first]}")
     return flat
+
+
+def _masked(weights: np.ndarray | None, where: np.ndarray, x: Layout, axis: int) -> np.ndarray:
+    """Sample weights that are 0 where ``where`` is False."""
+    require_where(_arrays.on_host(where), x, axis)
+    counts = where.astype(np.float64).reshape(-1)
+    return counts if weights is None else weights * counts
+
+
+def _floating(t: np.ndarray) -> np.ndarray:
+    """Probability targets as kernels read them: integers and booleans, which are one-hot, become floating."""
+    if t.dtype.kind not in "biu":
+        return t
+    if t.dtype.kind != "b" and t.size and not 0 <= t.min() <= t.max() <= 1:
+        first = int(((t < 0) | (t > 1)).argmax())
+        told = f"{at('targets', index_of(first, t.shape))} = {t.reshape(-1)[first]}"
+        raise ValueError(f"integer targets of the shape of logits must be one-hot, 0 or 1, got {told}")
+    return _memory.copied(t, np.float32)
 
 
 def _classes(t: np.ndarray) -> np.ndarray:

@@ -59,6 +59,13 @@ def _number(holds: Callable[[float], bool], told: str) -> Callable[[Any, str], f
     return rule
 
 
+def _cap(value: Any, name: str) -> float:
+    number = 0.0 if value is None else real(value, name)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be finite and positive, or 0 or None for none, got {value!r}")
+    return number
+
+
 def _normalizer(value: Any, name: str) -> float:
     number = real(value, name)
     if not 0 < number < math.inf:
@@ -76,15 +83,27 @@ def _reduction(value: Any, name: str) -> str:
 # ---------------------------------------------------------------------- the table
 
 
+class Entries(NamedTuple):
+    """What holds of each number of an option that is an array, the words for that, and whether it may be a mask."""
+
+    hold: Callable[[Any], Any]
+    told: str
+    may_be_mask: bool
+
+
+WEIGHTS = Entries(lambda numbers: (numbers >= 0) & (numbers < math.inf), "finite and not negative", True)
+ADDED = Entries(lambda numbers: numbers < math.inf, "finite or -inf", False)
+
+
 class Option(NamedTuple):
     """What there is to know of an option.
 
     ``rule(value, name)`` is the value as the package works with it, or the error that names the option, the rule and
     the value. An option ``of`` the 'row' changes what a row yields, and goes to backends; one of the 'call' does not.
-    One with a shape (``over``) is an array: a number for each class, or row. A value is ``inert`` where it changes
-    nothing in a call whose every target is a class. ``samples`` are the values, beside the default, that the
-    conformance suite crosses with every other option; the fuzzer draws from these and ``draws``, and what must be
-    refused from ``bad``.
+    One with a shape (``over``) is an array: a number for each class, or row, of which ``entries`` holds. One that
+    ``needs_index`` goes with index targets alone. A value is ``inert`` where it changes nothing in a call whose every
+    target is a class. ``samples`` are the values, beside the default, that the conformance suite crosses with every
+    other option; the fuzzer draws from these and ``draws``, and what must be refused from ``bad``.
     """
 
     default: Any
@@ -93,6 +112,8 @@ class Option(NamedTuple):
     rule: Callable[[Any, str], Any] | None = None
     of: Literal["row", "call"] = "row"
     over: Literal["", "classes", "rows"] = ""
+    entries: Entries = WEIGHTS
+    needs_index: bool = False
     inert: Callable[[Any], bool] = lambda value: False
     samples: tuple[Any, ...] = ()
     draws: tuple[Any, ...] = ()
@@ -136,6 +157,16 @@ class TargetOptions(TypedDict, total=False):
             over="rows",
         ),
     ]
+    where: Annotated[
+        ArrayLike | None,
+        Option(
+            None,
+            "array_like of bool, of the rows' shape, optional",
+            "Rows where it is False do not count, whatever they hold: as with a ``sample_weight`` of 0.",
+            of="call",
+            over="rows",
+        ),
+    ]
     ignore_index: Annotated[
         SupportsIndex | None,
         Option(
@@ -143,6 +174,7 @@ class TargetOptions(TypedDict, total=False):
             "int, optional",
             "Rows with this target do not count, whatever they hold: loss and gradient 0. Index targets only.",
             integer,
+            needs_index=True,
             inert=lambda value: type(value) is int and value < 0,
         ),
     ]
@@ -173,6 +205,74 @@ class ExtraOptions(TypedDict, total=False):
             samples=(0.01,),
             draws=(1e-4, 1.0),
             bad=(-1.0, math.inf, math.nan, None),
+        ),
+    ]
+    logit_scale: Annotated[
+        float,
+        Option(
+            1.0,
+            "float > 0, default 1",
+            "a: logits are multiplied by it, first of all (1 / temperature).",
+            _number(lambda value: 0 < value < math.inf, "finite and positive"),
+            samples=(0.7,),
+            draws=(0.125, 3.0),
+            bad=(0, -1.0, math.inf, math.nan, None, "1"),
+        ),
+    ]
+    softcap: Annotated[
+        float | None,
+        Option(
+            0.0,
+            "float > 0, or 0 or None for none, default 0",
+            "c: logits go through c tanh(z / c), after ``logit_scale``; an infinite one becomes c or -c (Gemma 2).",
+            _cap,
+            inert=lambda value: value is None,
+            samples=(5.0,),
+            draws=(1.5, 30.0),
+            bad=(-1.0, math.inf, math.nan, "1"),
+        ),
+    ]
+    margin: Annotated[
+        float,
+        Option(
+            0.0,
+            "float, default 0",
+            "m: the target's logit is lowered by it, last of all (additive margin; CosFace's s (cos - m) is\n"
+            "``logit_scale=s, margin=s * m``). Index targets only.",
+            _number(math.isfinite, "finite"),
+            needs_index=True,
+            samples=(0.6,),
+            draws=(-2.5, 10.0),
+            bad=(math.inf, math.nan, None, "1"),
+        ),
+    ]
+    focal: Annotated[
+        float,
+        Option(
+            0.0,
+            "float >= 0, default 0",
+            "gamma: a row's loss, but for its z-loss, is multiplied by (1 - p_y)^gamma. Index targets only.",
+            _number(lambda value: 0 <= value < math.inf, "finite and not negative"),
+            needs_index=True,
+            samples=(2.0,),
+            draws=(0.5, 1.0, 5.0),
+            bad=(-1.0, math.inf, math.nan, None),
+        ),
+    ]
+
+
+class PriorOption(TypedDict, total=False):
+    """What is added to the logits of every row: an array, so that drop-ins take it in a place of its own."""
+
+    class_prior: Annotated[
+        ArrayLike | None,
+        Option(
+            None,
+            "array_like, shape (C,), optional",
+            "b_c, finite or -inf: added to the logits, after ``softcap`` (logit adjustment). A class of -inf is\n"
+            "masked: it has probability and gradient 0.",
+            over="classes",
+            entries=ADDED,
         ),
     ]
 
@@ -217,7 +317,7 @@ class ReductionOptions(TypedDict, total=False):
     ]
 
 
-class LinearOptions(TargetOptions, ExtraOptions, ReductionOptions, total=False):
+class LinearOptions(TargetOptions, PriorOption, ExtraOptions, ReductionOptions, total=False):
     """The options of a loss of hidden states: ``**options: Unpack[LinearOptions]``."""
 
 
@@ -236,6 +336,7 @@ DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 _OF_ROW = [name for name, option in OPTIONS.items() if option.of == "row"]
 ARRAYS = tuple(name for name in _OF_ROW if OPTIONS[name].over)
 NUMERIC = tuple(name for name in _OF_ROW if OPTIONS[name].numeric)
+NEED_INDEX = tuple(name for name, option in OPTIONS.items() if option.needs_index)
 
 # The options as backends get them: arrays are contiguous float64, (C,) or (N,), or None; ignore_index is None where no
 # target can equal it; numbers are floats. ``probabilities`` says which kind the targets are.

@@ -102,7 +102,7 @@ def cross_entropy_grad_row(z, y, scale, grad):
         return np.nan
     x_buffer, _, scratch, pad = parts(np.empty(SCRATCH, z.dtype))
     row, at, out, to = as_row(z), address(z), as_row(grad), address(grad)
-    m, rest, log_sum, target = read_row(row, at, z.size, y, True, x_buffer, pad, 0)
+    m, rest, log_sum, target = read_row(row, at, z.size, y, 0.0, True, x_buffer, pad, 0)
     if math.isnan(m):
         grad[:] = np.nan
         return np.nan
@@ -132,5 +132,5 @@ def log_softmax_row(z, out):
         return
     x_buffer, _, scratch, pad = parts(np.empty(SCRATCH, z.dtype))
     row, at = as_row(z), address(z)
-    m, _, log_sum, _ = read_row(row, at, z.size, -1, False, x_buffer, pad, 0)
+    m, _, log_sum, _ = read_row(row, at, z.size, -1, 0.0, False, x_buffer, pad, 0)
     write_log_softmax(row, at, as_row(out), address(out), z.size, m, log_sum, False, 0, x_buffer, scratch)

@@ -19,9 +19,12 @@ Conventions. A product with a weight or probability of exactly 0 is 0, also with
 
 from __future__ import annotations
 
+import decimal
 import math
 import operator
 from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 # ---------------------------------------------------------------------- one row
@@ -34,6 +37,11 @@ def two_diff(a: float, b: float) -> tuple[float, float]:
         return d, 0.0
     b_seen = a - d
     return d, (a - (d + b_seen)) + (b_seen - b)
+
+
+def two_sum(a: float, b: float) -> tuple[float, float]:
+    """a + b as a pair, likewise."""
+    return two_diff(a, -b)
 
 
 def exp_diff(a: float, b: float) -> float:
@@ -59,11 +67,12 @@ class Partial(NamedTuple):
     """What a block of classes is reduced to: its maximum m and R, as in the module's docstring.
 
     The sum of e^z over the block is e^m (1 + R). A row is one block, or several that are merged: cache blocks, shards
-    of a vocabulary, a matrix too large for memory.
+    of a vocabulary, a matrix too large for memory. ``low`` is what the maximum is short of, where logits are pairs.
     """
 
     max: float
     rest: float
+    low: float = 0.0
 
     @property
     def log_sum(self) -> float:
@@ -73,17 +82,25 @@ class Partial(NamedTuple):
     @property
     def lse(self) -> float:
         """Log of the sum of e^z."""
-        return self.max + self.log_sum
+        return self.max + (self.log_sum + self.low)
 
 
 UNDEFINED = Partial(math.nan, math.nan)
 
 
-def partial(z: Sequence[float]) -> Partial:
-    """The Partial of a block of at least one logit; NaN where it holds a NaN or +inf, or nothing but -inf."""
+def partial(z: Sequence[float], lows: Sequence[float] | None = None) -> Partial:
+    """The Partial of a block of at least one logit; NaN where it holds a NaN or +inf, or nothing but -inf.
+
+    With ``lows`` a logit is a pair, z_c + low_c.
+    """
     m = max(z)
     if any(map(math.isnan, z)) or math.isinf(m):
         return UNDEFINED
+    if lows is not None:
+        m, low = max(zip(z, lows, strict=True))
+        top = list(zip(z, lows, strict=True)).index((m, low))
+        terms = [exp_diff(value, m) * (1.0 + (own - low)) for value, own in zip(z, lows, strict=True)]
+        return Partial(m, math.fsum(terms[:top] + terms[top + 1 :]), low)
     top = z.index(m)
     others = [value for c, value in enumerate(z) if c != top]
     rest = math.fsum(exp_diff(value, m) for value in others)
@@ -214,15 +231,80 @@ class Row(NamedTuple):
     """The options of one row.
 
     weight is the row's sample weight v; class_weight the w_c (None: all 1); label_smoothing is epsilon, z_loss lambda.
+    logit_scale is a, softcap c (0: none), class_prior the b_c (None: all 0), margin m, focal gamma.
     """
 
     weight: float = 1.0
     class_weight: Sequence[float] | None = None
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    logit_scale: float = 1.0
+    softcap: float = 0.0
+    class_prior: Sequence[float] | None = None
+    margin: float = 0.0
+    focal: float = 0.0
 
 
 PLAIN = Row()
+
+
+class Transformed(NamedTuple):
+    """The logits that a loss is of, z + low to twice the digits of a float, and their slopes on what was given.
+
+    A row's largest logit and its target's cancel in a small loss, so that rounding either would show in it.
+    """
+
+    z: list[float]
+    low: list[float] | None
+    slope: list[float]
+
+
+def scaled(value: float, scale: float) -> tuple[float, float]:
+    """scale times value as a pair."""
+    product = scale * value
+    if not math.isfinite(product):
+        return product, 0.0
+    return product, float(Fraction(scale) * Fraction(value) - Fraction(product))
+
+
+def capped(high: float, low: float, cap: float) -> tuple[float, float, float]:
+    """c tanh(u / c) of a pair u as a pair, and its slope 1 - tanh^2(u / c): c (1 - s) and s (2 - s) for u >= 0.
+
+    s = 2 E / (1 + E) with E = e^(-2 |u| / c), which keeps its digits where tanh is near 1.
+    """
+    if not math.isfinite(high):
+        return math.copysign(cap, high) if math.isinf(high) else high, 0.0, 0.0 if math.isinf(high) else high
+    with decimal.localcontext(decimal.Context(prec=60, Emin=-(10**6), Emax=10**6)):
+        u, c = abs(Decimal(high) + Decimal(low)), Decimal(cap)
+        e = (-2 * u / c).exp()
+        s = 2 * e / (1 + e)
+        # Of a small u / c, all but the first terms of the series are below the pair's last digit.
+        value = c * (1 - s) if u > c * Decimal("1e-20") else u
+        value = value.copy_sign(Decimal(high))
+        capped_high = float(value)
+        return capped_high, float(value - Decimal(capped_high)), float(s * (2 - s))
+
+
+def transformed(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> Transformed:
+    """c tanh(a z / c) + b, less m at the target that is a class: scale, softcap, prior and margin in this order."""
+    a, c, b, m = options.logit_scale, options.softcap, options.class_prior, options.margin
+    highs, lows, slopes = list(z), [0.0] * len(z), [1.0] * len(z)
+    if a == 1 and not c and b is None and not m:
+        return Transformed(highs, None, slopes)
+    for k, value in enumerate(z):
+        high, low, slope = *scaled(value, a), 1.0
+        if c:
+            high, low, slope = capped(high, low, c)
+        for term in (0.0 if b is None else b[k], -m if isinstance(target, int) and k == target else 0.0):
+            high, more = two_sum(high, term)
+            high, low = two_sum(high, low + more)
+        highs[k], lows[k], slopes[k] = high, low, a * slope
+    return Transformed(highs, lows, slopes)
+
+
+def below_max(z: Transformed, s: Partial, c: int) -> tuple[float, float, float]:
+    """m - z_c, whose sum is exact."""
+    return *two_diff(s.max, z.z[c]), s.low - z.low[c] if z.low is not None and math.isfinite(z.z[c]) else 0.0
 
 
 def smoothed(q: Sequence[float], epsilon: float) -> list[float]:
@@ -240,19 +322,45 @@ def target_weights(target: int | Sequence[float], classes: int, options: Row) ->
     return [w_c * q_c for w_c, q_c in zip(w, smoothed(q, options.label_smoothing), strict=True)]
 
 
-def cross_entropy(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> float:
-    """The loss of one row: v [sum_c t_c (lse - z_c) + lambda lse^2] (eq. 5; eq. 6 where the target is one class).
+class Terms(NamedTuple):
+    """What the loss of a row and its gradient are made of."""
 
-    lse - z_c = (m - z_c) + log1p(R) is a sum of two terms >= 0.
+    z: Transformed
+    s: Partial
+    t: list[float]
+    data: float  # D = sum_c t_c (lse - z_c)
+    log_p: float  # of the class that is the target; 0 where there is none
+    factor: float  # f = (1 - p_y)^gamma
+    slope: float  # of f on log p_y, but for its sign: gamma (1 - p_y)^(gamma - 1) p_y
+
+
+def terms_of(z: Sequence[float], target: int | Sequence[float], options: Row) -> Terms:
+    """The terms of a row; NaN where its maximum is."""
+    given, t = transformed(z, target, options), target_weights(target, len(z), options)
+    s = partial(given.z, given.low)
+    data = total([times(t_c, part) for c, t_c in enumerate(t) for part in (*below_max(given, s, c), s.log_sum)])
+    log_p = -total([*below_max(given, s, target), s.log_sum]) if isinstance(target, int) else 0.0
+    if not options.focal or math.isnan(s.max):
+        return Terms(given, s, t, data, log_p, 1.0, 0.0)
+    below_1, gamma = -math.expm1(log_p), options.focal
+    if below_1 == 0:  # no other class has any probability
+        return Terms(given, s, t, data, log_p, 0.0, math.inf if gamma < 1 else float(gamma == 1))
+    factor = below_1**gamma
+    return Terms(given, s, t, data, log_p, factor, gamma * (factor / below_1) * math.exp(log_p))
+
+
+def cross_entropy(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> float:
+    """The loss of one row: v [f sum_c t_c (lse - z_c) + lambda lse^2] (eq. 5; eq. 6 where the target is one class).
+
+    lse - z_c = (m - z_c) + log1p(R) is a sum of two terms >= 0. The logits are those of `transformed`, and
+    f = (1 - p_y)^gamma, 1 without focal.
     """
     if options.weight == 0:
         return 0.0
-    s = partial(z)
-    if math.isnan(s.max):
+    r = terms_of(z, target, options)
+    if math.isnan(r.s.max):
         return math.nan
-    t = target_weights(target, len(z), options)
-    terms = [times(t_c, part) for t_c, value in zip(t, z, strict=True) for part in (*two_diff(s.max, value), s.log_sum)]
-    return options.weight * total([*terms, times(options.z_loss, s.lse * s.lse)])
+    return options.weight * total([times(r.factor, r.data), times(options.z_loss, r.s.lse * r.s.lse)])
 
 
 def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> list[float]:
@@ -262,28 +370,44 @@ def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], option
     passes 1/2,
 
         a p_y - t_y = (a - t_y) + a (p_y - 1) = sum_{c != y} t_c + 2 lambda lse + a expm1(log p_y).
+
+    Focal multiplies each t_c by f, and adds g = gamma (1 - p_y)^(gamma - 1) p_y D to that of the target. The slopes of
+    `transformed` multiply what comes of this.
     """
     if options.weight == 0:
         return [0.0] * len(z)
-    s = partial(z)
-    if math.isnan(s.max):
+    r = terms_of(z, target, options)
+    if math.isnan(r.s.max):
         return [math.nan] * len(z)
-    t = target_weights(target, len(z), options)
-    z_term = times(2.0 * options.z_loss, s.lse)
+    p = probabilities(r.z, r.s)
+    z_term, t = times(2.0 * options.z_loss, r.s.lse), [times(r.factor, t_c) for t_c in r.t]
+    if isinstance(target, int):
+        t[target] = total([t[target], times(r.slope, r.data)])
     a = total([*t, z_term])
-    p = softmax(z)
-    grad = [total([a * p_c, -t_c]) for p_c, t_c in zip(p, t, strict=True)]
+    grad = [total([times(p_c, a), -t_c]) for p_c, t_c in zip(p, t, strict=True)]
     if isinstance(target, int) and p[target] > 0.5:
         others = [t_c for c, t_c in enumerate(t) if c != target]
-        grad[target] = total([*others, z_term, a * math.expm1(log_softmax(z)[target])])
-    return [options.weight * value for value in grad]
+        grad[target] = total([*others, z_term, a * math.expm1(r.log_p)])
+    return [times(slope, options.weight * value) for slope, value in zip(r.z.slope, grad, strict=True)]
+
+
+def probabilities(z: Transformed, s: Partial) -> list[float]:
+    """p_c of logits that may be pairs."""
+    lows = [0.0] * len(z.z) if z.low is None else [low - s.low for low in z.low]
+    return [exp_diff(value, s.max) * (1.0 + low) / (1.0 + s.rest) for value, low in zip(z.z, lows, strict=True)]
 
 
 def largest_terms(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> list[float]:
     """The larger of the two terms of each entry of the gradient, v a p_c and v t_c: in its ulp an entry is judged."""
-    t = target_weights(target, len(z), options)
-    a = total([*t, abs(times(2.0 * options.z_loss, logsumexp(z)))])
-    return [options.weight * max(a * p_c, abs(t_c)) for p_c, t_c in zip(softmax(z), t, strict=True)]
+    r = terms_of(z, target, options)
+    t = [times(r.factor, t_c) for t_c in r.t]
+    if isinstance(target, int):
+        t[target] += times(r.slope, r.data)
+    a = total([*t, abs(times(2.0 * options.z_loss, r.s.lse))])
+    p = probabilities(r.z, r.s)
+    return [
+        options.weight * slope * max(times(p_c, a), abs(t_c)) for p_c, t_c, slope in zip(p, t, r.z.slope, strict=True)
+    ]
 
 
 # ---------------------------------------------------------------------- the batch (algorithm 1's cost)

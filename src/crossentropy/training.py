@@ -177,16 +177,18 @@ def fit(
         shapes = f"{model.weights.shape} and {model.bias.shape}"
         raise ValueError(f"start must have weights {(x.shape[1], k)} and bias {(k,)}, got {shapes}")
     velocity = Model(*map(np.zeros_like, model))
+    options: dict[str, Any] = {}  # those that are set: a call without any goes a shorter way
+    if class_weight is not None or label_smoothing:
+        options = {"class_weight": class_weight, "label_smoothing": label_smoothing, "empty": 0.0}
     rng = np.random.default_rng(seed)
     costs = np.full((epochs, -(-len(x) // batch_size)), math.nan)
     for epoch in range(epochs):
         for b, chosen in enumerate(batches(len(x), batch_size, rng)):
             with np.errstate(over="ignore", invalid="ignore"):  # a cost that runs away is an error below
-                z = linear(x[chosen], model)
-                cost, grad_z = cross_entropy_and_grad(
-                    z, y[chosen], class_weight=class_weight, label_smoothing=label_smoothing, empty=0.0, out=z
-                )
-                grad = backpropagate(x[chosen], grad_z)
+                part = x[chosen]
+                z = linear(part, model)
+                cost, grad_z = cross_entropy_and_grad(z, y[chosen], out=z, **options)
+                grad = backpropagate(part, grad_z)
                 grad.weights[...] += weight_decay * model.weights
                 for parameter, step, slope in zip(model, velocity, grad, strict=True):
                     step *= momentum

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from .. import reference
-from .._options import NUMERIC
+from .._options import ARRAYS, NUMERIC, OPTIONS
 
 
 def _rows(x):
@@ -70,7 +70,8 @@ def log_softmax_backward(grad_output, x, statistics, grad):
 
 def _targets(x, targets, options):
     """(n, index, target, row options) of each row: an ignored row has weight 0, a bad target is None."""
-    w, numbers = _list(options.class_weight), {name: getattr(options, name) for name in NUMERIC}
+    arrays = {name: _list(getattr(options, name)) for name in ARRAYS if OPTIONS[name].over == "classes"}
+    given = arrays | {name: getattr(options, name) for name in NUMERIC}
     for n, index in enumerate(_rows(x)):
         weight = 1.0 if options.sample_weight is None else float(options.sample_weight[n])
         if options.probabilities:
@@ -81,7 +82,7 @@ def _targets(x, targets, options):
                 weight = 0.0
             if not 0 <= target < x.shape[-1]:
                 target = None
-        yield n, index, target, reference.Row(weight, w, **numbers)
+        yield n, index, target, reference.Row(weight, **given)
 
 
 def forward(x, targets, options, loss, statistics):

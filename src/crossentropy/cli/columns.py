@@ -38,7 +38,7 @@ def label_column(table: Table, label: str | None) -> int:
         names = ", ".join(map(repr, table.names[:30])) + " …" * (len(table.names) > 30)
         last = "" if table.header else "; --label -1 is the last one"
         raise BadData(f"{table.where}: --label must name the column of the labels; its columns are {names}{last}")
-    return column_of(label, table.names, table.where)
+    return column_of(label, table.names, table.where, table.header)
 
 
 def unique_names(names: list[str]) -> list[str]:
@@ -151,12 +151,13 @@ def _recognised(series, name, table, na):
 
 
 def _kind_of(name, held, table, codes, texts, na) -> Column:
-    numbers = [_number(text, table.numbers) for text in held]
+    unit = _unit(held)
+    numbers = [_number(text, table.numbers, unit) for text in held]
     if None not in numbers:
         if any(map(np.isinf, numbers)):
             return _refuse_infinity(name, table, codes, texts)
-        note = "per cent" if any(text.endswith("%") for text in held) else ""
-        return Column(name, "number", note)
+        note = "per cent" if any(text.endswith("%") for text in held) else unit and f"in {unit}"
+        return Column(name, "number", note, format=unit)
     lower = {text.lower() for text in held}
     for yes, no in BOOLEANS:
         if lower <= {yes, no}:
@@ -164,6 +165,8 @@ def _kind_of(name, held, table, codes, texts, na) -> Column:
     found = _date_format(held)
     if found:
         return Column(name, "date", note=found[1], format=found[0])
+    if all(map(_DURATION.fullmatch, held)):
+        return Column(name, "number", "a duration, in seconds", format="duration")
     counts = np.bincount(codes[codes >= 0], minlength=len(texts))
     how = {text: _number(text, table.numbers) for text in held}
     words = Counter({text: int(counts[i]) for i, text in enumerate(texts) if how.get(text, 0) is None})
@@ -185,9 +188,32 @@ def _refuse_infinity(name, table, codes, texts):
     raise BadData(f"{table.where}: feature {name!r} of observation {where + 1} is {texts[at]}, not a finite number")
 
 
-def _number(text: str, numbers: Numbers) -> float | None:
-    """The number that is written so, also per cent and with spaces between thousands; or None."""
-    plain = text.removesuffix("%").strip().strip("$€£¥").strip().replace("\u00a0", "").replace("\u202f", "")
+_DURATION = re.compile(r"\d+:[0-5]\d(:[0-5]\d([.,]\d+)?)?")
+_UNIT = re.compile(r"[\d.,' \u00a0\u202f]*\d ?([^\W\d_]{1,8}|°[CF]?|µ\w)([²³]|/\w+)?")
+_CURRENCY = re.compile(r"[$€£¥₹]|\b(EUR|USD|GBP|CHF|JPY|CNY|INR|CAD|AUD|SEK|NOK|DKK|PLN)\b")
+
+
+def _unit(held: list[str]) -> str:
+    """What stands behind every number, some of which are no whole ones; or nothing: 12B and 13B may be rooms."""
+    matches = [_UNIT.fullmatch(text.lstrip("+-\u2212 ")) for text in held]
+    units = {match and match.group(0)[match.start(1) :] for match in matches}
+    if len(units) > 1 or None in units or not any(re.search(r"\d[.,]\d", text) for text in held):
+        return ""
+    return units.pop()
+
+
+def _number(text: str, numbers: Numbers, unit: str = "") -> float | None:
+    """The number that is written so, also per cent, of money, in brackets as bookkeepers have losses; or None."""
+    if unit == "duration":
+        if not _DURATION.fullmatch(text):
+            return None
+        parts = [float(part.replace(",", ".")) for part in text.split(":")]
+        return parts[0] * 3600 + parts[1] * 60 + sum(parts[2:])
+    plain = _CURRENCY.sub("", text.removesuffix(unit).removesuffix("%").strip(), count=1).strip().strip("'")
+    for mark, instead in ("\u2212", "-"), ("\u00a0", ""), ("\u202f", ""):
+        plain = plain.replace(mark, instead)
+    if plain[:1] == "(" and plain[-1:] == ")" and plain[1:2] not in "+-":
+        plain = f"-{_CURRENCY.sub('', plain[1:-1]).strip()}"
     if not numbers.pattern.fullmatch(plain):
         return None
     if numbers.thousands:
@@ -202,9 +228,12 @@ def _date_format(held: list[str]) -> tuple[str, str] | None:
     def suits(format_, these):
         return bool(pd.to_datetime(pd.Series(these), format=format_, errors="coerce", utc=True).notna().all())
 
-    if all(map(_ISO.fullmatch, held)):
-        iso = [text.replace("/", "-") for text in held]
+    iso = [text.replace("/", "-") for text in held if _ISO.fullmatch(text)]
+    if len(iso) == len(held):
         return ("ISO8601", "") if suits("ISO8601", iso) else None
+    if iso and suits("ISO8601", iso):
+        others = _date_format([text for text in held if not _ISO.fullmatch(text)])
+        return others and (f"ISO8601 or {others[0]}", f"written in two ways; {others[1]}".removesuffix("; "))
     if not all(any(c.isdigit() for c in text) for text in held[:50]):
         return None
     for format_ in FORMATS:
@@ -234,16 +263,19 @@ def _as_kind(series, column: Column, numbers: Numbers, na):
     texts = [str(value).strip() for value in uniques]
     texts = [None if is_missing(text, na) else text for text in texts]
     if column.kind == "number":
-        values = [np.nan if text is None or (x := _number(text, numbers)) is None else x for text in texts]
+        unit = column.format
+        values = [np.nan if text is None or (x := _number(text, numbers, unit)) is None else x for text in texts]
         return pd.Series(np.array([*values, np.nan])[codes])
     if column.kind == "boolean":
         meaning = {yes: float(i == 0) for pair in BOOLEANS for i, yes in enumerate(pair)} | {"1": 1.0, "0": 0.0}
         values = [np.nan if text is None else meaning.get(text.lower(), np.nan) for text in texts]
         return pd.Series(np.array([*values, np.nan])[codes])
     if column.kind == "date":
-        iso = column.format == "ISO8601"
-        plain = pd.Series([text.replace("/", "-") if text and iso else text for text in texts] + [None], dtype=object)
-        dates = pd.to_datetime(plain, format=column.format, errors="coerce", utc=True).dt.tz_localize(None)
+        written, dates = pd.Series([*texts, None], dtype=object), None
+        for format_ in column.format.split(" or "):
+            plain = written.str.replace("/", "-") if format_ == "ISO8601" and any(texts) else written
+            found = pd.to_datetime(plain, format=format_, errors="coerce", utc=True).dt.tz_localize(None)
+            dates = found if dates is None else dates.fillna(found)
         return dates.take(codes).reset_index(drop=True)
     values = np.array([*(np.nan if text is None else text for text in texts), np.nan], dtype=object)
     return pd.Series(values[codes], dtype=object)

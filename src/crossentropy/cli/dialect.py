@@ -83,6 +83,8 @@ def recognise(
         text = text[: text.rfind("\n") + 1] or text
     if not text.strip():
         raise BadData(f"{path}: empty file")
+    if re.match(r"\s*<(!doctype|html|\?xml)", text, re.IGNORECASE):
+        raise BadData(f"{path}: a page of HTML or XML, not a table of data")
     if encoding == "utf-8-sig":
         words.append("UTF-8 with a byte-order mark")
     elif encoding != "utf-8":
@@ -151,6 +153,9 @@ def _encoding(sample: bytes) -> str:
         (codecs.BOM_UTF16_BE, "utf-16"),
     ):
         if sample.startswith(mark):
+            return name
+    for name, high in ("utf-16-le", sample[1::2]), ("utf-16-be", sample[::2]):  # most bytes of which are 0 then
+        if high.count(0) > 0.4 * len(sample[:-1:2]) > 0:
             return name
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)

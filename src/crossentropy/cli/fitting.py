@@ -6,11 +6,14 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # scikit-learn's own
 
-from .. import distributions, training
+from .. import cross_entropy, distributions, training
 
 BATCHES = 300  # of an epoch at most, where the size of a batch is not given
 LEAST = 1e-3  # what the validation loss must fall by, of itself, to count as falling
+AGAIN = 20_000  # observations, up to which those that validated are worth training once more
+SHOWN = 10_000  # observations of the test part at most, whose loss is followed
 
 
 class History(NamedTuple):
@@ -19,7 +22,7 @@ class History(NamedTuple):
     costs: np.ndarray  # (epochs, B)
     validation: list[float]
     test: list[float]
-    best: int  # the epoch whose model was kept, from 0
+    best: int  # the epoch that was kept, from 0
     ended: str  # why it ended, in words
     warning: str  # what went wrong; or ""
 
@@ -32,6 +35,11 @@ def usual_batch_size(count: int) -> int:
 def usual_patience(batches: int) -> int:
     """20 epochs, or where they have many batches about 1500 of these, but 5 epochs at least."""
     return int(np.clip(1500 // batches, 5, 20))
+
+
+def usual_weight_decay(count: int) -> float:
+    """2 / N, LogisticRegression's C = 1 with two classes; less for few observations, where training ends early, too."""
+    return 2 / max(count, 1000)
 
 
 def usual_learning_rate(x: np.ndarray) -> float:
@@ -47,35 +55,70 @@ def usual_learning_rate(x: np.ndarray) -> float:
     return min(0.05, 2 / size)
 
 
-def train(estimator, x, y, classes, *, validation, test, patience, progress):
-    """Fit the estimator, and keep its weights of the epoch with the least validation loss."""
-    k, history, best = len(classes), ([], []), [math.inf, -1, None]
-    since, least = 0, math.inf
+class _Watch:
+    """What the validation loss says after each epoch: which epoch's weights to keep, and when it no longer falls."""
+
+    def __init__(self, patience: int):
+        self.patience, self.since, self.least = patience, 0, math.inf
+        self.losses, self.best = np.zeros(0), math.inf  # of each observation and their mean, in the best epoch
+        self.kept, self.weights = -1, None
+
+    def after_epoch(self, epoch: int, model: training.Model, x, y) -> tuple[float, bool]:
+        """The validation loss, and whether training should end.
+
+        What is kept is the last epoch whose loss is within a standard error of the least: of epochs that so few
+        observations can't tell apart the one that is nearest to the minimum, not the one that chance prefers.
+        """
+        if not len(y):
+            self.kept, self.weights = epoch, model
+            return math.nan, False
+        losses = cross_entropy(model.logits(x), y, reduction="none")
+        loss = float(losses.mean())
+        if loss < self.best:
+            self.losses, self.best = losses, loss
+        apart = losses - self.losses if math.isfinite(self.best) else np.zeros(1)
+        if not loss - self.best > float(apart.std()) / math.sqrt(len(y)):
+            self.kept, self.weights = epoch, training.Model(*map(np.array, model))
+        self.since = 0 if not loss >= self.least * (1 - LEAST) else self.since + 1
+        self.least = min(self.least, loss) if self.since else loss
+        return loss, bool(self.patience) and self.since >= self.patience
+
+
+def train(estimator, x, y, classes, count, *, test, patience, progress):
+    """Fit the estimator to the first ``count`` observations, for as many epochs as suit the others, which validate.
+
+    Where there are few observations, it is fitted to all of them once more, for as many epochs.
+    """
+    k, watch, validation, tested = len(classes), _Watch(patience), [], []
+    some = slice(None, None, -(-max(len(test[1]), 1) // SHOWN))
+    shown = test[0][some], test[1][some]
 
     def after_batch(step):
-        nonlocal since, least
-        progress(step)
+        progress(step, estimator.epochs)
         if step.batch < step.batches - 1:
             return False
-        for losses, part in zip(history, (validation, test), strict=True):
-            losses.append(float(step.model.loss(*part)) if len(part[0]) else math.nan)
-        loss = history[0][-1]
-        if math.isnan(loss) or loss < best[0]:
-            best[:] = loss, step.epoch, [np.array(each) for each in step.model]
-        since = 0 if not loss >= least * (1 - LEAST) else since + 1
-        least = min(least, loss) if since else loss
-        return bool(patience) and since >= patience
+        loss, end = watch.after_epoch(step.epoch, step.model, x[count:], y[count:])
+        validation.append(loss)
+        tested.append(float(step.model.loss(*shown)))
+        return end
 
-    estimator.fit_numbers(x, y, classes, after_batch)
-    if best[2] is not None:
-        estimator.set_model(training.Model(*best[2]))
-    done = len(history[0])
+    with threadpool_limits(1, "blas"):  # products so small gain nothing by a second thread, which only waits
+        estimator.fit_numbers(x[:count], y[:count], classes, after_batch)
+    done, epochs = len(validation), estimator.epochs
     costs = estimator.costs_[:done]
-    words = f"{done} of at most {estimator.epochs} epochs of {costs.shape[1]} batches"
-    if done < estimator.epochs:
+    words = f"{done} of at most {epochs} epochs of {costs.shape[1]} batches"
+    if done < epochs:
         words += f", since the validation loss did not fall for {patience}"
-    words += f"; kept: epoch {best[1] + 1}"
-    return History(costs, *history, best[1], words, _warning(costs, history[0], y, k, estimator))
+    words += f"; kept: epoch {watch.kept + 1}"
+    warning = _warning(costs, validation, y[:count], k, estimator)
+    estimator.set_model(watch.weights)
+    if count < len(x) <= AGAIN and not warning:
+        words += f"; then anew with the validation part: {watch.kept + 1} epochs"
+        estimator.set_params(epochs=watch.kept + 1)
+        with threadpool_limits(1, "blas"):
+            estimator.fit_numbers(x, y, classes, lambda step: progress(step, estimator.epochs, "anew, epoch"))
+        estimator.set_params(epochs=epochs)
+    return History(costs, validation, tested, watch.kept, words, warning)
 
 
 def _warning(costs, validation, y, k, estimator) -> str:

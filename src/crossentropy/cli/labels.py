@@ -20,6 +20,8 @@ def as_text(series, na=()):
             raise BadData(f"a label is {held[~np.isfinite(held.to_numpy())].iloc[0]}: labels must be finite")
         if (held == np.floor(held)).all():
             series = series.astype("Int64")  # where a missing label does not make 1 of another 1.0
+    if series.dtype == object and series.map(lambda value: isinstance(value, dict | list)).any():
+        raise BadData("the labels are nested values, where text or numbers are needed")
     codes, uniques = pd.factorize(series)
     texts = np.array([*(str(value).strip() for value in uniques), ""], dtype=object)
     texts[np.isin(texts, list(na))] = ""

@@ -119,14 +119,16 @@ def features(columns: list[Column]) -> Pipeline:
 
 
 BLOCK = 8192  # rows that become features at a time: the copies between scikit-learn's steps are of these
-SAMPLE = 40_000  # rows that medians are taken of
+SAMPLE = 10_000  # rows that medians are taken of
 
 
-def blockwise(transformer, frame, rows) -> np.ndarray:
+def blockwise(pipeline: Pipeline, frame, rows) -> np.ndarray:
     """The features of those rows, float64 (N, D)."""
-    x = np.empty((len(rows), len(feature_names(transformer))))
-    for start in range(0, len(rows), BLOCK):
-        x[start : start + BLOCK] = transformer.transform(frame.iloc[rows[start : start + BLOCK]])
+    x, scaler = _unscaled(pipeline, frame, rows), pipeline.named_steps["standardise"]
+    for start in range(0, len(x), BLOCK):
+        block = x[start : start + BLOCK]
+        block -= scaler.mean_
+        block /= scaler.scale_
     return x
 
 
@@ -134,16 +136,48 @@ def fit_features(pipeline: Pipeline, frame, rows) -> np.ndarray:
     """Fit a pipeline of `features` to those rows, the training data; their features."""
     columns, scaler = pipeline.named_steps["columns"], pipeline.named_steps["standardise"]
     columns.fit(frame.iloc[_sample(frame, rows)])
-    x = blockwise(pipeline[:1], frame, rows)
     with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # to inf, which is refused
+        x = _unscaled(pipeline, frame, rows)
         for start in range(0, len(x), BLOCK):
             scaler.partial_fit(x[start : start + BLOCK])
         for start in range(0, len(x), BLOCK):
-            x[start : start + BLOCK] = scaler.transform(x[start : start + BLOCK])
+            block = x[start : start + BLOCK]
+            block -= scaler.mean_
+            block /= scaler.scale_
     bad = ~(np.isfinite(scaler.scale_) & np.isfinite(x).all(axis=0))
     if bad.any():
         raise BadData(f"feature {feature_names(pipeline)[int(bad.argmax())]!r} is too large to standardise")
     return x
+
+
+def _unscaled(pipeline, frame, rows) -> np.ndarray:
+    """What the step "columns" makes of those rows: of numbers without scikit-learn's copies of them."""
+    columns = pipeline.named_steps["columns"]
+    x = np.empty((len(rows), len(feature_names(pipeline))))
+    for name, step, names in columns.transformers_:
+        if names:
+            at = columns.output_indices_[name]
+            numbers = [frame[each].to_numpy() for each in names] if isinstance(step, SimpleImputer) else None
+            for start in range(0, len(rows), BLOCK):
+                part, out = rows[start : start + BLOCK], x[start : start + BLOCK, at]
+                if numbers is None:
+                    out[:] = step.transform(frame[names].iloc[part])
+                else:
+                    _impute(step, numbers, part, out)
+    return x
+
+
+def _impute(imputer: SimpleImputer, numbers, part, out):
+    """What the imputer makes of those rows of its columns."""
+    indicators = {int(j): len(numbers) + i for i, j in enumerate(imputer.indicator_.features_)}
+    for j, (column, instead) in enumerate(zip(numbers, imputer.statistics_, strict=True)):
+        values = column[part]
+        missing = np.isnan(values)
+        if missing.any():
+            values[missing] = instead
+        out[:, j] = values
+        if j in indicators:
+            out[:, indicators[j]] = missing
 
 
 def _sample(frame, rows) -> np.ndarray:
@@ -153,11 +187,11 @@ def _sample(frame, rows) -> np.ndarray:
     chosen = np.zeros(len(rows), bool)
     chosen[:: -(-len(rows) // SAMPLE)] = True
     for name in frame.columns:
-        values = frame[name].iloc[rows]
-        missing = values.isna().to_numpy()
-        chosen[missing.argmax()] |= missing.any()
-        if values.dtype == object:
-            chosen |= ~values.duplicated().to_numpy()
+        if frame[name].hasnans:
+            missing = frame[name].isna().to_numpy()[rows]
+            chosen[missing.argmax()] |= missing.any()
+        if frame[name].dtype == object:
+            chosen |= ~frame[name].iloc[rows].duplicated().to_numpy()
     return rows[chosen]
 
 
@@ -189,15 +223,14 @@ TYPES = [
 
 
 def skops():
-    """skops.io, imported without PyTorch: it goes through all of scikit-learn, of which a part would import that."""
-    blocked = "torch" not in sys.modules
-    if blocked:
-        sys.modules["torch"] = None
+    """skops.io, without PyTorch and pytest: it goes through all of scikit-learn, of which parts would import these."""
+    blocked = [name for name in ("torch", "pytest") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(blocked))
     try:
         from skops import io
     finally:
-        if blocked:
-            del sys.modules["torch"]
+        for name in blocked:
+            del sys.modules[name]
     return io
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from json import loads
 
 import numpy as np
 
@@ -17,12 +19,34 @@ def json(source, options, label, known, progress) -> Table:
 
     try:
         text = source.unpacked().read().decode(options.encoding or "utf-8-sig").lstrip()
+        if text.startswith("{") and (rows := _rows(text)) is not None:
+            return _frame(source, rows, "JSON")
         lines = text.startswith("{")
         with warnings.catch_warnings(action="ignore"):  # convert_dates goes with pandas 4, by when it is off
             frame = pd.read_json(io.StringIO(text), lines=lines, dtype=False, convert_dates=False, convert_axes=False)
     except (ValueError, TypeError, AttributeError) as error:
         raise BadData(f"{source.path}: not lines of JSON objects, nor a list of them: {error}") from None
     return _frame(source, frame, "JSON")
+
+
+def _rows(text):
+    """The rows of one JSON object: its only list of objects, or its members as columns; None for lines of objects."""
+    import pandas as pd
+
+    first, _, others = text.partition("\n")
+    with contextlib.suppress(ValueError):
+        loads(first)
+        if others.strip():
+            return None
+    held = loads(text)
+    records = [value for value in held.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(records) == 1:
+        return pd.DataFrame(records[0])
+    if set(held) >= {"columns", "data"}:  # as pandas splits tables
+        return pd.DataFrame(held["data"], columns=held["columns"])
+    if all(isinstance(value, dict | list) for value in held.values()):
+        return pd.DataFrame(held).reset_index(drop=True)
+    return None
 
 
 def parquet(source, options, label, known, progress) -> Table:
@@ -39,6 +63,27 @@ def parquet(source, options, label, known, progress) -> Table:
     except pa.ArrowInvalid as error:
         raise BadData(f"{source.path}: not a Parquet file: {error}") from None
     return _frame(source, pd.DataFrame(frame), "Parquet")
+
+
+def sheet(source) -> tuple[bytes, str]:
+    """The first sheet of an Excel workbook as a file of CSV, and a word about where it was."""
+    import pandas as pd
+
+    try:
+        import openpyxl  # noqa: F401
+    except ImportError:
+        raise BadData(f"{source.path}: .xlsx needs openpyxl: python -m pip install openpyxl") from None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of styles and the like
+            book = pd.ExcelFile(io.BytesIO(source.unpacked().read()), engine="openpyxl")
+            cells = book.parse(0, header=None, dtype=object, keep_default_na=False)
+    except Exception as error:  # of zipfile, of an XML parser, of openpyxl
+        raise BadData(f"{source.path}: not a workbook that can be read: {error}") from None
+    filled = cells.notna() & (cells != "")
+    cells = cells.loc[filled.any(axis=1), filled.any(axis=0)]
+    names = book.sheet_names
+    said = f"sheet {names[0]!r}" + (f", the first of {len(names)}" if len(names) > 1 else "")
+    return cells.to_csv(header=False, index=False).encode(), said
 
 
 def _frame(source, frame, kind) -> Table:

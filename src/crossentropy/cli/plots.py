@@ -40,10 +40,10 @@ def figure_1(points: int = 400) -> Figure:
 def cost(history, name: str) -> Figure:
     """The cost c(b) of batches as a band and its running mean; validation and test loss; the epoch that was kept."""
     epochs, per_epoch = history.costs.shape
-    made, (axes,) = figure(6.4, 4)
+    made, (axes,) = figure(5.4, 4.2)
     flat = history.costs.ravel()
     at = (np.arange(flat.size) + 1) / per_epoch
-    window = int(np.clip(flat.size // 60, 1, max(per_epoch, 2)))
+    window = max(flat.size // 60, min(per_epoch, flat.size // 12), 1)
     pieces = [part for part in np.array_split(np.arange(flat.size), max(flat.size // window, 1)) if len(part)]
     centre = [at[part].mean() for part in pieces]
     low, high = (np.array([np.quantile(flat[part], q) for part in pieces]) for q in (0.1, 0.9))
@@ -70,10 +70,14 @@ BAND = "training: cost c(b), 80 % of batches"
 
 def _tell_decades(axes):
     """Ticks with numbers also where less than a decade is shown."""
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
     low, high = axes.get_ylim()
-    if high / low < 50:
+    if high / low < 8:
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
+    elif high / low < 50:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -85,7 +89,8 @@ def confusion(y: np.ndarray, predicted: np.ndarray, classes: list[str], what="te
 
     k = len(classes)
     shares = confusion_matrix(y, predicted, labels=np.arange(k), normalize="true")
-    size = float(np.clip(2.4 + 0.45 * k, 4.2, 12))
+    _letters_of_other_scripts(classes)
+    size = float(np.clip(2.2 + 0.34 * k, 3.6, 12))
     made = Figure(figsize=(size + 1.4, size), layout="constrained", dpi=120)
     axes = made.subplots()
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -95,7 +100,7 @@ def confusion(y: np.ndarray, predicted: np.ndarray, classes: list[str], what="te
             if shares[i, j] > 0:
                 color = "white" if shares[i, j] > 0.55 else "#123f73"
                 text = f"{shares[i, j]:.2f}" if shares[i, j] < 0.9995 else "1"
-                axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
+                axes.text(j, i, text, ha="center", va="center", color=color, fontsize=7.5)
     step = -(-k // 40)
     names = [_plain(name if len(name) <= 24 else f"{name[:23]}…") for name in classes[::step]]
     size = 9 if k <= 25 else 7
@@ -103,6 +108,23 @@ def confusion(y: np.ndarray, predicted: np.ndarray, classes: list[str], what="te
     axes.set_yticks(range(0, k, step), names, fontsize=size)
     axes.set(xlabel="predicted class", ylabel="true class", title=f"{len(y)} {what}")
     return made
+
+
+# Of those the ones that are installed have the letters that matplotlib's own font lacks.
+FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei"),
+    *("Malgun Gothic", "WenQuanYi Micro Hei", "Noto Sans Devanagari", "Nirmala UI", "Noto Sans Thai"),
+)
+
+
+def _letters_of_other_scripts(names):
+    if all(name.isascii() for name in names):
+        return
+    import matplotlib
+    from matplotlib import font_manager
+
+    here = set(font_manager.get_font_names())
+    matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(font for font in FONTS if font in here)]
 
 
 def calibration(scores) -> Figure:

@@ -25,6 +25,7 @@ def read(source: Source, options, label=None, known=None, progress=lambda done, 
         "text": _text,
         "json": other_files.json,
         "parquet": other_files.parquet,
+        "xlsx": _sheet,
         "npz": other_files.npz,
         "npy": other_files.npy,
     }
@@ -58,8 +59,6 @@ def _text(source, options, label, known, progress) -> Table:
 
 
 def _text_in(source, options, label, known, progress, encoding) -> Table:
-    import pandas as pd
-
     sample = source.unpacked().read(dialects.SAMPLE)
     if b"\r" in sample and b"\n" not in sample:  # lines end as they did on old Macs
         source = source._replace(raw=io.BytesIO(source.unpacked().read().replace(b"\r", b"\n")), packing="")
@@ -75,13 +74,68 @@ def _text_in(source, options, label, known, progress, encoding) -> Table:
         known=[column.name for column in known or ()],
     )
     names = dialect.names
-    at = None if label is None else column_of(label, names, source.path)
+    at = None if label is None else column_of(label, names, source.path, dialect.header)
     as_text = {column.name for column in known or () if column.kind != "number"}
     missing = [form for word in dialects.MISSING for form in {word, word.lower(), word.upper(), word.title()}]
+    missing += options.na
     numeric = [j for j in range(len(names)) if dialect.numeric[j] and j != at and names[j] not in as_text]
+    frame = _plain(source, dialect, numeric, missing, progress)
+    if frame is None:
+        frame = _any(source, dialect, numeric, missing, progress)
+    return Table(source.name, source.path, frame, names, dialect.header, dialect.said, dialect.numbers)
+
+
+def _sheet(source, options, label, known, progress) -> Table:
+    text, said = other_files.sheet(source)
+    source = source._replace(raw=io.BytesIO(text), size=len(text), packing="")
+    options = options._replace(encoding="utf-8", delimiter=",", decimal=".")
+    table = _text(source, options, label, known, progress)
+    return table._replace(said=f"{said}, {table.said.removeprefix('separated by commas, ').replace('line', 'row')}")
+
+
+def _plain(source, dialect, numeric, missing, progress):
+    """By PyArrow, which is the fastest and needs no GIL: fields that no quotation marks or spaces are around.
+
+    None where something is not so plain, or does not suit, which pandas' reader is to tell or to cope with.
+    """
+    if dialect.delimiter == " " or dialect.encoding not in ("utf-8", "utf-8-sig") or dialect.numbers.thousands:
+        return None
+    try:
+        import pyarrow as pa
+        from pyarrow import csv as arrow
+    except ImportError:
+        return None
+    names = list(map(str, range(len(dialect.names))))
+    kinds = {name: pa.float64() if j in set(numeric) else pa.string() for j, name in enumerate(names)}
+    try:
+        table = arrow.read_csv(
+            pa.PythonFile(io.BufferedReader(_Watched(source, dialect, progress, plain=True), BLOCK), "r"),
+            arrow.ReadOptions(block_size=BLOCK, column_names=names),
+            arrow.ParseOptions(delimiter=dialect.delimiter, quote_char=False),
+            arrow.ConvertOptions(column_types=kinds, null_values=missing, decimal_point=dialect.numbers.decimal),
+        )
+    except (pa.ArrowInvalid, _NotPlain):
+        return None
+    import pandas as pd
+
+    columns = {}
+    for j, name in enumerate(names):
+        held = table.column(name)
+        table = table.drop_columns([name])  # so that there are never two copies of all
+        columns[j] = held.to_numpy() if pa.types.is_floating(held.type) else held.to_pandas()
+        del held
+    pa.default_memory_pool().release_unused()
+    return pd.DataFrame(columns, copy=False)
+
+
+def _any(source, dialect, numeric, missing, progress):
+    """By pandas' reader."""
+    import pandas as pd
+
+    count = len(dialect.names)
     settings = {
         "header": None,
-        "names": range(len(names)),
+        "names": range(count),
         "index_col": False,
         "sep": r"\s+" if dialect.delimiter == " " else dialect.delimiter,
         "encoding": "utf-8" if _is_wide(dialect) else dialect.encoding,
@@ -89,11 +143,11 @@ def _text_in(source, options, label, known, progress, encoding) -> Table:
         "thousands": dialect.numbers.thousands or None,
         "keep_default_na": False,
         "skipinitialspace": True,
-        "na_values": {j: [*missing, *options.na] for j in numeric},
-        "dtype": {j: np.float64 if j in set(numeric) else str for j in range(len(names))},
+        "na_values": {j: missing for j in numeric},
+        "dtype": {j: np.float64 if j in set(numeric) else str for j in range(count)},
     }
     try:
-        frame = _parsed(source, dialect, settings, progress)
+        return _parsed(source, dialect, settings, progress)
     except (UnicodeDecodeError, BadData):
         raise
     except pd.errors.EmptyDataError:
@@ -101,8 +155,7 @@ def _text_in(source, options, label, known, progress, encoding) -> Table:
     except pd.errors.ParserError as error:
         raise BadData(f"{source.path}: {' '.join(str(error).split())}") from None
     except ValueError:  # past the sample there is a word among the numbers: columns.py finds it
-        frame = _parsed(source, dialect, {**settings, "dtype": str, "na_values": {}}, progress)
-    return Table(source.name, source.path, frame, names, dialect.header, dialect.said, dialect.numbers)
+        return _parsed(source, dialect, {**settings, "dtype": str, "na_values": {}}, progress)
 
 
 def _is_wide(dialect) -> bool:
@@ -120,15 +173,23 @@ def _parsed(source, dialect, settings, progress):
         raise
 
 
-class _Watched(io.RawIOBase):
-    """What pandas reads: lines whose fields are counted, since it would fill a line cut short with missing values."""
+class _NotPlain(Exception):
+    """There are quotation marks in a file."""
 
-    def __init__(self, source: Source, dialect: dialects.Dialect, progress):
+
+class _Watched(io.RawIOBase):
+    """What is read: lines whose fields are counted, since pandas would fill a line cut short with missing values.
+
+    Where it is plain it is only looked at for quotation marks.
+    """
+
+    def __init__(self, source: Source, dialect: dialects.Dialect, progress, plain=False):
         self.source, self.dialect, self.progress = source, dialect, progress
         self.stream = source.unpacked()
         if _is_wide(dialect):  # whose bytes are not those of ASCII
             self.stream = io.BytesIO(self.stream.read().decode(dialect.encoding).encode())
-        self.counted = len(dialect.names) > 1 and dialect.delimiter != " "
+        self.plain = plain
+        self.counted = len(dialect.names) > 1 and dialect.delimiter != " " and not plain
         for _ in range(dialect.first):
             self.stream.readline()
         self.line, self.rest, self.block, self.at, self.quotes = dialect.first, b"", memoryview(b""), 0, False
@@ -157,6 +218,8 @@ class _Watched(io.RawIOBase):
         self.progress(self.source.raw.tell(), self.source.size)
         if not read and not self.rest:
             return False
+        if self.plain and b'"' in read:
+            raise _NotPlain
         block = self.rest + read
         if read:
             cut = self._whole_lines(block)

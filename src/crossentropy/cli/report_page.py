@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 
 from . import scores as scoring
 
@@ -14,6 +15,7 @@ h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #dde3ea;vertical-align:top}
 th:first-child,td:first-child{text-align:left}th{font-weight:600;vertical-align:bottom}
+.wide td:first-child,.wide th:first-child{position:sticky;left:0;background:#fff}
 .words td{text-align:left}.words th{text-align:left}
 img{max-width:100%;height:auto}.note{background:#fff4e0;border-left:4px solid #d9701a;padding:.5rem .8rem}
 .figures{display:flex;flex-wrap:wrap;gap:1rem 2rem;margin:1rem 0}.figures div{min-width:6rem}
@@ -25,7 +27,8 @@ code,pre{background:#f2f5f8;font-size:.85rem}pre{padding:.7rem;overflow-x:auto}
 def png(figure) -> bytes:
     """A picture as the bytes of its file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings(action="ignore"):  # a letter that no font here has is an empty box
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -46,7 +49,10 @@ def page(*, title, scores, notes, columns, said, settings, pictures, training_co
         + "".join(f"<div><b>{_e(value)}</b>{_e(name)}</div>" for name, value in figures)
         + "</div>",
         *(f'<p class="note">{_e(note)}</p>' for note in notes),
-        *(f"<p>{_e(line)}</p>" for line in scoring.lines(scores, on)),
+        *(
+            f"<p>{_e(line.replace(' ' * 4 + '(', ' (').replace(' ' * 4, ' · '))}</p>"
+            for line in scoring.lines(scores, on)
+        ),
     ]
     for caption, picture in pictures:
         data = base64.b64encode(picture).decode()
@@ -58,12 +64,16 @@ def page(*, title, scores, notes, columns, said, settings, pictures, training_co
         if len(taken) > 30:
             table = f"<details><summary>all {len(taken)} columns</summary>{table}</details>"
         parts.append(f"<h2>Columns</h2><p>{_e(said)}</p>{table}")
-    parts.append("<h2>Settings</h2>" + _table(["", ""], [[name, str(value)] for name, value in settings], "words"))
+    parts.append("<h2>Settings</h2>" + _table(["", ""], [[name, _plain(value)] for name, value in settings], "words"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width, initial-scale=1"><title>{_e(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+
+
+def _plain(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _e(text) -> str:

@@ -20,9 +20,13 @@ class Table(NamedTuple):
     numbers: Numbers = Numbers()
 
 
-def column_of(label: str, names: list[str], where: str) -> int:
+def column_of(label: str, names: list[str], where: str, header=True) -> int:
     """Which column a name, or a number from 1 (from -1 at the end), means."""
     columns = f"its columns are {', '.join(map(repr, names[:30]))}{' …' * (len(names) > 30)}"
+    if len(names) == 1:
+        columns += ": --delimiter, if something else divides the fields"
+    elif not header:
+        columns += ", since no header was recognised: --header, if there is one"
     if names.count(label) > 1:
         raise BadData(f"{where}: column {label!r} occurs twice; {columns}")
     if label in names:

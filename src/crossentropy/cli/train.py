@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from pathlib import Path
 
@@ -43,7 +44,7 @@ FILES = ("loss.png", "confusion.png", "calibration.png", "model.npz", "model.sko
     help="Of a step.  [default: 0.05, or less where features vary together]",
 )
 @click.option("--momentum", default=0.9, type=Finite(0, 1, max_open=True))
-@click.option("--weight-decay", default=1e-3, type=Finite(0))
+@click.option("--weight-decay", type=Finite(0), help="Of W, not of the bias.  [default: 2 / N, 0.002 at most]")
 @click.option("--label-smoothing", default=0.0, type=Finite(0, 1))
 @click.option("--class-weight", default="none", type=click.Choice(["none", "balanced"]), help="balanced: N / (K k_c).")
 @click.option("--test-fraction", default=0.25, type=Finite(0, 1, min_open=True, max_open=True))
@@ -84,7 +85,14 @@ def train(data, label, drop, keep, reading, directory, force, **settings):
         warn(note)
     rows = split(y, settings.pop("test_fraction"), settings.pop("validation_fraction"), settings["seed"])
     names = label_name, table.names, table.header
-    run(frame, rows, y, columns, classes, names, directory, notes, Path(data).name, **settings)
+    from . import model
+
+    pipeline = model.features([column for column in columns if column.kind])
+    count, rest = len(rows[0]), np.concatenate(rows[:2])
+    x = model.fit_features(pipeline, frame, rest)
+    test = model.blockwise(pipeline, frame, rows[2]), y[rows[2]]
+    del frame  # whose memory training has use for
+    run(pipeline, x, y[rest], count, test, columns, classes, names, directory, notes, Path(data).name, **settings)
 
 
 def load(data, label, drop, keep, reading):
@@ -119,9 +127,13 @@ LARGE = 20_000_000  # bytes, that take longer to read than modules to be importe
 
 def import_the_rest():
     """What is needed after reading, imported meanwhile by another thread."""
-    from . import model, plots, scores  # noqa: F401
+    gc.disable()  # which finds nothing in modules, and looks often
+    try:
+        from . import model, plots, scores  # noqa: F401
 
-    model.skops()
+        model.skops()
+    finally:
+        gc.enable()
 
 
 def split(y, test_fraction, validation_fraction, seed):
@@ -137,33 +149,29 @@ def split(y, test_fraction, validation_fraction, seed):
     return rest[fitted], rest[watched], test
 
 
-def run(frame, rows, y, columns, classes, names, directory, notes, name, **settings):
-    """Train on the first rows, validate with the second, report on the third, write."""
+def run(pipeline, x, y, count, test, columns, classes, names, directory, notes, name, **settings):
+    """Train on the first ``count`` observations, validate with the others, report on the test part, write."""
     from . import fitting, model, plots, report_page, scores
 
-    pipeline = model.features([column for column in columns if column.kind])
-    x = model.fit_features(pipeline, frame, rows[0])
-    ys = [y[part] for part in rows]
-    parts = [(model.blockwise(pipeline, frame, part), labels) for part, labels in zip(rows[1:], ys[1:], strict=True)]
     seed = settings.pop("seed")
     weighted = settings.pop("class_weight") == "balanced"
-    settings["batch_size"] = settings["batch_size"] or fitting.usual_batch_size(len(x))
+    settings["batch_size"] = settings["batch_size"] or fitting.usual_batch_size(count)
     settings["learning_rate"] = settings["learning_rate"] or fitting.usual_learning_rate(x)
+    if settings["weight_decay"] is None:
+        settings["weight_decay"] = fitting.usual_weight_decay(len(x))
     patience = settings.pop("patience")
     if patience is None:
-        patience = fitting.usual_patience(-(-len(x) // settings["batch_size"]))
-    patience *= len(ys[1]) > 0
-    weights = balanced(ys[0]) if weighted else None
+        patience = fitting.usual_patience(-(-count // settings["batch_size"]))
+    patience *= count < len(x)
+    weights = balanced(y) if weighted else None
     estimator = model.SoftmaxRegression(seed=seed, class_weight=weights, **settings)
     say(
-        f"{len(ys[0])} to train, {len(ys[1])} to validate, {len(ys[2])} to test; {x.shape[1]} features, standardised; "
+        f"{count} to train, {len(x) - count} to validate, {len(test[1])} to test; {x.shape[1]} features, standardised; "
         f"batches of {settings['batch_size']}, learning rate {settings['learning_rate']:.3g}"
     )
-    with progress_bar(settings["epochs"]) as progress:
+    with progress_bar() as progress:
         try:
-            history = fitting.train(
-                estimator, x, ys[0], classes, validation=parts[0], test=parts[1], patience=patience, progress=progress
-            )
+            history = fitting.train(estimator, x, y, classes, count, test=test, patience=patience, progress=progress)
         except FloatingPointError as error:
             raise BadInput(f"{error} (--learning-rate {settings['learning_rate']:g})") from None
     say(f"trained {history.ended}")
@@ -171,10 +179,10 @@ def run(frame, rows, y, columns, classes, names, directory, notes, name, **setti
         warn(history.warning)
         notes = [history.warning, *notes]
     pipeline.steps.append(("softmax", estimator))
-    found = scores.score(estimator.decision_function(parts[1][0]), ys[2], classes)
-    trained = np.bincount(np.concatenate(ys[:2]), minlength=len(classes))
+    found = scores.score(estimator.decision_function(test[0]), test[1], classes)
+    trained = np.bincount(y, minlength=len(classes))
     for table in scores.tables(
-        found, f"{name}: {trained.sum()} training, {len(ys[2])} test observations", console.width, trained
+        found, f"{name}: {trained.sum()} training, {len(test[1])} test observations", console.width, trained
     ):
         console.print(table)
     if len(classes) > scores.MOST_ROWS:
@@ -184,12 +192,12 @@ def run(frame, rows, y, columns, classes, names, directory, notes, name, **setti
 
     pictures = {
         "loss.png": report_page.png(plots.cost(history, name)),
-        "confusion.png": report_page.png(plots.confusion(ys[2], found.predicted, classes)),
+        "confusion.png": report_page.png(plots.confusion(test[1], found.predicted, classes)),
         "calibration.png": report_page.png(plots.calibration(found)),
     }
     shown = {"patience": patience, "class_weight": "balanced" if weighted else "none", "seed": seed, **settings}
     page = report_page.page(
-        title=f"{name}: {len(classes)} classes of {sum(map(len, ys))} observations",
+        title=f"{name}: {len(classes)} classes of {len(y) + len(test[1])} observations",
         scores=found,
         notes=notes,
         columns=columns,
@@ -223,27 +231,30 @@ def balanced(y):
     return len(y) / (len(counts) * counts)
 
 
-def progress_bar(epochs):
+def progress_bar():
     """A bar with the running cost; a line when it's done, where nobody watches."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     @contextlib.contextmanager
     def bar():
         columns = (
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.description} {task.fields[epoch]}"),
             BarColumn(20),
             MofNCompleteColumn(),
             TextColumn("cost {task.fields[cost]:.4f}"),
             TimeRemainingColumn(),
         )
-        running = None
+        running, task, tasks = None, None, {}
         with Progress(*columns, console=console) as progress:
-            task = progress.add_task("", total=None, epoch=0, cost=float("nan"))
 
-            def after_batch(step):
-                nonlocal running
+            def after_batch(step, epochs, word="epoch"):
+                nonlocal running, task
                 running = step.cost if running is None else 0.95 * running + 0.05 * step.cost
                 if step.batch % 16 == 0 or step.batch == step.batches - 1:
+                    if word not in tasks:
+                        end(task)
+                        tasks[word] = progress.add_task(word, total=None, epoch=0, cost=running)
+                    task = tasks[word]
                     progress.update(
                         task,
                         total=epochs * step.batches,
@@ -252,7 +263,12 @@ def progress_bar(epochs):
                         cost=running,
                     )
 
+            def end(task):
+                """Where training ended is the end."""
+                if task is not None:
+                    progress.update(task, total=progress.tasks[task].completed)
+
             yield after_batch
-            progress.update(task, total=progress.tasks[0].completed)  # where training ended is the end
+            end(task)
 
     return bar()

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import collections
 import functools
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import autograd, cross_entropy, cross_entropy_and_grad, cross_entropy_grad, reference
+from .._options import ARRAYS, NEED_INDEX, OPTIONS
 from .._options import NUMERIC as _NUMERIC_NAMES
-from .._options import OPTIONS
+from .covering import covering
 from .layouts import LAYOUTS, has_layout
 from .ulps import exact, same, within
 
 # Each option and the values that are crossed. Those of NUMERIC, which the table of options has, are handed on under
 # their names, to the call as to `reference.Row`; the others say how `problem` makes its arrays.
 TARGETS = ("index", "probability")
-FLAGS = ("class_weight", "sample_weight", "ignored")  # given or not; sample weights have a 0 among them
+FLAGS = (*ARRAYS, "where", "ignored")  # given or not; sample weights have a 0 among them
 NUMERIC = {name: (OPTIONS[name].default, *OPTIONS[name].samples) for name in _NUMERIC_NAMES}
-TOGETHER = 2  # numeric options that are set at once, at most: with each option more their full product would double
 REDUCTIONS = ("none", "sum", "mean", "normalizer")  # 'normalizer' is 'mean' with one
+TOGETHER = 3  # of these any values meet: with each option more their full product would double
 
 
 class OptionSet(collections.namedtuple("OptionSet", ["targets", *FLAGS, *NUMERIC, "reduction"])):
@@ -39,17 +39,18 @@ class OptionSet(collections.namedtuple("OptionSet", ["targets", *FLAGS, *NUMERIC
         return "-".join([self.targets, *flags, *(f"{value:g}" for value in self.numeric.values()), self.reduction])
 
 
-def _few_set(chosen: OptionSet) -> bool:
-    return sum(value != OPTIONS[name].default for name, value in chosen.numeric.items()) <= TOGETHER
+FACTORS = {"targets": TARGETS, **dict.fromkeys(FLAGS, (False, True)), **NUMERIC, "reduction": REDUCTIONS}
 
 
-OPTION_SETS = [
-    chosen
-    for chosen in itertools.starmap(
-        OptionSet, itertools.product(TARGETS, *[(False, True)] * len(FLAGS), *NUMERIC.values(), REDUCTIONS)
+def refused(chosen) -> bool:
+    """Whether targets are probabilities in some of a choice, with an option that needs index targets."""
+    needs_index = {"ignored" if name == "ignore_index" else name for name in NEED_INDEX}
+    return chosen.get("targets") == "probability" and any(
+        chosen.get(name, FACTORS[name][0]) != FACTORS[name][0] for name in needs_index
     )
-    if not (chosen.targets == "probability" and chosen.ignored) and _few_set(chosen)  # the former is refused
-]
+
+
+OPTION_SETS = [OptionSet(**chosen) for chosen in covering(FACTORS, TOGETHER, refused)]
 
 
 class Problem(NamedTuple):
@@ -74,6 +75,9 @@ def problem(options: OptionSet, dtype: np.dtype) -> Problem:
     v = np.array([1.0, 0.0, 2.5, 0.3, 1.0, 0.7]) if chosen.sample_weight else None
     weights = np.ones(n) if v is None else v.copy()
     keywords = {"class_weight": w, "sample_weight": v}
+    if chosen.where:
+        keywords["where"] = np.arange(n) != 4
+        weights[4] = 0
     if chosen.targets == "index":
         targets = rng.integers(0, classes, n)
         if w is not None:
@@ -86,7 +90,14 @@ def problem(options: OptionSet, dtype: np.dtype) -> Problem:
         targets = rng.dirichlet(np.ones(classes), n) * (rng.random((n, classes)) > 0.3)
         targets = targets.astype(np.float64 if dtype == np.float64 else np.float32)
         each = targets.astype(np.float64).tolist()
-    rows = [reference.Row(v, None if w is None else w.tolist(), **chosen.numeric) for v in weights]
+    b = None
+    if chosen.class_prior:
+        b = keywords["class_prior"] = rng.standard_normal(classes)
+        if chosen.targets == "index" and not chosen.label_smoothing:
+            b[np.setdiff1d(np.arange(classes), targets)[:2]] = -np.inf
+    arrays = {"class_weight": w, "class_prior": b}
+    lists = {name: None if a is None else a.tolist() for name, a in arrays.items()}
+    rows = [reference.Row(v, **lists, **chosen.numeric) for v in weights]
     losses, grads, units = exact(x, each, rows)
     keywords |= {**chosen.numeric, "reduction": chosen.reduction}
     by, g = 1.0, 1.5
@@ -102,12 +113,21 @@ def problem(options: OptionSet, dtype: np.dtype) -> Problem:
     return Problem(x, targets, keywords, g, loss, grads * factor, units * factor)
 
 
+def of_transformed(options: OptionSet, dtype: np.dtype) -> int:
+    """By what limits are multiplied: float64 logits and a focal factor are rounded once more where they transform."""
+    changed = options.class_prior or any(
+        getattr(options, name) != OPTIONS[name].default for name in ("logit_scale", "softcap", "margin", "focal")
+    )
+    return 4 if changed and dtype == np.float64 else 1
+
+
 def check_options(options: OptionSet, dtype: np.dtype, layouts=tuple(LAYOUTS)) -> None:
     """One choice of every option: loss, gradient, the saved pair and the form in place, in each of some layouts."""
     p = problem(options, dtype)
     loss, grad = cross_entropy_and_grad(p.x, p.targets, grad_output=p.grad_output, **p.options)
-    within(loss, p.loss, dtype, "loss")
-    within(grad, p.grad, dtype, "grad", unit_at=p.unit)
+    times = of_transformed(options, dtype)
+    within(loss, p.loss, dtype, "loss", times=times)
+    within(grad, p.grad, dtype, "grad", unit_at=p.unit, times=times)
     same(cross_entropy(p.x, p.targets, **p.options), loss)
     same(cross_entropy_grad(p.x, p.targets, grad_output=p.grad_output, **p.options), grad)
     again, saved = autograd.forward(p.x, p.targets, **p.options)

@@ -61,10 +61,10 @@ def largest_error(got, expected, name, unit_at=None) -> float:
     return float((np.abs(got[finite] - expected[finite]) / unit[finite]).max())
 
 
-def within(got, expected, dtype, what, unit_at=None) -> None:
-    """Assert that a result is within the contract, plus 1 ulp of the dtype for what the reference may be off."""
+def within(got, expected, dtype, what, unit_at=None, times=1) -> None:
+    """Assert that a result is within the contract, so many times, plus 1 ulp for what the reference may be off."""
     name = result_dtype(dtype, what)
-    limit = LIMITS[dtype.name][what] + (1 if LIMITS[dtype.name][what] > 1 else 0.01)
+    limit = times * LIMITS[dtype.name][what] + (1 if LIMITS[dtype.name][what] > 1 else 0.01)
     error = largest_error(got, expected, name, unit_at)
     require(error <= limit, f"{what} of {dtype.name}: {error:.2f} ulp, allowed {limit}")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import operator
 import warnings
-from typing import Unpack
+from typing import Optional, Unpack
 
 try:
     import torch
@@ -27,7 +27,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary, has
 from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
 from . import calls, composed, eager, short
-from .bridge import Options
+from .bridge import NO_WEIGHTS, Options, Weights
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
 from .linear_module import LinearCrossEntropyLoss
 
@@ -43,7 +43,10 @@ __all__ = [
 ]
 
 # The keywords of PyTorch's own, for the hint at a misspelt one.
-_OWN = ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing", "inplace", "dtype")
+_OWN = (
+    *("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing"),
+    *("class_prior", "sample_weight", "where", "normalizer", "inplace", "dtype"),
+)
 _BEYOND = {"inplace": False, "dtype": None, **{name: DEFAULTS[name] for name in EXTRAS}}
 _REDUCTIONS = ("none", "mean", "sum")  # at the numbers that PyTorch's get_enum gives them
 
@@ -59,6 +62,10 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
     *,
+    class_prior: torch.Tensor | None = None,
+    sample_weight: torch.Tensor | None = None,
+    where: torch.Tensor | None = None,
+    normalizer: float | torch.Tensor | None = None,
     inplace: bool = False,
     dtype: torch.dtype | None = None,
     **extras: Unpack[ExtraOptions],
@@ -82,6 +89,16 @@ def cross_entropy(
         'mean' divides by the sum of the weights of the rows' targets that count; by N for probabilities.
     label_smoothing : float in [0, 1], default 0
         epsilon: targets become (1 - epsilon) of themselves plus epsilon / C.
+    class_prior : Tensor, shape (C,), optional
+        Added to the logits, after ``softcap``; a class of -inf has probability and gradient 0. Not in PyTorch.
+    sample_weight : Tensor of the rows' shape, optional
+        v_n >= 0 of each row (token): its loss is multiplied by it, and 'mean' divides by sum_n v_n w_{y_n}. A row of
+        weight 0 does not count, whatever it holds. Not in PyTorch.
+    where : Tensor of bool, of the rows' shape, optional
+        Rows where it is False do not count. Not in PyTorch.
+    normalizer : float, or Tensor without axes, optional
+        What 'mean' divides by in place of its own divisor: the number of tokens of the whole batch, over all ranks and
+        micro-batches. A tensor on a device is not waited for. Not in PyTorch.
     inplace : bool, default False
         Allow the gradient to be written over ``input``, whose values are gone then: no memory is needed for it. Ignored
         where nothing is differentiated and where the call is traced. Not in PyTorch.
@@ -109,10 +126,10 @@ def cross_entropy(
     the loss, unless that is of each row. Elsewhere the forward keeps the logits and the statistics of each row, from
     which the backward recomputes the probabilities.
     """
-    if has_torch_function_variadic(input, target, weight):
+    if has_torch_function_variadic(input, target, weight, class_prior, sample_weight, where, normalizer):
         return handle_torch_function(
             cross_entropy,
-            (input, target, weight),
+            (input, target, weight, class_prior, sample_weight, where, normalizer),
             input,
             target,
             weight=weight,
@@ -121,16 +138,22 @@ def cross_entropy(
             reduce=reduce,
             reduction=reduction,
             label_smoothing=label_smoothing,
+            class_prior=class_prior,
+            sample_weight=sample_weight,
+            where=where,
+            normalizer=normalizer,
             inplace=inplace,
             dtype=dtype,
             **extras,
         )
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
+    weights = calls.weights_given(weight, class_prior, sample_weight, where)
     if (
-        weight is None
+        weights is NO_WEIGHTS
         and dtype is None
         and not extras
+        and normalizer is None
         and not inplace
         and reduction == "mean"
         and type(label_smoothing) is float
@@ -140,30 +163,43 @@ def cross_entropy(
         return loss
     if reduction not in _REDUCTIONS:
         reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name; for any other a ValueError
-    options = Options(ignore_index, label_smoothing, **calls.extras("cross_entropy", extras, _OWN), reduction=reduction)
+    number, divisor = calls.normalizer_given(normalizer, reduction)
+    options = Options(
+        ignore_index,
+        label_smoothing,
+        **calls.extras("cross_entropy", extras, _OWN),
+        normalizer=number,
+        reduction=reduction if divisor is None else "sum",
+    )
+    loss = _loss(input, target, weights, options, inplace, dtype)
+    return loss if divisor is None else loss / divisor
+
+
+def _loss(input, target, weights: Weights, options: Options, inplace: bool, dtype: torch.dtype | None):
+    """The loss, by the kernels where they take such a call."""
     if dtype is not None:
         input = calls.converted(input, dtype)
-    if not calls.are_ours(input, target, weight):
-        return composed.by_torch(input, target, weight, options, dtype)
-    if type(ignore_index) is not int or type(label_smoothing) is not float:
-        ignore_index = calls.as_number(operator.index, ignore_index)
-        label_smoothing = calls.as_number(float, label_smoothing)
+    if not calls.are_ours(input, target, weights):
+        return composed.by_torch(input, target, weights, options, dtype)
+    if type(options.ignore_index) is not int or type(options.label_smoothing) is not float:
+        ignore_index = calls.as_number(operator.index, options.ignore_index)
+        label_smoothing = calls.as_number(float, options.label_smoothing)
         options = options._replace(ignore_index=ignore_index, label_smoothing=label_smoothing)
-    if problem := calls.problem(input, target, weight, options):
-        calls.refuse(problem, input, target, weight, options)
-    if weight is not None and not weight.is_floating_point():
-        weight = weight.to(input.dtype)
+    if problem := calls.problem(input, target, weights, options):
+        calls.refuse(problem, input, target, weights, options)
+    if weights.weight is not None and not weights.weight.is_floating_point():
+        weights = weights._replace(weight=weights.weight.to(input.dtype))
     if input.dim() == 1 and not target.is_floating_point():
         target = target.reshape(())  # from (1,), which PyTorch takes, too
-    if calls.is_pytorchs(target, weight):
-        return composed.by_torch(input, *composed.as_torch_wants(input, target, weight), options, dtype)
+    if calls.is_pytorchs(target, *weights):
+        return composed.by_torch(input, *composed.all_as_torch_wants(input, target, weights), options, dtype)
     try:
-        loss = eager.cross_entropy(input, target, weight, options, inplace)
+        loss = eager.cross_entropy(input, target, weights, options, inplace)
     except ValueError:  # for a weight below 0, or NaN, or infinite: no work is done yet
-        if not calls.is_negative(weight):
+        if not calls.is_negative(weights.weight):
             raise
-        return composed.by_torch(input, *composed.as_torch_wants(input, target, weight), options, dtype)
-    dtype = dtype or calls.result_dtype(input, target, weight)
+        return composed.by_torch(input, *composed.all_as_torch_wants(input, target, weights), options, dtype)
+    dtype = dtype or calls.result_dtype(input, target, weights.weight)
     return loss if loss.dtype is dtype else loss.to(dtype)
 
 
@@ -219,6 +255,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     ----------
     weight, size_average, ignore_index, reduce, reduction, label_smoothing
         Those of `cross_entropy`.
+    class_prior : Tensor, shape (C,), optional
+        As for `cross_entropy`; a buffer, as ``weight`` is.
     inplace : bool, default False
         As for `cross_entropy`.
     dtype : torch.dtype, optional
@@ -228,8 +266,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
     Notes
     -----
-    Called with ``input`` and ``target``; raises what `cross_entropy` raises. `torch.jit.script` makes PyTorch's own
-    operations of it.
+    Called with ``input`` and ``target``, and with ``sample_weight``, ``where`` and ``normalizer`` of this call where
+    there are any; raises what `cross_entropy` raises. `torch.jit.script` makes PyTorch's own operations of it.
     """
 
     __constants__ = (*torch.nn.CrossEntropyLoss.__constants__, "dtype")
@@ -243,11 +281,13 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
         *,
+        class_prior: torch.Tensor | None = None,
         inplace: bool = False,
         dtype: torch.dtype | None = None,
         **extras: Unpack[ExtraOptions],
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.register_buffer("class_prior", class_prior)
         self.inplace = inplace
         self.dtype = calls.result_dtype_named(dtype)
         for name, value in calls.extras("CrossEntropyLoss", extras, _OWN).items():
@@ -255,31 +295,45 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(_BEYOND | state)  # which may have been pickled before an option was added
+        self._buffers.setdefault("class_prior", None)
 
     def extra_repr(self) -> str:
         """The options beyond PyTorch's that are not at their defaults."""
         now = {name: getattr(self, name) for name in _BEYOND}
         return ", ".join(f"{name}={value}" for name, value in now.items() if value != _BEYOND[name])
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        input: torch.Tensor,
+        target: torch.Tensor,
+        sample_weight: Optional[torch.Tensor] = None,  # noqa: UP045 -- as TorchScript reads it
+        where: Optional[torch.Tensor] = None,  # noqa: UP045
+        normalizer: Optional[float] = None,  # noqa: UP045
+    ) -> torch.Tensor:
         """The loss of `cross_entropy`."""
         if torch.jit.is_scripting():
             z = input if self.dtype is None else input.to(self.dtype)
             target, weight = composed.as_torch_wants(z, target, self.weight)
-            options = self.ignore_index, self.label_smoothing, self.z_loss, self.reduction
-            loss = composed.composed(z, target, weight, *options)
+            v = sample_weight
+            if where is not None:
+                v = where.to(z.dtype) if v is None else torch.where(where, v, torch.zeros_like(v))
+            numbers = self.ignore_index, self.label_smoothing, self.z_loss, self.logit_scale, self.softcap
+            more = self.margin, self.focal, normalizer, self.reduction
+            loss = composed.composed(z, target, weight, self.class_prior, v, *numbers, *more)
             return loss if self.dtype is None else loss.to(self.dtype)
         else:  # which torch.jit.script leaves out
-            return self._by_kernels(input, target)
+            return self._by_kernels(input, target, sample_weight=sample_weight, where=where, normalizer=normalizer)
 
-    def _by_kernels(self, input, target):
+    def _by_kernels(self, input, target, **of_call):
         return cross_entropy(
             input,
             target,
+            **of_call,
             weight=self.weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+            class_prior=self.class_prior,
             inplace=self.inplace,
             dtype=self.dtype,
             **{name: getattr(self, name) for name in EXTRAS},

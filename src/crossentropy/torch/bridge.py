@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import namedtuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +24,24 @@ SERIAL_BELOW = 2**15
 
 
 # The options of a loss, in the order in which operators have them: PyTorch's own, and between them those beyond it.
-Options = namedtuple("Options", ["ignore_index", "label_smoothing", *EXTRAS, "reduction"])
+Options = namedtuple("Options", ["ignore_index", "label_smoothing", *EXTRAS, "normalizer", "reduction"])
 PLAIN = Options(-100, *(DEFAULTS[name] for name in Options._fields[1:]))
+
+
+class Weights(NamedTuple):
+    """The tensors that a loss takes beside its target, in the order in which operators have them."""
+
+    weight: torch.Tensor | None = None  # of the classes, as PyTorch calls it
+    class_prior: torch.Tensor | None = None
+    sample_weight: torch.Tensor | None = None  # of the rows
+
+
+NO_WEIGHTS = Weights()
+
+
+def weights_of(tensors) -> Weights:
+    """The tensors beside a target."""
+    return NO_WEIGHTS if all(t is None for t in tensors) else Weights(*tensors)
 
 
 _PLAIN = {"ignore_index": PLAIN.ignore_index}
@@ -78,29 +95,40 @@ def on_torchs_threads(x: torch.Tensor, elements: int | None = None):
     return config(threads=torch.get_num_threads())
 
 
-def _named(input, target, weight, options: Options) -> dict:
+def _named(input, target, weights: Weights, options: Options) -> dict:
     """The options as keyword arguments of the package's functions."""
-    return options._asdict() | {
-        "axis": class_axis(input),
-        "class_weight": None if weight is None else array(weight),
-        "ignore_index": None if target.is_floating_point() else options.ignore_index,
-    }
+    return (
+        options._asdict()
+        | arrays_named(weights)
+        | {
+            "axis": class_axis(input),
+            "ignore_index": None if target.is_floating_point() else options.ignore_index,
+        }
+    )
 
 
-def loss(input, target, weight, options: Options) -> torch.Tensor:
+def arrays_named(weights: Weights) -> dict:
+    """The tensors beside the target, as keyword arguments of the package's functions."""
+    if weights is NO_WEIGHTS:
+        return {}
+    found = {name: array(t) for name, t in weights._asdict().items() if t is not None}
+    return {"class_weight" if name == "weight" else name: a for name, a in found.items()}
+
+
+def loss(input, target, weights: Weights, options: Options) -> torch.Tensor:
     """The loss, for a call that nothing differentiates."""
-    if weight is None and options is PLAIN and not target.is_floating_point() and input.dim() == 2:
+    if weights is NO_WEIGHTS and options is PLAIN and not target.is_floating_point() and input.dim() == 2:
         x = array(input)
         with on_torchs_threads(input):
             return tensor(cross_entropy(x, target.numpy(), **_PLAIN))
     with on_torchs_threads(input):
-        return tensor(cross_entropy(array(input), array(target), **_named(input, target, weight, options)))
+        return tensor(cross_entropy(array(input), array(target), **_named(input, target, weights, options)))
 
 
-def forward(input, target, weight, options: Options) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def forward(input, target, weights: Weights, options: Options) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The loss, and what `backward` needs: statistics, divisor."""
     with on_torchs_threads(input):
-        found, saved = autograd.forward(array(input), array(target), **_named(input, target, weight, options))
+        found, saved = autograd.forward(array(input), array(target), **_named(input, target, weights, options))
     statistics, divisor = autograd.numbers_of(saved)
     statistics = tensor(statistics)
     if divisor is None:  # it follows from the reduction and the number of rows
@@ -109,34 +137,34 @@ def forward(input, target, weight, options: Options) -> tuple[torch.Tensor, torc
 
 
 def backward(
-    grad_loss, input, target, weight, statistics, divisor, options: Options, out=None, *, checks=False
+    grad_loss, input, target, weights: Weights, statistics, divisor, options: Options, out=None, *, checks=False
 ) -> torch.Tensor:
     """The gradient on the logits; into ``out`` where that is given; ``checks`` that the logits are still the same."""
     out = cache.empty_like(input) if out is None else out
     with on_torchs_threads(input):
-        saved = _restored(input, target, weight, statistics, divisor, options)
+        saved = _restored(input, target, weights, statistics, divisor, options)
         if checks and not input.is_cuda:
             kept.check(saved)
         autograd.backward(saved, array(grad_loss), out=array(out))
     return out
 
 
-def _restored(input, target, weight, statistics, divisor, options: Options):
+def _restored(input, target, weights: Weights, statistics, divisor, options: Options):
     by = array(divisor) if options.reduction == "mean" else None
-    named = _named(input, target, weight, options)
+    named = _named(input, target, weights, options)
     return autograd.restored(array(statistics), by, array(input), array(target), **named)
 
 
-def check(input, target, weight, statistics, divisor, options: Options) -> None:
+def check(input, target, weights: Weights, statistics, divisor, options: Options) -> None:
     """Raise where the logits of these statistics are not what they were; on a device go on."""
     if not input.is_cuda:
-        kept.check(_restored(input, target, weight, statistics, divisor, options))
+        kept.check(_restored(input, target, weights, statistics, divisor, options))
 
 
-def at_once(input, target, weight, options: Options) -> tuple[np.floating, torch.Tensor]:
+def at_once(input, target, weights: Weights, options: Options) -> tuple[np.floating, torch.Tensor]:
     """(loss, gradient) of logits of float32 or float64 on the CPU, for 'mean' and 'sum'."""
     small = input.numel() * input.itemsize < cache.LARGE
-    plain = weight is None and (options is PLAIN or options[1:] == PLAIN[1:])
+    plain = weights is NO_WEIGHTS and (options is PLAIN or options[1:] == PLAIN[1:])
     if small and plain and input.dim() == 2 and not target.is_floating_point():
         # No option is passed, because only a call without options takes the package's short way.
         x = input.detach().resolve_neg().numpy()
@@ -144,18 +172,18 @@ def at_once(input, target, weight, options: Options) -> tuple[np.floating, torch
             found = cross_entropy_and_grad(x, target.numpy(), ignore_index=options.ignore_index)
         return found.loss, torch.from_numpy(found.grad)
     grad = cache.empty_like(input)
-    return _forward_backward(input, target, weight, options, grad), grad
+    return _forward_backward(input, target, weights, options, grad), grad
 
 
-def _forward_backward(input, target, weight, options: Options, out: torch.Tensor):
-    named = _named(input, target, weight, options)
+def _forward_backward(input, target, weights: Weights, options: Options, out: torch.Tensor):
+    named = _named(input, target, weights, options)
     with on_torchs_threads(input):
         return cross_entropy_and_grad(array(input), array(target), **named, out=array(out)).loss
 
 
-def forward_backward(input, target, weight, options: Options, out: torch.Tensor) -> torch.Tensor:
+def forward_backward(input, target, weights: Weights, options: Options, out: torch.Tensor) -> torch.Tensor:
     """The loss; the gradient is written to ``out``, which may be ``input``."""
-    return tensor(_forward_backward(input, target, weight, options, out))
+    return tensor(_forward_backward(input, target, weights, options, out))
 
 
 def log_softmax(input, dim: int) -> torch.Tensor:

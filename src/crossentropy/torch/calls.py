@@ -11,7 +11,7 @@ import torch
 from .. import backends
 from .._options import DEFAULTS, EXTRAS, OPTIONS, unknown
 from . import private
-from .bridge import Options, class_axis
+from .bridge import NO_WEIGHTS, Options, Weights, class_axis
 from .composed import by_torch
 
 FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
@@ -21,9 +21,9 @@ INTEGERS = frozenset(
 )
 
 
-def are_ours(input, target, weight=None) -> bool:
+def are_ours(input, target, weights: Weights) -> bool:
     """Whether the kernels take such tensors; others are handed to PyTorch's function, which may raise."""
-    return is_ours(input) and is_beside(input, target) and (weight is None or is_beside(input, weight))
+    return is_ours(input) and is_beside(input, target) and all(t is None or is_beside(input, t) for t in weights)
 
 
 def is_ours(input) -> bool:
@@ -56,15 +56,14 @@ def lacks_cuda() -> bool:
     return bool(reason)
 
 
-def is_pytorchs(target=None, weight=None) -> bool:
+def is_pytorchs(*beside) -> bool:
     """Whether PyTorch's own function has to be called whatever the tensors hold.
 
     For differentiation by anything but reverse mode on the logits, all that the kernels support, and for ONNX.
     """
     if private.are_transforms_active() or private.is_forward_mode() or private.is_onnx_export():
         return True
-    wanted = (target is not None and target.requires_grad) or (weight is not None and weight.requires_grad)
-    return wanted and torch.is_grad_enabled()
+    return any(t is not None and t.requires_grad for t in beside) and torch.is_grad_enabled()
 
 
 def as_number(convert, value):
@@ -85,8 +84,63 @@ def extras(function: str, given: dict, more: tuple[str, ...]) -> dict:
     return {name: OPTIONS[name].rule(given[name], name) if name in given else DEFAULTS[name] for name in EXTRAS}
 
 
-def problem(input, target, weight, options: Options) -> str:
+def weights_given(weight, class_prior, sample_weight, where) -> Weights:
+    """What is beside the target of a call, as far as it can be told without the logits."""
+    if class_prior is None and sample_weight is None and where is None:
+        return NO_WEIGHTS if weight is None else Weights(weight)
+    for name, t in (("class_prior", class_prior), ("sample_weight", sample_weight), ("where", where)):
+        if t is not None and not isinstance(t, torch.Tensor):
+            raise TypeError(f"{name} must be a tensor or None, got {type(t).__name__}")
+    if where is None:
+        if sample_weight is not None and sample_weight.dtype is torch.bool:
+            sample_weight = sample_weight.float()
+        return Weights(weight, class_prior, sample_weight)
+    if where.dtype is not torch.bool:
+        raise TypeError(f"where must be boolean, got {where.dtype}")
+    if sample_weight is None:
+        return Weights(weight, class_prior, where.float())
+    if sample_weight.shape != where.shape:
+        shapes = f"{tuple(where.shape)} and {tuple(sample_weight.shape)}"
+        raise ValueError(f"where and sample_weight must have the rows' shape, got {shapes}")
+    return Weights(weight, class_prior, torch.where(where, sample_weight, 0).to(sample_weight.dtype))
+
+
+def normalizer_given(normalizer, reduction: str):
+    """(the number that 'mean' divides by, the tensor that a sum is to be divided by): one of them, or none.
+
+    A tensor's number is asked for where that waits for no device, and where nothing traces or differentiates it.
+    """
+    if normalizer is None:
+        return None, None
+    if reduction != "mean":
+        raise ValueError(f"normalizer goes with reduction='mean', got reduction={reduction!r}")
+    if not isinstance(normalizer, torch.Tensor):
+        return OPTIONS["normalizer"].rule(normalizer, "normalizer"), None
+    if normalizer.dim() != 0:
+        raise ValueError(f"normalizer must be a number or a tensor without axes, got shape {tuple(normalizer.shape)}")
+    if normalizer.is_cpu and not normalizer.requires_grad and not private.is_traced(normalizer):
+        return OPTIONS["normalizer"].rule(normalizer.item(), "normalizer"), None
+    return None, normalizer
+
+
+def problem_beside(shape, rows, weights: Weights, options: Options, are_classes: bool) -> str:
+    """What is wrong with what PyTorch's function lacks, of so many classes and rows; empty where nothing is."""
+    if weights is NO_WEIGHTS and are_classes:
+        return ""
+    _, prior, v = weights
+    if prior is not None and (tuple(prior.shape) != tuple(shape) or not prior.is_floating_point()):
+        return f"class_prior must be floating of shape {tuple(shape)}, got {prior.dtype} {tuple(prior.shape)}"
+    if v is not None and (tuple(v.shape) != tuple(rows) or v.is_complex()):
+        return f"sample_weight must be real of the rows' shape, {tuple(rows)}, got {v.dtype} {tuple(v.shape)}"
+    for name in ("margin", "focal"):
+        if not are_classes and getattr(options, name):
+            return f"{name} is for class targets"
+    return ""
+
+
+def problem(input, target, weights: Weights, options: Options) -> str:
     """What is wrong with a call, in words; empty where nothing is."""
+    weight = weights.weight
     ignore_index, label_smoothing = options.ignore_index, options.label_smoothing
     if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63:
         return f"ignore_index must be an integer of 64 bits, got {ignore_index!r}"
@@ -96,7 +150,10 @@ def problem(input, target, weight, options: Options) -> str:
     rows = (*shape[:axis], *shape[axis + 1 :])
     if weight is not None and (weight.shape != shape[axis : axis + 1] or weight.is_complex()):
         return f"weight must be real of shape ({shape[axis]},), got {weight.dtype} {tuple(weight.shape)}"
-    if target.shape == shape:  # the shape, not the dtype, tells PyTorch that these are probabilities
+    are_classes = target.shape != shape
+    if found := problem_beside(shape[axis : axis + 1], rows, weights, options, are_classes):
+        raise ValueError(found)
+    if not are_classes:  # the shape, not the dtype, tells PyTorch that these are probabilities
         if not target.is_floating_point():
             return f"a target of the shape of input is probabilities and must be floating, got {target.dtype}"
         return "ignore_index is for class targets" if ignore_index >= 0 else ""
@@ -109,10 +166,11 @@ def problem(input, target, weight, options: Options) -> str:
     return ""
 
 
-def refuse(problem, input, target, weight, options: Options):
+def refuse(problem, input, target, weights: Weights, options: Options):
     """Raise what PyTorch raises for the call; where it goes on in silence, a RuntimeError."""
+    plain = options._replace(normalizer=None, **{name: DEFAULTS[name] for name in EXTRAS})
     with torch.no_grad():
-        by_torch(input, target, weight, options._replace(**{name: DEFAULTS[name] for name in EXTRAS}))
+        by_torch(input, target, Weights(weights.weight), plain)
     raise RuntimeError(problem)
 
 

@@ -4,11 +4,44 @@ from __future__ import annotations
 
 import torch
 
-from .bridge import class_axis, loss_dtype
+from .._options import DEFAULTS, EXTRAS
+from .bridge import Weights, class_axis, loss_dtype
+from .composed import all_as_torch_wants, by_torch
 
 
-def second_derivative(h, grad_loss, input, target, weight, divisor, options):
-    """The gradients on grad_loss and on the logits, from ``h``, that on the gradient.
+def second_derivative(h, grad_loss, input, target, weights, divisor, options):
+    """The gradients on grad_loss and on the logits, from ``h``, that on the gradient."""
+    real = loss_dtype(input)
+    by = 1 / divisor.to(real) if options.reduction == "mean" else torch.ones((), dtype=real, device=input.device)
+    by = torch.where(torch.isfinite(by), by, 0)  # where no row counts the divisor is 0
+    plain = all(getattr(options, name) == DEFAULTS[name] for name in EXTRAS if name != "z_loss")
+    if plain and weights.class_prior is None and weights.sample_weight is None:
+        return _by_formula(h, grad_loss, input, target, weights.weight, by, options)
+    return _by_autograd(h, grad_loss, input, target, weights, by, options)
+
+
+def _by_autograd(h, grad_loss, input, target, weights, by, options):
+    """Of the loss in PyTorch's operations, whose gradient it differentiates."""
+    summed = options._replace(reduction="none" if options.reduction == "none" else "sum", normalizer=None)
+    with torch.enable_grad():
+        z, g = input.view_as(input), grad_loss.view_as(grad_loss)
+        if not z.requires_grad:
+            z = z.detach().requires_grad_()
+        if not g.requires_grad:
+            g = g.detach().requires_grad_()
+        wide = Weights(*(None if w is None else w.to(by.dtype) for w in weights))
+        target = target.to(by.dtype) if target.is_floating_point() else target
+        target, wide = all_as_torch_wants(z.to(by.dtype), target, wide)
+        loss = by_torch(z.to(by.dtype), target, wide, summed)
+        (grad,) = torch.autograd.grad(loss * by, z, g.to(loss.dtype), create_graph=True)
+        on_grad, on_logits = torch.autograd.grad(
+            grad, (g, z), h, create_graph=torch.is_grad_enabled(), allow_unused=True, materialize_grads=True
+        )
+    return on_grad, on_logits
+
+
+def _by_formula(h, grad_loss, input, target, weight, by, options):
+    """The same for the options that frameworks have, and the z-loss.
 
     A row's loss is sum_c t_c (lse - z_c) + lambda lse^2 with the weighted target t, so its gradient is a p - t with
     a = sum_c t_c + 2 lambda lse, and its Hessian times h, with c = <p, h>, a (p h - p c) + 2 lambda p c.
@@ -38,8 +71,6 @@ def second_derivative(h, grad_loss, input, target, weight, divisor, options):
     lse = torch.logsumexp(z, axis, keepdim=True)
     z_slope = 2 * options.z_loss
     a = mass + z_slope * lse
-    by = 1 / divisor.to(real) if reduction == "mean" else torch.ones((), dtype=real, device=z.device)
-    by = torch.where(torch.isfinite(by), by, 0)  # where no row counts the divisor is 0
     scale = grad_loss.to(real) * by
     scale = scale.unsqueeze(axis) if reduction == "none" else scale
     on_rows, on_logits = a * along - towards, scale * (a * (p * h - p * along) + z_slope * p * along)

@@ -16,7 +16,7 @@ import torch
 from torch.autograd.graph import increment_version
 
 from . import bridge, cache, kept, kept_logits, ops, private
-from .bridge import Options, class_axis
+from .bridge import Options, Weights, class_axis, weights_of
 from .derivatives import log_softmax_second_derivative, second_derivative
 
 
@@ -24,27 +24,27 @@ class _AtOnce(torch.autograd.Function):
     """The loss whose gradient is computed with it, of float32 or float64: 16-bit types would have it rounded twice."""
 
     @staticmethod
-    def forward(ctx, input, target, weight, options):
+    def forward(ctx, input, target, options, *weights):
         # AccumulateGrad steals a gradient whose refcount is 1, and copies any other; saving it as a tensor would hold a
         # second reference and so force a copy.
-        ctx.loss, ctx.grad = bridge.at_once(input, target, weight, options)
-        ctx.save_for_backward(input, target, weight)  # for a double backward; reading them raises if they were changed
-        ctx.beside, ctx.options = (target, weight, *_versions(target, weight)), options
+        ctx.loss, ctx.grad = bridge.at_once(input, target, weights_of(weights), options)
+        ctx.save_for_backward(input, target, *weights)  # for a double backward; reading raises if they were changed
+        ctx.beside, ctx.versions, ctx.options = (target, *weights), _versions(target, *weights), options
         return bridge.tensor(ctx.loss)
 
     @staticmethod
     def backward(ctx, grad_loss):
         grad = ctx.grad
         if grad is not None and private.needs_operator(grad_loss):
-            return grad * grad_loss, None, None, None
+            return grad * grad_loss, *_NO_MORE
         # PyTorch's errors, for a graph that is gone, and for targets or weights that were changed.
-        if grad is None or _versions(*ctx.beside[:2]) != ctx.beside[2:]:
+        if grad is None or _versions(*ctx.beside) != ctx.versions:
             ctx.saved_tensors  # noqa: B018
         keeps = private.keeps_graph()
         if not keeps:
             ctx.grad = ctx.beside = None
         if torch.is_grad_enabled():
-            return _Multiplied.apply(grad_loss, *ctx.saved_tensors, grad, ctx.loss, ctx.options), None, None, None
+            return _Multiplied.apply(grad_loss, grad, ctx.loss, ctx.options, *ctx.saved_tensors), *_NO_MORE
         factor = grad_loss.item()
         if not math.isfinite(factor):
             grad = _overflowed(ctx, grad_loss, grad)
@@ -52,11 +52,14 @@ class _AtOnce(torch.autograd.Function):
             grad = torch.mul(grad, grad_loss, out=cache.empty_like(grad))
         elif factor != 1:
             grad *= grad_loss
-        return grad, None, None, None
+        return grad, *_NO_MORE
 
 
-def _versions(target, weight):
-    return target._version, 0 if weight is None else weight._version
+_NO_MORE = (None,) * (2 + len(Weights._fields))  # gradients: of the target, the options and what is beside them
+
+
+def _versions(*tensors):
+    return [0 if t is None else t._version for t in tensors]
 
 
 def _overflowed(ctx, grad_loss, grad):
@@ -66,68 +69,78 @@ def _overflowed(ctx, grad_loss, grad):
     except RuntimeError:  # the logits were changed: rows whose gradient is 0 are taken for such rows
         counts = (grad != 0).any(class_axis(grad), keepdim=True)
         return torch.where(counts, grad * grad_loss, 0)
-    _, *numbers = bridge.forward(*tensors, ctx.options)
-    return bridge.backward(grad_loss, *tensors, *numbers, ctx.options)
+    input, target, *weights = tensors
+    weights = weights_of(weights)
+    _, *numbers = bridge.forward(input, target, weights, ctx.options)
+    return bridge.backward(grad_loss, input, target, weights, *numbers, ctx.options)
 
 
 class _Multiplied(torch.autograd.Function):
     """What arrives times the gradient that was computed with the loss, for a double backward."""
 
     @staticmethod
-    def forward(ctx, grad_loss, input, target, weight, grad, loss, options):
-        ctx.save_for_backward(grad_loss, input, target, weight)
+    def forward(ctx, grad_loss, grad, loss, options, *tensors):
+        ctx.save_for_backward(grad_loss, *tensors)
         ctx.loss, ctx.options = loss, options
         return grad * grad_loss
 
     @staticmethod
     def backward(ctx, h):
-        grad_loss, *tensors = ctx.saved_tensors
+        grad_loss, input, target, *weights = ctx.saved_tensors
+        weights = weights_of(weights)
         if private.needs_operator(h):
-            _, _, divisor = ops.cross_entropy(*tensors, *ctx.options)
+            _, _, divisor = ops.cross_entropy(input, target, *weights, *ctx.options)
         else:
-            loss, _, divisor = bridge.forward(*tensors, ctx.options)
-            kept.check_loss(ctx.loss, loss.item(), tensors[1])
-        return *second_derivative(h, grad_loss, *tensors, divisor, ctx.options), *[None] * 5
+            loss, _, divisor = bridge.forward(input, target, weights, ctx.options)
+            kept.check_loss(ctx.loss, loss.item(), target)
+        on_loss, on_logits = second_derivative(h, grad_loss, input, target, weights, divisor, ctx.options)
+        return on_loss, None, None, None, on_logits, None, *[None] * len(weights)
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, input, target, weight, options):
-        loss, *numbers = bridge.forward(input, target, weight, options)
-        ctx.save_for_backward(input, target, weight, *numbers)
+    def forward(ctx, input, target, options, *weights):
+        loss, *numbers = bridge.forward(input, target, weights_of(weights), options)
+        ctx.save_for_backward(*numbers, input, target, *weights)
         ctx.options = options
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss):
-        return _backward(grad_loss, *ctx.saved_tensors, ctx.options), None, None, None
+        return _backward(grad_loss, ctx.options, *ctx.saved_tensors), *_NO_MORE
 
 
-def _backward(grad_loss, *rest):
+def _backward(grad_loss, options, *tensors):
     """The gradient on the logits, itself differentiable where create_graph asks for that."""
-    *tensors, options = rest
     if private.needs_operator(grad_loss):
         return ops.cross_entropy_backward(grad_loss, *tensors, *options)
-    return (
-        _Gradient.apply(grad_loss, *rest) if torch.is_grad_enabled() else bridge.backward(grad_loss, *rest, checks=True)
-    )
+    if torch.is_grad_enabled():
+        return _Gradient.apply(grad_loss, options, *tensors)
+    return _gradient(grad_loss, options, *tensors)
+
+
+def _gradient(grad_loss, options, statistics, divisor, input, target, *weights, out=None):
+    weights = weights_of(weights)
+    return bridge.backward(grad_loss, input, target, weights, statistics, divisor, options, out=out, checks=True)
 
 
 class _Gradient(torch.autograd.Function):
     """The backward as a Function of its own, for a double backward."""
 
     @staticmethod
-    def forward(ctx, grad_loss, input, target, weight, statistics, divisor, options):
-        ctx.save_for_backward(grad_loss, input, target, weight, statistics, divisor)
+    def forward(ctx, grad_loss, options, *tensors):
+        ctx.save_for_backward(grad_loss, *tensors)
         ctx.options = options
-        return bridge.backward(grad_loss, input, target, weight, statistics, divisor, options, checks=True)
+        return _gradient(grad_loss, options, *tensors)
 
     @staticmethod
     def backward(ctx, h):
-        grad_loss, input, target, weight, statistics, divisor = ctx.saved_tensors
+        grad_loss, statistics, divisor, input, target, *weights = ctx.saved_tensors
+        weights = weights_of(weights)
         if not private.needs_operator(h):
-            bridge.check(input, target, weight, statistics, divisor, ctx.options)
-        return *second_derivative(h, grad_loss, input, target, weight, divisor, ctx.options), *[None] * 5
+            bridge.check(input, target, weights, statistics, divisor, ctx.options)
+        on_loss, on_logits = second_derivative(h, grad_loss, input, target, weights, divisor, ctx.options)
+        return on_loss, None, None, None, on_logits, None, *[None] * len(weights)
 
 
 class _InPlace(torch.autograd.Function):
@@ -140,12 +153,12 @@ class _InPlace(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, input, target, weight, options):
+    def forward(ctx, input, target, options, *weights):
         ctx.at_once = input.device.type == "cpu" and input.dtype != torch.float16
         ctx.options = options
         if not ctx.at_once:
-            return _CrossEntropy.forward(ctx, input, target, weight, options)
-        loss = bridge.forward_backward(input, target, weight, options, input)
+            return _CrossEntropy.forward(ctx, input, target, options, *weights)
+        loss = bridge.forward_backward(input, target, weights_of(weights), options, input)
         increment_version(input)
         ctx.save_for_backward(input)
         return loss
@@ -153,21 +166,22 @@ class _InPlace(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_loss):
-        input, *rest = ctx.saved_tensors
+        tensors = ctx.saved_tensors
+        input = tensors[0] if ctx.at_once else tensors[2]
         grad = input.detach()
         if private.needs_operator(grad_loss):
             if not ctx.at_once:
-                return ops.cross_entropy_backward(grad_loss, input, *rest, *ctx.options), None, None, None
+                return ops.cross_entropy_backward(grad_loss, *tensors, *ctx.options), *_NO_MORE
             by_row = ctx.options.reduction == "none"
-            return grad * (grad_loss.unsqueeze(class_axis(grad)) if by_row else grad_loss), None, None, None
+            return grad * (grad_loss.unsqueeze(class_axis(grad)) if by_row else grad_loss), *_NO_MORE
         if not ctx.at_once:
-            bridge.backward(grad_loss, input, *rest, ctx.options, out=grad, checks=True)
+            _gradient(grad_loss, ctx.options, *tensors, out=grad)
             increment_version(input)
         elif ctx.options.reduction == "none":
             grad *= grad_loss.unsqueeze(class_axis(grad))
         elif grad_loss != 1:
             grad *= grad_loss
-        return grad, None, None, None
+        return grad, *_NO_MORE
 
 
 class _LogSoftmax(torch.autograd.Function):
@@ -213,19 +227,19 @@ class _LogSoftmaxGradient(torch.autograd.Function):
 # ---------------------------------------------------------------------- which way a call goes
 
 
-def cross_entropy(input, target, weight, options: Options, inplace: bool) -> torch.Tensor:
+def cross_entropy(input, target, weights: Weights, options: Options, inplace: bool) -> torch.Tensor:
     """The loss of checked arguments, of `bridge.loss_dtype`, differentiable in the logits."""
-    if private.is_traced(input, target, weight):
-        return ops.cross_entropy(input, target, weight, *options)[0]
+    if private.is_traced(input, target, *weights):
+        return ops.cross_entropy(input, target, *weights, *options)[0]
     if not (input.requires_grad and torch.is_grad_enabled()):
-        return bridge.loss(input, target, weight, options)
+        return bridge.loss(input, target, weights, options)
     if inplace and not input.is_neg() and 0 not in input.stride():  # lazily negated or expanded: not its own memory
         if input.is_leaf or (input._base is not None and input._base.is_leaf and input._base.requires_grad):
             raise RuntimeError("inplace=True would write the gradient over a leaf that requires grad")
-        return _InPlace.apply(input, target, weight, options)
+        return _InPlace.apply(input, target, options, *weights)
     if is_at_once(input, options):
-        return _AtOnce.apply(input, target, weight, options)
-    return _CrossEntropy.apply(input, target, weight, options)
+        return _AtOnce.apply(input, target, options, *weights)
+    return _CrossEntropy.apply(input, target, options, *weights)
 
 
 def is_at_once(input, options: Options) -> bool:

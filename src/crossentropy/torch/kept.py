@@ -49,12 +49,13 @@ def check(saved: Saved) -> None:
         x, targets = x[None], targets[None] if probabilities else targets
     index = rows if x.ndim == 2 else np.unravel_index(rows, x.shape[:-1])
     targets = targets[index if probabilities else rows]
-    now = np.empty((len(rows), FIELDS))
-    backend.forward(x[index], targets, call.options, np.empty(len(rows)), now)
+    now, v = np.empty((len(rows), FIELDS)), call.options.sample_weight
+    v = None if v is None else v[rows]
+    backend.forward(x[index], targets, call.options._replace(sample_weight=v), np.empty(len(rows)), now)
     tolerance = _TOLERANCES.get(x.itemsize, _TOLERANCE)
-    for y, before, after in zip(targets.tolist(), statistics[rows].tolist(), now.tolist(), strict=True):
+    for n, (y, before, after) in enumerate(zip(targets.tolist(), statistics[rows].tolist(), now.tolist(), strict=True)):
         same = _is_close(before[0], after[0], tolerance) and _is_close(before[1], after[1], tolerance)
-        if not same and (probabilities or _counts(y, call)):
+        if not same and (probabilities or _counts(y, call)) and (v is None or v[n] != 0):
             raise RuntimeError(CHANGED)
 
 

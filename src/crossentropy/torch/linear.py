@@ -10,11 +10,14 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .._options import EXTRAS, ExtraOptions, takes_options
 from . import calls, linear_calls, linear_composed, linear_eager
-from .bridge import Options
+from .bridge import Options, Weights
 from .linear_bridge import Layer, Settings
 
 # The other keywords, for the hint at a misspelt one.
-_OWN = ("linear_bias", "weight", "reduction", "ignore_index", "label_smoothing", "options", "rows", "shift")
+_OWN = (
+    *("linear_bias", "weight", "reduction", "ignore_index", "label_smoothing", "options", "rows", "shift"),
+    *("class_prior", "sample_weight", "where", "normalizer"),
+)
 
 
 class LinearLogProbs(NamedTuple):
@@ -36,6 +39,10 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     options: torch.nn.LinearCrossEntropyOptions | None = None,
+    class_prior: torch.Tensor | None = None,
+    sample_weight: torch.Tensor | None = None,
+    where: torch.Tensor | None = None,
+    normalizer: float | torch.Tensor | None = None,
     rows: int | None = None,
     shift: bool = False,
     **extras: Unpack[ExtraOptions],
@@ -64,6 +71,9 @@ def linear_cross_entropy(
         epsilon: targets become (1 - epsilon) of themselves plus epsilon / V.
     options : torch.nn.LinearCrossEntropyOptions, optional
         Its ``batch_chunk_size`` is taken as ``rows``; the rest says how PyTorch goes about it, and is not read.
+    class_prior, sample_weight, where, normalizer : optional
+        As for `cross_entropy`: of classes, of rows (with ``shift`` those of ``target``), and of the whole batch.
+        Rows that do not count are not read. Not in PyTorch.
     rows : int, optional
         Rows of logits at once; by default as for `crossentropy.linear_cross_entropy`. Not in PyTorch.
     shift : bool, default False
@@ -88,10 +98,11 @@ def linear_cross_entropy(
     Eq. 5 and 6 of the note, of logits that are a linear layer's. The gradients of a mean and a sum are computed with
     the loss, for those parameters that require one; without (``torch.no_grad``), the loss takes one product of three.
     """
-    if has_torch_function_variadic(input, linear_weight, target, linear_bias, weight):
+    tensors = input, linear_weight, target, linear_bias, weight, class_prior, sample_weight, where, normalizer
+    if has_torch_function_variadic(*tensors):
         return handle_torch_function(
             linear_cross_entropy,
-            (input, linear_weight, target, linear_bias, weight),
+            tensors,
             input,
             linear_weight,
             target,
@@ -101,6 +112,10 @@ def linear_cross_entropy(
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,
             options=options,
+            class_prior=class_prior,
+            sample_weight=sample_weight,
+            where=where,
+            normalizer=normalizer,
             rows=rows,
             shift=shift,
             **extras,
@@ -111,31 +126,38 @@ def linear_cross_entropy(
         raise TypeError(f"shift must be True or False, got {shift!r}")
     linear_calls.require_tensors(input, linear_weight, target, linear_bias, weight)
     layer, dtype = linear_calls.layer_of(input, linear_weight, linear_bias)
+    weights = calls.weights_given(weight, class_prior, sample_weight, where)
+    number, divisor = calls.normalizer_given(normalizer, reduction)
     lacks_last = False
     if shift:
-        layer, target, lacks_last = linear_calls.shifted(layer, target, ignore_index)
+        layer, target, weights, lacks_last = linear_calls.shifted(layer, target, weights, ignore_index)
     target, probabilities = linear_calls.target_of(layer, target)
     numbers = linear_calls.index_ignored(ignore_index, probabilities), linear_calls.smoothing(label_smoothing)
     linear_calls.require_weight(layer, weight, probabilities)
-    settings = Settings(*Options(*numbers, **more, reduction=reduction), rows, dtype)
-    loss = _loss(layer, target, weight, settings)
+    by = reduction if divisor is None else "sum"
+    settings = Settings(*Options(*numbers, **more, normalizer=number, reduction=by), rows, dtype)
+    rows_shape = (*layer.rows_shape, *layer.weight.shape[1:-1])
+    if problem := calls.problem_beside(layer.weight.shape[:1], rows_shape, weights, settings, not probabilities):
+        raise ValueError(problem)
+    loss = _loss(layer, target, weights, settings)
+    loss = loss if divisor is None else loss / divisor
     return loss[..., :-1] if lacks_last and reduction == "none" else loss
 
 
-def _loss(layer: Layer, target, weight, settings: Settings) -> torch.Tensor:
+def _loss(layer: Layer, target, weights: Weights, settings: Settings) -> torch.Tensor:
     """The loss of checked arguments, by the kernels or composed."""
-    is_ours = layer.weight.dim() == 2 and linear_calls.are_ours(layer, target, weight)
-    if not is_ours or calls.is_pytorchs(target, weight):
-        return linear_composed.cross_entropy(layer, target, weight, settings)
-    if weight is not None and not weight.is_floating_point():
-        weight = weight.to(settings.dtype)
-    traced = linear_calls.is_traced(layer, target, weight)
+    is_ours = layer.weight.dim() == 2 and linear_calls.are_ours(layer, target, *weights)
+    if not is_ours or calls.is_pytorchs(target, *weights):
+        return linear_composed.cross_entropy(layer, target, weights, settings)
+    if weights.weight is not None and not weights.weight.is_floating_point():
+        weights = weights._replace(weight=weights.weight.to(settings.dtype))
+    traced = linear_calls.is_traced(layer, target, *weights)
     try:
-        return linear_eager.cross_entropy(layer, target, weight, settings, traced)
+        return linear_eager.cross_entropy(layer, target, weights, settings, traced)
     except ValueError:  # for a weight below 0, or NaN, or infinite: no work is done yet
-        if traced or not calls.is_negative(weight):
+        if traced or not calls.is_negative(weights.weight):
             raise
-        return linear_composed.cross_entropy(layer, target, weight, settings)
+        return linear_composed.cross_entropy(layer, target, weights, settings)
 
 
 def linear_log_probs(

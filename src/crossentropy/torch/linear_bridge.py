@@ -17,11 +17,12 @@ import torch
 
 import crossentropy
 
+from .._options import DEFAULTS
 from ..linear import calls, engine
 from ..linear import log_probs as rows_log_probs
 from ..linear import products as products_of_arrays
 from . import cache, products
-from .bridge import Options, array, bfloat16, on_torchs_threads, tensor
+from .bridge import Options, Weights, array, arrays_named, bfloat16, on_torchs_threads, tensor
 
 GRADIENTS = calls.GRADIENTS
 
@@ -102,9 +103,9 @@ def _like(grad: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return cache.empty(grad.shape, dtype, grad.device)
 
 
-def loss(layer: Layer, target, weight, settings: Settings) -> torch.Tensor:
+def loss(layer: Layer, target, weights: Weights, settings: Settings) -> torch.Tensor:
     """The loss, by one product."""
-    arrays, named = _arrays(layer, settings.dtype), _named(target, weight, settings)
+    arrays, named = _arrays(layer, settings.dtype), _named(target, weights, settings)
     with on_torchs_threads(layer.weight, layer.logits):
         if layer.input.is_cuda:
             return crossentropy.linear_cross_entropy(*arrays[:2], array(target), bias=arrays[2], **named)
@@ -113,10 +114,10 @@ def loss(layer: Layer, target, weight, settings: Settings) -> torch.Tensor:
         return tensor(engine.loss(checked, call, _products(settings.dtype)))
 
 
-def loss_and_gradients(layer: Layer, target, weight, settings: Settings, wrt: Sequence[bool], arriving=None):
+def loss_and_gradients(layer: Layer, target, weights: Weights, settings: Settings, wrt: Sequence[bool], arriving=None):
     """(loss, gradients): of what arrives at the loss, or, where that is None, of 1, kept for a factor to come."""
     grads = new_gradients(layer, wrt, settings.dtype, is_last=arriving is not None)
-    arrays, named = _arrays(layer, settings.dtype), _named(target, weight, settings)
+    arrays, named = _arrays(layer, settings.dtype), _named(target, weights, settings)
     out = {name: array(grad) for name, grad in zip(GRADIENTS, grads, strict=True) if grad is not None}
     with on_torchs_threads(layer.weight, layer.logits):
         if layer.input.is_cuda:
@@ -182,13 +183,16 @@ def _view(t: torch.Tensor):
     return a.view(bfloat16()) if t.dtype == torch.bfloat16 else a
 
 
-def _named(target, weight, settings: Settings) -> dict:
-    """Options as the package's functions have them."""
-    named = settings._asdict()
+def _named(target, weights: Weights, settings: Settings) -> dict:
+    """Options as the package's functions have them: those that are not at their defaults."""
+    named = {name: value for name, value in settings._asdict().items() if value != DEFAULTS.get(name, _NO_DEFAULT)}
     del named["dtype"]
     if target.is_floating_point():
-        del named["ignore_index"]
-    return named if weight is None else named | {"class_weight": array(weight)}
+        named.pop("ignore_index", None)
+    return named | arrays_named(weights)
+
+
+_NO_DEFAULT = object()
 
 
 def _products(dtype: torch.dtype):

@@ -9,18 +9,19 @@ from torch.nn import _reduction
 
 from .._options import integer
 from . import calls, private
+from .bridge import Weights
 from .linear_bridge import Layer
 
 REDUCTIONS = ("none", "mean", "sum")  # at the numbers that PyTorch's get_enum gives them
 IGNORE_INDEX = -100
 
 
-def are_ours(layer: Layer, target, weight=None) -> bool:
+def are_ours(layer: Layer, *beside) -> bool:
     """Whether the kernels take such tensors; others are handed to PyTorch's functions, which may raise."""
     x = layer.input
     if x.dtype not in calls.FLOATS or not (x.is_cpu or x.is_cuda or x.is_meta):
         return False
-    others = [t for t in (x, *layer[1:], target, weight) if t is not None]
+    others = [t for t in (x, *layer[1:], *beside) if t is not None]
     if not all(calls.is_beside(x, t) for t in others) or any(t.is_nested for t in others):
         return False
     return not (x.is_cuda and calls.lacks_cuda()) and layer.weight.is_floating_point() and len(layer.weight) > 0
@@ -36,9 +37,9 @@ def require_tensors(input, linear_weight, target, linear_bias, weight=None, name
             raise TypeError(f"{name} must be a tensor or None, got {type(value).__name__}")
 
 
-def is_traced(layer: Layer, target, weight=None) -> bool:
+def is_traced(layer: Layer, *beside) -> bool:
     """Whether a call must be an operator because something other than eager autograd has to see it."""
-    return private.is_traced(layer.input, target, weight) or private.is_traced(layer.input, layer.weight, layer.bias)
+    return private.is_traced(layer.input, *layer[1:], *beside)
 
 
 def reduction_named(reduction: str) -> str:
@@ -146,8 +147,8 @@ def require_weight(layer: Layer, weight, probabilities: bool) -> None:
         raise RuntimeError(f"weight must be floating with a target of classes, got {weight.dtype}")
 
 
-def shifted(layer: Layer, target, ignore_index) -> tuple[Layer, torch.Tensor, bool]:
-    """(layer, target, whether there still is a last position), each position with the target of the next one.
+def shifted(layer: Layer, target, weights: Weights, ignore_index) -> tuple[Layer, torch.Tensor, Weights, bool]:
+    """(layer, target, weights, whether there still is a last position), each position with the target of the next one.
 
     For classes the last position gets a target that does not count: the hidden states stay where they are.
     """
@@ -157,7 +158,11 @@ def shifted(layer: Layer, target, ignore_index) -> tuple[Layer, torch.Tensor, bo
         raise RuntimeError(f"shift=True needs input of shape (..., T, H) and linear_weight of shape (V, H), got {got}")
     target, probabilities = target_of(layer, target)
     if probabilities:
-        axis, count = x.dim() - 2, max(x.shape[-2] - 1, 0)
-        return layer._replace(input=x.narrow(axis, 0, count)), target.narrow(axis, min(1, x.shape[-2]), count), False
+        axis, count, first = x.dim() - 2, max(x.shape[-2] - 1, 0), min(1, x.shape[-2])
+        if (v := weights.sample_weight) is not None and v.shape == layer.rows_shape:
+            weights = weights._replace(sample_weight=v.narrow(-1, first, count))
+        return layer._replace(input=x.narrow(axis, 0, count)), target.narrow(axis, first, count), weights, False
+    if (v := weights.sample_weight) is not None and v.shape == layer.rows_shape:
+        weights = weights._replace(sample_weight=torch.cat([v[..., 1:], torch.zeros_like(v[..., :1])], -1))
     last = torch.full_like(target[..., :1], index_ignored(ignore_index, False), dtype=torch.int64)
-    return layer, torch.cat([target[..., 1:].long(), last], -1), True
+    return layer, torch.cat([target[..., 1:].long(), last], -1), weights, True

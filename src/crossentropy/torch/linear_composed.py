@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from .bridge import Weights
 from .linear_bridge import Layer, Settings, real
 
 
@@ -24,24 +25,25 @@ def logits(layer: Layer, dtype: torch.dtype | None) -> torch.Tensor:
         return F.linear(x, w, bias)
 
 
-def cross_entropy(layer: Layer, target, weight, settings: Settings) -> torch.Tensor:
+def cross_entropy(layer: Layer, target, weights: Weights, settings: Settings) -> torch.Tensor:
     """The loss; also of a weight (C, d1, ..., H), whose logits are (N, C, d1, ...)."""
     from . import cross_entropy as of_logits  # the public function, which imports this module
 
-    *options, reduction, _, dtype = settings
-    named = dict(zip(settings._fields, options, strict=False), reduction=reduction)
+    named, dtype = settings._asdict() | weights._asdict(), settings.dtype
+    del named["rows"], named["dtype"]
     places = layer.weight.shape[1:-1]
     if places:
         flat = Layer(layer.input, layer.weight.flatten(0, -2), None if layer.bias is None else layer.bias.flatten())
         z = logits(flat, dtype).unflatten(-1, layer.weight.shape[:-1])
-        return of_logits(z, target, weight, **named)
+        return of_logits(z, target, **named)
     z = logits(layer, dtype)
     if z.dim() > 2:
         shape = z.shape[-1:] if target.shape == z.shape else ()
-        target, rows = target.reshape(-1, *shape), z.shape[:-1]
-        loss = of_logits(z.reshape(-1, z.shape[-1]), target, weight, **named)
-        return loss.reshape(rows) if reduction == "none" else loss
-    return of_logits(z, target, weight, **named)
+        target, rows, v = target.reshape(-1, *shape), z.shape[:-1], weights.sample_weight
+        named["sample_weight"] = None if v is None else v.reshape(-1)
+        loss = of_logits(z.reshape(-1, z.shape[-1]), target, **named)
+        return loss.reshape(rows) if settings.reduction == "none" else loss
+    return of_logits(z, target, **named)
 
 
 def log_probs(layer: Layer, index, ignore_index: int | None, dtype: torch.dtype | None):
@@ -61,11 +63,11 @@ def log_probs(layer: Layer, index, ignore_index: int | None, dtype: torch.dtype 
 # ---------------------------------------------------------------------- gradients that are to be differentiated
 
 
-def loss_derivative(grad_loss, layer: Layer, target, weight, settings: Settings, wrt):
+def loss_derivative(grad_loss, layer: Layer, target, weights: Weights, settings: Settings, wrt):
     """The gradients of a loss, which can be differentiated further."""
 
     def loss(views):
-        return (cross_entropy(views, target, weight, settings),)
+        return (cross_entropy(views, target, weights, settings),)
 
     return _derivative(loss, layer, wrt, (grad_loss,))
 

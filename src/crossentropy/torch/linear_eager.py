@@ -11,16 +11,19 @@ from __future__ import annotations
 import torch
 
 from . import linear_bridge, linear_composed, linear_ops, private
+from .bridge import Weights, weights_of
 from .linear_bridge import Layer, Settings, finished, multiplied
 
 
 class _AtOnce(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, input, linear_weight, linear_bias, target, weight, settings):
+    def forward(ctx, input, linear_weight, linear_bias, target, settings, *weights):
         layer = Layer(input, linear_weight, linear_bias)
         # AccumulateGrad steals a gradient whose refcount is 1: nothing else may hold these.
-        loss, ctx.grads = linear_bridge.loss_and_gradients(layer, target, weight, settings, ctx.needs_input_grad[:3])
-        ctx.save_for_backward(*layer, target, weight)  # for a double backward
+        loss, ctx.grads = linear_bridge.loss_and_gradients(
+            layer, target, weights_of(weights), settings, ctx.needs_input_grad[:3]
+        )
+        ctx.save_for_backward(*layer, target, *weights)  # for a double backward
         ctx.dtypes, ctx.settings = linear_bridge.dtypes_of(layer), settings
         return loss
 
@@ -29,39 +32,47 @@ class _AtOnce(torch.autograd.Function):
         if (grads := ctx.grads) is None:
             ctx.saved_tensors  # noqa: B018 -- PyTorch's error for a graph that is gone
         if torch.is_grad_enabled():
-            return *_derivative(ctx, grad_loss), None, None, None
+            return *_derivative(ctx, grad_loss), *_NO_MORE
         if private.needs_operator(grad_loss):
-            return *linear_ops.multiplied(grads, ctx.dtypes, grad_loss), None, None, None
+            return *linear_ops.multiplied(grads, ctx.dtypes, grad_loss), *_NO_MORE
         keeps = private.keeps_graph()
         if not keeps:
             ctx.grads = None
-        return *multiplied(grads, ctx.dtypes, grad_loss, keeps), None, None, None
+        return *multiplied(grads, ctx.dtypes, grad_loss, keeps), *_NO_MORE
 
 
 class _InHalves(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, input, linear_weight, linear_bias, target, weight, settings):
+    def forward(ctx, input, linear_weight, linear_bias, target, settings, *weights):
         layer = Layer(input, linear_weight, linear_bias)
-        ctx.save_for_backward(*layer, target, weight)
+        ctx.save_for_backward(*layer, target, *weights)
         ctx.settings = settings
-        return linear_bridge.loss(layer, target, weight, settings)
+        return linear_bridge.loss(layer, target, weights_of(weights), settings)
 
     @staticmethod
     def backward(ctx, grad_loss):
         if torch.is_grad_enabled():
-            return *_derivative(ctx, grad_loss), None, None, None
-        *layer, target, weight = ctx.saved_tensors
-        layer, wrt = Layer(*layer), ctx.needs_input_grad[:3]
+            return *_derivative(ctx, grad_loss), *_NO_MORE
+        layer, target, weights = parted(ctx.saved_tensors)
+        wrt = ctx.needs_input_grad[:3]
         if private.needs_operator(grad_loss):
-            return *linear_ops.gradients(grad_loss, layer, target, weight, ctx.settings, wrt), None, None, None
-        _, grads = linear_bridge.loss_and_gradients(layer, target, weight, ctx.settings, wrt, grad_loss)
-        return *finished(grads, linear_bridge.dtypes_of(layer)), None, None, None
+            return *linear_ops.gradients(grad_loss, layer, target, weights, ctx.settings, wrt), *_NO_MORE
+        _, grads = linear_bridge.loss_and_gradients(layer, target, weights, ctx.settings, wrt, grad_loss)
+        return *finished(grads, linear_bridge.dtypes_of(layer)), *_NO_MORE
+
+
+_NO_MORE = (None,) * (2 + len(Weights._fields))  # gradients: of the target, the settings and what is beside them
+
+
+def parted(saved):
+    """(layer, target, weights) of what a forward has saved."""
+    return Layer(*saved[:3]), saved[3], weights_of(saved[4:])
 
 
 def _derivative(ctx, grad_loss):
-    *layer, target, weight = ctx.saved_tensors
-    wrt = ctx.needs_input_grad[:3]
-    return linear_composed.loss_derivative(grad_loss, Layer(*layer), target, weight, ctx.settings, wrt)
+    return linear_composed.loss_derivative(
+        grad_loss, *parted(ctx.saved_tensors), ctx.settings, ctx.needs_input_grad[:3]
+    )
 
 
 class _LogProbs(torch.autograd.Function):
@@ -92,17 +103,17 @@ class _LogProbs(torch.autograd.Function):
 # ---------------------------------------------------------------------- which way a call goes
 
 
-def cross_entropy(layer: Layer, target, weight, settings: Settings, traced: bool) -> torch.Tensor:
+def cross_entropy(layer: Layer, target, weights: Weights, settings: Settings, traced: bool) -> torch.Tensor:
     """The loss of checked arguments, differentiable in the layer's."""
     wrt = _wanted(layer)
     by_row = settings.reduction == "none"
     if traced:  # torch.jit.trace is for what has no backward, and tells calls with and without one apart
         ahead = [wanted and not by_row and not torch.jit.is_tracing() for wanted in wrt]
-        return linear_ops.cross_entropy(*layer, target, weight, *settings, *ahead)[0]
+        return linear_ops.cross_entropy(*layer, target, *weights, *settings, *ahead)[0]
     if not any(wrt):
-        return linear_bridge.loss(layer, target, weight, settings)
+        return linear_bridge.loss(layer, target, weights, settings)
     at_once = not by_row and not private.has_hooks_on_saved_tensors()
-    return (_AtOnce if at_once else _InHalves).apply(*layer, target, weight, settings)
+    return (_AtOnce if at_once else _InHalves).apply(*layer, target, settings, *weights)
 
 
 def log_probs(layer: Layer, index, settings, traced: bool):

@@ -15,6 +15,7 @@ from .linear import linear_cross_entropy
 # PyTorch's own from 2.13 on; before that, what both are.
 _BASE = getattr(torch.nn, "LinearCrossEntropyLoss", torch.nn.modules.loss._WeightedLoss)
 _OWN = ("out_features", "bias", "device", "dtype", "reduction", "weight", "ignore_index", "label_smoothing", "options")
+_MORE = (*_OWN, "rows", "shift", "class_prior")
 _BEYOND = {"rows": None, "shift": False, **{name: DEFAULTS[name] for name in EXTRAS}}
 
 
@@ -34,6 +35,8 @@ class LinearCrossEntropyLoss(_BASE):
         Of the layer.
     reduction, weight, ignore_index, label_smoothing, options
         Those of `linear_cross_entropy`.
+    class_prior : Tensor, shape (V,), optional
+        As for `cross_entropy`; a buffer, as ``weight`` is. Not in PyTorch.
     rows, shift
         As for `linear_cross_entropy`. Not in PyTorch.
     {options}
@@ -41,7 +44,8 @@ class LinearCrossEntropyLoss(_BASE):
 
     Notes
     -----
-    Called with ``input`` and ``target``; raises what `linear_cross_entropy` raises.
+    Called with ``input`` and ``target``, and with ``sample_weight``, ``where`` and ``normalizer`` of this call where
+    there are any; raises what `linear_cross_entropy` raises.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class LinearCrossEntropyLoss(_BASE):
         ignore_index: int | None = None,
         label_smoothing: float = 0.0,
         options: torch.nn.LinearCrossEntropyOptions | None = None,
+        class_prior: torch.Tensor | None = None,
         rows: int | None = None,
         shift: bool = False,
         **extras: Unpack[ExtraOptions],
@@ -66,6 +71,7 @@ class LinearCrossEntropyLoss(_BASE):
             raise RuntimeError(f"weight must have shape {(num_classes,)}, got {tuple(weight.shape)}")
         label_smoothing = linear_calls.smoothing(label_smoothing)
         torch.nn.modules.loss._WeightedLoss.__init__(self, weight, None, None, reduction)
+        self.register_buffer("class_prior", class_prior)
         self.num_classes, self.out_features = num_classes, out_features
         self.ignore_index, self.label_smoothing, self.options = ignore_index, label_smoothing, options
         self.linear = torch.nn.Linear(
@@ -73,18 +79,28 @@ class LinearCrossEntropyLoss(_BASE):
         )
         linear_calls.rows_of(options, rows)
         self.rows, self.shift = rows, shift
-        for name, value in calls.extras("LinearCrossEntropyLoss", extras, (*_OWN, "rows", "shift")).items():
+        for name, value in calls.extras(
+            "LinearCrossEntropyLoss", extras, (*_OWN, "rows", "shift", "class_prior")
+        ).items():
             setattr(self, name, value)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(_BEYOND | state)  # which may have been pickled before an option was added
+        self._buffers.setdefault("class_prior", None)
 
     def extra_repr(self) -> str:
         """The options beyond PyTorch's that are not at their defaults."""
         now = {name: getattr(self, name) for name in _BEYOND}
         return ", ".join(f"{name}={value}" for name, value in now.items() if value != _BEYOND[name])
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        input: torch.Tensor,
+        target: torch.Tensor,
+        sample_weight: torch.Tensor | None = None,
+        where: torch.Tensor | None = None,
+        normalizer: float | torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The loss of `linear_cross_entropy`."""
         shape = (self.num_classes, *self.out_features)
         weight, bias = self.linear.weight, self.linear.bias
@@ -101,6 +117,10 @@ class LinearCrossEntropyLoss(_BASE):
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
             options=self.options,
+            class_prior=self.class_prior,
+            sample_weight=sample_weight,
+            where=where,
+            normalizer=normalizer,
             rows=self.rows,
             shift=self.shift,
             **{name: getattr(self, name) for name in EXTRAS},

@@ -10,12 +10,13 @@ import torch
 from torch.library import custom_op
 
 from . import linear_bridge, linear_composed, ops
+from .bridge import Weights, weights_of
 from .linear_bridge import GRADIENTS, Layer, Settings, finished, real, written_dtype
 
 _LAYER = "Tensor input, Tensor linear_weight, Tensor? linear_bias"
 _SETTINGS = f"{ops.OPTIONS}, int? rows, ScalarType dtype"
 _WRT = "bool of_input, bool of_weight, bool of_bias"
-_LOSS = f"{_LAYER}, Tensor target, Tensor? weight, {_SETTINGS}, {_WRT}"
+_LOSS = f"{_LAYER}, Tensor target, {ops.WEIGHTS}, {_SETTINGS}, {_WRT}"
 _COUNT = len(Settings._fields)
 _GRADIENTS = "(Tensor, Tensor, Tensor)"
 
@@ -23,20 +24,20 @@ _GRADIENTS = "(Tensor, Tensor, Tensor)"
 @custom_op(
     "crossentropy::linear_cross_entropy", mutates_args=(), schema=f"({_LOSS}) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-def cross_entropy(input, linear_weight, linear_bias, target, weight, *rest):
+def cross_entropy(*arguments):
     """(loss, the gradients that are wanted, of 1)."""
-    layer, settings, wrt = _call(input, linear_weight, linear_bias, rest)
+    layer, target, weights, settings, wrt = _call(arguments)
     if not any(wrt):
-        return linear_bridge.loss(layer, target, weight, settings), *_filled(input, (None,) * 3)
-    loss, grads = linear_bridge.loss_and_gradients(layer, target, weight, settings, wrt)
-    return loss, *_filled(input, grads)
+        return linear_bridge.loss(layer, target, weights, settings), *_filled(layer.input, (None,) * 3)
+    loss, grads = linear_bridge.loss_and_gradients(layer, target, weights, settings, wrt)
+    return loss, *_filled(layer.input, grads)
 
 
 @cross_entropy.register_fake
-def _(input, linear_weight, linear_bias, target, weight, *rest):
-    layer, settings, wrt = _call(input, linear_weight, linear_bias, rest)
+def _(*arguments):
+    layer, _, _, settings, wrt = _call(arguments)
     rows = layer.rows_shape if settings.reduction == "none" else ()
-    loss = input.new_empty(rows, dtype=real(settings.dtype))
+    loss = layer.input.new_empty(rows, dtype=real(settings.dtype))
     return loss, *_like(layer, wrt, lambda name, t: written_dtype(name, t, settings.dtype, is_last=False))
 
 
@@ -45,16 +46,16 @@ def _(input, linear_weight, linear_bias, target, weight, *rest):
     mutates_args=(),
     schema=f"(Tensor grad_loss, {_LOSS}) -> {_GRADIENTS}",
 )
-def cross_entropy_backward(grad_loss, input, linear_weight, linear_bias, target, weight, *rest):
+def cross_entropy_backward(grad_loss, *arguments):
     """The gradients that are wanted, in their parameters' dtypes."""
-    layer, settings, wrt = _call(input, linear_weight, linear_bias, rest)
-    _, grads = linear_bridge.loss_and_gradients(layer, target, weight, settings, wrt, grad_loss)
-    return _filled(input, finished(grads, linear_bridge.dtypes_of(layer)))
+    layer, target, weights, settings, wrt = _call(arguments)
+    _, grads = linear_bridge.loss_and_gradients(layer, target, weights, settings, wrt, grad_loss)
+    return _filled(layer.input, finished(grads, linear_bridge.dtypes_of(layer)))
 
 
 @cross_entropy_backward.register_fake
-def _(grad_loss, input, linear_weight, linear_bias, target, weight, *rest):
-    layer, _, wrt = _call(input, linear_weight, linear_bias, rest)
+def _(grad_loss, *arguments):
+    layer, _, _, _, wrt = _call(arguments)
     return _like(layer, wrt, lambda name, t: t.dtype)
 
 
@@ -92,8 +93,11 @@ def _(grad_log_prob, grad_entropy, input, linear_weight, linear_bias, index, *re
     return _like(Layer(input, linear_weight, linear_bias), rest[3:], lambda name, t: t.dtype)
 
 
-def _call(input, linear_weight, linear_bias, rest):
-    return Layer(input, linear_weight, linear_bias), Settings(*rest[:_COUNT]), rest[_COUNT:]
+def _call(arguments):
+    """(layer, target, weights, settings, which gradients) of an operator's arguments."""
+    layer, target, rest = Layer(*arguments[:3]), arguments[3], arguments[4:]
+    weights, rest = weights_of(rest[: ops.COUNT]), rest[ops.COUNT :]
+    return layer, target, weights, Settings(*rest[:_COUNT]), rest[_COUNT:]
 
 
 def _filled(input, grads):
@@ -116,9 +120,9 @@ def multiplied(grads, dtypes, factor):
     return [None if grad is None or dtype is None else (grad * factor).to(dtype) for grad, dtype in pairs]
 
 
-def gradients(grad_loss, layer: Layer, target, weight, settings: Settings, wrt):
+def gradients(grad_loss, layer: Layer, target, weights: Weights, settings: Settings, wrt):
     """The gradients that are wanted, by the operator; None for the others."""
-    found = cross_entropy_backward(grad_loss, *layer, target, weight, *settings, *wrt)
+    found = cross_entropy_backward(grad_loss, *layer, target, *weights, *settings, *wrt)
     return [grad if wanted else None for grad, wanted in zip(found, wrt, strict=True)]
 
 
@@ -131,23 +135,23 @@ def log_probs_gradients(arriving, layer: Layer, index, settings, wrt):
 
 
 def _save_call(ctx, inputs, output):
-    (*tensors, target, weight), rest = inputs[:5], inputs[5:]
-    layer, ctx.settings, wrt = _call(*tensors, rest)
-    needs = ctx.needs_input_grad[:3]
+    layer, target, _, ctx.settings, wrt = _call(inputs)
+    weights, needs = inputs[4 : 4 + ops.COUNT], ctx.needs_input_grad[:3]
     ctx.mark_non_differentiable(*output[1:])
     ctx.dtypes = [dtype if need else None for dtype, need in zip(linear_bridge.dtypes_of(layer), needs, strict=True)]
     ctx.at_once = all(has or not need for has, need in zip(wrt, needs, strict=True))
-    ctx.save_for_backward(*layer, target, weight, *(output[1:] if ctx.at_once else ()))
+    ctx.save_for_backward(*layer, target, *weights, *(output[1:] if ctx.at_once else ()))
 
 
 def _call_backward(ctx, grad_loss, *_):
-    (*layer, target, weight), grads = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
-    call = grad_loss, Layer(*layer), target, weight, ctx.settings, ctx.needs_input_grad[:3]
+    saved, grads = ctx.saved_tensors[: 4 + ops.COUNT], ctx.saved_tensors[4 + ops.COUNT :]
+    layer, target, weights = Layer(*saved[:3]), saved[3], weights_of(saved[4:])
+    call = grad_loss, layer, target, weights, ctx.settings, ctx.needs_input_grad[:3]
     if torch.is_grad_enabled():
         found = linear_composed.loss_derivative(*call)
     else:
         found = multiplied(grads, ctx.dtypes, grad_loss) if ctx.at_once else gradients(*call)
-    return *found, *[None] * (5 + _COUNT)
+    return *found, *[None] * (4 + ops.COUNT + _COUNT)
 
 
 def _save_log_probs(ctx, inputs, output):

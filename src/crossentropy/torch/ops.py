@@ -11,7 +11,7 @@ from torch.library import custom_op
 
 from ..autograd import FIELDS
 from . import bridge, kept_logits
-from .bridge import Options, class_axis, loss_dtype
+from .bridge import Options, Weights, class_axis, loss_dtype, weights_of
 from .derivatives import log_softmax_second_derivative, second_derivative
 
 
@@ -20,20 +20,27 @@ def _statistics_dtype(input):
     return loss_dtype(input) if input.device.type == "cuda" else torch.float64
 
 
-_KINDS = {"ignore_index": "int", "reduction": "str"}  # of the options that are no float
+_KINDS = {"ignore_index": "int", "normalizer": "float?", "reduction": "str"}  # of the options that are no float
 OPTIONS = ", ".join(f"{_KINDS.get(name, 'float')} {name}" for name in Options._fields)
-_CALL = f"Tensor input, Tensor target, Tensor? weight, {OPTIONS}"
+WEIGHTS = ", ".join(f"Tensor? {name}" for name in Weights._fields)
+COUNT = len(Weights._fields)  # of these tensors
+_CALL = f"Tensor input, Tensor target, {WEIGHTS}, {OPTIONS}"
 
 
 @custom_op("crossentropy::cross_entropy", mutates_args=(), schema=f"({_CALL}) -> (Tensor, Tensor, Tensor)")
-def cross_entropy(input, target, weight, *options):
+def cross_entropy(input, target, *rest):
     """(loss, statistics, divisor)."""
-    return bridge.forward(input, target, weight, Options(*options))
+    return bridge.forward(input, target, *parted(rest))
+
+
+def parted(rest) -> tuple[Weights, Options]:
+    """The tensors beside the target, and the options, from an operator's arguments."""
+    return weights_of(rest[:COUNT]), Options(*rest[COUNT:])
 
 
 @cross_entropy.register_fake
-def _(input, target, weight, *options):
-    reduction = Options(*options).reduction
+def _(input, target, *rest):
+    reduction = parted(rest)[1].reduction
     axis = class_axis(input)
     rows = (*input.shape[:axis], *input.shape[axis + 1 :])
     count = 1
@@ -44,17 +51,18 @@ def _(input, target, weight, *options):
     return loss, input.new_empty((count, FIELDS), dtype=numbers), input.new_empty((), dtype=numbers)
 
 
-_KEPT = _CALL.replace("weight,", "weight, Tensor statistics, Tensor divisor,")
+_KEPT = f"Tensor statistics, Tensor divisor, {_CALL}"
 
 
 @custom_op("crossentropy::cross_entropy_backward", mutates_args=(), schema=f"(Tensor grad_loss, {_KEPT}) -> Tensor")
-def cross_entropy_backward(grad_loss, input, target, weight, statistics, divisor, *options):
+def cross_entropy_backward(grad_loss, statistics, divisor, input, target, *rest):
     """The gradient on the logits."""
-    return bridge.backward(grad_loss, input, target, weight, statistics, divisor, Options(*options))
+    weights, options = parted(rest)
+    return bridge.backward(grad_loss, input, target, weights, statistics, divisor, options)
 
 
 @cross_entropy_backward.register_fake
-def _(grad_loss, input, target, weight, statistics, divisor, *options):
+def _(grad_loss, statistics, divisor, input, target, *rest):
     return torch.empty_like(input)
 
 
@@ -88,25 +96,27 @@ def _(grad_output, input, statistics, dim):
 
 
 def _save_call(ctx, inputs, output):
-    input, target, weight, *options = inputs
-    _, statistics, divisor = output
+    (input, target, *rest), (_, statistics, divisor) = inputs, output
     ctx.mark_non_differentiable(statistics, divisor)
-    ctx.save_for_backward(input, target, weight, statistics, divisor)
-    ctx.options = Options(*options)
+    ctx.save_for_backward(statistics, divisor, input, target, *rest[:COUNT])
+    ctx.options = rest[COUNT:]
 
 
 def _call_backward(ctx, grad_loss, *_):
-    return cross_entropy_backward(grad_loss, *ctx.saved_tensors, *ctx.options), *[None] * (2 + len(Options._fields))
+    grad = cross_entropy_backward(grad_loss, *ctx.saved_tensors, *ctx.options)
+    return grad, *[None] * (1 + COUNT + len(Options._fields))
 
 
 def _save_gradient(ctx, inputs, output):
-    grad_loss, input, target, weight, _, divisor, *options = inputs
-    ctx.save_for_backward(grad_loss, input, target, weight, divisor)
-    ctx.options = Options(*options)
+    grad_loss, _, divisor, input, target, *rest = inputs
+    ctx.save_for_backward(grad_loss, divisor, input, target, *rest[:COUNT])
+    ctx.options = Options(*rest[COUNT:])
 
 
 def _gradient_backward(ctx, h):
-    return *second_derivative(h, *ctx.saved_tensors, ctx.options), *[None] * (4 + len(Options._fields))
+    grad_loss, divisor, input, target, *weights = ctx.saved_tensors
+    found = second_derivative(h, grad_loss, input, target, Weights(*weights), divisor, ctx.options)
+    return found[0], None, None, found[1], *[None] * (1 + COUNT + len(Options._fields))
 
 
 def _save_log_softmax(ctx, inputs, output):

@@ -37,13 +37,13 @@ def is_wrapper(x) -> bool:
     return not _is_plain(x) and is_traceable_wrapper_subclass(x)
 
 
-def is_traced(input, target=None, weight=None) -> bool:
+def is_traced(input, target=None, *others) -> bool:
     """Whether a call must be an operator because something other than eager autograd has to see it."""
     return (
         torch.compiler.is_compiling()
         or _modes() > 0  # make_fx, FakeTensorMode, selective checkpointing, counters
         or _tracing_state() is not None
-        or not (_is_plain(input) and _is_plain(target) and _is_plain(weight))
+        or not (_is_plain(input) and _is_plain(target) and all(map(_is_plain, others)))
         or input.is_meta
     )
 

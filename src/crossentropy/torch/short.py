@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from . import bridge, cache, eager, private
-from .bridge import PLAIN
+from .bridge import NO_WEIGHTS, PLAIN
 
 _MOST = {torch.float32: cache.LARGE // 4, torch.float64: cache.LARGE // 8}  # elements
 _CLASSES = frozenset((torch.int64, torch.int32, torch.int16, torch.int8))
@@ -41,5 +41,5 @@ def cross_entropy(input, target, ignore_index) -> torch.Tensor | None:
         return None
     options = PLAIN if ignore_index == PLAIN.ignore_index else PLAIN._replace(ignore_index=ignore_index)
     if not (input.requires_grad and torch.is_grad_enabled()):
-        return bridge.loss(input, target, None, options)
-    return eager._AtOnce.apply(input, target, None, options) if eager.is_at_once(input, options) else None
+        return bridge.loss(input, target, NO_WEIGHTS, options)
+    return eager._AtOnce.apply(input, target, options, *NO_WEIGHTS) if eager.is_at_once(input, options) else None

@@ -223,7 +223,8 @@ def restored_log_softmax(statistics, x, axis=-1):
     """As `crossentropy.autograd.restored_log_softmax`, on the device."""
     there = arrays.describe(x, "x")
     axis = calls.logits_axis(there, integer(axis, "axis"), "x")
-    return SavedLogSoftmax([there, calls.statistics_beside(there, axis, statistics)], axis)
+    kept = calls.fields_of(Result(writes="log_softmax"))
+    return SavedLogSoftmax([there, calls.statistics_beside(there, axis, statistics, kept)], axis)
 
 
 # ---------------------------------------------------------------------- the loss of hidden states

@@ -1,7 +1,8 @@
 """The arguments of the kernels of rows: one table, from which their types, their order and this documentation come.
 
-A kernel takes one record, `Arguments`, which Numba passes as its fields one by one. A row of the table is all that a
-new number needs to reach every kernel: `launch.rows` fills it by its name, and device functions read it by its name.
+A kernel takes one record, which Numba passes as its fields one by one. A row of the table is all that a new number
+needs to reach every kernel: `launch.rows` fills it by its name, and device functions read it by its name. What few
+calls have stands in a table of its own, MORE, which only their kernels are given as well.
 """
 
 from __future__ import annotations
@@ -12,6 +13,16 @@ from typing import NamedTuple
 from numba.cuda import types
 
 from ..._options import NUMERIC, OPTIONS
+
+# The numbers that few calls have, whose kernels are compiled for themselves: each a real and what that is short of.
+PAIRS = {
+    "logit_scale": "a",
+    "softcap": "c; 0: none",
+    "margin": "m",
+    "focal": "gamma",
+    "ratio": "a / c, or a where there is no cap",
+}
+OF_FEW = PAIRS.keys() & set(NUMERIC)
 
 INTEGER, REAL = "integer", "real"  # an int64; the type that a row is computed in: float32, or float64 for float64
 
@@ -59,23 +70,46 @@ TABLE = (
     Argument("statistics", INTEGER, "address of reals (rows, fields of contract.Statistics), written or read"),
     Argument("partial", INTEGER, "address of reals (rows, parts, fields of reading.PartStatistics), likewise"),
     Argument("scale", REAL, "the gradient's factor, of every row", 1.0),
-    *(Argument(name, REAL, OPTIONS[name].text) for name in NUMERIC),
+    *(Argument(name, REAL, OPTIONS[name].text) for name in NUMERIC if name not in OF_FEW),
+)
+MORE = (
+    Argument("class_prior", INTEGER, "address of pairs of reals (classes, 2): b_c, added to the logits"),
+    *(Argument(name, REAL, f"{text}, rounded") for name, text in PAIRS.items()),
+    *(Argument(f"{name}_low", REAL, f"what {name} is short of") for name in PAIRS),
 )
 
-Arguments = namedtuple("Arguments", [argument.name for argument in TABLE])
-Arguments.__doc__ = "What a kernel of rows is given.\n\n" + "\n".join(
-    f"{argument.name} : {argument.kind}, {argument.meaning}" for argument in TABLE
-)
+
+def _record(name: str, table: tuple[Argument, ...]):
+    record = namedtuple(name, [argument.name for argument in table])
+    record.__doc__ = "What a kernel of rows is given.\n\n" + "\n".join(
+        f"{argument.name} : {argument.kind}, {argument.meaning}" for argument in table
+    )
+    return record
 
 
-def signature(kind: str) -> list:
+Arguments = _record("Arguments", TABLE)
+ArgumentsOfFew = _record("ArgumentsOfFew", TABLE + MORE)
+
+
+def _of(result):
+    """The record that a kernel takes, and its table."""
+    return (ArgumentsOfFew, TABLE + MORE) if result.transforms or result.focal else (Arguments, TABLE)
+
+
+def takes(result, name: str) -> bool:
+    """Whether a kernel has a real argument of that name."""
+    return name in _of(result)[0]._fields
+
+
+def signature(kind: str, result) -> list:
     """The types of a kernel's arguments, of which there is one: the record."""
-    real = types.float64 if kind == "float64" else types.float32
-    return [types.NamedTuple([real if argument.kind == REAL else types.int64 for argument in TABLE], Arguments)]
+    real, (record, table) = types.float64 if kind == "float64" else types.float32, _of(result)
+    return [types.NamedTuple([real if argument.kind == REAL else types.int64 for argument in table], record)]
 
 
-def values_of(given: dict) -> list:
+def values_of(given: dict, result) -> list:
     """The values of a launch in the order of the table; a TypeError for a name that it has not."""
-    if unknown := given.keys() - set(Arguments._fields):
+    record, table = _of(result)
+    if unknown := given.keys() - set(record._fields):
         raise TypeError(f"kernels of rows have no argument {', '.join(sorted(unknown))}")
-    return [given.get(argument.name, argument.default) for argument in TABLE]
+    return [given.get(argument.name, argument.default) for argument in table]

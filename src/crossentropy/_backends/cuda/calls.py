@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 from ... import _arrays, _check
 from ..._arrays import Array
-from ..._options import DEFAULTS, NUMERIC, integer, numeric_of, passed, real, reduction_of
-from ..contract import Statistics
+from ..._options import DEFAULTS, NEED_INDEX, NUMERIC, integer, numeric_of, passed, real, reduction_of
 from . import arrays, launch
+from .arguments import OF_FEW, PAIRS
+from .kernels import Result
+from .reading import statistics_of
 
-X, TARGETS, CLASS_WEIGHT, SAMPLE_WEIGHT, GRAD_OUTPUT, OUT, STATISTICS, DIVISOR = range(8)  # the arrays of a loss
-PLACES = {"class_weight": CLASS_WEIGHT, "sample_weight": SAMPLE_WEIGHT}
-INPUTS = ("logits", "targets", "class_weight", "sample_weight", "grad_output")  # what an ``out`` must lie apart from
+# The arrays of a loss.
+X, TARGETS, CLASS_WEIGHT, SAMPLE_WEIGHT, CLASS_PRIOR, GRAD_OUTPUT, OUT, STATISTICS, DIVISOR = range(9)
+PLACES = {"class_weight": CLASS_WEIGHT, "sample_weight": SAMPLE_WEIGHT, "class_prior": CLASS_PRIOR}
+INPUTS = ("logits", "targets", *PLACES, "grad_output")  # what an ``out`` must lie apart from
 
 
 class Fixed(NamedTuple):
@@ -27,11 +31,17 @@ class Fixed(NamedTuple):
     smooths: bool
     reduction: str
     has_normalizer: bool
+    transforms: bool  # what kernels are compiled for: see `kernels.Result`
+    focal: bool
+    need_index: tuple[str, ...]  # the options that go with classes only
 
 
 # And the numbers that it is not: each call fills them in, by their places here. ``scale`` is what the gradient is
 # multiplied by: grad_output over what is known of the divisor; ``by`` is that divisor.
-Values = namedtuple("Values", ["scale", *NUMERIC, "by", "empty"])
+Values = namedtuple("Values", ["scale", *NUMERIC, "by", "empty", "ratio", *(f"{name}_low" for name in PAIRS)])
+_NO_PAIRS = dict.fromkeys(("ratio", *(f"{name}_low" for name in PAIRS)), 0.0)
+_OF_LOGITS = ("logit_scale", "softcap", "margin")  # the numbers that transform logits
+FEW = ("class_prior", *PAIRS)  # the options that few calls have
 
 
 class Saved(NamedTuple):
@@ -58,6 +68,8 @@ def given(function: str, logits, targets, options) -> tuple[list[Array | None], 
 def of_logits(x: Array, targets, options) -> tuple[list[Array | None], Fixed, Values]:
     """The same of logits that are described; they need not be there. ``options`` are those that are passed."""
     numbers = {name: DEFAULTS[name] for name in NUMERIC} | numeric_of(options)
+    few = not options.keys().isdisjoint(FEW)
+    transforms = "class_prior" in options or (few and any(numbers[name] != DEFAULTS[name] for name in _OF_LOGITS))
     reduction, normalizer, empty = reduction_of(options)
     found = [x, arrays.beside(x, targets, "targets"), *[None] * (DIVISOR - TARGETS)]
     for name, place in PLACES.items():
@@ -68,8 +80,20 @@ def of_logits(x: Array, targets, options) -> tuple[list[Array | None], Fixed, Va
         for name in ("axis", "ignore_index")
     )
     by = normalizer or 1.0
-    fixed = Fixed(axis, ignored, numbers["label_smoothing"] > 0, reduction, normalizer is not None)
+    smooths, focal = numbers["label_smoothing"] > 0, numbers["focal"] > 0
+    need_index = tuple(name for name in NEED_INDEX if name in options)
+    fixed = Fixed(axis, ignored, smooths, reduction, normalizer is not None, transforms, focal, need_index)
+    numbers |= _pairs(numbers, launch.real_of(x.layout)) if few else _NO_PAIRS
     return found, fixed, Values(1.0 / by, **numbers, by=by, empty=empty)
+
+
+def _pairs(numbers, kind: str) -> dict[str, float]:
+    """What each of PAIRS is short of as a real, and the ratio, with which a capped logit is computed."""
+    exact = {name: Fraction(numbers[name]) for name in OF_FEW}
+    exact["ratio"] = exact["logit_scale"] / (exact["softcap"] or 1)
+    most = Fraction(float(np.finfo(kind).max))
+    high = {name: float(np.dtype(kind).type(min(number, most))) for name, number in exact.items()}
+    return {"ratio": high["ratio"]} | {f"{name}_low": float(exact[name] - Fraction(high[name])) for name in exact}
 
 
 def with_gradient(given, values: Values, grad_output, out) -> Values:
@@ -89,15 +113,21 @@ def arriving(x: Array, value, name: str) -> tuple[float, Array | None]:
 
 def with_statistics(given, fixed: Fixed, statistics, divisor) -> None:
     """Put what a forward has kept in its places."""
-    given[STATISTICS] = statistics_beside(given[X], logits_axis(given[X], fixed.axis, "logits"), statistics)
+    kept = fields_of(Result(transforms=fixed.transforms, focal=fixed.focal))
+    given[STATISTICS] = statistics_beside(given[X], logits_axis(given[X], fixed.axis, "logits"), statistics, kept)
     if divisor is not None:
         given[DIVISOR] = _plain_numbers(given[X], divisor, "divisor", ())
 
 
-def statistics_beside(x: Array, axis: int, statistics) -> Array:
-    """The statistics of the rows of x, as a forward has kept them."""
+def fields_of(result: Result) -> int:
+    """How many numbers a forward keeps of a row."""
+    return len(statistics_of(result)._fields)
+
+
+def statistics_beside(x: Array, axis: int, statistics, kept: int) -> Array:
+    """The statistics of the rows of x, as a forward has kept them: so many of each."""
     rows = math.prod(_arrays.without(x.layout.shape, axis))
-    return _plain_numbers(x, statistics, "statistics", (rows, len(Statistics._fields)))
+    return _plain_numbers(x, statistics, "statistics", (rows, kept))
 
 
 def _plain_numbers(x, value, name, shape):
@@ -161,6 +191,16 @@ def weights(plan, given, name: str, axis: int):
     _check.require_weights(a.layout, given[X].layout, axis, name)
     arrays.require_aligned(a, name)
     return launch.as_real(plan, plan.operands[PLACES[name]], given[X].layout)
+
+
+def prior(plan, given, axis: int):
+    """The class prior as pairs of real numbers. Its values are not looked at."""
+    a = given[CLASS_PRIOR]
+    if a is None:
+        return None
+    _check.require_weights(a.layout, given[X].layout, axis, "class_prior")
+    arrays.require_aligned(a, "class_prior")
+    return launch.as_pairs(plan, plan.operands[CLASS_PRIOR], given[X].layout)
 
 
 def result(plan, out: Array | None, number: int, x: Array):

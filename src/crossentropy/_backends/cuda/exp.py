@@ -29,6 +29,8 @@ class Exponential(NamedTuple):
     exp: Callable  # (y): e^y
     scale_of: Callable  # (k): 2^k
     nearest: Callable  # (y): y rounded to an integer
+    reduced_pair: Callable  # (y): (r, what it is short of, 2^n), where y is n ln2 + r; y <= 0, and 0 for 2^n at -inf
+    series: Callable  # (r): (e^r - 1 - r - r^2/2) / r^3
 
 
 def _polynomial(real, terms):
@@ -143,6 +145,14 @@ def exponential_of(kind: str) -> Exponential:
         return exp_at(y, magic, lowest)
 
     @device
+    def reduced_pair(y):
+        magic, lowest = frame_at(zero)
+        y = larger(y, lowest)
+        t = fma(y, log2e, magic)
+        n = t - magic
+        return fma(n, minus_high, y), n * minus_low, power(t)
+
+    @device
     def scale_of(k):
         """2^k, for an integer k as a real."""
         return power(middle + (bias + k))
@@ -152,4 +162,6 @@ def exponential_of(kind: str) -> Exponential:
         """y rounded to an integer."""
         return (y + middle) - middle
 
-    return Exponential(log2e, frame_at, exp_at, exp_pair, exp_parts, exp_near, exp_times, exp, scale_of, nearest)
+    return Exponential(
+        log2e, frame_at, exp_at, exp_pair, exp_parts, exp_near, exp_times, exp, scale_of, nearest, reduced_pair, series
+    )

@@ -19,9 +19,9 @@ from ..contract import Statistics
 from .elements import device, elements_of
 from .groups import WARP
 from .intrinsics import cluster_count, cluster_index, cluster_rank, cluster_sync, clustered, store
-from .logits import logits_of
+from .logits import Target, logits_of
 from .numbers import numbers_of
-from .reading import PartStatistics, reading_of
+from .reading import Found, PairPartStatistics, PartStatistics, part_statistics_of, reading_of, statistics_of
 from .records import record_of
 from .rows import rows_of
 from .weights import weights_of
@@ -40,6 +40,8 @@ class Result(NamedTuple):
     spreads: bool = False  # whether the target's weight is on all classes: smoothing or probabilities
     q: str = ""  # the dtype of probability targets, or of the gradient that arrives at a log-softmax
     to: str = ""  # the dtype of what is written, where it is not that of the logits: 16 bits, of a float32 gradient
+    transforms: bool = False  # whether logits are transformed, and so pairs: by a scale, cap, prior or margin
+    focal: bool = False  # whether the loss has a focal factor
 
     @property
     def is_part(self) -> bool:
@@ -59,8 +61,8 @@ class Result(NamedTuple):
 
 @functools.cache
 def kernel(kind, shape, result):
-    """The Python function of a kernel; its argument is a record, `arguments.Arguments`."""
-    elements, read_one = elements_of(kind), logits_of(kind).read_one
+    """The Python function of a kernel; its argument is a record of `arguments.record_of`."""
+    elements, target_logit = elements_of(kind), logits_of(kind, result.transforms).target_of
     real, width, zero = elements.real, elements.width, elements.real(0)
     threads, rows_at_once, alone = shape.threads, shape.rows, shape.alone
     blocks = 1 if alone else shape.blocks
@@ -75,12 +77,14 @@ def kernel(kind, shape, result):
     # A block's threads have met in a reduction since they read the target's logit. A warp's have not, nor have any
     # where the statistics come from memory.
     waits = writes == "gradient" and (result.reads == "statistics" or threads <= WARP)
+    low_held, no_target = reals_held if result.transforms else 1, Target(zero, zero, zero)
     turns_of_row = 0 if result.weighs and not result.is_backward else 1  # two reductions a row leave it as it was
 
     def body(a):
         words = cuda.local.array(words_held, np.uint32)
         v = cuda.local.array(reals_held, real)
         u = cuda.local.array(width, real)
+        low = cuda.local.array(low_held, real)
         thread = np.int64(cuda.threadIdx.x)
         lane, place = (np.int64(0), thread) if alone else (thread % threads, thread // threads)
         block, step = np.int64(cuda.blockIdx.x), np.int64(cuda.gridDim.x)
@@ -100,23 +104,23 @@ def kernel(kind, shape, result):
             index = min(index, count - 1)
             row = row_of(a, index)
             target = target_of(a, row, smoothing)
-            z_y = read_one(a, row.x + row.target * a.x_class) if row.has_target and not is_part else zero
+            z_y = target_logit(a, row) if row.has_target and not is_part else no_target
 
             hold(row, lane, words)
-            found = find(a, row, target, lane, turn, words, v, u)
+            found = find(a, row, target, lane, turn, words, v, low, u)
             turn ^= turns_of_row
 
-            of_row = numbers(a, row, smoothing, found)
+            of_row = numbers(a, row, smoothing, found, z_y)
             if alive and lane == 0:
                 if has_loss:
-                    store(a.loss + row.number * real_size, loss_of(a, row, found, of_row, z_y))
+                    store(a.loss + row.number * real_size, loss_of(a, row, found, of_row))
                 save(a, row, index, found)
 
             if writes:
                 frame = frame_of(a, row, found, of_row, z_y)
                 if waits:
                     wait()  # nothing is written before all have read the target's logit
-                write(a, row, target, frame, lane, alive, words, v, u)
+                write(a, row, target, frame, lane, alive, words, v, low, u)
             base += step * rows_at_once
 
     return body
@@ -125,7 +129,8 @@ def kernel(kind, shape, result):
 def _saving(kind, result):
     """The device function (a, row, index, found): keep what was found, of the row or of the part of that index."""
     real, real_size, is_part = elements_of(kind).real, elements_of(kind).real_size, result.is_part
-    of_row, of_part = record_of(Statistics, real, real_size), record_of(PartStatistics, real, real_size)
+    of_row = record_of(statistics_of(result), real, real_size)
+    of_part = record_of(part_statistics_of(result), real, real_size)
     store_row, store_part, row_size, part_size = of_row.store, of_part.store, of_row.size, of_part.size
     if result.is_backward and result.saves:
 
@@ -136,11 +141,24 @@ def _saving(kind, result):
             kept = PartStatistics(max=found.max, rest=found.error, mass=found.mass, distance=found.distance)
             store_part(a.partial + place * part_size, kept)
 
+    elif result.saves == "row" and statistics_of(result) is Found:
+
+        @device
+        def save(a, row, index, found):
+            store_row(a.statistics + row.number * row_size, found)
+
     elif result.saves == "row":
 
         @device
         def save(a, row, index, found):
             store_row(a.statistics + row.number * row_size, Statistics(max=found.max, rest=found.rest, mass=found.mass))
+
+    elif result.saves == "part" and result.transforms:
+
+        @device
+        def save(a, row, index, found):
+            kept = PairPartStatistics(found.max, found.low, found.rest, found.mass, found.distance)
+            store_part(a.partial + index * part_size, kept)
 
     elif result.saves == "part":
 

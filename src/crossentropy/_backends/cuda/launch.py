@@ -8,13 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..._arrays import Layout, c_strides, layout, merged_rows, without
-from ..contract import Statistics
 from . import driver, reductions, weighted
 from .arguments import signature, values_of
 from .groups import MOST_BLOCKS, WARP, Shape
 from .kernels import Result, kernel
 from .plans import Number, Operand, Plan
-from .reading import PartStatistics
+from .reading import part_statistics_of, statistics_of
 
 # How rows are shared out, by the vectors of 16 bytes in a row: (up to, threads, vectors a thread keeps, blocks).
 # A row has few threads, because then none is idle. A multiprocessor has several blocks, because then one reads while
@@ -77,7 +76,7 @@ def real_of(x: Layout) -> str:
 def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
     """How many blocks are to fit on a multiprocessor: as many as leave room for what a thread holds, without spills."""
     much = shape.kept not in (1, 2, 4) or result.spreads or result.q or shape.alone or kind == "float64"
-    threads = 512 if much else 640 if shape.block < 256 else 768
+    threads = 256 if result.transforms or result.focal else 512 if much else 640 if shape.block < 256 else 768
     return max(1, threads // shape.block)
 
 
@@ -85,7 +84,7 @@ def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
 def compiled(device: int, kind: str, shape: Shape, result: Result) -> driver.Kernel:
     """A kernel for a device, which is the current one."""
     at_once, cluster = blocks_at_once(kind, shape, result), 1 if shape.alone else shape.blocks
-    return driver.Kernel(kernel(kind, shape, result), signature(kind), shape.block, at_once, cluster)
+    return driver.Kernel(kernel(kind, shape, result), signature(kind, result), shape.block, at_once, cluster)
 
 
 # ---------------------------------------------------------------------- arrays as rows
@@ -153,17 +152,18 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
     if targets is not None:
         described["targets"] = targets, targets.layout.strides
         common["target_size"] = TARGET_SIZES[targets.layout.dtype]
+    of_row, of_part = len(statistics_of(result)._fields), len(part_statistics_of(result)._fields)
     steps = [(shape, result)]
     if parts > 1 and result.reads == "row":
         steps = by_parts(shape, result)
-        given["partial"] = plan.make((count, parts, len(PartStatistics._fields)), real)
+        given["partial"] = plan.make((count, parts, of_part), real)
         if any(step.saves == "row" for _, step in steps) and "statistics" not in given:
-            given["statistics"] = plan.make((count, len(Statistics._fields)), real)
+            given["statistics"] = plan.make((count, of_row), real)
     numbers = {  # of a row, in each array
         "sample_weight": 1,
         "loss": 1,
-        "statistics": len(Statistics._fields),
-        "partial": parts * len(PartStatistics._fields),
+        "statistics": of_row,
+        "partial": parts * of_part,
     }
     if (scale := given.get("row_scale")) is not None and scale.layout.shape:
         numbers["row_scale"], common["row_scale_step"] = 1, real_size
@@ -173,7 +173,7 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
         arguments = common | where
         for name, a in given.items():
             arguments[name] = a.at(first * real_size * numbers.get(name, 0)) if isinstance(a, Operand) else a
-        values = values_of(arguments)
+        values = values_of(arguments, result)
         for shape, result in steps:
             indices = where["rows"] * (1 if result.reads == "parts" else parts)
             grid = min(-(-indices // shape.rows), max(1, blocks // shape.blocks))
@@ -200,9 +200,10 @@ def weighted_rows(plan: Plan, x: Operand, q: Operand | None, log_sum: Operand, s
 
 def by_parts(shape: Shape, result: Result) -> list[tuple[Shape, Result]]:
     """The launches of rows that are cut: each part as a row, what they found put together, and what is written."""
-    of_part = Result(saves="part", spreads=result.spreads, q=result.q)
+    more = {"transforms": result.transforms, "focal": result.focal}
+    of_part = Result(saves="part", spreads=result.spreads, q=result.q, **more)
     saves = result.saves or ("row" if result.writes else "")
-    together = Result("parts", saves, result.loss, "", result.spreads, result.q)
+    together = Result("parts", saves, result.loss, "", result.spreads, result.q, **more)
     steps = [(shape, of_part), (Shape(WARP, BLOCK // WARP, 0), together)]
     if result.writes:
         steps.append((shape, result._replace(reads="statistics", saves="", loss=False)))
@@ -239,6 +240,18 @@ def in_order(plan: Plan, a: Operand) -> Operand:
         grid, size = min(reductions.MOST, -(-where["rows"] // reductions.THREADS)), TARGET_SIZES[lies.dtype]
         of_a = where["a"], where["a_outer"], where["a_row"], size, where["inner"], where["rows"]
         plan.launch(widen, grid, [*of_a, made.at(8 * first)])
+    return made
+
+
+def as_pairs(plan: Plan, a: Operand | None, x: Layout) -> Operand | None:
+    """Numbers for each class as pairs of x's reals, (C, 2): what a real lacks of a number of another dtype, too."""
+    if a is None:
+        return None
+    layout, real = a.layout, real_of(x)
+    made = plan.make((layout.size, 2), real)
+    split = reductions.split(driver.device(), layout.dtype, real)
+    grid = min(reductions.MOST, -(-layout.size // reductions.THREADS))
+    plan.launch(split, grid, [a, layout.strides[0], layout.size, made])
     return made
 
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from ... import _settings
 from ..._arrays import Array
-from ..._options import NUMERIC, integer
+from ..._options import integer
 from . import arrays, calls, gemm, launch, losses
-from .calls import CLASS_WEIGHT, DIVISOR, GRAD_OUTPUT, OUT, SAMPLE_WEIGHT, TARGETS, Values, X
+from .arguments import takes
+from .calls import CLASS_PRIOR, CLASS_WEIGHT, DIVISOR, GRAD_OUTPUT, OUT, SAMPLE_WEIGHT, TARGETS, Values, X
 from .chunks import logit_rows
 from .kernels import Result
 from .matrix_rows import Counting, Rows, copy, matrix, numbers_from, rows_from
@@ -156,8 +157,11 @@ class Call:
             arrives = numbers_from(arrives, first, count)
         v = found["sample_weight"]
         given = [z, targets, found["class_weight"], None if v is None else numbers_from(v, first, count)]
+        given += [found["class_prior"]]
         given += [arrives if out is not None else None, out, None, found["divisor"], numbers_from(loss, first, count)]
-        run_rows(kind, given, self.fixed.smooths, plan.probabilities, plan.ignored, self.stream, self.values)
+        fixed = self.fixed
+        few = fixed.transforms, fixed.focal
+        run_rows(kind, given, fixed.smooths, plan.probabilities, plan.ignored, self.stream, self.values, few)
 
     def _probabilities(self, first, count):
         if self.q.is_flat:
@@ -192,6 +196,7 @@ def _plan_call(plan, function, given, scalars):
     plan.arrays = {
         "class_weight": call.class_weight,
         "sample_weight": call.sample_weight,
+        "class_prior": calls.prior(plan, given, call.axis),
         "bias": launch.as_real(plan, plan.operands[BIAS], call.x.layout),
         "targets": None if call.probabilities else launch.in_order(plan, call.targets),
         "divisor": launch.weight_sum(plan, call)[0] if summed else None,
@@ -199,19 +204,25 @@ def _plan_call(plan, function, given, scalars):
     plan.arrays |= {name: losses.arrived(plan, given, call, place, name) for place, name in plan.arriving}
 
 
-def run_rows(kind, given, smooths, probabilities, ignored, stream, values) -> None:
-    """Losses of rows of logits to where they belong, and their gradient: by the plan for arrays that lie like these."""
-    plan = plan_for(kind, given, (smooths, probabilities, ignored), _plan_rows)
+def run_rows(kind, given, smooths, probabilities, ignored, stream, values, few=(False, False)) -> None:
+    """Losses of rows of logits to where they belong, and their gradient: by the plan for arrays that lie like these.
+
+    ``few`` says whether logits are transformed, and whether the loss is focal.
+    """
+    plan = plan_for(kind, given, (smooths, *few, probabilities, ignored), _plan_rows)
     plan.run(given, stream, values)
 
 
 def _plan_rows(plan, kind, given, scalars):
-    smooths, probabilities, ignored = scalars
+    smooths, transforms, focal, probabilities, ignored = scalars
     x, targets, out, divisor, loss = (plan.operands[place] for place in (X, TARGETS, OUT, DIVISOR, LOSS))
     q = targets.layout.dtype if probabilities else ""
     to = out.layout.dtype if out is not None and out.layout.dtype != x.layout.dtype else ""
-    result = Result(loss=True, writes="" if out is None else "gradient", spreads=probabilities or smooths, q=q, to=to)
-    numbers = {name: Number(place) for place, name in enumerate(Values._fields) if name in ("scale", *NUMERIC)}
+    writes, more = "" if out is None else "gradient", {"transforms": transforms, "focal": focal}
+    result = Result(loss=True, writes=writes, spreads=probabilities or smooths, q=q, to=to, **more)
+    numbers = {name: Number(place) for place, name in enumerate(Values._fields) if takes(result, name)}
+    if (prior := plan.operands[CLASS_PRIOR]) is not None:
+        numbers["class_prior"] = prior
     launch.rows(
         plan,
         x,

@@ -58,7 +58,7 @@ def _run(call: Call, to: Gradients | None):
         _written(call, "softmax", here, p_here)
         call.rows("linear loss", first, here, flat(log_prob))
         h = numbers_from(flat(entropy), first, count)
-        run_rows("linear loss", [here, p_here, *[None] * 6, h], False, True, None, call.stream, _PLAIN)
+        run_rows("linear loss", [here, p_here, *[None] * 7, h], False, True, None, call.stream, _PLAIN)
         if sums is not None:
             _written(call, "log_softmax", here, here)
             grad = here if grad is None else grad

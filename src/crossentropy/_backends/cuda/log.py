@@ -1,4 +1,4 @@
-"""log(1 + x) on a device, as the sum of two reals: by the formula of kernels/math/log.h."""
+"""log(1 + x) and log y on a device, as the sum of two reals: by the formula of kernels/math/log.h."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from .intrinsics import double_of, float_of, fma, word_of, words_of
 
 
 def _parts(real):
-    """The device function (y): (m, e, 2^-e), where y = m 2^e, for y >= 1; m is in [sqrt(1/2), sqrt 2)."""
+    """The device function (y): (m, e, 2^-e), where y = m 2^e; m is in [sqrt(1/2), sqrt 2)."""
     if real is np.float32:
         least = np.int32(0x3F3504F3)  # the bits of sqrt(1/2)
 
@@ -49,6 +49,21 @@ def _series(real):
 @functools.cache
 def log1p_of(kind: str) -> Callable:
     """The device function (x, low): log(1 + x + low) and what that is off by; x >= 0, and low is far below x's ulp."""
+    log, one = log_of(kind), elements_of(kind).real(1)
+
+    @device
+    def log1p(x, low):
+        """1 + x = y + lost exactly."""
+        y = one + x
+        kept = y - one
+        return log(y, ((x - kept) + (one - (y - kept))) + low)
+
+    return log1p
+
+
+@functools.cache
+def log_of(kind: str) -> Callable:
+    """The device function (y, lost): log(y + lost) and what that is off by; y > 0 is no subnormal."""
     real = elements_of(kind).real
     constants = exponential.FLOAT64 if real is np.float64 else exponential.FLOAT32
     ln2_high, ln2_low = real(float.fromhex(constants.ln2_high)), real(float.fromhex(constants.ln2_low))
@@ -56,14 +71,11 @@ def log1p_of(kind: str) -> Callable:
     parts, series = _parts(real), _series(real)
 
     @device
-    def log1p(x, low):
-        """1 + x = y + lost exactly, and y = m 2^e. With f = m - 1 and s = f / (2 + f),
+    def log(y, lost):
+        """With y = m 2^e, f = m - 1 and s = f / (2 + f),
 
         log m is 2 atanh(s) = f - (f^2/2 - s (f^2/2 + s^2 P)), whose largest terms, f and e ln2, are added exactly.
         """
-        y = one + x
-        kept = y - one
-        lost = ((x - kept) + (one - (y - kept))) + low
         m, e, scale = parts(y)
         f = m - one
         s = f / (two + f)
@@ -82,4 +94,4 @@ def log1p_of(kind: str) -> Callable:
         result = high + low
         return result, low - (result - high)
 
-    return log1p
+    return log

@@ -6,9 +6,8 @@ import math
 from typing import NamedTuple
 
 from ... import _arrays, _check, _settings
-from ..._options import NUMERIC
-from ..contract import Statistics
 from . import arrays, calls, launch, reductions
+from .arguments import takes
 from .calls import DIVISOR, GRAD_OUTPUT, INPUTS, OUT, SAMPLE_WEIGHT, STATISTICS, TARGETS, Fixed, Values, X
 from .kernels import Result
 from .plans import Number, Operand, plan_for
@@ -50,6 +49,7 @@ def checked(plan, given, options: Fixed) -> Checked:
     x, targets = given[X].layout, given[TARGETS].layout
     axis = calls.logits_axis(given[X], options.axis, "logits")
     probabilities = _check.are_probabilities(targets, x, axis)
+    _check.require_index(dict.fromkeys(options.need_index), probabilities)
     arrays.require_aligned(given[TARGETS], "targets")
     return Checked(
         plan.operands[X],
@@ -77,12 +77,12 @@ def _plan_loss(plan, kind, given, options):
     else:
         outputs["loss"] = plan.make(call.rows_shape, real)
     if saves:
-        outputs["statistics"] = plan.make((math.prod(call.rows_shape), len(Statistics._fields)), real)
-        plan.statistics, plan.divisor = outputs["statistics"].number, None if array is None else array.number
+        plan.divisor = None if array is None else array.number
     if writes:
         outputs["out"] = calls.result(plan, given[OUT], OUT, given[X])
         plan.grad = outputs["out"].number
     q = call.targets.layout.dtype if call.probabilities else ""
+    prior = calls.prior(plan, given, call.axis)
     result = Result(
         reads="statistics" if kind == "backward" else "row",
         saves="row" if saves else "",
@@ -90,7 +90,12 @@ def _plan_loss(plan, kind, given, options):
         writes="gradient" if writes else "",
         spreads=call.probabilities or options.smooths,
         q=q,
+        transforms=options.transforms,
+        focal=options.focal,
     )
+    if saves:
+        outputs["statistics"] = plan.make((math.prod(call.rows_shape), calls.fields_of(result)), real)
+        plan.statistics = outputs["statistics"].number
     numbers = {name: Number(place) for place, name in enumerate(Values._fields)}
     launch.rows(
         plan,
@@ -103,7 +108,8 @@ def _plan_loss(plan, kind, given, options):
         row_scale=row_scale,
         divisor=array,
         ignored=call.ignore_index,
-        **{name: numbers[name] for name in ("scale", *NUMERIC)},
+        **({} if prior is None else {"class_prior": prior}),
+        **{name: number for name, number in numbers.items() if takes(result, name)},
         **outputs,
     )
     if kind != "backward":

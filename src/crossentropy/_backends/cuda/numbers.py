@@ -8,9 +8,11 @@ import numpy as np
 
 from .elements import device, elements_of
 from .exp import exponential_of
+from .focal import Focus, focus_of
 from .intrinsics import fma, load, word_of, words_of
 from .log import log1p_of
 from .logits import logits_of
+from .pairs import pairs_of
 from .rows import READ, SKIPPED
 from .sums import HEADROOM, LEADS_BELOW, sums_of
 
@@ -21,8 +23,11 @@ class RowNumbers(NamedTuple):
     own: float  # keep w_y: the weight that the target's class has to itself
     floor_y: float  # floor w_y: what that class has of the weight that all have alike
     log_sum: float  # log(1 + rest)
-    lse: float  # the logsumexp: max + log_sum
+    lse: float  # the logsumexp: max + log_sum, without the low part of a max that is a pair
     lse_error: float  # what that has lost to rounding
+    data: float  # D = sum_c t_c (lse - z_c)
+    data_low: float  # what that has lost to rounding, where it has a factor
+    focus: Focus  # of D
 
 
 class Frame(NamedTuple):
@@ -42,8 +47,10 @@ class Frame(NamedTuple):
 class Numbers(NamedTuple):
     """The functions of a kernel."""
 
-    numbers_of: Callable  # (a, row, smoothing, found): the RowNumbers of a Row and what was Found of it
-    loss_of: Callable  # (a, row, found, numbers, z_y): the loss, or the logsumexp; z_y is the target's logit
+    numbers_of: (
+        Callable  # (a, row, smoothing, found, z_y): the RowNumbers of a Row, what was Found of it and its Target
+    )
+    loss_of: Callable  # (a, row, found, numbers): the loss, or the logsumexp
     frame_of: Callable  # (a, row, found, numbers, z_y): the Frame
 
 
@@ -52,10 +59,42 @@ def numbers_of(kind: str, result, times) -> Numbers:
     elements, difference, plus, log1p = elements_of(kind), sums_of(kind).difference, sums_of(kind).plus, log1p_of(kind)
     real, real_size, spreads = elements.real, elements.real_size, result.spreads
     zero, one, nan = real(0), real(1), real(np.nan)
-    gradient_frame, factors = _gradient_frame(kind), _factors(kind, result, times)
+    gradient_frame, factors = _gradient_frame(kind, result.transforms), _factors(kind, result, times)
+    if result.transforms:
+        with_low = device(lambda error, found, z_y: error + (found.low - z_y.low))
+    else:
+        with_low = device(lambda error, found, z_y: error)
+    focus, whole_lse = _focus(kind, result), _whole_lse(kind, result)
+    if result.focal:
+        two_sum, pair_times = pairs_of(kind).two_sum, pairs_of(kind).times
+
+        @device
+        def focused(numbers):
+            f, data = numbers.focus, numbers.data
+            high, low = pair_times(f.factor, f.factor_low, data, numbers.data_low)
+            whole = high + low if low - low == zero else high
+            return whole if f.factor != zero else zero
+
+        @device
+        def data_of(own, d, error, found, log_sum):
+            """D as a pair: gamma multiplies it."""
+            d, error = two_sum(d, error)
+            high, low = pair_times(own, zero, d, error)
+            high, more = two_sum(high if own != zero else zero, found.distance)
+            total, most = two_sum(high, times(found.mass, log_sum))
+            low = (low if own != zero else zero) + (more + most)
+            return total, low if low - low == zero else zero
+
+    else:
+        focused = device(lambda numbers: numbers.data)
+
+        @device
+        def data_of(own, d, error, found, log_sum):
+            from_target = d + error  # the loss of a class, rounded once
+            return times(own, from_target) + found.distance + times(found.mass, log_sum), zero
 
     @device
-    def numbers_of(a, row, smoothing, found):
+    def numbers_of(a, row, smoothing, found, z_y):
         own, floor_y = zero, zero
         if a.targets != 0 and row.state == READ:
             w_y = load(a.class_weight + row.y * real_size, real) if a.class_weight != 0 else one
@@ -63,31 +102,28 @@ def numbers_of(kind: str, result, times) -> Numbers:
         log_sum, log_error = log1p(found.rest, found.error)
         lse, error = plus(found.max, log_error, log_sum)
         rounded = lse + error
-        return RowNumbers(own, floor_y, log_sum, rounded, error - (rounded - lse))
+        lse_error = error - (rounded - lse)
+        d, error = difference(rounded, z_y.z)
+        error = lse_error + with_low(error, found, z_y)
+        data, data_low = data_of(own, d, error, found, log_sum)
+        return RowNumbers(own, floor_y, log_sum, rounded, lse_error, data, data_low, focus(a, row, found, z_y))
 
     @device
-    def from_target(numbers, z_y):
-        """lse - z_y: the loss of a class, rounded once."""
-        d, error = difference(numbers.lse, z_y)
-        return d + (numbers.lse_error + error)
-
-    @device
-    def loss_of(a, row, found, numbers, z_y):
+    def loss_of(a, row, found, numbers):
         value = nan
         if row.state == SKIPPED:
             value = zero
         elif row.state == READ and a.targets == 0 and not spreads:
             value = numbers.lse if found.max == found.max else found.error  # see sums.settled
         elif row.state == READ and found.max == found.max:
-            value = times(numbers.own, from_target(numbers, z_y))
-            value = value + found.distance + times(found.mass, numbers.log_sum)
-            value = row.sample_weight * (value + times(a.z_loss, numbers.lse * numbers.lse))
+            lse, value = whole_lse(found, numbers), focused(numbers)
+            value = row.sample_weight * (value + times(a.z_loss, lse * lse))
         return value
 
     @device
     def frame_of(a, row, found, numbers, z_y):
         factor, error, row_factor, at_target = factors(a, row, found, numbers, z_y)
-        offset, magic, lowest, of_e = gradient_frame(factor, error, found.max)
+        offset, magic, lowest, of_e = gradient_frame(factor, error, found.max, found.low)
         return Frame(found.max, numbers.lse, numbers.lse_error, offset, magic, lowest, of_e, row_factor, at_target)
 
     return Numbers(numbers_of, loss_of, frame_of)
@@ -98,29 +134,37 @@ def _factors(kind, result, times):
 
     The factor is that of e^(z - max), and the error what it has lost to rounding.
     """
-    elements, gradient, target_gradient = elements_of(kind), logits_of(kind).gradient, _target_gradient(kind)
+    elements, gradient = elements_of(kind), logits_of(kind, result.transforms).gradient
+    target_gradient, whole_lse = _target_gradient(kind, result), _whole_lse(kind, result)
     real = elements.real
     zero, one, two = real(0), real(1), real(2)
-    share_of = _share(kind)
+    share_of, few = _share(kind), result.transforms or result.focal
     if result.writes == "gradient":
+        weighed, row_factor_of, exactly = (
+            _weighed(kind, result, times),
+            _row_factor(kind, result),
+            _exactly(kind, result),
+        )
 
         @device
         def factors(a, row, found, numbers, z_y):
-            row_factor, at_target = a.scale * row.sample_weight / row.divisor, zero
-            if a.row_scale != 0:
-                row_factor *= load(a.row_scale + row.number * a.row_scale_step, real)
-            z_term = times(two * a.z_loss, numbers.lse)
-            total = numbers.own + found.mass + z_term
-            share, share_error = share_of(found.rest)
+            (row_factor, row_low), at_target = row_factor_of(a, row), zero
+            z_term = times(two * a.z_loss, whole_lse(found, numbers))
+            own, mass, floor_y, focal = weighed(found, numbers)
+            total, total_low = exactly(own, mass, z_term)
+            share, share_error = share_of(found.rest, found.error if few else zero)
             weight = row_factor * total
             factor = weight * share
             error = fma(weight, share, -factor) + fma(weight, share_error, fma(row_factor, total, -weight) * share)
+            if few:
+                error += fma(row_low, total, row_factor * total_low) * share
             error = error if error - error == zero else zero
             if a.targets != 0:
-                others, own = (found.mass - numbers.floor_y) + z_term, numbers.own + numbers.floor_y
-                value = row_factor * target_gradient(found.max, found.rest, z_y, total, others, own)
-                at_target = gradient(a, value, z_y)
-            return factor, error, row_factor, at_target
+                others, weight = (mass - floor_y) + z_term, own + floor_y
+                on_target = target_gradient(found, z_y, total, others, weight)
+                value = fma(row_factor, on_target, row_low * on_target) if few else row_factor * on_target
+                at_target = gradient(a, value, z_y.given)
+            return factor, error, row_factor * focal, at_target
 
     elif result.is_backward:
         plus, most = sums_of(kind).plus, real(LEADS_BELOW)
@@ -139,21 +183,109 @@ def _factors(kind, result, times):
 
         @device
         def factors(a, row, found, numbers, z_y):
-            share, error = share_of(found.rest)
+            share, error = share_of(found.rest, zero)
             return share, error, one, zero
 
     return factors
 
 
-@functools.cache
-def _share(kind):
-    """The device function (rest): 1 / (1 + rest), the softmax of the maximum, and what that has lost to rounding."""
-    real, plus = elements_of(kind).real, sums_of(kind).plus
-    zero, one = real(0), real(1)
+def _row_factor(kind, result):
+    """The device function (a, row): what a row's gradient is multiplied by, and what that has lost: 0 but for few."""
+    real = elements_of(kind).real
+    zero = real(0)
+    if not (result.transforms or result.focal):
+
+        @device
+        def row_factor_of(a, row):
+            factor = a.scale * row.sample_weight / row.divisor
+            if a.row_scale != 0:
+                factor *= load(a.row_scale + row.number * a.row_scale_step, real)
+            return factor, zero
+
+        return row_factor_of
 
     @device
-    def share_of(rest):
-        whole, lost = plus(one, zero, rest)
+    def row_factor_as_pair(a, row):
+        scale = a.scale * row.sample_weight
+        low = fma(a.scale, row.sample_weight, -scale)
+        factor = scale / row.divisor
+        low = (fma(-factor, row.divisor, scale) + low) / row.divisor
+        if a.row_scale != 0:
+            g, before = load(a.row_scale + row.number * a.row_scale_step, real), factor
+            factor *= g
+            low = fma(before, g, -factor) + low * g
+        return factor, low if low - low == zero else zero
+
+    return row_factor_as_pair
+
+
+def _exactly(kind, result):
+    """The device function (own, mass, z_term): their sum, and what that has lost: 0 but for few."""
+    two_sum, zero = pairs_of(kind).two_sum, elements_of(kind).real(0)
+    if not (result.transforms or result.focal):
+        return device(lambda own, mass, z_term: (own + mass + z_term, zero))
+
+    @device
+    def exactly(own, mass, z_term):
+        total, low = two_sum(own, mass)
+        total, more = two_sum(total, z_term)
+        return total, low + more
+
+    return exactly
+
+
+def _focus(kind, result):
+    """The device function (a, row, found, z_y): the Focus, whose factor is 1 where the loss is not focal."""
+    zero, one = elements_of(kind).real(0), elements_of(kind).real(1)
+    if not result.focal:
+        return device(lambda a, row, found, z_y: Focus(one, zero, zero, zero))
+    focus_at = focus_of(kind)
+
+    @device
+    def focus(a, row, found, z_y):
+        if row.state == READ and found.max == found.max:
+            return focus_at(a, found, z_y)
+        return Focus(one, zero, zero, zero)
+
+    return focus
+
+
+def _weighed(kind, result, times):
+    """The device function (found, numbers): (own, mass, floor_y, f), the three times f, and own with f's own slope."""
+    if not result.focal:
+        one = elements_of(kind).real(1)
+        return device(lambda found, numbers: (numbers.own, found.mass, numbers.floor_y, one))
+    pair_times, two_sum, zero = pairs_of(kind).times, pairs_of(kind).two_sum, elements_of(kind).real(0)
+
+    @device
+    def weighed(found, numbers):
+        f, f_low, slope = numbers.focus.factor, numbers.focus.factor_low, numbers.focus.slope
+        own, low = pair_times(f, f_low, numbers.own, zero)
+        if slope != zero:
+            gained, more = pair_times(slope, numbers.focus.slope_low, numbers.data, numbers.data_low)
+            own, lost = two_sum(own, gained)
+            low += more + lost
+        own += low if low - low == zero else zero
+        return own, fma(f, found.mass, f_low * found.mass), times(f, numbers.floor_y), f
+
+    return weighed
+
+
+def _whole_lse(kind, result):
+    """The device function (found, numbers): the logsumexp, rounded."""
+    if not result.transforms:
+        return device(lambda found, numbers: numbers.lse)
+    return device(lambda found, numbers: numbers.lse + (found.low + numbers.lse_error))
+
+
+@functools.cache
+def _share(kind):
+    """The device function (rest, low): 1 / (1 + rest + low), the softmax of the maximum, and what that has lost."""
+    plus, one = sums_of(kind).plus, elements_of(kind).real(1)
+
+    @device
+    def share_of(rest, low):
+        whole, lost = plus(one, low, rest)
         share = one / whole
         return share, (fma(-share, whole, one) - share * lost) * share
 
@@ -161,10 +293,14 @@ def _share(kind):
 
 
 @functools.cache
-def _gradient_frame(kind):
-    """The device function (factor, error, m): (offset, magic, lowest, of_e), as `Frame` says of them."""
+def _gradient_frame(kind, transforms):
+    """The device function (factor, error, m, low): (offset, magic, lowest, of_e), as `Frame` says of them."""
     real, e_to, anchored = elements_of(kind).real, exponential_of(kind), sums_of(kind).anchored
-    frame_at, exp_pair, scale_of = e_to.frame_at, e_to.exp_pair, e_to.scale_of
+    frame_at, exp_pair, exp_of, scale_of = e_to.frame_at, e_to.exp_pair, pairs_of(kind).exp_of, e_to.scale_of
+    if transforms:
+        exp_from = device(lambda y, low, magic, lowest: exp_of(y, -low, magic, lowest))
+    else:
+        exp_from = device(lambda y, low, magic, lowest: exp_pair(y, magic, lowest))
     headroom = real(HEADROOM)
     most, deep = (real(94), real(32)) if real is np.float32 else (real(900), real(100))
     if real is np.float32:
@@ -180,7 +316,7 @@ def _gradient_frame(kind):
             return np.int32((words_of(value)[1] >> np.uint32(20)) & np.uint32(2047)) - np.int32(1023)
 
     @device
-    def gradient_frame(factor, error, m):
+    def gradient_frame(factor, error, m, low):
         """The result is right down to the least number, because of_e is about 2^-32 there.
 
         So whatever of e^z is flushed to 0 would have been flushed by the product, too.
@@ -189,7 +325,7 @@ def _gradient_frame(kind):
         offset, k = anchored(m)
         magic, lowest = frame_at(k - headroom + up)
         back, bottom = frame_at(headroom - k)
-        e, more = exp_pair(offset - m, back, bottom)
+        e, more = exp_from(offset - m, low, back, bottom)
         scale = scale_of(-up)
         factor, error = factor * scale, error * scale
         return offset, magic, lowest, fma(factor, e, fma(factor, more, error * e))
@@ -198,21 +334,38 @@ def _gradient_frame(kind):
 
 
 @functools.cache
-def _target_gradient(kind):
-    """The device function (m, rest, z, a, others, weight): a p_y - weight, where a is others + weight.
+def _target_gradient(kind, result):
+    """The device function (found, z, a, others, weight): a p_y - weight, where a is others + weight.
 
-    p_y, the softmax of the target's class, comes from its logit z.
+    p_y, the softmax of the target's class, comes from its logit, the Target z.
     """
-    real, exp, share_of = elements_of(kind).real, exponential_of(kind).exp, _share(kind)
-    half = real(0.5)
+    share_of, half = _share(kind), elements_of(kind).real(0.5)
+    exp, few, zero = _exp_below(kind, result.transforms), result.transforms or result.focal, elements_of(kind).real(0)
 
     @device
-    def target_gradient(m, rest, z, a, others, weight):
+    def target_gradient(found, z, a, others, weight):
         """Where p_y passes 1/2 it is 1 - rest / (1 + rest), because a p_y - weight would lose the digits of 1 - p_y."""
-        share, error = share_of(rest)
-        p = exp(z - m) * share
+        rest = found.rest
+        share, error = share_of(rest, found.error if few else zero)
+        p = exp(found, z) * share
         of_others = rest * share
         lost = fma(rest, share, -of_others) + rest * error
         return fma(-a, of_others, fma(-a, lost, others)) if p > half else fma(a, p, -weight)
 
     return target_gradient
+
+
+def _exp_below(kind, transforms):
+    """The device function (found, z): e^(z - max)."""
+    if not transforms:
+        exp = exponential_of(kind).exp
+        return device(lambda found, z: exp(z.z - found.max))
+    frame_at, exp_of, zero = exponential_of(kind).frame_at, pairs_of(kind).exp_of, elements_of(kind).real(0)
+
+    @device
+    def exp_below(found, z):
+        magic, lowest = frame_at(zero)
+        e, more = exp_of(z.z - found.max, z.low - found.low, magic, lowest)
+        return e + more
+
+    return exp_below

@@ -11,6 +11,7 @@ from .elements import device, elements_of
 from .groups import one_by_one, together
 from .intrinsics import load_vector, shifted
 from .logits import logits_of
+from .pair_sums import PairRowSum, pair_sums_of
 from .records import record_of
 from .rows import READ
 from .sums import LEADS_BELOW, RowSum, sums_of
@@ -24,6 +25,7 @@ class Found(NamedTuple):
     """What is found of a row, or of a part of one: reals."""
 
     max: float
+    low: float  # what the maximum is short of; 0 where logits are not transformed
     rest: float  # the sum of e^(z - max) over all classes but one at the maximum; of a part 2^HEADROOM larger
     error: float  # what rest has lost to rounding; 0 where rest comes from memory, or is a part's
     mass: float  # the sum of the target's weights; 0 where it is not needed
@@ -44,22 +46,45 @@ class PartStatistics(NamedTuple):
     distance: float
 
 
+class PairPartStatistics(NamedTuple):
+    """The same of transformed logits."""
+
+    max: float
+    low: float
+    rest: float
+    mass: float
+    distance: float
+
+
+def statistics_of(result) -> type:
+    """The record that a forward keeps of a row: more than `Statistics`, all that was found, where the loss needs it.
+
+    The maximum of transformed logits is a pair, and the loss as a whole is a factor of a focal one's gradient.
+    """
+    return Found if result.transforms or result.focal else Statistics
+
+
+def part_statistics_of(result) -> type:
+    """The record that is kept of a part of a row."""
+    return PairPartStatistics if result.transforms else PartStatistics
+
+
 class Reading(NamedTuple):
     """The functions of a kernel, and the arrays in registers that they work with."""
 
     words: int  # uint32: what is held of a row, or is on its way
     reals: int  # of the array v
     hold: Callable  # (row, lane, words): load what is kept of a row
-    find: Callable  # (a, row, target, lane, turn, words, v, u): the Found of a row; every lane gets it
+    find: Callable  # (a, row, target, lane, turn, words, v, low, u): the Found of a row; every lane gets it
 
 
 def reading_of(kind: str, shape, result, weights) -> Reading:
     """Those of the kernel of a dtype, a shape of work and a result; ``weights`` are the kernel's own."""
-    elements, sums = elements_of(kind), sums_of(kind)
+    elements = elements_of(kind)
     real, width, kept = elements.real, elements.width, shape.kept
     zero, apart = real(0), shape.lanes * width
     group = _group(shape, width)
-    settled, summed, is_part, weighs = sums.settled, weights.summed, result.is_part, result.weighs
+    summed, is_part, weighs = weights.summed, result.is_part, result.weighs
     take_whole, nothing = vectors_of(kind, "").take_whole, real(-np.inf)
 
     @device
@@ -71,34 +96,55 @@ def reading_of(kind: str, shape, result, weights) -> Reading:
         find = _of_arriving(kind, shape, result, weights)
 
     elif result.reads == "row":
-        row_sum = _row_sum(kind, shape)
+        row_sum, ended = _row_sum(kind, shape, result.transforms), _ended(kind, result.transforms, is_part)
 
         @device
-        def find(a, row, target, lane, turn, words, v, u):
-            m, rest, error = row_sum(a, row, lane, turn, words, v)
+        def find(a, row, target, lane, turn, words, v, low, u):
+            m, m_low, rest, error = ended(row_sum(a, row, lane, turn, words, v, low))
             mass, distance = zero, zero
-            if is_part:
-                rest, error = rest + error, zero
-            else:
-                m, rest, error = settled(RowSum(m, rest, error))
             if weighs:
                 anchor = zero if m == nothing else m
-                mass, distance = summed(a, row, target, anchor, lane, turn ^ 1, v, u)
-            return Found(m, rest, error, mass, distance)
+                mass, distance = summed(a, row, target, anchor, m_low, lane, turn ^ 1, v, low, u)
+            return Found(m, m_low, rest, error, mass, distance)
 
     elif result.reads == "statistics":
-        record = record_of(Statistics, real, elements.real_size)
+        record = record_of(statistics_of(result), real, elements.real_size)
         load_record, size = record.load, record.size
+        if statistics_of(result) is Found:
 
-        @device
-        def find(a, row, target, lane, turn, words, v, u):
-            kept_of_row = load_record(a.statistics + row.number * size)
-            return Found(kept_of_row.max, kept_of_row.rest, zero, kept_of_row.mass, zero)
+            @device
+            def find(a, row, target, lane, turn, words, v, low, u):
+                return load_record(a.statistics + row.number * size)
+
+        else:
+
+            @device
+            def find(a, row, target, lane, turn, words, v, low, u):
+                kept_of_row = load_record(a.statistics + row.number * size)
+                return Found(kept_of_row.max, zero, kept_of_row.rest, zero, kept_of_row.mass, zero)
 
     else:
-        find = _of_parts(kind, shape, weights)
+        find = _of_parts(kind, shape, weights, result)
 
     return Reading(4 * max(kept, shape.flight), group * width, hold, find)
+
+
+def _ended(kind, transforms, is_part):
+    """The device function (row_sum): (max, low, rest, error) of a whole row, or of a part."""
+    settled, zero = (pair_sums_of if transforms else sums_of)(kind).settled, elements_of(kind).real(0)
+    if is_part and transforms:
+        return device(lambda s: (s.max, s.low, s.rest + s.error, zero))
+    if is_part:
+        return device(lambda s: (s.max, zero, s.rest + s.error, zero))
+    if transforms:
+        return settled
+
+    @device
+    def ended(row_sum):
+        m, rest, error = settled(row_sum)
+        return m, zero, rest, error
+
+    return ended
 
 
 def _of_arriving(kind, shape, result, weights):
@@ -114,13 +160,13 @@ def _of_arriving(kind, shape, result, weights):
     if reads == "row":
 
         @device
-        def sums(a, row, target, leader, lane, turn, v, u):
-            return arrived(a, row, target, leader, lane, turn, v, u)
+        def sums(a, row, target, leader, lane, turn, v, low, u):
+            return arrived(a, row, target, leader, lane, turn, v, low, u)
 
     elif reads == "statistics":
 
         @device
-        def sums(a, row, target, leader, lane, turn, v, u):
+        def sums(a, row, target, leader, lane, turn, v, low, u):
             part = load_part(a.partial + row.number * a.parts * part_size)
             return WeightSum(part.mass, part.rest, part.distance, zero)
 
@@ -128,7 +174,7 @@ def _of_arriving(kind, shape, result, weights):
         plus, nothing = sums_of(kind).plus, weights.nothing
 
         @device
-        def sums(a, row, target, leader, lane, turn, v, u):
+        def sums(a, row, target, leader, lane, turn, v, low, u):
             found = nothing
             i = lane
             while i < a.parts:
@@ -139,11 +185,11 @@ def _of_arriving(kind, shape, result, weights):
             return put_together(found, turn)
 
     @device
-    def find(a, row, target, lane, turn, words, v, u):
+    def find(a, row, target, lane, turn, words, v, low, u):
         kept = load_row(a.statistics + row.number * row_size)
         leader = kept.max if kept.rest < most else nan  # whose logit is its own
-        found = sums(a, row, target, leader, lane, turn, v, u)
-        return Found(kept.max, kept.rest, found.mass_error, found.mass, found.distance)
+        found = sums(a, row, target, leader, lane, turn, v, low, u)
+        return Found(kept.max, zero, kept.rest, found.mass_error, found.mass, found.distance)
 
     return find
 
@@ -153,61 +199,80 @@ def _group(shape, width):
     return min(shape.flight, max(1, AT_ONCE // width))
 
 
-def _row_sum(kind, shape):
-    """The device function (a, row, lane, turn, words, v): the RowSum of a row, not settled. Overwrites v."""
-    elements, sums, read, kept = elements_of(kind), sums_of(kind), logits_of(kind).read, shape.kept
-    width, begun, added, ended = elements.width, sums.begun, sums.added, sums.ended
-    empty = RowSum(elements.real(-np.inf), elements.real(0), elements.real(0))
-    group = _group(shape, width)
-    at_once = group * width
+def _empty(kind, transforms):
+    """The RowSum of no class."""
+    zero, nothing = elements_of(kind).real(0), elements_of(kind).real(-np.inf)
+    return PairRowSum(nothing, zero, zero, zero) if transforms else RowSum(nothing, zero, zero)
 
-    @device
-    def grouped(a, words, place, v, lane_sum):
-        """A LaneSum with the vectors of a group as well, which begin at words[place]. Overwrites v."""
-        for k in range(group):
-            read(a, words, place + 4 * k, v, k * width)
-        return added(v, at_once, lane_sum)
+
+def _row_sum(kind, shape, transforms):
+    """The device function (a, row, lane, turn, words, v, low): the RowSum of a row, not settled. Overwrites v, low."""
+    elements, sums, read = (
+        elements_of(kind),
+        (pair_sums_of if transforms else sums_of)(kind),
+        logits_of(kind, transforms).read,
+    )
+    width, kept, begun, added, ended = elements.width, shape.kept, sums.begun, sums.added, sums.ended
+    empty, group, apart = _empty(kind, transforms), _group(shape, width), shape.lanes * width
+    at_once = group * width
+    if transforms:
+
+        @device
+        def grouped(a, row, words, place, first, v, low, lane_sum):
+            """A LaneSum with the vectors of a group as well: from words[place], and class ``first``, on."""
+            for k in range(group):
+                read(a, row, words, place + 4 * k, first + k * apart, v, low, k * width)
+            return added(v, low, at_once, lane_sum)
+
+    else:
+
+        @device
+        def grouped(a, row, words, place, first, v, low, lane_sum):
+            for k in range(group):
+                read(a, row, words, place + 4 * k, first, v, low, k * width)
+            return added(v, at_once, lane_sum)
 
     if kept:
         reduce = together(elements, shape, sums.merged, empty)
 
         @device
-        def row_sum(a, row, lane, turn, words, v):
+        def row_sum(a, row, lane, turn, words, v, low):
             lane_sum = begun()
             for k in range(kept // group):
-                lane_sum = grouped(a, words, 4 * group * k, v, lane_sum)
+                first = np.int64(lane) * width + group * k * apart
+                lane_sum = grouped(a, row, words, 4 * group * k, first, v, low, lane_sum)
             return reduce(ended(lane_sum), turn)
 
         return row_sum
 
-    of_lane = _streamed(kind, shape, group, grouped)
+    of_lane = _streamed(kind, shape, group, grouped, sums)
     if shape.alone:
         over_lanes = one_by_one(elements, shape, of_lane, sums.merged, empty)
 
         @device
-        def row_sum(a, row, lane, turn, words, v):
-            return over_lanes((a, row, words, v))
+        def row_sum(a, row, lane, turn, words, v, low):
+            return over_lanes((a, row, words, v, low))
 
     else:
         reduce = together(elements, shape, sums.merged, empty)
 
         @device
-        def row_sum(a, row, lane, turn, words, v):
-            return reduce(of_lane(lane, (a, row, words, v)), turn)
+        def row_sum(a, row, lane, turn, words, v, low):
+            return reduce(of_lane(lane, (a, row, words, v, low)), turn)
 
     return row_sum
 
 
-def _streamed(kind, shape, group, grouped):
-    """The device function (lane, (a, row, words, v)): the RowSum of a lane's vectors, of a row that is not kept."""
-    elements, sums = elements_of(kind), sums_of(kind)
+def _streamed(kind, shape, group, grouped, sums):
+    """The device function (lane, (a, row, words, v, low)): the RowSum of a lane's vectors, where none are kept."""
+    elements = elements_of(kind)
     size, width, alone, flight = elements.size, elements.width, shape.alone, shape.flight
     begun, ended, take_any, apart = sums.begun, sums.ended, vectors_of(kind, "").take_any, shape.lanes * width
     in_flight = 4 * flight
 
     @device
     def of_lane(lane, given):
-        a, row, words, v = given
+        a, row, words, v, low_parts = given
         x, classes = row.x, row.to_read
         lane_sum = begun()
         next_words = cuda.local.array(in_flight, np.uint32)
@@ -238,31 +303,38 @@ def _streamed(kind, shape, group, grouped):
                 for k in range(flight):
                     take_any(words, 4 * k, x, a.x_class, first + k * apart, classes)
             for k in range(flight // group):
-                lane_sum = grouped(a, words, 4 * group * k, v, lane_sum)
+                lane_sum = grouped(a, row, words, 4 * group * k, first + group * k * apart, v, low_parts, lane_sum)
             first += flight * apart
         return ended(lane_sum)
 
     return of_lane
 
 
-def _of_parts(kind, shape, weights):
+def _of_parts(kind, shape, weights, result):
     """The device function `Reading.find` of a row that is put together from its parts' statistics."""
-    elements, sums, threads = elements_of(kind), sums_of(kind), shape.threads
-    real, merged, settled, plus = elements.real, sums.merged, sums.settled, sums.plus
+    elements, threads, transforms = elements_of(kind), shape.threads, result.transforms
+    sums = (pair_sums_of if transforms else sums_of)(kind)
+    real, merged, plus = elements.real, sums.merged, sums.plus
     total, times = weights.total, weights.times
     zero, nothing = real(0), real(-np.inf)
-    empty, no_weight = RowSum(nothing, zero, zero), weights.nothing
+    empty, no_weight, ended = _empty(kind, transforms), weights.nothing, _ended(kind, transforms, False)
     reduce = together(elements, shape, merged, empty)
-    record = record_of(PartStatistics, real, elements.real_size)
+    record = record_of(part_statistics_of(result), real, elements.real_size)
     load_record, size = record.load, record.size
+    if transforms:
+        sum_of = device(lambda part: PairRowSum(part.max, part.low, part.rest, zero))
+        moved_by = device(lambda anchor, row_sum, part: (anchor - part.max) + (row_sum.low - part.low))
+    else:
+        sum_of = device(lambda part: RowSum(part.max, part.rest, zero))
+        moved_by = device(lambda anchor, row_sum, part: anchor - part.max)
 
     @device
-    def find(a, row, target, lane, turn, words, v, u):
+    def find(a, row, target, lane, turn, words, v, low, u):
         row_sum, found = empty, no_weight
         i = lane
         while i < a.parts and row.state == READ:
             part = load_record(a.partial + (row.number * a.parts + i) * size)
-            row_sum = merged(row_sum, RowSum(part.max, part.rest, zero))
+            row_sum = merged(row_sum, sum_of(part))
             i += threads
         row_sum = reduce(row_sum, turn)
         anchor = zero if row_sum.max == nothing else row_sum.max
@@ -270,13 +342,13 @@ def _of_parts(kind, shape, weights):
         while i < a.parts and row.state == READ:
             part = load_record(a.partial + (row.number * a.parts + i) * size)
             mass, mass_error = plus(found.mass, found.mass_error, part.mass)
-            moved = times(part.mass, anchor - (zero if part.max == nothing else part.max))
+            moved = times(part.mass, anchor if part.max == nothing else moved_by(anchor, row_sum, part))
             distance, distance_error = plus(found.distance, found.distance_error, moved)
             distance, distance_error = plus(distance, distance_error, part.distance)
             found = WeightSum(mass, mass_error, distance, distance_error)
             i += threads
         mass, distance = total(found, turn)
-        row_sum = settled(row_sum)
-        return Found(row_sum.max, row_sum.rest, row_sum.error, mass, distance)
+        m, m_low, rest, error = ended(row_sum)
+        return Found(m, m_low, rest, error, mass, distance)
 
     return find

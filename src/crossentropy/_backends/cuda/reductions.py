@@ -99,6 +99,25 @@ def loss_sums(on, name):
 
 
 @functools.cache
+def split(on, name, real_name):
+    """(a, stride, count, pairs): numbers, so many bytes apart, as pairs of reals: each rounded, and what that lacks."""
+    number_at, (size, real), wide = elements_of(name).number_at, _real(real_name), name == "float64"
+    zero = real(0)
+
+    def body(a, stride, count, pairs):
+        i = np.int64(cuda.blockIdx.x) * THREADS + np.int64(cuda.threadIdx.x)
+        while i < count:
+            number = number_at(a + i * stride)
+            high = real(number)
+            store(pairs + 2 * i * size, high)
+            low = real(number - np.float64(high)) if wide else zero
+            store(pairs + (2 * i + 1) * size, low if low - low == zero else zero)
+            i += THREADS * np.int64(cuda.gridDim.x)
+
+    return Kernel(body, [types.int64] * 4, THREADS)
+
+
+@functools.cache
 def loss_total(on, name, summed):
     """(sums, count, divisor, by, empty, result): their sum over *divisor (or over by, where that is absent)."""
     (_, real), (each, kind) = _real(name), _real(summed)

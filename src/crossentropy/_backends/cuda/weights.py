@@ -47,19 +47,20 @@ class Weights(NamedTuple):
     smoothing_of: Callable  # (a): the Smoothing of every row
     target_of: Callable  # (a, row, smoothing): the RowTarget of a Row
     weights_of: Callable  # (u, first, classes, target): the weights of a vector's classes, into u[0 : width]
-    summed: Callable  # (a, row, target, m, lane, turn, v, u): (mass, distance) of the whole row
+    summed: Callable  # (a, row, target, m, m_low, lane, turn, v, low, u): (mass, distance) of the whole row
     total: Callable  # (found, turn): (mass, distance) of every lane's WeightSum together
     times: Callable  # (weight, value): their product, where 0 times inf is 0
     nothing: WeightSum  # of no class
     # Of the backward of a log-softmax, whose mass leaves out the class with the logit ``leader``, which distance is:
-    arrived: Callable  # (a, row, target, leader, lane, turn, v, u): the WeightSum of the whole row
+    arrived: Callable  # (a, row, target, leader, lane, turn, v, low, u): the WeightSum of the whole row
     put_together: Callable | None  # (found, turn): that of every lane's WeightSum together
 
 
 def weights_of(kind: str, shape, result) -> Weights:
     """Those of the kernel of a dtype, a shape of work and a result."""
     elements, vectors, plus = elements_of(kind), vectors_of(kind, result.q), sums_of(kind).plus
-    real, real_size, width, read = elements.real, elements.real_size, elements.width, logits_of(kind).read
+    real, real_size, width = elements.real, elements.real_size, elements.width
+    read, transforms = logits_of(kind, result.transforms).read, result.transforms
     take_whole, take_any, beside, beside_whole = (
         vectors.take_whole,
         vectors.take_any,
@@ -102,7 +103,7 @@ def weights_of(kind: str, shape, result) -> Weights:
                         u[j] *= load(target.class_weight + c * real_size, real)
 
     @device
-    def added(v, u, first, classes, target, m, found):
+    def added(v, low, u, first, classes, target, m, m_low, found):
         """A WeightSum with the classes of a vector, whose logits are v, as well. Overwrites u.
 
         In a backward m is the logit of the class that leads, NaN where none does; v need only be read for that.
@@ -116,13 +117,14 @@ def weights_of(kind: str, shape, result) -> Weights:
                 else:
                     mass, mass_error = plus(mass, mass_error, u[j])
                 if not backward:
-                    distance, distance_error = plus(distance, distance_error, times(u[j], m - v[j]))
+                    below = (m - v[j]) + (m_low - low[j]) if transforms else m - v[j]
+                    distance, distance_error = plus(distance, distance_error, times(u[j], below))
         return WeightSum(mass, mass_error, distance, distance_error)
 
     @device
     def of_lane(lane, given):
-        """The WeightSum of a lane's vectors. Overwrites v and u."""
-        a, row, target, m, v, u = given
+        """The WeightSum of a lane's vectors. Overwrites v, low and u."""
+        a, row, target, m, m_low, v, low, u = given
         found = nothing
         first = np.int64(lane) * width
         vector = cuda.local.array(4, np.uint32)
@@ -134,8 +136,8 @@ def weights_of(kind: str, shape, result) -> Weights:
                     take_whole(vector, 0, row.x, first, row.to_read)
                 else:
                     take_any(vector, 0, row.x, a.x_class, first, row.to_read)
-                read(a, vector, 0, v, 0)
-            found = added(v, u, first, row.to_read, target, m, found)
+                read(a, row, vector, 0, first, v, low, 0)
+            found = added(v, low, u, first, row.to_read, target, m, m_low, found)
             first += apart
         return found
 
@@ -158,27 +160,27 @@ def weights_of(kind: str, shape, result) -> Weights:
         over_lanes = one_by_one(elements, shape, of_lane, both, nothing)
 
         @device
-        def arrived(a, row, target, m, lane, turn, v, u):
-            return over_lanes((a, row, target, m, v, u))
+        def arrived(a, row, target, m, lane, turn, v, low, u):
+            return over_lanes((a, row, target, m, zero, v, low, u))
 
         @device
-        def summed(a, row, target, m, lane, turn, v, u):
-            return rounded(over_lanes((a, row, target, m, v, u)))
+        def summed(a, row, target, m, m_low, lane, turn, v, low, u):
+            return rounded(over_lanes((a, row, target, m, m_low, v, low, u)))
 
         total = reduce = None
     else:
         reduce = together(elements, shape, both, nothing)
 
         @device
-        def arrived(a, row, target, m, lane, turn, v, u):
-            return reduce(of_lane(lane, (a, row, target, m, v, u)), turn)
+        def arrived(a, row, target, m, lane, turn, v, low, u):
+            return reduce(of_lane(lane, (a, row, target, m, zero, v, low, u)), turn)
 
         @device
         def total(found, turn):
             return rounded(reduce(found, turn))
 
         @device
-        def summed(a, row, target, m, lane, turn, v, u):
-            return total(of_lane(lane, (a, row, target, m, v, u)), turn)
+        def summed(a, row, target, m, m_low, lane, turn, v, low, u):
+            return total(of_lane(lane, (a, row, target, m, m_low, v, low, u)), turn)
 
     return Weights(smoothing_of, target_of, weights_of, summed, total, times, nothing, arrived, reduce)

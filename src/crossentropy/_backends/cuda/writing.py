@@ -11,6 +11,7 @@ from .exp import exponential_of
 from .groups import WARP
 from .intrinsics import cluster_sync, fma, load_vector
 from .logits import logits_of
+from .pairs import pairs_of
 from .rows import READ, SKIPPED
 from .vectors import vectors_of
 
@@ -19,7 +20,7 @@ class Writing(NamedTuple):
     """The functions of a kernel."""
 
     wait: Callable  # (): no thread of a row goes on before all have come here
-    write: Callable  # (a, row, target, frame, lane, alive, words, v, u): a row's results; not alive: none
+    write: Callable  # (a, row, target, frame, lane, alive, words, v, low, u): a row's results; not alive: none
 
 
 def writing_of(kind: str, shape, result, weights_of) -> Writing:
@@ -28,7 +29,7 @@ def writing_of(kind: str, shape, result, weights_of) -> Writing:
     real, width, workers, is_gradient = elements.real, elements.width, shape.workers, result.writes == "gradient"
     put = elements_of(result.to or kind).put
     zero, nan = real(0), real(np.nan)
-    finish = _finish(kind, result, weights_of)
+    finish = _transformed(kind, result, weights_of) if result.transforms else _plain(kind, result, weights_of)
     results = (_kept if shape.kept else _read_again)(kind, shape, finish, result.to)
 
     @device
@@ -40,11 +41,11 @@ def writing_of(kind: str, shape, result, weights_of) -> Writing:
             i += workers
 
     @device
-    def write(a, row, target, frame, lane, alive, words, v, u):
+    def write(a, row, target, frame, lane, alive, words, v, low, u):
         if row.state != READ or frame.max != frame.max:
             fill(a, row, lane, alive)
         else:
-            head = results(a, row, target, frame, lane, alive, words, v, u)
+            head = results(a, row, target, frame, lane, alive, words, v, low, u)
             # The thread that has just written the target's class puts the target's own gradient over it.
             if is_gradient and row.has_target and alive and (row.target + head) // width % workers == lane:
                 put(row.out + row.target * a.out_class, frame.at_target)
@@ -68,26 +69,60 @@ def _wait(shape):
     return wait
 
 
-def _finish(kind, result, weights_of):
-    """The device function (a, v, u, first, classes, target, frame): the logits v become results, but for the target's.
+def _plain(kind, result, weights_of):
+    """The device function (a, row, words, at, v, low, u, first, target, frame): v[0 : width] are a vector's results.
 
-    v are those of the classes from ``first`` on. Overwrites u. The target's own gradient is `Frame.at_target`.
+    The vector is words[at : at + 4], of the classes from ``first`` on. Overwrites low and u. The target's own gradient
+    is `Frame.at_target`.
     """
-    zero = elements_of(kind).real(0)
-    width, gradient = elements_of(kind).width, logits_of(kind).gradient
+    finish, read = _finish(kind, result, weights_of), logits_of(kind).read
+
+    @device
+    def whole(a, row, words, at, v, low, u, first, target, frame):
+        read(a, row, words, at, first, v, low, 0)
+        finish(v, u, first, row.classes, target, frame)
+
+    return whole
+
+
+def _transformed(kind, result, weights_of):
+    """The same of a gradient on logits that are transformed."""
+    elements, logits, parts_of = elements_of(kind), logits_of(kind, True), pairs_of(kind).parts_of
+    real, width, unpack, read, gradient = elements.real, elements.width, elements.unpack, logits.read, logits.gradient
+    spreads = result.spreads
+
+    @device
+    def whole(a, row, words, at, v, low, u, first, target, frame):
+        given = cuda.local.array(width, real)
+        unpack(words, at, given, 0)
+        read(a, row, words, at, first, v, low, 0)
+        if spreads:
+            weights_of(u, first, row.classes, target)
+        for j in range(width):
+            scale, more = parts_of(v[j] - frame.offset, low[j], frame.magic, frame.lowest)
+            scale *= frame.of_e
+            e = fma(scale, more, scale)
+            v[j] = gradient(a, fma(-frame.row_factor, u[j], e) if spreads else e, given[j])
+
+    return whole
+
+
+def _finish(kind, result, weights_of):
+    """The device function (v, u, first, classes, target, frame): the logits v become results, but for the target's."""
+    zero, width = elements_of(kind).real(0), elements_of(kind).width
     exp_near, exp_times = exponential_of(kind).exp_near, exponential_of(kind).exp_times
     spreads = result.spreads
     if result.writes == "log_softmax":
 
         @device
-        def finish(a, v, u, first, classes, target, frame):
+        def finish(v, u, first, classes, target, frame):
             for j in range(width):
                 v[j] = (v[j] - frame.lse) - frame.lse_error
 
     elif result.is_backward:
 
         @device
-        def finish(a, v, u, first, classes, target, frame):
+        def finish(v, u, first, classes, target, frame):
             weights_of(u, first, classes, target)
             for j in range(width):
                 z, e = v[j], exp_near(v[j] - frame.offset, frame.magic, frame.lowest)
@@ -97,39 +132,38 @@ def _finish(kind, result, weights_of):
     elif result.writes == "softmax":
 
         @device
-        def finish(a, v, u, first, classes, target, frame):
+        def finish(v, u, first, classes, target, frame):
             for j in range(width):
                 v[j] = exp_times(v[j] - frame.offset, frame.magic, frame.lowest, frame.of_e)
 
     else:
 
         @device
-        def finish(a, v, u, first, classes, target, frame):
+        def finish(v, u, first, classes, target, frame):
             if spreads:
                 weights_of(u, first, classes, target)
             for j in range(width):
                 e = exp_times(v[j] - frame.offset, frame.magic, frame.lowest, frame.of_e)
-                v[j] = gradient(a, fma(-frame.row_factor, u[j], e) if spreads else e, v[j])
+                v[j] = fma(-frame.row_factor, u[j], e) if spreads else e
 
     return finish
 
 
 def _kept(kind, shape, finish, to_kind):
-    """The device function (a, row, target, frame, lane, alive, words, v, u): results of what registers hold of a row.
+    """The device function (a, row, target, frame, lane, alive, words, v, low, u): results of what registers hold.
 
     It returns how many classes the first vector of the memory that is written lacks: none.
     """
     elements, vectors = elements_of(kind), vectors_of(kind, "", to_kind)
-    width, read, give_whole = elements.width, logits_of(kind).read, vectors.give_whole
+    width, give_whole = elements.width, vectors.give_whole
     kept, apart = shape.kept, shape.lanes * elements.width
 
     @device
-    def results(a, row, target, frame, lane, alive, words, v, u):
+    def results(a, row, target, frame, lane, alive, words, v, low, u):
         for k in range(kept):
             first = lane * width + k * apart
             if first < row.classes and alive:
-                read(a, words, 4 * k, v, 0)
-                finish(a, v, u, first, row.classes, target, frame)
+                finish(a, row, words, 4 * k, v, low, u, first, target, frame)
                 give_whole(row.out, first, v)
         return np.int64(0)
 
@@ -146,12 +180,12 @@ def _read_again(kind, shape, finish, to_kind):
     elements, vectors = elements_of(kind), vectors_of(kind, "", to_kind)
     to_size = elements_of(to_kind or kind).size
     at_once = elements.width * to_size  # bytes that are written of a vector
-    size, width, read = elements.size, elements.width, logits_of(kind).read
+    size, width = elements.size, elements.width
     take_any, give, give_whole = vectors.take_any, vectors.give, vectors.give_whole
     alone, flight, workers = shape.alone, shape.flight, shape.workers
 
     @device
-    def results(a, row, target, frame, lane, alive, words, v, u):
+    def results(a, row, target, frame, lane, alive, words, v, low, u):
         head = row.out % at_once // to_size if a.out_class == to_size else np.int64(0)
         first = lane * width - head if alive else row.classes
         between = np.int64(workers) * width
@@ -167,14 +201,12 @@ def _read_again(kind, shape, finish, to_kind):
                 for b in range(4):
                     words[4 * k + b] = w[b]
             for k in range(flight):
-                read(a, words, 4 * k, v, 0)
-                finish(a, v, u, first + k * between, row.classes, target, frame)
+                finish(a, row, words, 4 * k, v, low, u, first + k * between, target, frame)
                 give_whole(row.out, first + k * between, v)
             first += flight * between
         while first < row.classes:
             take_any(words, 0, row.x, a.x_class, first, row.classes)
-            read(a, words, 0, v, 0)
-            finish(a, v, u, first, row.classes, target, frame)
+            finish(a, row, words, 0, v, low, u, first, target, frame)
             give(row.out, a.out_class, first, row.classes, v)
             first += between
         return head

@@ -39,7 +39,7 @@ def _call(kernel, *arguments):
 def _run(kernel, x, *rest, **arguments):
     """Run a kernel over all rows of x."""
     task = tasks.described(x, BYPASS_FROM, **arguments)
-    real = np.float64 if x.itemsize == 8 else np.float32
+    real = np.float64 if x.itemsize == 8 or tasks.changes(arguments.get("options")) else np.float32
 
     def work(first, last, task=task):  # which holds the arrays as long as a thread may work on them
         _call(kernel, task.address, task.odd, first, last, np.empty(SCRATCH, real), *rest)

@@ -56,8 +56,8 @@ def _fma(builder, a, b, c):
     return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), (a, b, c))
 
 
-def _exp_parts(builder, real, y, magic, lowest):
-    """(2^n 2^-k, q), such that e^y 2^-k is 2^n 2^-k (1 + q), for numbers or for vectors of them."""
+def _exp_terms(builder, real, y, magic, lowest):
+    """(2^n 2^-k, r, P), such that e^y 2^-k is 2^n 2^-k (1 + r + r^2 P), for numbers or for vectors of them."""
     one, word = y.type, WORDS[real]
     if isinstance(one, ir.VectorType):
         word = ir.VectorType(word, one.count)
@@ -71,7 +71,13 @@ def _exp_parts(builder, real, y, magic, lowest):
     for term in q[1:]:
         p = _fma(builder, p, r, term)
     power = builder.shl(builder.bitcast(t, word), _splat(_MANTISSA[real], word))
-    return builder.bitcast(power, one), _fma(builder, builder.fmul(r, r), p, r)
+    return builder.bitcast(power, one), r, p
+
+
+def _exp_parts(builder, real, y, magic, lowest):
+    """(2^n 2^-k, q), such that e^y 2^-k is 2^n 2^-k (1 + q), for numbers or for vectors of them."""
+    power, r, p = _exp_terms(builder, real, y, magic, lowest)
+    return power, _fma(builder, builder.fmul(r, r), p, r)
 
 
 def _exp(builder, real, y, magic, lowest):
@@ -91,6 +97,28 @@ def exp_at(_, y, magic, lowest):
     """
     real = _reals(y, magic, lowest)
     return real and (real(y, magic, lowest), lambda context, builder, signature, args: _exp(builder, real, *args))
+
+
+@intrinsic
+def exp_terms(_, y, magic, lowest):
+    """(2^n, r, r^2 P(r)) of one number, such that e^y is 2^n (1 + (r + r^2 P(r))): arguments as for `exp_at`.
+
+    r is y itself where n is 0, and the last term at most r^2: so the sum of all three keeps more digits than a number.
+    """
+    real = _reals(y, magic, lowest)
+
+    def code(context, builder, signature, args):
+        power, r, p = _exp_terms(builder, real, *args)
+        return context.make_tuple(builder, signature.return_type, [power, r, builder.fmul(builder.fmul(r, r), p)])
+
+    return real and (types.UniTuple(real, 3)(y, magic, lowest), code)
+
+
+@intrinsic
+def fma(_, a, b, c):
+    """a b + c, rounded once."""
+    real = _reals(a, b, c)
+    return real and (real(a, b, c), lambda context, builder, signature, args: builder.fma(*args))
 
 
 # ---------------------------------------------------------------------- lines of memory as vectors

@@ -80,10 +80,10 @@ def each_row(t, first, last, memory, spreads, gradients):
         if kind == READ:
             x_row = row_of(t.x, t, n)
             hides = t.targets != 0 and t.class_weight == 0
-            m, rest, log_sum, z = read_row(t.x, x_row, t.classes, y, hides, x_buffer, pad, t.stop)
+            m, rest, log_sum, z = read_row(t.x, x_row, t.classes, y, t.margin, hides, x_buffer, pad, t.stop)
             if spreads is not None and not math.isnan(m):
                 q_row = row_of(t.q, t, n) if t.q.address else 0
-                mass, distance = spread(t, x_row, q_row, m, x_buffer, q_buffer)
+                mass, distance = spread(t, x_row, q_row, m, y, z, x_buffer, q_buffer)
         if kind == SKIPPED:
             loss[n] = 0.0
         elif math.isnan(m):
@@ -91,13 +91,13 @@ def each_row(t, first, last, memory, spreads, gradients):
         else:
             weight = load(t.sample_weight + 8 * n, np.float64) if t.sample_weight else 1.0
             own, _ = weight_of(t, y)
-            loss[n] = weight * loss_of(t, m, log_sum[0] + log_sum[1], z, own, mass, distance)
+            loss[n] = weight * loss_of(t, m, rest, log_sum[0] + log_sum[1], z, own, mass, distance)
         if t.statistics:
             kept = statistics_of(t, n)
             kept[MAX], kept[REST], kept[MASS] = m, rest, mass
         if gradients is not None:
             if kind == READ and not math.isnan(m):
-                write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scratch, pad)
+                write_gradient(t, n, y, m, rest, z, mass, distance, spreads, x_buffer, q_buffer, scratch, pad)
             else:
                 fill_unread(t, n, kind, scratch)
     fence()
@@ -133,8 +133,11 @@ def backward(task, odd, first, last, memory, spreads):
         kept = statistics_of(t, n)
         m, rest, mass = kept[MAX], kept[REST], kept[MASS]
         if kind == READ and not math.isnan(m):
-            z = number_at(t.x, row_of(t.x, t, n) + y * t.x.stride, memory) if y >= 0 else 0.0
-            write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scratch, pad)
+            z = number_at(t.x, row_of(t.x, t, n), y, memory) - t.margin if y >= 0 else 0.0
+            distance = 0.0
+            if spreads is not None and t.focal != 0:  # which the loss as a whole is a factor of
+                _, distance = spread(t, row_of(t.x, t, n), 0, m, y, z, x_buffer, q_buffer)
+            write_gradient(t, n, y, m, rest, z, mass, distance, spreads, x_buffer, q_buffer, scratch, pad)
         else:
             fill_unread(t, n, kind, scratch)
     fence()
@@ -150,7 +153,7 @@ def logsumexp(task, odd, first, last, memory):
         if stopped(t.stop):
             break
         x_row = row_of(t.x, t, n)
-        m, _, log_sum, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+        m, _, log_sum, _ = read_row(t.x, x_row, t.classes, -1, 0.0, False, x_buffer, pad, t.stop)
         result[n] = undefined_max(t.x, x_row, t.classes, pad) if math.isnan(m) else (m + log_sum[0]) + log_sum[1]
 
 
@@ -175,7 +178,7 @@ def softmax(task, odd, first, last, memory):
         if stopped(t.stop):
             break
         x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
-        m, rest, _, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+        m, rest, _, _ = read_row(t.x, x_row, t.classes, -1, 0.0, False, x_buffer, pad, t.stop)
         if math.isnan(m):
             fill(t.out, out_row, t.classes, memory.dtype.type(np.nan), scratch)
             continue
@@ -193,7 +196,7 @@ def log_softmax(task, odd, first, last, memory):
         if stopped(t.stop):
             break
         x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
-        m, rest, log_sum, _ = read_row(t.x, x_row, t.classes, -1, False, x_buffer, pad, t.stop)
+        m, rest, log_sum, _ = read_row(t.x, x_row, t.classes, -1, 0.0, False, x_buffer, pad, t.stop)
         if t.statistics:
             kept = statistics_of(t, n)
             kept[MAX], kept[REST], kept[MASS] = m, rest, 0.0
@@ -220,7 +223,7 @@ def log_softmax_backward(task, odd, first, last, memory):
         y, value, own, error = -1, 0.0, 0.0, 0.0
         if rest < 1:
             y = place_of(t.x, x_row, t.classes, real(m), x_buffer, t.stop)
-            own = number_at(t.q, q_row + y * t.q.stride, memory)
+            own = number_at(t.q, q_row, y, memory)
         whole, size = sum_arriving(t.q, q_row, t.classes, q_buffer, t.stop)
         # So much cancels, without or with the class that leads, that the error of a sum in float64 might show.
         if memory.itemsize == 8 or not min(abs(whole), abs(whole - own)) >= 2.0**-17 * size:

@@ -4,12 +4,14 @@ Rows that can be read and written in place are of another type than the others (
 it is chosen by type, because a kernel for plain arrays compiles much faster without the code for all the rest.
 
 Every logit is read by `block` or `number_at`, and every gradient leaves by `put_gradient` or, where nothing can be left
-to do, by exp_group's own stores. So an elementwise transform of the logits (a softcap, c tanh(z / c)) would come here:
+to do, by exp_group's own stores. So an elementwise transform of the logits has its home here, and is compiled for calls
+that have one alone:
 
-1. OddRows gets a field for its parameter, which tasks.py fills, and logits that have one are never `direct`: all of
-   them are copied by `odd_number` then, which applies the transform, and plain kernels neither hold nor run its code.
-2. The gradient's array is not `direct` then either, so `put_gradient` sees every class, with the logits ``z`` as they
-   were read: it multiplies by the derivative, here 1 - (z / c)^2.
+1. Logits that are transformed are ChangedRows, which tasks.py fills: they are copied to float64, whatever they are, and
+   `change` works on the copy. In float64 a logit is right to far below a float32's last digit, which a confident row's
+   loss would show; and float64 logits are rounded about once.
+2. The gradient's array is not `direct` then, so `put_gradient` sees every class: it multiplies by the slopes that
+   `block_to_write` has left in the scratch memory.
 """
 
 from typing import NamedTuple
@@ -17,8 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from ..exponential import FLOAT64
 from . import memory
-from .compiling import INNER, inner, merged
+from .compiling import INNER, inner
+from .exponentials import exp_terms, fma
 from .memory import LINE, address, view
 
 BLOCK = 2048  # classes that are copied at a time, of rows that can't be read or written in place
@@ -44,6 +48,22 @@ class OddRows(NamedTuple):
     element: int  # F16, BF16, F32 or F64
     swapped: int  # whether the bytes of its numbers are in the other order than the machine's
     direct: int  # whether it meets what Rows asks for; 1 where another array made its task one of OddRows
+
+
+class ChangedRows(NamedTuple):
+    """Logits that are read as c tanh(z a / c) + b, or as a z + b."""
+
+    address: int
+    row_strides: int
+    stride: int
+    element: int
+    swapped: int
+    direct: int
+    ratio: float  # a / c; a without a cap
+    ratio_low: float  # what that is short of
+    scale: float  # a
+    cap: float  # c; 0 for none
+    prior: int  # the address of float64 (classes,), b; 0 for none
 
 
 class Row(NamedTuple):
@@ -140,6 +160,11 @@ def gather(a, at, n, buffer):
 @inner
 def scatter(a, at, n, buffer):
     """Copy n classes from such a buffer to an address, rounded to the array's type."""
+    if a.element == F32 and a.stride == 4 and not a.swapped and at % 4 == 0:
+        to = view(at, n, np.float32)
+        for i in range(n):
+            to[i] = np.float32(buffer[i])
+        return
     for i in range(n):
         here = at + i * a.stride
         if a.element == F64:
@@ -158,6 +183,131 @@ def scatter(a, at, n, buffer):
 def odd_row(stride, element, direct):
     """A single row as an OddRow, in the machine's own byte order."""
     return OddRow(stride, element, 0, int(direct))
+
+
+# ---------------------------------------------------------------------- logits that are transformed
+
+MAGIC = FLOAT64.magic + FLOAT64.bias  # of e^y as it is
+LOWEST = -FLOAT64.bias * np.log(2)
+
+
+@inner
+def capped(a, z, prior):
+    """(c tanh(u) + b, its slope on z) for u = z a / c, off by about an ulp of float64.
+
+    With e^(-2 |u|) = E and E - 1 = m as a pair, tanh |u| is -m / (1 + E), also where u is small. The slope is
+    a (1 - tanh^2 u) = a s (2 - s) with s = 2 E / (1 + E), which keeps its digits where tanh is near 1.
+    """
+    y = -2 * abs(z * a.ratio)
+    low = fma(-2 * abs(z), a.ratio, -y) - 2 * abs(z) * a.ratio_low
+    low = low if abs(low) <= 1 else 0.0  # of an infinite logit
+    power, r, more = exp_terms(y, MAGIC, LOWEST)
+    q = r + more
+    q_low = (more - (q - r)) + low * (1 + q)
+    less, part = power - 1, power * q
+    m = less + part
+    kept = m - less
+    m_low = ((less - (m - kept)) + (part - kept)) + power * q_low
+    over = 2 + m
+    over_low = (m - (over - 2)) + m_low
+    by = 1 / over
+    t = -m * by
+    t_low = (fma(-t, over, -m) - m_low - t * over_low) * by
+    size = t * a.cap
+    size_low = fma(t, a.cap, -size) + t_low * a.cap
+    if z < 0:
+        size, size_low = -size, -size_low
+    total = size + prior
+    kept = total - size
+    lost = ((size - (total - kept)) + (prior - kept)) + size_low
+    s = 2 * (power + part) * by
+    return total + lost if abs(total) < np.inf else total, a.scale * (s * (2 - s))
+
+
+@inner
+def capped_nearly(a, z, prior):
+    """The same off by a few ulp of float64: right for what has been a float32 or less."""
+    power, r, more = exp_terms(-2 * abs(z * a.ratio), MAGIC, LOWEST)
+    part = power * (r + more)
+    m = (power - 1) + part
+    by = 1 / (2 + m)
+    size = m * by * a.cap
+    s = 2 * (power + part) * by
+    return prior + (size if z < 0 else -size), a.scale * (s * (2 - s))
+
+
+@inner
+def change(a, j, n, buffer):
+    """Transform the logits of n classes from class j on, in a buffer."""
+    b = view(a.prior + 8 * j, n, np.float64)
+    if a.cap == 0:
+        if a.prior:
+            for i in range(n):
+                buffer[i] = fma(a.scale, buffer[i], b[i])
+        else:
+            for i in range(n):
+                buffer[i] *= a.scale
+        return
+    _change_capped(a, n, buffer, b)
+
+
+@inner
+def _change_capped(a, n, buffer, b):
+    if a.element == F64:
+        for i in range(n):
+            buffer[i], _ = capped(a, buffer[i], b[i] if a.prior else 0.0)
+    elif a.prior:
+        for i in range(n):
+            buffer[i], _ = capped_nearly(a, buffer[i], b[i])
+    else:
+        for i in range(n):
+            buffer[i], _ = capped_nearly(a, buffer[i], 0.0)
+
+
+@inner
+def change_with_slopes(a, j, n, buffer, slopes):
+    """The same, and the slopes on the logits that were given."""
+    b = view(a.prior + 8 * j, n, np.float64)
+    if a.cap == 0:
+        change(a, j, n, buffer)
+    elif a.element == F64:
+        for i in range(n):
+            buffer[i], slopes[i] = capped(a, buffer[i], b[i] if a.prior else 0.0)
+    elif a.prior:
+        for i in range(n):
+            buffer[i], slopes[i] = capped_nearly(a, buffer[i], b[i])
+    else:
+        for i in range(n):
+            buffer[i], slopes[i] = capped_nearly(a, buffer[i], 0.0)
+
+
+@inner
+def gather_plainly(a, at, n, buffer):
+    """As `gather`, faster where numbers are neighbours in the machine's own byte order (`direct`)."""
+    if not a.direct:
+        gather(a, at, n, buffer)
+    elif a.element == F64:
+        wide = view(at, n, np.float64)
+        for i in range(n):
+            buffer[i] = wide[i]
+    elif a.element == F32:
+        single = view(at, n, np.float32)
+        for i in range(n):
+            buffer[i] = np.float64(single[i])
+    elif a.element == BF16:
+        bits = view(at, n, np.uint16)
+        for i in range(n):
+            buffer[i] = np.float64(memory.of_bits(np.uint32(np.uint32(bits[i]) << 16)))
+    else:
+        bits = view(at, n, np.uint16)
+        for i in range(n):
+            buffer[i] = np.float64(from_half(bits[i]))
+
+
+@inner
+def slopes_beside(pad):
+    """A block of slopes, in the scratch memory after ``pad``."""
+    return view(address(pad) + pad.size * pad.itemsize, BLOCK, pad)
 
 
 # ---------------------------------------------------------------------- blocks of a row
@@ -182,12 +332,16 @@ def in_place(a):
     """Whether rows are read and written where they lie."""
 
 
-def number_at(a, at, like):
-    """The number at an address, as float64; ``like`` is an array of the lanes' type."""
+def number_at(a, row, c, like):
+    """The number of class c, as float64; ``like`` is an array of the lanes' type."""
 
 
 def block(a, row, j, n, buffer):
     """n classes from class j on, as an array: the row itself, or the buffer, which holds BLOCK."""
+
+
+def block_to_write(a, row, j, n, buffer, pad):
+    """As `block`, for `put_gradient` to follow, which is given the same ``pad``."""
 
 
 def put(a, row, j, n, buffer, bypasses):
@@ -198,8 +352,12 @@ def place(a, row, j, buffer):
     """The address to which a gradient from class j on is written: its own, or that of a buffer, for `flush`."""
 
 
-def flush(a, row, j, n, z, buffer):
-    """Take a gradient that was written to `place` where it belongs; z are the logits of its classes."""
+def flush(x, a, row, j, n, buffer, pad):
+    """Take a gradient that was written to `place` where it belongs; x has the logits."""
+
+
+def put_gradient(x, a, row, j, n, buffer, pad, bypasses):
+    """As `put`, of the gradient on logits x, of which the same `block_to_write` was the last. Overwrites the buffer."""
 
 
 def fill(out, row, classes, value, scratch):
@@ -210,16 +368,32 @@ def _is_odd(a):
     return "element" in a.fields
 
 
+def _is_changed(a):
+    return "cap" in a.fields
+
+
 @overload(in_place, jit_options=INNER)
 def _in_place(a):
+    if _is_changed(a):
+        return lambda a: False
     return (lambda a: a.direct != 0) if _is_odd(a) else (lambda a: True)
 
 
 @overload(number_at, jit_options=INNER)
-def _number_at(a, at, like):
+def _number_at(a, row, c, like):
+    def of_changed_rows(a, row, c, like):
+        z = odd_number(a, row + c * a.stride)
+        b = memory.load(a.prior + 8 * c, np.float64) if a.prior else 0.0
+        if a.cap == 0:
+            return fma(a.scale, z, b)
+        value, _ = capped(a, z, b) if a.element == F64 else capped_nearly(a, z, b)
+        return value
+
+    if _is_changed(a):
+        return of_changed_rows
     if _is_odd(a):
-        return lambda a, at, like: odd_number(a, at)
-    return lambda a, at, like: np.float64(memory.load(at, like.dtype))
+        return lambda a, row, c, like: odd_number(a, row + c * a.stride)
+    return lambda a, row, c, like: np.float64(memory.load(row + c * a.stride, like.dtype))
 
 
 @overload(block, jit_options=INNER)
@@ -231,7 +405,24 @@ def _block(a, row, j, n, buffer):
         gather(a, at, n, buffer)
         return view(address(buffer), n, buffer)
 
+    def of_changed_rows(a, row, j, n, buffer):
+        gather_plainly(a, row + j * a.stride, n, buffer)
+        change(a, j, n, buffer)
+        return view(address(buffer), n, buffer)
+
+    if _is_changed(a):
+        return of_changed_rows
     return of_odd_rows if _is_odd(a) else (lambda a, row, j, n, buffer: view(row + j * a.stride, n, buffer))
+
+
+@overload(block_to_write, jit_options=INNER)
+def _block_to_write(a, row, j, n, buffer, pad):
+    def of_changed_rows(a, row, j, n, buffer, pad):
+        gather_plainly(a, row + j * a.stride, n, buffer)
+        change_with_slopes(a, j, n, buffer, slopes_beside(pad))
+        return view(address(buffer), n, buffer)
+
+    return of_changed_rows if _is_changed(a) else (lambda a, row, j, n, buffer, pad: block(a, row, j, n, buffer))
 
 
 @overload(put, jit_options=INNER)
@@ -249,10 +440,22 @@ def _put(a, row, j, n, buffer, bypasses):
     return of_odd_rows if _is_odd(a) else of_rows
 
 
-@merged
-def put_gradient(a, row, j, n, z, buffer, bypasses):
-    """Write the gradient of n classes from class j on; z are their logits, for the derivative of a transform."""
-    put(a, row, j, n, buffer, bypasses)
+@overload(put_gradient, jit_options=INNER)
+def _put_gradient(x, a, row, j, n, buffer, pad, bypasses):
+    def of_changed_rows(x, a, row, j, n, buffer, pad, bypasses):
+        slopes = slopes_beside(pad)
+        if x.cap != 0:
+            for i in range(n):
+                buffer[i] *= slopes[i]
+        else:
+            for i in range(n):
+                buffer[i] *= x.scale
+        put(a, row, j, n, buffer, bypasses)
+
+    def of_rows(x, a, row, j, n, buffer, pad, bypasses):
+        put(a, row, j, n, buffer, bypasses)
+
+    return of_changed_rows if _is_changed(x) else of_rows
 
 
 @overload(place, jit_options=INNER)
@@ -264,12 +467,12 @@ def _place(a, row, j, buffer):
 
 
 @overload(flush, jit_options=INNER)
-def _flush(a, row, j, n, z, buffer):
-    def of_odd_rows(a, row, j, n, z, buffer):
+def _flush(x, a, row, j, n, buffer, pad):
+    def of_odd_rows(x, a, row, j, n, buffer, pad):
         if not a.direct:
-            put_gradient(a, row, j, n, z, buffer, False)
+            put_gradient(x, a, row, j, n, buffer, pad, False)
 
-    return of_odd_rows if _is_odd(a) else (lambda a, row, j, n, z, buffer: None)
+    return of_odd_rows if _is_odd(a) else (lambda x, a, row, j, n, buffer, pad: None)
 
 
 @overload(fill, jit_options=INNER)

@@ -1,7 +1,7 @@
 """One row's targets and options in Numba: its kind, the weights of its target, its loss and its gradient.
 
 Every option of a loss becomes a few numbers of a row here. A numeric one is read from the Task by its own name, as
-``t.z_loss`` is, and acts in `loss_of` and `write_gradient`.
+``t.z_loss`` is, and acts in `loss_of` and `write_gradient`. (Logits that are transformed are layout.py's.)
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from ..contract import Statistics
 from .compiling import inner, merged
 from .exponentials import added, exp_at
-from .layout import BLOCK, block, fill, put_gradient, row_of, stopped
+from .layout import BLOCK, block, block_to_write, fill, put_gradient, row_of, stopped
 from .memory import load, view
 from .rows import CHUNK, PAD, gradient_frame, plus, sum_of, target_gradient, times, write_exp
 
@@ -75,10 +75,11 @@ def part_of(i, q, w, keep, floor, has_q, has_w):
 
 
 @inner
-def spread(t, x_row, q_row, m, buffer, q_buffer):
+def spread(t, x_row, q_row, m, y, z_y, buffer, q_buffer):
     """(mass, distance): the sums of t_c and of t_c (m - z_c) over all classes, where 0 times inf is 0.
 
-    t_c = w_c (keep q_c + floor) is what label smoothing and probability targets spread over class c.
+    t_c = w_c (keep q_c + floor) is what label smoothing and probability targets spread over class c. Where there is a
+    margin, the logit of y is z_y.
     """
     floor, keep = t.label_smoothing / t.classes, 1 - t.label_smoothing
     has_w, has_q = t.class_weight != 0, t.q.address != 0
@@ -91,21 +92,24 @@ def spread(t, x_row, q_row, m, buffer, q_buffer):
         q = block(t.q, q_row, at, n, q_buffer) if has_q else z
         w = view(t.class_weight + 8 * at, n, np.float64)
         masses, distances = 0.0, 0.0
-        for i in range(n & -PAD):
+        lowered = y - at if t.margin != 0 and at <= y < at + n else -1
+        together = n & -PAD if lowered < 0 else 0
+        for i in range(together):
             part = part_of(i, q, w, keep, floor, has_q, has_w)
             masses = added(masses, part)
             distances = added(distances, 0.0 if part == 0 else part * (m - np.float64(z[i])))
         mass, mass_error = plus(mass, mass_error, masses)
         distance, distance_error = plus(distance, distance_error, distances)
-        for i in range(n & -PAD, n):  # each with its rounding error, of which there may be PAD - 1
+        for i in range(together, n):  # each with its rounding error, of which there may be many
+            below = m - (z_y if i == lowered else np.float64(z[i]))
             part = part_of(i, q, w, keep, floor, has_q, has_w)
             mass, mass_error = plus(mass, mass_error, part)
-            distance, distance_error = plus(distance, distance_error, times(part, m - np.float64(z[i])))
+            distance, distance_error = plus(distance, distance_error, times(part, below))
     return sum_of(mass, mass_error), sum_of(distance, distance_error)
 
 
 @inner
-def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch):
+def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch, pad):
     """factor e^(z - m) - scale t_c of row n, but ``value`` at class y, in float64 so that neither term overflows."""
     real = scratch.dtype.type
     x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
@@ -117,7 +121,7 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch):
         if stopped(t.stop):
             break
         size = min(BLOCK, t.classes - at)
-        z = block(t.x, x_row, at, size, x_buffer)
+        z = block_to_write(t.x, x_row, at, size, x_buffer, pad)
         q = block(t.q, q_row, at, size, q_buffer) if has_q else z
         w = view(t.class_weight + 8 * at, size, np.float64)
         for i in range(size):
@@ -125,31 +129,58 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch):
             scratch[i] = real(np.float64(exp_at(z[i] - shift, magic, lowest)) * of_e - scale * part)
         if at <= y < at + size:
             scratch[y - at] = real(value)
-        put_gradient(t.out, out_row, at, size, z, scratch, t.bypasses)
+        put_gradient(t.x, t.out, out_row, at, size, scratch, pad, t.bypasses)
 
 
 @inner
-def loss_of(t, m, log_sum, z, own, mass, distance):
-    """The loss of a row of weight 1, in nats, as in reference.py: z is the target's logit, own its weight."""
-    lse = m + log_sum
-    return times(own, (m - z) + log_sum) + distance + times(mass, log_sum) + times(t.z_loss, lse * lse)
+def data_of(m, log_sum, z, own, mass, distance):
+    """D = sum_c t_c (lse - z_c): z is the target's logit, own its weight."""
+    return times(own, (m - z) + log_sum) + distance + times(mass, log_sum)
+
+
+@inner
+def focus_of(t, m, rest, z):
+    """(f, gamma (1 - p)^(gamma - 1) p), where f = (1 - p)^gamma and p comes from the target's logit z.
+
+    1 - p is rest / (1 + rest) where the target leads. Where no other class has any probability f is 0, and so is D.
+    """
+    if t.focal == 0:
+        return 1.0, 0.0
+    p, left = 1 / (1 + rest), rest / (1 + rest)
+    if z != m:
+        p *= math.exp(z - m)
+        left = 1 - p
+    if left == 0:
+        return 0.0, 0.0
+    return left**t.focal, t.focal * left ** (t.focal - 1) * p
+
+
+@inner
+def loss_of(t, m, rest, log_sum, z, own, mass, distance):
+    """The loss of a row of weight 1, in nats, as in reference.py."""
+    lse, (f, _) = m + log_sum, focus_of(t, m, rest, z)
+    return times(f, data_of(m, log_sum, z, own, mass, distance)) + times(t.z_loss, lse * lse)
 
 
 @merged
-def write_gradient(t, n, y, m, rest, z, mass, spreads, x_buffer, q_buffer, scratch, pad):
+def write_gradient(t, n, y, m, rest, z, mass, distance, spreads, x_buffer, q_buffer, scratch, pad):
     """The gradient of row n, which was read: target y with logit z, the row's statistics m, rest and mass."""
     scale = load(t.row_scale + 8 * n * t.row_scale_step, np.float64)
     if t.sample_weight:
         scale *= load(t.sample_weight + 8 * n, np.float64)
     own, w = weight_of(t, y)
-    z_term = times(2 * t.z_loss, m + math.log1p(rest))
-    a = own + mass + z_term
+    log_sum = math.log1p(rest)
+    z_term = times(2 * t.z_loss, m + log_sum)
+    f, by = focus_of(t, m, rest, z)
+    extra = times(by, data_of(m, log_sum, z, own, mass, distance))
+    a = times(f, own + mass) + extra + z_term
     factor, value = scale * a / (1 + rest), 0.0
     if t.targets:
         floor = times(t.label_smoothing / t.classes, w)
-        value = scale * target_gradient(m, rest, z, a, (mass - floor) + z_term, own + floor, scratch)
+        others, weight = times(f, mass - floor) + z_term, times(f, own + floor) + extra
+        value = scale * target_gradient(m, rest, z, a, others, weight, scratch)
     if spreads is not None:
-        write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch)
+        write_spread(t, n, m, factor, scale * f, y, value, x_buffer, q_buffer, scratch, pad)
     else:
         x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
         bypasses, stop = t.bypasses, t.stop

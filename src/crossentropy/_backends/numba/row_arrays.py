@@ -60,4 +60,4 @@ def read_array(z, y):
     if z.size == 0:
         return np.nan, np.nan, (np.nan, 0.0), np.nan
     x_buffer, _, _, pad = parts(np.empty(SCRATCH, z.dtype))
-    return read_row(as_row(z), address(z), z.size, y, y >= 0, x_buffer, pad, 0)
+    return read_row(as_row(z), address(z), z.size, y, 0.0, y >= 0, x_buffer, pad, 0)

@@ -18,13 +18,13 @@ import numpy as np
 from ..exponential import FLOAT32, FLOAT64
 from .compiling import inner, merged
 from .exponentials import GROUP, added, exp_at, exp_group, max_and_sum, sum_exactly_of_exp
-from .layout import BLOCK, PIECE, block, block_size, flush, in_place, number_at, place, put, stopped
+from .layout import BLOCK, PIECE, block, block_size, block_to_write, flush, in_place, number_at, place, put, stopped
 from .memory import LINE, address, prefetch, view
 
 CHUNK = 512  # classes that a sum runs over in the lanes' type
 PAD = 64  # rows are filled up to a multiple of this, because the rest of a loop in vectors runs one number at a time
 LANES = 16  # sums of float64 that run side by side; they and their errors take the place of PAD numbers
-SCRATCH = 3 * BLOCK + PAD  # numbers of the lanes' type that a kernel works in
+SCRATCH = 4 * BLOCK + PAD  # numbers of the lanes' type that a kernel works in
 GUESS_FROM = 16  # classes
 LN2 = math.log(2)
 MAGIC_32, BIAS_32 = FLOAT32.magic, FLOAT32.bias
@@ -35,17 +35,20 @@ TERMS_64 = tuple(float.fromhex(c) for c in FLOAT64.terms)
 
 @inner
 def parts(memory):
-    """SCRATCH numbers in four parts: a block of logits, one of probability targets, one of results, a padded group."""
+    """SCRATCH numbers in parts: a block of logits, one of probability targets, one of results, a padded group.
+
+    After that there is room for a block of slopes (layout.py).
+    """
     at, size = address(memory), BLOCK * memory.itemsize
     x_buffer, q_buffer = view(at, BLOCK, memory), view(at + size, BLOCK, memory)
     return x_buffer, q_buffer, view(at + 2 * size, BLOCK, memory), view(at + 3 * size, PAD, memory)
 
 
 @inner
-def padded(z, leave, pad):
-    """Up to PAD classes copied to ``pad``, where -inf stands for class ``leave`` and for the classes past the last."""
+def padded(z, leave, also, pad):
+    """Up to PAD classes copied to ``pad``, where -inf stands for two that are left out and those past the last."""
     for i in range(PAD):
-        pad[i] = z[i] if i < z.size and i != leave else -np.inf
+        pad[i] = z[i] if i < z.size and i != leave and i != also else -np.inf
     return pad
 
 
@@ -140,9 +143,9 @@ def anchor_at(m, headroom, like):
     """The anchor (shift, k) at which e^m, held as e^(m - shift) 2^-k, is about 2^headroom.
 
     Up to 2^16 `exp_at` loses nothing, and shift is 0. Above it shift is m, whose difference from every class that
-    counts is exact.
+    counts is exact; a maximum that a margin has moved is rounded for that.
     """
-    shift = m if abs(m) > 2.0**16 else 0.0
+    shift = np.float64(like.dtype.type(m)) if abs(m) > 2.0**16 else 0.0
     return shift, np.rint((m - shift) / LN2) - headroom
 
 
@@ -210,10 +213,11 @@ def rest_of(total, error, m, z, base, shift, k):
 
 
 @merged
-def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
-    """(maximum, start of its CHUNK, sum of e^z at the anchor, error of the sum) of a row without class ``leave``.
+def sum_exp(a, row, classes, leave, also, anchor, buffer, pad, stop):
+    """(maximum, start of its CHUNK, sum of e^z at the anchor, error of the sum) of a row without two of its classes.
 
-    The sum is NaN where the row has a NaN; the maximum may miss it.
+    These are ``leave`` and ``also``, where they are not -1. The sum is NaN where the row has a NaN; the maximum may
+    miss it.
     """
     shift, magic, lowest = frame_at(anchor[0], anchor[1], pad)
     m, found, total, error = -np.inf, 0, 0.0, 0.0
@@ -223,13 +227,16 @@ def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
             break
         z = block(a, row, at, min(size, classes - at), buffer)
         apart = (leave - at) & -PAD if leave >= at else -PAD  # where the PAD classes with that class begin
+        other = (also - at) & -PAD if also >= at else -PAD
         j = 0
         while j < z.size:
             n = min(CHUNK, (z.size - j) & -PAD)
             if j < apart < j + n:
                 n = apart - j
-            if j == apart or n == 0:
-                part, n = padded(z[j : j + PAD], leave - at - j, pad), PAD
+            if j < other < j + n:
+                n = other - j
+            if n == 0 or not (j != apart and j != other):
+                part, n = padded(z[j : j + PAD], leave - at - j, also - at - j, pad), PAD
             else:
                 part = z[j : j + n]
             top, s, lane = max_and_sum(address(part), part.size * part.itemsize, shift, magic, lowest)
@@ -246,34 +253,35 @@ def sum_exp(a, row, classes, leave, anchor, buffer, pad, stop):
 @inner
 def guess_of(a, row, classes, like):
     """The maximum of the first classes: a guess at the row's own, of no use where it is NaN or infinite."""
-    guess = number_at(a, row, like)
-    for c in range(1, min(GUESS_FROM, classes)):
-        guess = max(guess, number_at(a, row + c * a.stride, like))
+    guess = -np.inf
+    for c in range(min(GUESS_FROM, classes)):
+        guess = max(guess, number_at(a, row, c, like))
     return guess
 
 
 @inner
-def read_row(a, row, classes, y, hides, buffer, pad, stop):
+def read_row(a, row, classes, y, margin, hides, buffer, pad, stop):
     """(max, rest, log1p(rest) as a pair, logit of y) of a row; NaN but for the last where it is undefined.
 
     That is where it has a NaN or +inf, or nothing but -inf.
 
-    y is the target, or -1 for none. The pass leaves it out of the sum, because it leads where the loss is small. A
-    second pass is needed where the guess was too far off for its anchor to serve. Another is where a class that is not
-    the target dominates: rest is that class's share taken from the sum, which cancels, so the sum is redone without
-    that class. ``hides`` says that rest only goes into a loss in which max - z_y is large beside what cancels.
+    y is the target, or -1 for none, whose logit is lowered by a margin. The pass leaves it out of the sum, because it
+    leads where the loss is small. A second pass is needed where the guess was too far off for its anchor to serve.
+    Another is where a class that is not the target dominates: rest is that class's share taken from the sum, which
+    cancels, so the sum is redone without that class, too. ``hides`` says that rest only goes into a loss in which
+    max - z_y is large beside what cancels.
     """
     headroom, window = (40, 40.0) if pad.itemsize == 4 else (512, 300.0)  # e^(guess + window) must not overflow
     guess = guess_of(a, row, classes, pad)
     known = math.isfinite(guess)
     shift, k = anchor_at(guess if known else 0.0, headroom, pad)
-    m, z, leave, leads = np.nan, -np.inf, y, False
+    m, z, leads = np.nan, -np.inf, -1
     if y >= 0:
-        z = number_at(a, row + y * a.stride, pad)
+        z = number_at(a, row, y, pad) - margin
     for _ in range(3):
-        below, found, s, error = sum_exp(a, row, classes, leave, (shift, k), buffer, pad, stop)
-        if leads:
-            rest, log_sum = rest_of(s, error, m, -np.inf, 0.0, shift, k)
+        below, found, s, error = sum_exp(a, row, classes, y, leads, (shift, k), buffer, pad, stop)
+        if leads >= 0:
+            rest, log_sum = rest_of(s, error, m, z, 0.0, shift, k)
             return m, rest, log_sum, z
         m = max(below, z)
         if math.isnan(z) or not math.isfinite(m):
@@ -290,9 +298,9 @@ def read_row(a, row, classes, y, hides, buffer, pad, stop):
         rest, log_sum = rest_of(s, error, m, z, -1.0, shift, k)
         if rest >= (0.25 if hides else 3.0):
             return m, rest, log_sum, z
-        leave, leads = found, True
-        while leave < classes and number_at(a, row + leave * a.stride, pad) != m:
-            leave += 1
+        leads = found
+        while leads < classes and (leads == y or number_at(a, row, leads, pad) != m):
+            leads += 1
     return np.nan, np.nan, (np.nan, 0.0), z
 
 
@@ -301,7 +309,7 @@ def undefined_max(a, row, classes, like):
     """The maximum of a row that `read_row` calls undefined, +inf, -inf, or NaN where one is: its logsumexp."""
     m = -np.inf
     for c in range(classes):
-        z = number_at(a, row + c * a.stride, like)
+        z = number_at(a, row, c, like)
         if math.isnan(z):
             return np.nan
         m = max(m, z)
@@ -341,7 +349,7 @@ def write_exp(x, x_row, out, out_row, classes, m, factor, y, value, bypasses, st
         if stopped(stop):
             break
         n = min(most, classes - at)
-        z = block(x, x_row, at, n, buffer)
+        z = block_to_write(x, x_row, at, n, buffer, pad)
         source, to, past = address(z), place(out, out_row, at, scratch), in_place(out) and bypasses != 0
         j, first = 0, (-to % LINE) // size if past else 0
         while j < n:
@@ -351,7 +359,7 @@ def write_exp(x, x_row, out, out_row, classes, m, factor, y, value, bypasses, st
             if here == group and beyond == 1 and not j <= y - at < j + group:
                 exp_group(to + j * size, source + j * size, shift, magic, lowest, by, by_rest, past)
             else:  # a part of a group, or one with class y: computed in ``pad``, and what there is of it copied
-                padded(z[j : j + here], y - at - j, pad)
+                padded(z[j : j + here], y - at - j, -1, pad)
                 exp_group(address(pad), address(pad), shift, magic, lowest, by, by_rest, False)
                 result = view(to + j * size, here, pad)
                 for i in range(here):
@@ -359,7 +367,7 @@ def write_exp(x, x_row, out, out_row, classes, m, factor, y, value, bypasses, st
                 if j <= y - at < j + here:
                     result[y - at - j] = real(value)
             j += here
-        flush(out, out_row, at, n, z, scratch)
+        flush(x, out, out_row, at, n, scratch, pad)
 
 
 @inner

@@ -1,6 +1,8 @@
 """A Task: all that a kernel works on, described on Python's side and packed into memory that compiled code reads."""
 
 import struct
+import sys
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -8,16 +10,17 @@ from numba import types
 from numba.extending import intrinsic
 
 from ..._arrays import merged_rows
-from .layout import BF16, F16, F32, F64, OddRows, Rows
+from .layout import BF16, F16, F32, F64, ChangedRows, OddRows, Rows
 
 
 class Task(NamedTuple):
     """What a kernel works on; addresses are 0 where there is nothing.
 
-    A new numeric option of a loss is one more float with a default here, by its own name; it is used in losses.py.
+    A new numeric option of a loss is one more float with a default here, by its own name; it is used in losses.py. What
+    transforms each logit is a field of `layout.ChangedRows`.
     """
 
-    x: Rows | OddRows
+    x: Rows | OddRows | ChangedRows
     q: Rows | OddRows  # probability targets, the grad_output of log_softmax_backward, or the weights of a logsumexp
     out: Rows | OddRows
     dims: int
@@ -39,22 +42,29 @@ class Task(NamedTuple):
     stop: int  # address of an int64 that is not 0 once the call is to end
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    margin: float = 0.0
+    focal: float = 0.0
 
 
 _TYPES = {int: types.int64, float: types.float64}
 _FORMATS = {int: "q", float: "d"}
-_ARRAYS = sum(kind == Rows | OddRows for kind in Task.__annotations__.values())  # the first fields
+_ARRAYS = 3  # the first fields
+# Of each kind of task: the types of its arrays. A kernel is told the kind by the type of its argument ``odd``, so that
+# each kind is compiled for itself: None, a bool, an int.
+_PLAIN, _ODD, _CHANGED = (Rows, Rows, Rows), (OddRows, OddRows, OddRows), (ChangedRows, OddRows, OddRows)
 
 
-def _number_kinds(record, rows):
-    """int or float for each number of a record, in order; its arrays are of type ``rows``."""
-    for kind in record.__annotations__.values():
-        yield from _number_kinds(rows, rows) if kind == Rows | OddRows else [kind]
+def _kinds(arrays):
+    """For each field of a Task, in order, the type of its array, or int or float."""
+    return [*arrays, *list(Task.__annotations__.values())[_ARRAYS:]]
 
 
-_PACKERS = {
-    rows: struct.Struct("=" + "".join(_FORMATS[kind] for kind in _number_kinds(Task, rows))) for rows in (Rows, OddRows)
-}
+def _packer(arrays):
+    kinds = [kind for array in arrays for kind in array.__annotations__.values()] + _kinds(arrays)[_ARRAYS:]
+    return struct.Struct("=" + "".join(_FORMATS[kind] for kind in kinds))
+
+
+_PACKERS = {arrays[0]: _packer(arrays) for arrays in (_PLAIN, _ODD, _CHANGED)}
 
 
 def packed(task: Task) -> np.ndarray:
@@ -65,17 +75,17 @@ def packed(task: Task) -> np.ndarray:
 
 @intrinsic
 def task_at(_, address, odd):
-    """The Task whose numbers lie at an address: its arrays are OddRows, or Rows where odd is None.
+    """The Task whose numbers lie at an address; ``odd`` says by its type of what kind it is.
 
     Numba would take long to compile a Task as an argument, or one made of an array's numbers in compiled code.
     """
-    rows = Rows if isinstance(odd, types.NoneType) else OddRows
+    arrays = _PLAIN if isinstance(odd, types.NoneType) else _ODD if isinstance(odd, types.Boolean) else _CHANGED
 
-    def type_of(record):
-        kinds = record.__annotations__.values()
-        return types.BaseTuple.from_types([_TYPES.get(kind) or type_of(rows) for kind in kinds], record)
+    def type_of(record, kinds):
+        numba_types = [_TYPES.get(kind) or type_of(kind, kind.__annotations__.values()) for kind in kinds]
+        return types.BaseTuple.from_types(numba_types, record)
 
-    kind = type_of(Task)
+    kind = type_of(Task, _kinds(arrays))
 
     def code(context, builder, signature, args):
         to = context.get_value_type(kind).as_pointer()
@@ -112,7 +122,8 @@ def _options_as_fields(options) -> dict:
     so that one without a field in Task is an error.
     """
     given = options._asdict()
-    given.pop("probabilities")  # says whether targets are `q` or `targets`
+    for name in ("probabilities", *CHANGES):  # whether targets are `q` or `targets`; what `_changed` makes fields of
+        given.pop(name)
     ignored = given.pop("ignore_index")
     given["has_ignored"] = ignored is not None
     given["ignored"] = 0 if ignored is None else ignored - (2**64 if ignored >= 2**63 else 0)
@@ -124,11 +135,30 @@ def _options_as_fields(options) -> dict:
 _NO_OPTIONS = {"has_ignored": 0, "ignored": 0, "class_weight": 0, "sample_weight": 0}
 
 
+CHANGES = ("logit_scale", "softcap", "class_prior")  # the options that transform each logit: fields of ChangedRows
+
+
+def changes(options) -> bool:
+    """Whether each logit is transformed; then the lanes are float64, whatever the logits are."""
+    return options is not None and (options.logit_scale != 1 or options.softcap != 0 or options.class_prior is not None)
+
+
+def _changed(x: OddRows, options) -> ChangedRows:
+    """The logits with what transforms them: u = z a / c as the product with a pair, so that it is rounded once.
+
+    They are `direct` where they are neighbours, whatever their type.
+    """
+    a, c = options.logit_scale, options.softcap
+    ratio = Fraction(a) / Fraction(c) if c else Fraction(a)
+    high = float(min(ratio, Fraction(sys.float_info.max)))
+    return ChangedRows(*x, high, float(ratio - Fraction(high)), a, c, address_of(options.class_prior))
+
+
 class Described(NamedTuple):
     """A Task in memory, and what must live as long as a kernel may work on it."""
 
     address: int
-    odd: bool | None  # what `task_at` is told
+    odd: bool | int | None  # what `task_at` is told
     stop: np.ndarray  # int64: not 0 ends the call
     held: tuple
 
@@ -137,7 +167,8 @@ def described(
     x, bypass_from, q=None, out=None, targets=None, options=None, row_scale=None, loss=None, statistics=None, sign=None
 ) -> Described:
     """The Task of one call; a result of ``bypass_from`` bytes or more, if not in place, bypasses the caches."""
-    real = np.dtype(np.float64 if x.itemsize == 8 else np.float32)
+    changed = changes(options)
+    real = np.dtype(np.float64 if x.itemsize == 8 or changed else np.float32)
     arrays = [x, q, out]
     given = [a for a in arrays if a is not None]
     merged = merged_rows(x.shape[:-1], [a.strides for a in given]) or [(1, [0] * len(given))]
@@ -146,8 +177,11 @@ def described(
     shape = address_of(dimensions)
     at = iter(range(shape + 8 * len(merged), shape + dimensions.nbytes, 8 * len(merged)))
     rows = [_NONE if a is None else _described(a, next(at), real) for a in arrays]
-    plain = all(a is None or each.direct for a, each in zip(arrays, rows, strict=True))
-    if plain:
+    plain = not changed and all(a is None or each.direct for a, each in zip(arrays, rows, strict=True))
+    if changed:  # every number of x and out passes through a buffer, where it is transformed, or times a slope
+        logits = _described(x, rows[0].row_strides, x.dtype)
+        rows = [_changed(logits, options), rows[1], rows[2]._replace(direct=0)]
+    elif plain:
         rows = [Rows(*each[: len(Rows._fields)]) for each in rows]
     scalar = isinstance(row_scale, float)
     scale, stop = np.array([row_scale]) if scalar else row_scale, np.zeros(1, np.int64)
@@ -171,4 +205,4 @@ def described(
         )
     )
     held = (task, dimensions, *arrays, targets, options, scale, loss, statistics, sign)
-    return Described(address_of(task), None if plain else True, stop, held)
+    return Described(address_of(task), 1 if changed else None if plain else True, stop, held)

@@ -39,10 +39,10 @@ def weighted_sum(x, x_row, q, q_row, classes, like, stop):
     for c in range(classes):
         if c % PIECE == 0 and stopped(stop):
             break
-        b = number_at(q, q_row + c * q.stride, like)
+        b = number_at(q, q_row, c, like)
         if b == 0:
             continue
-        z = number_at(x, x_row + c * x.stride, like)
+        z = number_at(x, x_row, c, like)
         if not (math.isfinite(b) and z < np.inf):
             any_undefined = True
             undefined += undefined_term(z, b)
@@ -56,8 +56,8 @@ def weighted_sum(x, x_row, q, q_row, classes, like, stop):
     for c in range(classes if top > -np.inf else 0):
         if c % PIECE == 0 and stopped(stop):
             break
-        b = number_at(q, q_row + c * q.stride, like)
-        z = number_at(x, x_row + c * x.stride, like)
+        b = number_at(q, q_row, c, like)
+        z = number_at(x, x_row, c, like)
         if b == 0 or z - top < -1e4:
             continue
         m, e = math.frexp(b)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ... import autograd, cross_entropy, cross_entropy_and_grad, cross_entropy_grad, log_softmax
 from ..._options import NUMERIC, OPTIONS
-from ..ulps import near, refuses, require, same
+from ..ulps import refuses, require, same
 from .case import INF, NAN, both, edge_case, numbers
 
 
@@ -80,17 +80,65 @@ def _(dtype):
 
 @edge_case("one-hot targets that are not floating")
 def _(dtype):
-    x, hot = numbers(3, 4, dtype), np.eye(3, 4)
+    """They are probabilities of 0 and 1; on a device, where nothing is converted, they are refused."""
+    x, hot = numbers(3, 4, dtype), np.eye(3, 4, 1)
     for kind in (np.int64, np.uint8, bool):
-        for call in (cross_entropy, cross_entropy_and_grad, autograd.forward):
-            message = f"targets look one-hot, {np.dtype(kind)} of the shape of logits, (3, 4): "
-            with refuses(TypeError, f"{message}pass their classes, targets.argmax(1), or floats"):
-                call(x, hot.astype(kind))
-            with refuses(TypeError, "targets.argmax(0), or floats"):
-                call(x, hot.astype(kind), axis=0)
-        with refuses(TypeError, "targets.argmax(0), or floats"):
-            cross_entropy(x[0], hot[0].astype(kind))
-    near(cross_entropy(x, hot.astype(int).argmax(1)), cross_entropy(x, hot), 1e-6)
+        for axis, targets in ((1, hot), (0, np.eye(3, 4))):
+            got, want = (both(x, t, axis=axis, label_smoothing=0.1) for t in (targets.astype(kind), targets))
+            same(got[0], want[0])
+            same(got[1], want[1])
+        same(cross_entropy(x[0], hot[0].astype(kind)), cross_entropy(x[0], hot[0]))
+    for value in (2, -1):
+        counts = hot.astype(int)
+        counts[1, 3] = value
+        with refuses(ValueError, f"must be one-hot, 0 or 1, got targets[1, 3] = {value}"):
+            cross_entropy(x, counts)
+
+
+@edge_case("rows where a mask is False")
+def _(dtype):
+    """They do not count, whatever they hold, for index targets and probabilities, alone and beside weights."""
+    x, t = numbers(4, 5, dtype), np.array([0, 4, -7, 2])
+    where = np.array([True, True, False, True])
+    x[2], weights = NAN, np.array([1.0, 0.5, 2.0, 0.0])
+    for targets in (t, np.full((4, 5), 0.2) * (t[:, None] >= 0)):
+        for more in ({}, {"sample_weight": weights}):
+            for reduction in ("none", "sum", "mean"):
+                got = both(x, targets, where=where, reduction=reduction, **more)
+                v = where * more.get("sample_weight", np.ones(4))
+                want = both(x, targets, sample_weight=v, reduction=reduction)
+                same(got[0], want[0])
+                same(got[1], want[1])
+    grid = x.reshape(2, 2, 5), t.reshape(2, 2)
+    same(cross_entropy(*grid, where=where.reshape(2, 2)), cross_entropy(x, t, where=where))
+    require(np.isnan(cross_entropy(x, t, where=np.zeros(4, bool))))
+    with refuses(TypeError, "where must be boolean, got int64"):
+        cross_entropy(x, t, where=where.astype(np.int64))
+    with refuses(ValueError, "where must have shape (4,), got (3,)"):
+        cross_entropy(x, t, where=where[:3])
+
+
+@edge_case("options that need index targets")
+def _(dtype):
+    x, q = np.zeros((3, 4), dtype), np.full((3, 4), 0.25)
+    for name, value in (("margin", 0.5), ("focal", 2.0), ("ignore_index", -100)):
+        with refuses(ValueError, f"{name} is for index targets"):
+            cross_entropy(x, q, **{name: value})
+
+
+@edge_case("a prior that will not do")
+def _(dtype):
+    x, t = np.zeros((3, 4), dtype), np.array([0, 1, 2])
+    for value, error, message in (
+        (np.inf, ValueError, "class_prior must be finite or -inf, got class_prior[2] = inf"),
+        (NAN, ValueError, "class_prior must be finite or -inf, got class_prior[2] = nan"),
+    ):
+        with refuses(error, message):
+            cross_entropy(x, t, class_prior=np.array([0, 0, value, 0]))
+    with refuses(ValueError, "class_prior must have shape (4,), got (5,)"):
+        cross_entropy(x, t, class_prior=np.zeros(5))
+    with refuses(TypeError, "class_prior must be"):
+        cross_entropy(x, t, class_prior=np.ones(4, bool))
 
 
 @edge_case("arguments of a single row")

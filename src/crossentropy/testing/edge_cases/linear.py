@@ -20,6 +20,7 @@ GIVEN = {
     "weights": {"class_weight": np.arange(7) / 4, "sample_weight": [0.5, 0, 1, 2, 1, 0]},
     "numbers": {name: OPTIONS[name].samples[0] for name in NUMERIC},
     "ignored": {"ignore_index": 3},
+    "prior": {"class_prior": np.array([0.5, -np.inf, 0, 2, -1, 0.25, -3]), "where": np.arange(6) != 2},
 }
 
 
@@ -63,12 +64,14 @@ def _(dtype):
     for name, given in GIVEN.items():
         options = given | {"reduction": "none"}
         v = np.array(given.get("sample_weight", np.ones(6))) * (y != given.get("ignore_index", -1))
-        more = {"class_weight": list(given["class_weight"])} if name == "weights" else {}
+        v = v * given.get("where", np.ones(6))
+        more = {key: given[key].tolist() for key in ("class_weight", "class_prior") if key in given}
         more |= given if name == "numbers" else {}
+        times = 4 if dtype == np.float64 and name in ("numbers", "prior") else 1  # logits that are rounded once more
         losses, grads, _ = exact(z, y.tolist(), [reference.Row(weight=each, **more) for each in v])
         for rows in (None, 1, 4):
             found = linear_cross_entropy_and_grad(hidden, weight, y, bias=bias, rows=rows, **options)
-            within(found.loss, losses, dtype, "loss", np.abs(losses).max() * (name == "numbers"))
+            within(found.loss, losses, dtype, "loss", np.abs(losses).max() * (name == "numbers"), times)
             same(linear_cross_entropy(hidden, weight, y, bias=bias, rows=rows, **options), found.loss)
             _check_gradients(found, grads, hidden, weight)
 
