@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where .ci/arm64 has built the package")
     parser.add_argument("--write", action="store_true", help="into docs/arm64.md")
     parser.add_argument("--show", metavar="OPERATION", help="print the NEON unit's loops of an operation")
+    parser.add_argument("--check", action="store_true", help="that the NEON unit's loops for long rows need no stack")
     given = parser.parse_args()
     objects = {name: next(given.folder.rglob(f"blocks/unit_{name}.o")) for name in UNITS}
     units = {name: functions(path) for name, path in objects.items()}
@@ -195,6 +196,12 @@ def main() -> None:
             for kind in kinds if operation == given.show else []:
                 for one in main_loop(units["neon"][kind.function], kind)[0]:
                     print(f"{one.address:x}: {one.name} {one.operands}")
+        return
+    if given.check:
+        for operation, kinds, _ in OPERATIONS[:3]:
+            for kind in kinds:
+                if strayed := spills(main_loop(units["neon"][kind.function], kind)[0]):
+                    raise SystemExit(f"{operation}: {strayed} times the stack, or a call, in a loop of {kind.function}")
         return
     text = table(units)
     print(text)
