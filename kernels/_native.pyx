@@ -161,7 +161,7 @@ cdef enum:
 
 cdef int THREADS_AT_IMPORT = openmp_threads()
 OPENMP = THREADS_AT_IMPORT > 0
-ISAS = ("avx512", "avx2", "base")    # best first
+ISAS = ("avx512", "avx2", "neon", "base")    # best first
 STREAM_ROW = STREAM_ROW_ELEMENTS
 STATISTICS = sizeof(row_statistics) // sizeof(double)    # fields of the record
 

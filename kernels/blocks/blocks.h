@@ -271,7 +271,7 @@ typedef struct {
     const stream_functions *streams;
 } isa_table;
 
-extern const isa_table isa_base, isa_avx2, isa_avx512;
+extern const isa_table isa_base, isa_avx2, isa_avx512, isa_neon;
 
 /* dispatch.c: the table by name, NULL where this CPU or this build lacks it. */
 const isa_table *isa_select(const char *name);
