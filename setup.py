@@ -10,6 +10,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
+MACOS = platform.system() == "Darwin"
 # unit -> (GCC and Clang flags, MSVC flags)
 BASE_UNIT = {"kernels/blocks/unit_base.c": ([], [])}
 X86_UNITS = {
@@ -21,6 +22,11 @@ X86_UNITS = {
 }
 X86_UNITS |= {unit.replace("blocks", "products"): flags for unit, flags in X86_UNITS.items()}
 BASE_UNIT |= {unit.replace("blocks", "products"): flags for unit, flags in BASE_UNIT.items()}
+# Every arm64 CPU has NEON. GCC, before it knows how many registers there are, moves loads so far from their use that a
+# step's sums no longer fit into them; these CPUs choose an order of their own. (Clang takes no notice.)
+ARM64_UNITS = {
+    f"kernels/{part}/unit_neon.c": ([] if MACOS else ["-fno-schedule-insns"], []) for part in ("blocks", "products")
+}
 # Units for which not every compiler has the instructions: (the macro that says so, flags, a line that needs them).
 AVX512_BF16 = [*X86_UNITS["kernels/blocks/unit_avx512.c"][0], "-mavx512bf16"]
 PROBED_UNITS = {
@@ -49,7 +55,9 @@ SOURCES = [
         "by_rows",
         "by_streams",
         "by_tiles",
+        "distillation",
         "fused_rows",
+        "hessians",
         "layout",
         "log_probs_backward",
         "log_softmax_backward",
@@ -85,9 +93,12 @@ SANITIZE = {
 SANITIZE += ["-fno-omit-frame-pointer", "-O1", "-g"] if SANITIZE else []
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 REQUIRE_NATIVE = os.environ.get("CROSSENTROPY_REQUIRE_NATIVE") == "1"
-MACOS = platform.system() == "Darwin"
-# On macOS one compilation may be for both architectures: the units are empty for arm64, and their flags are x86-64's.
-X86 = MACOS or platform.machine().lower() in ("x86_64", "amd64")
+# What is compiled for, which need not be this machine: sysconfig goes by _PYTHON_HOST_PLATFORM, and setuptools by the
+# other variable, where Visual Studio compiles for another architecture.
+TARGET = os.environ.get("VSCMD_ARG_TGT_ARCH") or sysconfig.get_platform()
+# On macOS one compilation may be for both: each one's units are empty for the other, and the flags are x86-64's.
+X86 = MACOS or TARGET.lower().endswith(("x86_64", "amd64", "x64"))
+ARM64 = MACOS or TARGET.lower().endswith(("aarch64", "arm64"))
 
 
 def for_x86(flags):
@@ -120,9 +131,9 @@ class BuildKernels(build_ext):
         os.makedirs(self.build_temp, exist_ok=True)  # where probes lie
         known = self.known_units(kind)
         ext.define_macros += [(macro, None) for macro, _, _ in known.values()]
+        units = BASE_UNIT | (X86_UNITS if X86 else {}) | (ARM64_UNITS if ARM64 else {})
         flags = {
-            unit: msvc if kind == "msvc" else fewer_copies + for_x86(unix)
-            for unit, (unix, msvc) in (BASE_UNIT | (X86_UNITS if X86 else {})).items()
+            unit: msvc if kind == "msvc" else fewer_copies + for_x86(unix) for unit, (unix, msvc) in units.items()
         } | {unit: fewer_copies + unix for unit, (_, unix, _) in known.items()}
 
         def compiled(unit):
@@ -187,7 +198,9 @@ native = Extension(
     include_dirs=["kernels"],
     # Every header and unit: they go into the sdist and an edit rebuilds.
     depends=sorted(str(path) for kind in ("*.h", "*.c", "*.pyx", "*.pxi") for path in Path("kernels").rglob(kind)),
-    define_macros=[("Py_LIMITED_API", "0x030B0000")] * ABI3 + [("HAVE_X86_UNITS", None)] * X86,
+    define_macros=[("Py_LIMITED_API", "0x030B0000")] * ABI3
+    + [("HAVE_X86_UNITS", None)] * X86
+    + [("HAVE_NEON_UNITS", None)] * ARM64,
     py_limited_api=ABI3,
 )
 

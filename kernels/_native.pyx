@@ -36,7 +36,15 @@ cdef extern from "rows/task.h" nogil:
     ctypedef enum work:
         LOGSUMEXP, WEIGHTED_LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
         ROW_STATISTICS, LOG_PROBS_BACKWARD
+        DISTILLATION
         STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE, PRODUCT, CONVERT, ADD_BIAS, SUM_BIAS
+    ctypedef enum distillation_kind:
+        FORWARD_KL, REVERSE_KL, JENSEN_SHANNON
+    ctypedef enum hessian_kind:
+        DIAGONAL_HESSIAN, UPPER_BOUND, HESSIAN_PRODUCT, XGBOOST_HESSIAN, LIGHTGBM_HESSIAN
+    ctypedef struct distillation_task:
+        distillation_kind kind
+        double temperature, beta
     ctypedef struct row_options:
         int plain
         const double *class_weight
@@ -99,6 +107,8 @@ cdef extern from "rows/task.h" nogil:
         Py_ssize_t *shape
         Py_ssize_t rows, classes
         array x, q, out
+        array hess, vector
+        hessian_kind hessian
         int bypass
         index_targets targets
         row_options options
@@ -109,6 +119,7 @@ cdef extern from "rows/task.h" nogil:
         double *loss
         double *sign
         c_row_numbers numbers
+        distillation_task distilled
         row_statistics *statistics
         const c_product *product
         const c_biased *biased
@@ -150,7 +161,7 @@ cdef enum:
 
 cdef int THREADS_AT_IMPORT = openmp_threads()
 OPENMP = THREADS_AT_IMPORT > 0
-ISAS = ("avx512", "avx2", "base")    # best first
+ISAS = ("avx512", "avx2", "neon", "base")    # best first
 STREAM_ROW = STREAM_ROW_ELEMENTS
 STATISTICS = sizeof(row_statistics) // sizeof(double)    # fields of the record
 
@@ -179,9 +190,17 @@ cdef dict WORKS = {
     "logsumexp": LOGSUMEXP, "weighted_logsumexp": WEIGHTED_LOGSUMEXP, "softmax": SOFTMAX,
     "log_softmax": LOG_SOFTMAX, "log_softmax_backward": LOG_SOFTMAX_BACKWARD,
     "row_statistics": ROW_STATISTICS, "log_probs_backward": LOG_PROBS_BACKWARD,
+    "distillation": DISTILLATION,
     "stream_read": STREAM_READ, "stream_copy": STREAM_COPY,
     "stream_combine": STREAM_COMBINE, "stream_scale": STREAM_SCALE,
 }
+
+
+cdef dict HESSIANS = {
+    "diagonal": DIAGONAL_HESSIAN, "upper_bound": UPPER_BOUND, "gauss_newton_product": HESSIAN_PRODUCT,
+    "xgboost": XGBOOST_HESSIAN, "lightgbm": LIGHTGBM_HESSIAN,
+}
+cdef dict KINDS = {"forward": FORWARD_KL, "reverse": REVERSE_KL, "js": JENSEN_SHANNON}    # of a distillation
 
 
 cdef class Buffers:
@@ -366,12 +385,14 @@ cdef int work_through(Buffers buffers, task *t, int threads) except -1:
 
 
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
-        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, sign=None, numbers=None, entropy_scale=None):
+        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, sign=None, numbers=None, entropy_scale=None,
+        tuple divergence=None, str hessian=None, tuple hess=None, tuple vector=None):
     """Do the work of that name over all rows of x.
 
     x, q, out: see Buffers.rows_of. targets: (index targets, bytes of each and negative where signed, the ignored one or
     None). options, class_weight_in_lanes: see options_of. row_scale, entropy_scale: a number, or float64 (rows,).
-    numbers: RowNumbers, of which an array may be None.
+    numbers: RowNumbers, of which an array may be None. divergence: the kind, temperature and beta of a distillation.
+    hessian: the name of what goes to hess, beside the gradient.
     """
     cdef Buffers buffers = Buffers()
     cdef task t
@@ -412,6 +433,14 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
     t.sign = <double *>buffers.data(sign, PyBUF_WRITABLE)
     cdef int reads = t.work == BACKWARD or t.work == LOG_SOFTMAX_BACKWARD or t.work == LOG_PROBS_BACKWARD
     t.statistics = <row_statistics *>buffers.data(statistics, PyBUF_SIMPLE if reads else PyBUF_WRITABLE)
+    if hessian is not None:
+        t.hessian = <hessian_kind><int>HESSIANS[hessian]
+        buffers.rows_of(&t.hess, hess, PyBUF_STRIDED)
+        buffers.rows_of(&t.vector, vector, PyBUF_STRIDES)
+    if divergence is not None:
+        t.distilled.kind = <distillation_kind><int>KINDS[divergence[0]]
+        t.distilled.temperature = divergence[1]
+        t.distilled.beta = divergence[2]
     coalesce(&t)
 
     t.poll = poll

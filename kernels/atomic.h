@@ -26,7 +26,11 @@ static inline int is_raised(flag *f) { return _InterlockedOr((volatile long *)f,
 
 static inline ptrdiff_t value_of(ptrdiff_t *a) { return add_to(a, 0); }
 
+#if defined(_M_ARM64)
+static inline void let_others_run(void) { __yield(); }
+#else
 static inline void let_others_run(void) { _mm_pause(); }
+#endif
 
 #else
 
@@ -40,7 +44,9 @@ static inline int is_raised(flag *f) { return __atomic_load_n(f, __ATOMIC_SEQ_CS
 
 static inline ptrdiff_t value_of(ptrdiff_t *a) { return __atomic_load_n(a, __ATOMIC_SEQ_CST); }
 
-#if defined(_WIN32)
+#if defined(_WIN32) && defined(__aarch64__)
+static inline void let_others_run(void) { __builtin_arm_yield(); }
+#elif defined(_WIN32)
 static inline void let_others_run(void) { __builtin_ia32_pause(); }
 #else
 #include <sched.h>

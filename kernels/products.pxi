@@ -18,7 +18,7 @@ cdef class ProductBuffers(Buffers):
         release_product(&self.p)
 
 
-PRODUCT_UNITS = ("amx", "avx512_bf16", "avx512", "avx2", "base")
+PRODUCT_UNITS = ("amx", "avx512_bf16", "avx512", "avx2", "neon", "base")
 
 
 def supported_product_units():

@@ -119,6 +119,8 @@ ONE_EXP = {
     ("native-avx512", "float64"): (1.15, 2.0),
     ("native-avx2", "float32"): (0.62, 1.55),
     ("native-avx2", "float64"): (1.15, 1.1),
+    ("native-neon", "float32"): (1.1, 1.1),
+    ("native-neon", "float64"): (1.1, 1.1),
     ("native-base", "float32"): (1.1, 1.1),
     ("native-base", "float64"): (1.1, 1.05),
     ("numba", "float32"): (1.1, 1.1),

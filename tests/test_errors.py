@@ -231,7 +231,7 @@ def test_config_refuses_what_it_does_not_know():
         crossentropy.config(threads=0)
     with refuses(ValueError, "check must be True or False, got 1"):
         crossentropy.config(check=1)
-    with refuses(ValueError, "isa must be one of 'avx512', 'avx2', 'base', got 'mmx'"):
+    with refuses(ValueError, "isa must be one of 'avx512', 'avx2', 'neon', 'base', got 'mmx'"):
         crossentropy.config(isa="mmx")
 
 

@@ -41,6 +41,7 @@ def result_name(result: Result) -> str:
     parts = [result.reads if result.reads != "row" else "", "loss" if result.loss else "", result.writes]
     parts += [f"saves {result.saves}" if result.saves else "", "spreads" if result.spreads else ""]
     parts += [f"q {result.q}" if result.q else "", f"to {result.to}" if result.to else ""]
+    parts.append("plain" if result.plain else "")
     parts += ["transforms" if result.transforms else "", "focal" if result.focal else ""]
     return " + ".join(filter(None, parts))
 
@@ -62,7 +63,7 @@ def shapes(q: bool, least: int = 0, among: tuple[bool, ...] = (True, False)) -> 
     """All that `launch.shape_for` can give for rows of at least so many vectors, with clusters and without."""
     ends = [row[0] for row in launch.TABLE] + [launch.TABLE[-1][0] + 1]
     found = {
-        launch.shape_for(vectors, alone, most, clusters): None
+        launch.shape_for(vectors, alone, most, clusters, q): None
         for clusters in among
         for alone in (False, True)
         for most in (launch.KEPT_BESIDE if q else launch.KEPT, 0)
@@ -95,6 +96,8 @@ def units() -> list[Unit]:
         for result in results(kind):
             for shape in shapes(bool(result.q)):
                 found[Unit(shape, result, kind)] = None
+                if not shape.alone:
+                    found[Unit(shape, result._replace(plain=True), kind)] = None
         # Rows cut into parts: these, what puts them together, and what writes.
         for result in results(kind):
             if result.reads != "row":

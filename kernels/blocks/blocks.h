@@ -128,6 +128,43 @@ typedef struct {
     double max, factor, slope, level, at_max, value;
 } log_probs_job;
 
+/* A row of a Hessian that is being written (hessians.h): of p = unit e^x at the anchor. */
+typedef struct {
+    const void *x;       /* IN (n,), or NULL where kept is not: */
+    const void *kept;    /* IN (n,) the e^x at the anchor, times EXP_SCALE */
+    anchor at;
+    double unit, factor, second, at_top, least;
+    double of_vector, mean;    /* of a product: the vector's number for the class at the maximum; the mean over it */
+} hessian_row;
+
+/* The same of each lane's row. */
+typedef struct {
+    double unit[BATCH], factor[BATCH], second[BATCH], at_top[BATCH], least[BATCH];
+} tile_hessians;
+
+/* What a distillation is of: KL(p_t || p_s), KL(p_s || p_t), or the two over their mixture (rows/distillation.c). */
+typedef enum { FORWARD_KL, REVERSE_KL, JENSEN_SHANNON } distillation_kind;
+
+/* A row of logits x and its teacher's q, both over T (distilled.h). */
+typedef struct {
+    distillation_kind kind;
+    double inverse, beta;              /* 1 / T */
+    anchor of_x, of_q;                 /* of the logits over T, for float64 */
+    double base, base_error;           /* x - q of one class, exactly */
+    double shift;                      /* d_c is (x_c - q_c - base) / T - shift */
+    double unit_x, unit_q;             /* what e^x and e^q at the anchor are a probability times */
+    double loss, scale;                /* what the gradient takes off, and is multiplied by */
+} distilled;
+
+typedef struct {
+    compensated of_x, of_q, shift;
+    double most;
+} distilled_totals;
+
+typedef struct {
+    double of_x, of_q, moved, max_x, max_q;
+} quick_totals;
+
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
@@ -155,6 +192,23 @@ typedef struct {
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
     int (*weighted_max)(const void *x, const double *weights, ptrdiff_t n, top_term *top);
     void (*weighted_sum)(const void *x, const double *weights, ptrdiff_t n, top_term top, compensated *sum);
+    /* hessians.h, hessian_columns.h */
+    void (*hessian)(const hessian_row *r, ptrdiff_t n, void *out, int bypass);
+    void (*vector_at_top)(const void *x, const void *vector, ptrdiff_t n, double top, double *sum, ptrdiff_t *count);
+    void (*vector_sum)(const hessian_row *r, const void *vector, ptrdiff_t n, compensated *sum);
+    void (*hessian_product)(const hessian_row *r, const void *vector, ptrdiff_t n, void *out, int bypass);
+    void (*columns_hessian)(const void *tile, ptrdiff_t classes, const tile_hessians *h, void *to);
+    /* distilled.h */
+    void (*distilled_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, distilled_totals *totals);
+    void (*distilled_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, compensated *sums);
+    void (*distilled_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, void *out, int bypass);
+    /* distilled_quick.h; NULL where rows are float64, or e^z has no table */
+    void (*quick_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, quick_totals *totals, void *of_x,
+                       void *of_q, ptrdiff_t ahead, int carefully);
+    void (*quick_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
+                        const void *of_q, double *sum);
+    void (*quick_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
+                           const void *of_q, void *out, int bypass, int is_far);
     /* transformed.h: as pass, of logits that are scaled and capped; what is kept is times their slope over the scale, the
      * maximum is that of the logits as they are. NULL for float64. */
     compensated (*transformed_sum)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, ptrdiff_t y,
@@ -191,7 +245,10 @@ typedef struct {
                                  int bypass);
 } block_functions;
 
-#define STREAM_ROW 16384 /* elements: what streams are split between threads by */
+/* Up to here all of a row's |(x - q - base) / T| must be for the sum of distilled_sums' shift. */
+#define DISTILLED_NEAR 0.5
+
+#define STREAM_ROW 16384    /* elements: what streams are split between threads by */
 
 /* What the machine's memory is measured with (streams.h), over n elements of float32, n a multiple of STREAM_ROW. */
 typedef struct {
@@ -214,7 +271,7 @@ typedef struct {
     const stream_functions *streams;
 } isa_table;
 
-extern const isa_table isa_base, isa_avx2, isa_avx512;
+extern const isa_table isa_base, isa_avx2, isa_avx512, isa_neon;
 
 /* dispatch.c: the table by name, NULL where this CPU or this build lacks it. */
 const isa_table *isa_select(const char *name);

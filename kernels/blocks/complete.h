@@ -41,8 +41,8 @@ SIMD pair exp_pair(vec_f64 z, vec_f64 k, exp_frame_f64 f)
     const vec_f64 t = v_fma_f64(y, v_set1_f64(LOG2E), magic), n = v_sub_f64(t, magic);
     const vec_f64 near = v_fnma_f64(n, v_set1_f64(LN2_HI), y);
     const pair r = pair_sum(near, v_mul_f64(n, v_set1_f64(-LN2_LO)));
-    vec_f64 p = v_set1_f64(exp_constants_f64.q[0]);
-    for (int i = 1; i < exp_constants_f64.terms; ++i) p = v_fma_f64(p, r.high, v_set1_f64(exp_constants_f64.q[i]));
+    vec_f64 p = exp_term_f64(0);
+    for (int i = 1; i < exp_constants_f64.terms; ++i) p = v_fma_f64(p, r.high, exp_term_f64(i));
     const pair q = pair_sum(r.high, v_mul_f64(v_mul_f64(r.high, r.high), p));
     const vec_f64 more = v_fma_f64(r.low, v_add_f64(one, r.high), q.low);
     const pair e = pair_sum(one, q.high);

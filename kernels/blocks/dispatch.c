@@ -131,12 +131,19 @@ convert_function *converter(const char *isa, element from, element to)
 
 #else
 
-const isa_table *isa_select(const char *name) { return strcmp(name, "base") ? NULL : &isa_base; }
-const product_unit *product_unit_named(const char *name) { return strcmp(name, "base") ? NULL : &product_base; }
+/* Every AArch64 CPU runs the NEON unit. */
+#if defined(HAVE_NEON_UNITS) && (defined(__aarch64__) || defined(_M_ARM64))
+#define WITH_NEON(name, neon, base) (!strcmp(name, "neon") ? (neon) : !strcmp(name, "base") ? (base) : NULL)
+#else
+#define WITH_NEON(name, neon, base) (!strcmp(name, "base") ? (base) : NULL)
+#endif
+
+const isa_table *isa_select(const char *name) { return WITH_NEON(name, &isa_neon, &isa_base); }
+const product_unit *product_unit_named(const char *name) { return WITH_NEON(name, &product_neon, &product_base); }
 int pairs_are_fast(void) { return 0; }
 convert_function *converter(const char *isa, element from, element to)
 {
-    return strcmp(isa, "base") ? NULL : converters_base[from][to];
+    return WITH_NEON(isa, converters_neon[from][to], converters_base[from][to]);
 }
 
 #endif

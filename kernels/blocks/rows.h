@@ -243,11 +243,13 @@ SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keep
     /* Up to the vector with the entry, that one, and those behind it: most have none to look for. */
     const int is_ahead = g.entry >= j && g.entry < end;
     const ptrdiff_t whole = end - (end - j) % LANES, own = is_ahead ? g.entry - (g.entry - j) % LANES : whole;
+    IN_FOURS
     for (; j < own; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 0);
     if (j < whole) {
         NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 1);
         j += LANES;
     }
+    IN_FOURS
     for (; j < whole; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 0);
     if (j < end && end == job->n) {
         NAME(gradient_step)(&g, j, end - j, 0, keeps, subtracts, has_q, has_w, 1);
@@ -312,6 +314,7 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
         NAME(ask_ahead)(r->x + j, UNROLL * LANES);
+        UNROLLED
         for (int u = 0; u < UNROLL; ++u)
             NAME(pass_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, keeps, leaves_out, exactly);
     }
@@ -386,6 +389,7 @@ SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t 
 SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue, double *max)
 {
     passing p;
+    UNROLLED
     for (int u = 0; u < UNROLL; ++u) p.max[u] = v_set1(-INFINITY), p.sum[u] = v_set1(0);
     compensated sum = {0, 0};
     for (ptrdiff_t first = 0; first < r->n; first += GROUP) {
@@ -400,6 +404,7 @@ SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue
         if (first == 0) sum = of_group;
         else compensated_join(&sum, of_group);
     }
+    UNROLLED
     for (int u = 1; u < UNROLL; ++u) p.max[0] = v_max(p.max[0], p.max[u]);
     *max = (double)v_top(p.max[0]);
     return exp_sum_total(sum);
@@ -423,6 +428,7 @@ static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double lo
     const vec m = v_set1(high), l = v_set1((REAL)(((max - (double)high) + log_sum) + off));
     ptrdiff_t j = NAME(before_vectors)(out, n, bypass);
     if (j) NAME(put)(out, j, v_sub(v_sub(NAME(at)(x, 0, j, 0), m), l), 0);
+    IN_FOURS
     for (; n - j >= LANES; j += LANES) NAME(put)(out + j, LANES, v_sub(v_sub(v_load(x + j), m), l), bypass);
     if (j < n) NAME(put)(out + j, n - j, v_sub(v_sub(NAME(at)(x, j, n, 0), m), l), 0);
 }

@@ -34,8 +34,8 @@ SIMD vec_f64 v_capped_f64(vec_f64 z, double twice, double twice_low, double cap,
     const vec_f64 low = v_zero_where_f64(v_equal_f64(y, least), short_of);
     const vec_f64 n = v_sub_f64(v_fma_f64(y, v_set1_f64(LOG2E), magic), magic);
     const vec_f64 r = v_fnma_f64(n, v_set1_f64(LN2_LO), v_fnma_f64(n, v_set1_f64(LN2_HI), y));
-    vec_f64 p = v_set1_f64(exp_constants_f64.q[0]);
-    for (int i = 1; i < exp_constants_f64.terms; ++i) p = v_fma_f64(p, r, v_set1_f64(exp_constants_f64.q[i]));
+    vec_f64 p = exp_term_f64(0);
+    for (int i = 1; i < exp_constants_f64.terms; ++i) p = v_fma_f64(p, r, exp_term_f64(i));
     const vec_f64 half = v_sub_f64(v_fma_f64(n, v_set1_f64(0.5), magic), magic);
     const vec_f64 by = v_power_f64(half), again = v_power_f64(v_sub_f64(n, half)), power = v_mul_f64(by, again);
     const vec_f64 of_y = v_fma_f64(v_mul_f64(r, r), p, r), q = v_fma_f64(low, v_add_f64(one, of_y), of_y);

@@ -14,6 +14,13 @@
 #include "math/split_weight.h"
 #include "simd/simd.h"
 
+/* Of lanes of float32 whose e^z has a table. */
+#if EXP_TABLE_f32
+#define QUICK_FUNCTIONS NAME(quick_sums), NAME(quick_terms), NAME(quick_gradient)
+#else
+#define QUICK_FUNCTIONS NULL, NULL, NULL
+#endif
+
 #define BLOCK_FUNCTIONS                                 \
     {LANES,                                             \
      EXP_SCALE,                                         \
@@ -32,6 +39,15 @@
      NAME(log_probs_gradient),                          \
      NAME(weighted_max),                                \
      NAME(weighted_sum),                                \
+     NAME(hessian),                                     \
+     NAME(vector_at_top),                               \
+     NAME(vector_sum),                                  \
+     NAME(hessian_product),                             \
+     PASTE(columns_hessian, REAL),                      \
+     NAME(distilled_sums),                              \
+     NAME(distilled_terms),                             \
+     NAME(distilled_gradient),                          \
+     QUICK_FUNCTIONS,                                   \
      NAME(transformed_sum),                             \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
@@ -55,6 +71,7 @@
 #define REAL f32
 #include "blocks/columns.h"
 #include "blocks/columns_look.h"
+#include "blocks/hessian_columns.h"
 #include "blocks/near.h"
 #include "blocks/runs.h"
 
@@ -63,6 +80,11 @@
 #include "blocks/rows.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
+#if EXP_TABLE_f32
+#include "blocks/distilled_quick.h"
+#endif
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
@@ -73,6 +95,11 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #include "blocks/rows.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
+#if EXP_TABLE_f32
+#include "blocks/distilled_quick.h"
+#endif
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
@@ -83,15 +110,23 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #include "blocks/rows.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
+#if EXP_TABLE_f32
+#include "blocks/distilled_quick.h"
+#endif
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 
+#undef QUICK_FUNCTIONS
+#define QUICK_FUNCTIONS NULL, NULL, NULL
 #undef REAL
 #define REAL f64
 #include "blocks/columns.h"
 #include "blocks/columns_look.h"
+#include "blocks/hessian_columns.h"
 #include "blocks/near.h"
 #include "blocks/runs.h"
 
@@ -100,6 +135,8 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #include "blocks/rows.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
 #include "blocks/tile.h"
 #define transformed_sum_f64 NULL
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;

@@ -15,15 +15,19 @@
  * what rounds e^z to an ulp of its own is adding these two, and where one class holds most of a sum, that ulp may be
  * two of the loss. Max error in ulp of e^z EXP_SCALE, on every float32 of size 2^-24 to 86.5, and on 2^24 of float64:
  *
- *                                        float32: AVX-512  AVX2   base    float64: AVX-512  AVX2   base
- *   high (1 + q), added without rounding          0.25     0.10   0.62             0.22     0.57   0.60
- *   v_exp, which adds them                        0.74     0.59   1.05             0.72     1.07   1.03
+ *                                        float32: AVX-512  AVX2   base   NEON   float64: AVX-512  AVX2   base   NEON
+ *   high (1 + q), added without rounding          0.25     0.10   0.62   0.57            0.22     0.57   0.60   0.57
+ *   v_exp, which adds them                        0.74     0.59   1.05   1.06            0.72     1.07   1.03   1.07
+ *
+ * (NEON on every 61st of these float32, and on 2^18 of float64.)
  *
  * tests/test_accuracy.py holds a sum and a gradient to these (test_error_of_one_exp_in_a_sum, ..._in_a_gradient).
  *
  * The power of 2 is n - k. Where the ISA scales by powers of 2, k and the constant are taken off the rounded sum again.
  * Elsewhere k is taken off the constant beforehand, so that the low bits of the sum are n - k, ready to be added to the
- * exponent of high. What would leave the normal range is 0. NaN stays NaN, and +inf becomes it. Callers anchor so that
+ * exponent of high. On NEON (EXP_FROM_BITS) the constant has the exponent's bias besides, so that these bits, shifted, are
+ * high; a z from which they would be 0 or less becomes the one from which they are 0, and so is high then: that is two
+ * operations, where a comparison, two masks, a shift and an addition are five. What would leave the normal range is 0. NaN stays NaN, and +inf becomes it. Callers anchor so that
  * nothing that a result can show lies below that. */
 #ifndef EXP_H
 #define EXP_H
@@ -31,14 +35,35 @@
 #include "math/anchor.h"
 #include "simd/simd.h"
 
+/* Where a multiply-add writes over what it adds to (EXP_FROM_BITS), a term of the polynomial is a vector in memory: read
+ * anew each time, by units that have little to do, it takes no instruction that copies it. */
+#if EXP_FROM_BITS
+#define EXP_TERM_f32(a) {a, a, a, a}
+#define EXP_TERM_f64(a) {a, a}
+#define EXP_TERM_IN(q, lanes) q[lanes]
+#define EXP_NUMBER(q) q[0]
+#else
+#define EXP_TERM_f32(a) a
+#define EXP_TERM_f64(a) a
+#define EXP_TERM_IN(q, lanes) q
+#define EXP_NUMBER(q) q
+#endif
+
 /* Fit error 0.19 ulp. */
 static const struct {
-    f32 smallest, magic, least, log2e, ln2_hi, ln2_lo;
+    f32 smallest, bias, magic, least, log2e, ln2_hi, ln2_lo;
     int terms;
-    f32 q[5];
-} exp_constants_f32 = {
-    0x1p-126f,    0x1.8p23f,       -125, 0x1.715476p+0f,
-    0x1.62e4p-1f, 0x1.7f7d1cp-20f, 5,    {0x1.6d117cp-10f, 0x1.120be2p-7f, 0x1.555518p-5f, 0x1.5554dcp-3f, 0x1p-1f}};
+    f32 EXP_TERM_IN(q[5], LANES_f32);
+} exp_constants_f32 = {0x1p-126f,
+                       127,
+                       0x1.8p23f,
+                       -125,
+                       0x1.715476p+0f,
+                       0x1.62e4p-1f,
+                       0x1.7f7d1cp-20f,
+                       5,
+                       {EXP_TERM_f32(0x1.6d117cp-10f), EXP_TERM_f32(0x1.120be2p-7f), EXP_TERM_f32(0x1.555518p-5f),
+                        EXP_TERM_f32(0x1.5554dcp-3f), EXP_TERM_f32(0x1p-1f)}};
 #if EXP_TABLE_f32 == 16
 #define EXP_SCALE_f32 0x1.084921ccea25fp+0
 static const f32 exp_table_q_f32[] = {0x1.55565cp-3f, 0x1.000148p-1f};    /* fit error 0.11 ulp */
@@ -69,19 +94,22 @@ static const f64 exp_table_f64[] = {
 #endif
 /* Fit error 0.17 ulp. */
 static const struct {
-    f64 smallest, magic, least, log2e, ln2_hi, ln2_lo;
+    f64 smallest, bias, magic, least, log2e, ln2_hi, ln2_lo;
     int terms;
-    f64 q[10];
+    f64 EXP_TERM_IN(q[10], LANES_f64);
 } exp_constants_f64 = {0x1p-1022,
+                       1023,
                        0x1.8p52,
                        -1021,
                        LOG2E,
                        LN2_HI,
                        LN2_LO,
                        10,
-                       {0x1.af390ba7e6f47p-26, 0x1.2891d4ffbb0f9p-22, 0x1.71de0d85293b8p-19, 0x1.a019b8ca26fcfp-16,
-                        0x1.a01a01a7cebcdp-13, 0x1.6c16c1789d1d7p-10, 0x1.11111111109a6p-7, 0x1.5555555553d37p-5,
-                        0x1.5555555555556p-3, 0x1.0000000000001p-1}};
+                       {EXP_TERM_f64(0x1.af390ba7e6f47p-26), EXP_TERM_f64(0x1.2891d4ffbb0f9p-22),
+                        EXP_TERM_f64(0x1.71de0d85293b8p-19), EXP_TERM_f64(0x1.a019b8ca26fcfp-16),
+                        EXP_TERM_f64(0x1.a01a01a7cebcdp-13), EXP_TERM_f64(0x1.6c16c1789d1d7p-10),
+                        EXP_TERM_f64(0x1.11111111109a6p-7), EXP_TERM_f64(0x1.5555555553d37p-5),
+                        EXP_TERM_f64(0x1.5555555555556p-3), EXP_TERM_f64(0x1.0000000000001p-1)}};
 
 /* So low that e^z is 0 without an anchor where the ISA scales to 0: v_exp_near takes it in place of -inf. */
 #define EXP_NONE -0x1p13f
@@ -98,6 +126,9 @@ static const struct {
 #define EXP_SHIFT PASTE(EXP_SHIFT, REAL)
 #define exp_table PASTE(exp_table, REAL)
 #define exp_table_q PASTE(exp_table_q, REAL)
+#define exp_term PASTE(exp_term, REAL)
+#define exp_addend PASTE(exp_addend, REAL)
+#define v_from_bits PASTE(v_from_bits, REAL)
 #define frame_at PASTE(frame_at, REAL)
 #define frame_of PASTE(frame_of, REAL)
 #define EXP_CONSTANTS PASTE(exp_constants, REAL)

@@ -9,13 +9,43 @@ typedef struct {
 /* The frame of each lane's own anchor; or of one for all. */
 SIMD EXP_FRAME frame_of(vec shift, vec k)
 {
-    const vec magic = v_set1(EXP_TABLE ? EXP_CONSTANTS.magic / (REAL)EXP_TABLE : EXP_CONSTANTS.magic);
-    const vec lowest = v_mul(v_add(k, v_set1(EXP_CONSTANTS.least)), v_set1((REAL)LN2));
+    const REAL above = EXP_FROM_BITS ? EXP_CONSTANTS.bias : 0;    /* of the low bits over n - k */
+    const REAL least = EXP_FROM_BITS ? -EXP_CONSTANTS.bias : EXP_CONSTANTS.least;
+    const vec magic = v_set1(EXP_TABLE ? EXP_CONSTANTS.magic / (REAL)EXP_TABLE : EXP_CONSTANTS.magic + above);
+    const vec lowest = v_mul(v_add(k, v_set1(least)), v_set1((REAL)LN2));
     const EXP_FRAME f = {shift, SCALES_TO_ZERO ? magic : v_sub(magic, k), v_add(magic, k), lowest};
     return f;
 }
 
 SIMD EXP_FRAME frame_at(anchor a) { return frame_of(v_set1((REAL)a.shift), v_set1((REAL)a.k)); }
+
+/* A term of the polynomial, and one that a product is added to. */
+#if EXP_FROM_BITS
+SIMD vec exp_term(int i) { return v_load_real(EXP_CONSTANTS.q[i]); }
+#if defined(__GNUC__)
+SIMD vec exp_addend(int i) { return *(const volatile vec *)EXP_CONSTANTS.q[i]; }
+#else
+SIMD vec exp_addend(int i) { return exp_term(i); }
+#endif
+#else
+SIMD vec exp_term(int i) { return v_set1(EXP_CONSTANTS.q[i]); }
+#endif
+
+/* Without a table. In pairs of terms, which wait for each other less, and of which fewer begin with a constant: a fused
+ * multiply-add that writes over what it adds to needs a copy of that. */
+SIMD vec PASTE(exp_q, REAL)(vec r)
+{
+    const vec r2 = v_mul(r, r);
+#if EXP_FROM_BITS
+    const int odd = EXP_CONSTANTS.terms % 2;
+    vec p = odd ? exp_term(0) : v_fma(r, exp_term(0), exp_addend(1));
+    for (int i = 2 - odd; i < EXP_CONSTANTS.terms; i += 2) p = v_fma(p, r2, v_fma(r, exp_term(i), exp_addend(i + 1)));
+#else
+    vec p = exp_term(0);
+    for (int i = 1; i < EXP_CONSTANTS.terms; ++i) p = v_fma(p, r, exp_term(i));
+#endif
+    return v_fma(r2, p, r);
+}
 
 /* Of y + low: in t the constant plus what y log2e is rounded to; q; and as the result the number of the table, or 1. */
 SIMD vec PASTE(exp_start_of, REAL)(vec y, vec low, int has_low, EXP_FRAME f, vec *t, vec *q)
@@ -30,30 +60,49 @@ SIMD vec PASTE(exp_start_of, REAL)(vec y, vec low, int has_low, EXP_FRAME f, vec
     *q = v_fma(v_mul(r, r), p, r);
     return v_lookup(exp_table, *t);
 #else
-    vec p = v_set1(EXP_CONSTANTS.q[0]);
-    for (int i = 1; i < EXP_CONSTANTS.terms; ++i) p = v_fma(p, r, v_set1(EXP_CONSTANTS.q[i]));
-    *q = v_fma(v_mul(r, r), p, r);
+    *q = PASTE(exp_q, REAL)(r);
     return v_set1(1);
 #endif
 }
+
+#if !SCALES_TO_ZERO
+/* 2^(n - k), or the table's number times that. */
+SIMD vec PASTE(exp_raised, REAL)(vec power, vec t)
+{
+#if EXP_FROM_BITS
+    (void)power;
+    return v_from_bits(t);
+#else
+    return v_raise(power, t, EXP_SHIFT);
+#endif
+}
+#endif
 
 SIMD vec PASTE(exp_start, REAL)(vec y, EXP_FRAME f, vec *t, vec *q)
 {
     return PASTE(exp_start_of, REAL)(y, y, 0, f, t, q);
 }
 
-/* Of y = z - shift: high, and q so that e^z is high (1 + q); both are 0 for what is below the frame's lowest. */
+/* Of y = z - shift: high, and q so that e^z is high (1 + q); high is 0 for what is below the frame's lowest, and
+ * high q. */
 SIMD vec PASTE(exp_parts_of, REAL)(vec y, vec low, int has_low, EXP_FRAME f, vec *q)
 {
+    vec t;
+#if EXP_FROM_BITS
+    if (has_low) low = v_zero_where(v_less(y, f.lowest), low);    /* it may be NaN there */
+    const vec power = PASTE(exp_start_of, REAL)(v_max(y, f.lowest), low, has_low, f, &t, q);
+    return PASTE(exp_raised, REAL)(power, t);
+#else
     const mask gone = v_less(y, f.lowest);
-    vec t, power = PASTE(exp_start_of, REAL)(y, low, has_low, f, &t, q);
+    vec power = PASTE(exp_start_of, REAL)(y, low, has_low, f, &t, q);
     *q = v_zero_where(gone, *q);
 #if SCALES_TO_ZERO
     power = v_scale(power, v_sub(t, f.bias));
 #else
-    power = v_raise(power, t, EXP_SHIFT);
+    power = PASTE(exp_raised, REAL)(power, t);
 #endif
     return v_zero_where(gone, power);
+#endif
 }
 
 SIMD vec v_exp_parts(vec y, EXP_FRAME f, vec *q) { return PASTE(exp_parts_of, REAL)(y, y, 0, f, q); }
@@ -69,7 +118,7 @@ SIMD vec v_exp_near(vec y, EXP_FRAME f, vec *q)
 #if SCALES_TO_ZERO
     return v_scale(power, v_sub(t, f.magic));
 #else
-    return v_raise(power, t, EXP_SHIFT);
+    return PASTE(exp_raised, REAL)(power, t);
 #endif
 }
 

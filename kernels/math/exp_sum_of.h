@@ -9,6 +9,7 @@ SIMD EXP_SUM exp_sum_of_none(void)
 {
     EXP_SUM s;
     s.total = lane_total_of_none();
+    UNROLLED
     for (int u = 0; u < UNROLL; ++u) s.low[u] = v_set1(0);
     return s;
 }
@@ -16,9 +17,11 @@ SIMD EXP_SUM exp_sum_of_none(void)
 /* The sum of UNROLL vectors, which become 0. Added in pairs, so that each is rounded as often as any other. */
 SIMD vec taken(vec *s)
 {
-    for (int by = 1; by < UNROLL; by *= 2)
-        for (int u = 0; u < UNROLL; u += 2 * by) s[u] = v_add(s[u], s[u + by]);
-    const vec sum = s[0];
+    vec sum = v_add(s[0], s[1]);
+#if UNROLL == 4
+    sum = v_add(sum, v_add(s[2], s[3]));
+#endif
+    UNROLLED
     for (int u = 0; u < UNROLL; ++u) s[u] = v_set1(0);
     return sum;
 }

@@ -175,8 +175,8 @@ def in_c() -> dict[str, Named]:
     found = {}
     for name, type_name in ("float32", "f32"), ("float64", "f64"):
         scalars, q = between(exp, f"exp_constants_{type_name} = {{", "};").split("{")
-        # smallest, magic, least, log2e, ln2_hi, ln2_lo, terms
-        parts = [part.strip() for part in scalars.split(",")][3:6]
+        # smallest, bias, magic, least, log2e, ln2_hi, ln2_lo, terms
+        parts = [part.strip() for part in scalars.split(",")][4:7]
         parts = [macros[part] if part in macros else literals(part)[0] for part in parts]
         found[name] = dict(zip(("log2e", "ln2_hi", "ln2_lo"), parts, strict=True)) | listed("q", literals(q))
     for name, table in TABLES.items():

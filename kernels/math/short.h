@@ -24,7 +24,7 @@ SIMD vec_f64 v_exp_short_f64(vec_f64 z, exp_frame_f64 f)
 #if SCALES_TO_ZERO
     return v_scale_f64(v_fma_f64(power, q, power), v_sub_f64(t, f.bias));
 #else
-    const vec_f64 raised = v_raise_f64(power, t, 52);
+    const vec_f64 raised = exp_raised_f64(power, t);
     return v_fma_f64(raised, q, raised);
 #endif
 }

@@ -24,7 +24,7 @@
 #define SCALED_TERM(i) exp_table_q_f32[i]
 #else
 #define SCALED_TERMS 5
-#define SCALED_TERM(i) exp_constants_f32.q[i]
+#define SCALED_TERM(i) EXP_NUMBER(exp_constants_f32.q[i])
 #endif
 typedef struct {
     exp_frame_f32 f;
@@ -66,7 +66,7 @@ SIMD vec_f32 v_exp_scaled_parts(vec_f32 z, const scaled_frame *s, vec_f32 *q)
 #if SCALES_TO_ZERO
     power = v_scale_f32(power, v_sub_f32(t, s->f.bias));
 #else
-    power = v_raise_f32(power, t, EXP_SHIFT_f32);
+    power = exp_raised_f32(power, t);
 #endif
     return v_zero_where_f32(gone, power);
 }

@@ -49,8 +49,9 @@ typedef struct {
 /* n contiguous numbers, rounded once. bypass: the caches, with the result. */
 typedef void convert_function(const void *from, void *to, ptrdiff_t n, int bypass);
 
-extern const product_unit product_base, product_avx2, product_avx512, product_avx512_bf16, product_amx;
-extern convert_function *const converters_base[4][4], *const converters_avx2[4][4], *const converters_avx512[4][4];
+extern const product_unit product_base, product_avx2, product_avx512, product_neon, product_avx512_bf16, product_amx;
+extern convert_function *const converters_base[4][4], *const converters_avx2[4][4], *const converters_avx512[4][4],
+                                                                                        *const converters_neon[4][4];
 
 /* dispatch.c: NULL where the build lacks the unit, or this machine does not run it. */
 const product_unit *product_unit_named(const char *name);

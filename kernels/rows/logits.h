@@ -50,16 +50,16 @@ double read_element(const reader *r, ptrdiff_t c);
 typedef struct {
     const task *t;
     const array *a;
-    const block_functions *k;    /* of the array's type; NULL where that has other lanes than the tile */
-    element type;                /* of the tile's lanes */
+    const block_functions *k; /* of the array's type; NULL where that has other lanes than the tile */
+    element type; /* of the tile's lanes */
     ptrdiff_t lanes;
-    int columns;                 /* the rows lie side by side */
+    int columns; /* the rows lie side by side */
     int direct;
-    int runs;                    /* the rows lie one after the other, in the lanes' type */
-    char *copies;                /* (BATCH, classes) elements of float64's size */
-    int transforms;              /* into logits as the options have them, but for the margin */
-    f64 *slope;                  /* of the tile, where a softcap gives each logit one of its own */
-    void *raw;                   /* room for a row as it was given */
+    int runs; /* the rows lie one after the other, in the lanes' type */
+    char *copies; /* (BATCH, classes) elements of float64's size */
+    int transforms; /* into logits as the options have them, but for the margin */
+    f64 *slope; /* of the tile, where a softcap gives each logit one of its own */
+    void *raw; /* room for a row as it was given */
 } tile_reader;
 
 /* Into a tile of lanes of that type. */

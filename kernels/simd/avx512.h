@@ -10,6 +10,7 @@
 #include "types.h"
 
 #define SCALES_TO_ZERO 1
+#define EXP_FROM_BITS 0
 #define UNROLL 4    /* vectors of a loop's step */
 #define EXP_TABLE_f32 16    /* entries, which a permutation of one vector looks up, */
 #define EXP_TABLE_f64 16    /* or one of two */

@@ -10,6 +10,7 @@
 #include "types.h"
 
 #define SCALES_TO_ZERO 0
+#define EXP_FROM_BITS 0
 #define UNROLL 2    /* vectors of a loop's step: there are registers for the sums of no more */
 #define EXP_TABLE_f32 0
 #define EXP_TABLE_f64 0

@@ -1,13 +1,15 @@
 /* The vector operations of one ISA, under names without a type: vec, v_add ... mean those of REAL (f32 or f64), v_load
  * and v_store those of ELEMENT (f16, bf16, f32, f64), whatever these are where the name is used.
  *
- *   v_max(a, b), v_min  b where either is NaN
+ *   v_max(a, b), v_min  NaN where b is; where a is, b or NaN
  *   v_fma(a, b, c)      a b + c;  v_fnma: c - a b
  *   v_scale(p, n)       p 2^n for n rounded down, 0 below the smallest number, where the ISA has that (SCALES_TO_ZERO)
  *   v_lookup(table, t)  where there is a table of EXP_TABLE numbers, the one that the low bits of t name
  *   v_raise(p, t, s)    where the ISA has no v_scale: the bits of p plus those of t shifted left by s, which is p 2^n
  *                       where n are the low bits of t. From a table comes a p that lacks the bits by which it was
  *                       named: here they are added again
+ *   v_from_bits(t)      where the ISA has EXP_FROM_BITS (math/exp.h): 2^(n-b) for an n from 1 to 2b that the low bits of
+ *                       t are, where b is the bias of an exponent, and 0 for n = 0
  *   v_add_where(m, a, b)  a + b where m holds, else a
  *   v_unequal(a, b)     true where either is NaN
  *   v_zero_where(m, a)  0 where m holds, else a;  v_only_where(m, a): a where m holds, else 0;  v_where(m, a, b): a where m holds, else b
@@ -33,8 +35,17 @@
 #include "simd/avx512.h"
 #elif defined(USE_AVX2)
 #include "simd/avx2.h"
+#elif defined(USE_NEON)
+#include "simd/neon.h"
 #else
 #include "simd/base.h"
+#endif
+
+/* Before a loop of little work, one vector a turn: where the turn itself takes as long as the work, four are done in one. */
+#if defined(USE_NEON) && defined(__GNUC__)
+#define IN_FOURS _Pragma("GCC unroll 4")
+#else
+#define IN_FOURS
 #endif
 
 #define WIDE_f32 2

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         logsumexp,
         softmax,
     )
+    from .distillation import DistillationOptions, distillation
     from .linear import (
         LinearLogProbs,
         LinearLogProbsAndGrad,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         linear_log_probs_and_grad,
     )
     from .row_numbers import RowStatistics, row_statistics
+    from .second_derivatives import HessianOptions, LossGradHess, cross_entropy_grad_hess
 
 __version__ = "0.1.0"
 
@@ -47,6 +49,11 @@ _HOME = {
     "cross_entropy_grad": "api",
     "LogAndSign": "api",
     "LossAndGrad": "api",
+    "distillation": "distillation",
+    "DistillationOptions": "distillation",
+    "cross_entropy_grad_hess": "second_derivatives",
+    "HessianOptions": "second_derivatives",
+    "LossGradHess": "second_derivatives",
     "linear_cross_entropy": "linear",
     "linear_cross_entropy_and_grad": "linear",
     "linear_log_probs": "linear",
@@ -70,12 +77,15 @@ _OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "torch")
 _MODULES = ("autograd", "distributions", "reference", "testing", "training")
 
 __all__ = [
+    "DistillationOptions",
+    "HessianOptions",
     "LinearLogProbs",
     "LinearLogProbsAndGrad",
     "LinearLossAndGrad",
     "LinearOptions",
     "LogAndSign",
     "LossAndGrad",
+    "LossGradHess",
     "LossOptions",
     "PerRowOptions",
     "RowStatistics",
@@ -86,6 +96,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_and_grad",
     "cross_entropy_grad",
+    "cross_entropy_grad_hess",
+    "distillation",
     "distributions",
     "empty_cache",
     "get_config",

@@ -2,8 +2,10 @@
 
 from ._backends.numba import (
     backward,
+    distillation,
     forward,
     forward_backward,
+    forward_backward_hessian,
     log_probs_backward,
     log_softmax,
     log_softmax_backward,
@@ -19,8 +21,10 @@ __all__ = [
     "backward",
     "cross_entropy_grad_row",
     "cross_entropy_row",
+    "distillation",
     "forward",
     "forward_backward",
+    "forward_backward_hessian",
     "log_probs_backward",
     "log_softmax",
     "log_softmax_backward",

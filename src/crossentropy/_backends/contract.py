@@ -146,5 +146,41 @@ class Backend(Protocol):
         Without targets that of the entropies alone.
         """
 
+    def forward_backward_hessian(
+        self,
+        x: np.ndarray,
+        targets: np.ndarray,
+        options: Any,
+        hessian: str,
+        vector: np.ndarray | None,
+        row_scale: float | np.ndarray,
+        loss: np.ndarray,
+        grad: np.ndarray,
+        hess: np.ndarray,
+    ) -> None:
+        """These and what stands for the second derivative, into an array like x, apart from x and grad.
+
+        ``hessian`` is one of `reference.HESSIANS`; for 'gauss_newton_product' there is a ``vector`` of x's shape and
+        dtype. All three are scaled as the gradient is.
+        """
+
+    def distillation(
+        self,
+        x: np.ndarray,
+        teacher: np.ndarray,
+        kind: str,
+        temperature: float,
+        beta: float,
+        sample_weight: np.ndarray | None,
+        row_scale: float | np.ndarray,
+        loss: np.ndarray,
+        grad: np.ndarray,
+    ) -> None:
+        """sample_weight_n times the divergence of the rows of x from the teacher's, and the gradient on x.
+
+        ``teacher`` is of x's shape and of a dtype no wider; ``kind`` one of `reference.KINDS`. A row of weight 0 is not
+        read, and gives 0.
+        """
+
 
 FUNCTIONS = tuple(name for name in vars(Backend) if not name.startswith("_"))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import _memory, _settings
+from .._options import RowOptions
 from . import workers
 from .contract import RowNumbers, Statistics
 
@@ -268,6 +269,39 @@ def log_probs_backward(
     index = None if targets is None else (targets, _size(targets), _bits(options.ignore_index))
     scales = {"row_scale": g_log_prob, "entropy_scale": g_entropy}
     _run("log_probs_backward", x, out=grad, targets=index, options=options, statistics=statistics, **scales)
+
+
+def forward_backward_hessian(
+    x: np.ndarray,
+    targets: np.ndarray,
+    options: Any,
+    hessian: str,
+    vector: np.ndarray | None,
+    row_scale: float | np.ndarray,
+    loss: np.ndarray,
+    grad: np.ndarray,
+    hess: np.ndarray,
+) -> None:
+    """The losses, the gradient and what stands for the Hessian in one go."""
+    more = {"hessian": hessian, "hess": _described(hess), "vector": None if vector is None else _described(vector)}
+    _loss("forward_backward", x, targets, options, out=grad, row_scale=row_scale, loss=loss, **more)
+
+
+def distillation(
+    x: np.ndarray,
+    teacher: np.ndarray,
+    kind: str,
+    temperature: float,
+    beta: float,
+    sample_weight: np.ndarray | None,
+    row_scale: float | np.ndarray,
+    loss: np.ndarray,
+    grad: np.ndarray,
+) -> None:
+    """The divergences of the rows, and their gradient on x."""
+    options = None if sample_weight is None else RowOptions(sample_weight=sample_weight, probabilities=True)
+    divergence = kind, temperature, beta
+    _run("distillation", x, q=teacher, out=grad, options=options, row_scale=row_scale, loss=loss, divergence=divergence)
 
 
 def stream(kind: str, x: np.ndarray, q: np.ndarray | None = None, out: np.ndarray | None = None) -> float:

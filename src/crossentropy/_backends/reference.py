@@ -167,3 +167,35 @@ def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, g
                     grad[index] = [g_h * value for value in reference.entropy_grad(z, row)]
                 else:
                     grad[index] = reference.log_probs_grad(z, target, g_l, g_h, row)
+
+
+def distillation(x, teacher, kind, temperature, beta, sample_weight, row_scale, loss, grad):
+    """The divergences of the rows, and their gradient on x."""
+    for n, index in enumerate(_rows(x)):
+        weight = 1.0 if sample_weight is None else float(sample_weight[n])
+        scale = row_scale if isinstance(row_scale, float) else float(row_scale[n])
+        if not weight:
+            loss[n] = grad[index] = 0.0
+            continue
+        rows = _row(x, index), _row(teacher, index), kind, temperature, beta
+        loss[n] = weight * reference.distillation(*rows)
+        with np.errstate(over="ignore", under="ignore"):
+            grad[index] = [scale * weight * value for value in reference.distillation_grad(*rows)]
+
+
+def forward_backward_hessian(x, targets, options, hessian, vector, row_scale, loss, grad, hess):
+    """The losses, the gradient and the Hessian, or its product with a vector."""
+    forward_backward(x, targets, options, row_scale, loss, grad)
+    for n, index, target, row in _targets(x, targets, options):
+        scale = row_scale if isinstance(row_scale, float) else float(row_scale[n])
+        if not row.weight:
+            hess[index] = 0.0
+        elif target is None:
+            hess[index] = math.nan
+        else:
+            if vector is None:
+                found = reference.cross_entropy_hessian(_row(x, index), target, row, hessian)
+            else:
+                found = reference.cross_entropy_hessian_product(_row(x, index), target, _row(vector, index), row)
+            with np.errstate(over="ignore", under="ignore"):
+                hess[index] = [scale * value for value in found]

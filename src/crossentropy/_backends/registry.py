@@ -173,7 +173,7 @@ class config:
         At most so many threads in a call, and never more than the process has CPUs; CROSSENTROPY_NUM_THREADS, then
         OMP_NUM_THREADS. Any number gives the same bits.
     isa : str, optional
-        An instruction set of the native backend: ``'avx512'``, ``'avx2'`` or ``'base'``; CROSSENTROPY_ISA.
+        An instruction set of the native backend: ``'avx512'``, ``'avx2'``, ``'neon'`` or ``'base'``; CROSSENTROPY_ISA.
     check : bool, optional
         Whether a target that is no class raises. False lets it through: its row's loss and gradient are then NaN (and
         so is the sum or mean). By default it raises on the host and does not on a CUDA device, where True waits for

@@ -22,6 +22,7 @@ def figure(width, height, columns=1):
 _LINES = {
     "avx512": "#123f73",
     "avx2": BLUE,
+    "neon": "#1f4e79",
     "base": "#7fa8d6",
     "crossentropy, Numba": "#c2a500",
     "torch": ORANGE,
@@ -73,7 +74,7 @@ def rates(records: list[dict], op: str, every: bool = False) -> Figure | None:
         heights = [roofs[min(roofs, key=lambda tick: abs(tick - c))] for c in across]
         axes.plot(across, heights, color="black", ls="--", lw=1.5, label="the roof: memory alone")
     for name in filter(lines.get, colors):
-        label = f"crossentropy, {name}" if name in ("avx512", "avx2", "base") else name
+        label = f"crossentropy, {name}" if name in ("avx512", "avx2", "neon", "base") else name
         axes.plot(*zip(*sorted(lines[name].items()), strict=True), color=colors[name], lw=2, marker=".", label=label)
     axes.set_xscale("log")
     axes.set_xticks(ticks, list(map(str, ticks)), rotation=60, ha="right")

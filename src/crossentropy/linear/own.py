@@ -19,6 +19,7 @@ _CODES = {"float16": 0, "bfloat16": 1, "float32": 2}  # `element` in kernels/typ
 _UNITS_OF = {
     "avx512": ("amx", "avx512_bf16", "avx512"),
     "avx2": ("avx2",),
+    "neon": ("neon",),
     "base": ("base",),
 }
 _OF_PAIRS = ("amx", "avx512_bf16")  # whose operands are bfloat16
@@ -44,7 +45,7 @@ def units(dtype: str = "float32") -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Some of ``'amx'``, ``'avx512_bf16'`` (bfloat16 alone), ``'avx512'``, ``'avx2'``, ``'base'``.
+        Some of ``'amx'``, ``'avx512_bf16'`` (bfloat16 alone), ``'avx512'``, ``'avx2'``, ``'neon'``, ``'base'``.
     """
     asked = _settings.isa()
     left = _UNITS_OF[native.isa_named(asked)] if asked else _supported()

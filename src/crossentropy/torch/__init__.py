@@ -29,6 +29,7 @@ from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
 from . import calls, composed, eager, short
 from .bridge import NO_WEIGHTS, Options, Weights
+from .distillation import distillation
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
 from .linear_module import LinearCrossEntropyLoss
 from .log_probs import TokenLogProbs, entropy, token_log_probs, token_log_probs_and_entropy
@@ -39,6 +40,7 @@ __all__ = [
     "LinearLogProbs",
     "TokenLogProbs",
     "cross_entropy",
+    "distillation",
     "empty_cache",
     "entropy",
     "linear_cross_entropy",

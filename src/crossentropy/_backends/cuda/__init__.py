@@ -16,7 +16,7 @@ from numba import cuda
 from ... import _arrays, _check
 from ..._options import integer
 from ..contract import LogAndSign, Statistics
-from . import arrays, calls, driver, launch, linear, losses, row_calls
+from . import arrays, calls, driver, launch, linear, losses, row_calls, second_calls
 from . import linear_log_probs as chosen
 from .calls import DIVISOR, STATISTICS, Saved, SavedLogSoftmax, X
 from .kernels import Result
@@ -227,6 +227,29 @@ def restored_log_softmax(statistics, x, axis=-1):
     axis = calls.logits_axis(there, integer(axis, "axis"), "x")
     kept = calls.fields_of(Result(writes="log_softmax"))
     return SavedLogSoftmax([there, calls.statistics_beside(there, axis, statistics, kept)], axis)
+
+
+@_there
+def distillation(student_logits, teacher_logits, divergence, *, grad_output=1.0, out=None, **options):
+    """As `crossentropy.distillation`, on the device: the pair. ``divergence`` is (kind, temperature, beta), checked."""
+    return second_calls.distillation(
+        student_logits, teacher_logits, divergence, grad_output=grad_output, out=out, options=options
+    )
+
+
+@_there
+def cross_entropy_grad_hess(logits, targets, *, hessian, vector=None, out=None, hess_out=None, **options):
+    """As `crossentropy.cross_entropy_grad_hess`, on the device: the three."""
+    given = calls.given("cross_entropy_grad_hess", logits, targets, options)[0]
+    more = {} if vector is None else {"vector": arrays.beside(given[X], vector, "vector")}
+    for name, each in (("out", out), ("hess_out", hess_out)):
+        if each is not None:
+            there = arrays.beside(given[X], each, name)
+            second_calls.require_apart(there, given, **more)
+            more[name] = there
+    loss, saved = forward(logits, targets, **options)
+    grad = backward(saved, out=out)
+    return loss, grad, second_calls.hessian(saved, hessian, vector, hess_out)
 
 
 # ---------------------------------------------------------------------- the numbers of rows

@@ -16,6 +16,7 @@ import numpy as np
 from numba import cuda
 
 from ..contract import Statistics
+from .arguments import plain_of, plain_values
 from .elements import device, elements_of
 from .groups import WARP
 from .intrinsics import cluster_count, cluster_index, cluster_rank, cluster_sync, clustered, store
@@ -48,8 +49,15 @@ class Result(NamedTuple):
     spreads: bool = False  # whether the target's weight is on all classes: smoothing or probabilities
     q: str = ""  # the dtype of probability targets, or of the gradient that arrives at a log-softmax
     to: str = ""  # the dtype of what is written, where it is not that of the logits: 16 bits, of a float32 gradient
+    plain: bool = False  # whether the values of `plain_values` are compiled in
     transforms: bool = False  # whether logits are transformed, and so pairs: by a scale, cap, prior or margin
     focal: bool = False  # whether the loss has a focal factor
+
+    def plain_values(self, kind: str) -> dict[str, float]:
+        """The arguments that a plain kernel has compiled in."""
+        size, q_size = elements_of(kind).size, elements_of(self.q).size if self.q else 0
+        values = plain_values(size, q_size, self.reads == "statistics")
+        return values | ({"out_class": elements_of(self.to).size} if self.to else {})
 
     @property
     def is_part(self) -> bool:
@@ -88,7 +96,10 @@ def kernel(kind, shape, result):
     low_held, no_target = reals_held if result.transforms else 1, Target(zero, zero, zero)
     turns_of_row = 0 if result.weighs and not result.is_backward else 1  # two reductions a row leave it as it was
 
+    given = device(plain_of(kind, result.plain_values(kind)) if result.plain else lambda a: a)
+
     def body(a):
+        a = given(a)
         words = cuda.local.array(words_held, np.uint32)
         v = cuda.local.array(reals_held, real)
         u = cuda.local.array(width, real)

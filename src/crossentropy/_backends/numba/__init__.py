@@ -12,6 +12,10 @@ import math
 
 import numpy as np
 
+from ..._options import RowOptions
+from ...reference import HESSIANS, KINDS
+from ..contract import Statistics
+
 try:
     from numba import config
 
@@ -143,3 +147,20 @@ def backward(x, targets, statistics, options, row_scale, grad):
 def forward_backward(x, targets, options, row_scale, loss, grad):
     """The losses and the gradient in one go."""
     _run_loss(kernels.forward_backward, x, targets, options, out=grad, row_scale=row_scale, loss=loss)
+
+
+def forward_backward_hessian(x, targets, options, hessian, vector, row_scale, loss, grad, hess):
+    """The losses, the gradient, and what stands for the Hessian."""
+    statistics = np.empty((loss.size, len(Statistics._fields)))
+    forward(x, targets, options, loss, statistics)
+    backward(x, targets, statistics, options, row_scale, grad)
+    classes = None if options.probabilities else targets
+    more = {"q": vector, "out": hess, "row_scale": row_scale, "statistics": statistics}
+    _run(kernels.hessian, x, HESSIANS.index(hessian), options=options, targets=classes, **more)
+
+
+def distillation(x, teacher, kind, temperature, beta, sample_weight, row_scale, loss, grad):
+    """The divergences of the rows, and their gradient on x."""
+    options = None if sample_weight is None else RowOptions(sample_weight=sample_weight)
+    given = KINDS.index(kind), temperature, beta
+    _run(kernels.distill, x, *given, q=teacher, out=grad, options=options, row_scale=row_scale, loss=loss)

@@ -7,9 +7,11 @@ import numpy as np
 from numba import njit
 
 from .. import contract, exponential
-from . import compiling, exponentials, layout, losses, memory, numbers, rows, tasks, weighted
+from . import compiling, distillation, exponentials, hessians, layout, losses, memory, numbers, rows, tasks, weighted
 from .compiling import OPTIONS, merged
+from .distillation import distilled_row, maximum_of
 from .exponentials import exp_at
+from .hessians import write_hessian
 from .layout import BLOCK, block, fill, number_at, put, row_of, stopped
 from .losses import (
     MASS,
@@ -46,7 +48,21 @@ from .tasks import task_at
 from .weighted import weighted_sum
 
 # Every module, besides this one, whose code or constants kernels contain; a test holds the list to the imports.
-INLINED = (compiling, contract, exponential, exponentials, layout, losses, memory, numbers, rows, tasks, weighted)
+INLINED = (
+    compiling,
+    contract,
+    distillation,
+    exponential,
+    exponentials,
+    hessians,
+    layout,
+    losses,
+    memory,
+    numbers,
+    rows,
+    tasks,
+    weighted,
+)
 
 
 def _source(module):
@@ -314,6 +330,59 @@ def log_softmax_backward(task, odd, first, last, memory):
             if at <= y < at + size:
                 scratch[y - at] = real(value)
             put(t.out, out_row, at, size, scratch, t.bypasses)
+    fence()
+
+
+@kernel
+def distill(task, odd, first, last, memory, kind, temperature, beta):
+    """Into loss the divergence of x from the teacher's logits q, and into out its gradient."""
+    t = task_at(task, odd)
+    x_buffer, q_buffer, scratch, _ = parts(memory)
+    loss = view(t.loss, t.rows, np.float64)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        out_row = row_of(t.out, t, n)
+        weight = load(t.sample_weight + 8 * n, np.float64) if t.sample_weight else 1.0
+        if weight == 0:
+            loss[n] = 0.0
+            fill(t.out, out_row, t.classes, scratch.dtype.type(0), scratch)
+            continue
+        x_row, q_row = row_of(t.x, t, n), row_of(t.q, t, n)
+        m_x = maximum_of(t.x, x_row, t.classes, x_buffer, t.stop)
+        m_q = maximum_of(t.q, q_row, t.classes, q_buffer, t.stop)
+        if not (math.isfinite(m_x) and math.isfinite(m_q)):
+            loss[n] = np.nan
+            fill(t.out, out_row, t.classes, scratch.dtype.type(np.nan), scratch)
+            continue
+        scale = load(t.row_scale + 8 * n * t.row_scale_step, np.float64) * weight
+        loss[n] = weight * distilled_row(
+            t, n, kind, temperature, beta, x_row, q_row, m_x, m_q, scale, x_buffer, q_buffer, scratch
+        )
+    fence()
+
+
+@kernel
+def hessian(task, odd, first, last, memory, kind):
+    """Into out what stands for the Hessian, from statistics; q is the vector of a product."""
+    t = task_at(task, odd)
+    x_buffer, q_buffer, scratch, _ = parts(memory)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        y = target_of(t, n) if t.targets else -1
+        kind_of_row = kind_of(t, n, y)
+        kept = statistics_of(t, n)
+        m, rest, mass = kept[MAX], kept[REST], kept[MASS]
+        if kind_of_row != READ or math.isnan(m):
+            fill_unread(t, n, kind_of_row, scratch)
+            continue
+        one = load(t.row_scale + 8 * n * t.row_scale_step, np.float64)
+        scale = one * load(t.sample_weight + 8 * n, np.float64) if t.sample_weight else one
+        own, _ = weight_of(t, y)
+        factor = scale * (own + mass + times(2 * t.z_loss, m + math.log1p(rest)))
+        second = times(2 * t.z_loss, scale)
+        write_hessian(t, n, kind, m, rest, factor, second, one, x_buffer, q_buffer, scratch)
     fence()
 
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from . import arguments, axes, linear, log_softmax, options, row_statistics, shapes, sums, targets, values
+from . import (
+    arguments,
+    axes,
+    distillation,
+    linear,
+    log_softmax,
+    options,
+    row_statistics,
+    second_derivatives,
+    shapes,
+    sums,
+    targets,
+    values,
+)
 from .case import EDGE_CASES, both
 
 __all__ = [
@@ -10,10 +23,12 @@ __all__ = [
     "arguments",
     "axes",
     "both",
+    "distillation",
     "linear",
     "log_softmax",
     "options",
     "row_statistics",
+    "second_derivatives",
     "shapes",
     "sums",
     "targets",

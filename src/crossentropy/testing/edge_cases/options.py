@@ -1,4 +1,4 @@
-"""Logits that the options change before the softmax, and focal: at the ends of their ranges, and where one class leads."""
+"""Logits that the options change before the softmax, and focal: where numbers end, and where one class leads."""
 
 from __future__ import annotations
 
