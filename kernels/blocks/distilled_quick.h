@@ -130,19 +130,19 @@ SIMD void NAME(quick_sums_as)(const ELEMENT *x, const ELEMENT *q, ptrdiff_t n, c
     if (max_q > totals->max_q) totals->max_q = max_q;
 }
 
-#define QUICK_CASES(function, ...)                                             \
-    do {                                                                       \
-        const int reverse_ = r->kind == REVERSE_KL, scaled_ = r->inverse != 1; \
-        if (reverse_ && scaled_) NAME(function)(__VA_ARGS__, 1, 1);            \
-        else if (reverse_) NAME(function)(__VA_ARGS__, 0, 1);                  \
-        else if (scaled_) NAME(function)(__VA_ARGS__, 1, 0);                   \
-        else NAME(function)(__VA_ARGS__, 0, 0);                                \
+/* Two copies: whether there is a temperature is known in each, the kind is looked at on the way. */
+#define QUICK_CASES(function, ...)                                     \
+    do {                                                               \
+        const int reverse_ = r->kind == REVERSE_KL;                    \
+        if (r->inverse != 1) NAME(function)(__VA_ARGS__, 1, reverse_); \
+        else NAME(function)(__VA_ARGS__, 0, reverse_);                 \
     } while (0)
 
 static void NAME(quick_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, quick_totals *totals,
                              void *of_x, void *of_q, ptrdiff_t ahead, int carefully)
 {
-    if (carefully) QUICK_CASES(quick_sums_as, x, q, n, r, totals, of_x, of_q, ahead, 1);
+    const int reverse = r->kind == REVERSE_KL;
+    if (carefully) NAME(quick_sums_as)(x, q, n, r, totals, of_x, of_q, ahead, 1, r->inverse != 1, reverse);
     else QUICK_CASES(quick_sums_as, x, q, n, r, totals, of_x, of_q, ahead, 0);
 }
 
@@ -219,6 +219,5 @@ SIMD void NAME(quick_gradient_as)(const ELEMENT *x, const ELEMENT *q, ptrdiff_t 
 static void NAME(quick_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
                                  const void *of_q, void *out, int bypass, int is_far)
 {
-    if (is_far) QUICK_CASES(quick_gradient_as, x, q, n, r, of_x, of_q, out, bypass, 1);
-    else QUICK_CASES(quick_gradient_as, x, q, n, r, of_x, of_q, out, bypass, 0);
+    QUICK_CASES(quick_gradient_as, x, q, n, r, of_x, of_q, out, bypass, is_far);
 }

@@ -196,11 +196,17 @@ static compensated NAME(look_at_lane)(const looking *r, ptrdiff_t j, int lane, d
     return lane_total_exact(p.sum.total);
 }
 
+/* Any chunk, in one copy for all that few chunks need. */
+NOT_INLINED static void NAME(look_any_chunk)(const looking *r, ptrdiff_t j, looks *p, counted_above counts)
+{
+    NAME(look_chunk)(r, j, p, 1, 1, counts);
+}
+
 SIMD void NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *fars, int guards, counted_above counts)
 {
     for (ptrdiff_t j = 0; j < r->n; j += CHUNK) {
-        if (r->leave >= j && r->leave < j + CHUNK) NAME(look_chunk)(r, j, p, 1, guards, counts);
-        else NAME(look_chunk)(r, j, p, 0, guards, counts);
+        if (guards || (r->leave >= j && r->leave < j + CHUNK)) NAME(look_any_chunk)(r, j, p, counts);
+        else NAME(look_chunk)(r, j, p, 0, 0, counts);
         v_store_real(sums + j / CHUNK_VECTORS, NAME(taken_at_once)(p->sum));
         v_store_real(fars + j / CHUNK_VECTORS, NAME(taken_at_once)(p->far));
     }
@@ -273,11 +279,7 @@ static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdif
             else NAME(look_rounded)(&r, found, 0, NOT_COUNTED);
             *guards = !isfinite(found->sum.sum) || !isfinite(found->far);
         }
-        if (*guards || shifts) {
-            if (counts == ABOVE) NAME(look_rounded)(&r, found, 1, ABOVE);
-            else if (counts == NOT_BELOW) NAME(look_rounded)(&r, found, 1, NOT_BELOW);
-            else NAME(look_rounded)(&r, found, 1, NOT_COUNTED);
-        }
+        if (*guards || shifts) NAME(look_rounded)(&r, found, 1, counts);
         if (counts == NOT_BELOW) found->counted = n - found->counted;
     }
     found->sum = exp_sum_total(found->sum);

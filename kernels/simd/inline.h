@@ -13,6 +13,15 @@
 #define SIMD static inline
 #endif
 
+/* What is rarely called, and is not to be copied into its callers. */
+#if defined(__GNUC__)
+#define NOT_INLINED __attribute__((noinline))
+#elif defined(_MSC_VER)
+#define NOT_INLINED __declspec(noinline)
+#else
+#define NOT_INLINED
+#endif
+
 /* Before a loop whose trips must each be of constants, since it names parts of a vector. */
 #if defined(__GNUC__)
 #define UNROLLED _Pragma("GCC unroll 16")

@@ -216,7 +216,7 @@ class ExtraOptions(TypedDict, total=False):
             _number(lambda value: 0 < value < math.inf, "finite and positive"),
             samples=(0.7,),
             draws=(0.125, 3.0),
-            bad=(0, -1.0, math.inf, math.nan, None, "1"),
+            bad=(0.0, -1.0, math.inf, math.nan, None, "1"),
         ),
     ]
     softcap: Annotated[
