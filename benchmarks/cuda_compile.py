@@ -4,7 +4,8 @@ Each becomes machine code, which must have what it was written for: rows in regi
 16 bytes. A failure is a line, and exit code 1.
 
 By default, for CI, a sample with as many pairs (shape, result, dtype, compute capability) as fit in a minute or two.
-With --all everything `launch` can choose, thinned: see THINNED. --json writes it down, and the times to be expected.
+With --all everything `launch` can choose, thinned: see THINNED. --json writes it down, and the times to be expected,
+for which kernels are executed and what they issue is counted; --counts PATH writes the latter alone anew.
 """
 
 import argparse
@@ -23,8 +24,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]  # cuda.py here is not NVIDIA's
 sys.path.insert(0, str(HERE / "cuda_machine_code"))
 
+from compact import compact  # noqa: E402
 from machine_code import WAYS, compiled_item, prepare, tool  # noqa: E402
-from predictions import L2, MULTIPROCESSORS, RATE, predictions  # noqa: E402
+from predictions import CARDS, L2, SCHEDULERS, predictions  # noqa: E402
 from units import THINNED, everything, sample  # noqa: E402
 
 REPORT = HERE / "results" / "cuda-compile.json"
@@ -43,6 +45,32 @@ def versions() -> dict[str, str]:
     return found
 
 
+def written(path: Path) -> None:
+    """Puts what is to be expected into a document, again and again, so that what was found is not lost."""
+    read = json.loads(path.read_text(encoding="utf-8"))
+    tables = {name: read.pop(name) for name in ("columns", "kernels")}
+    read.pop("rate", None)
+    found = []
+    for prediction in predictions():
+        found.append(prediction)
+        path.write_text(compact(read | expected(found) | tables), encoding="utf-8")
+
+
+def expected(found: list[dict]) -> dict:
+    """What to expect of cards that are not there."""
+    return {
+        "counted": datetime.date.today().isoformat(),
+        "cards": {name: card._asdict() for name, card in CARDS.items()},
+        "times": "ms_issue: slots a logit over what the multiprocessors issue, "
+        f"{SCHEDULERS} a clock each, or what a unit executes; ms_bytes: what is moved over the card's rate",
+        "slots": "instructions of a thread that are issued, a logit, executed without a card for sm_90",
+        "in_flight": "bytes on their way to a multiprocessor: loads that a thread has issued when it waits for one",
+        "again": "arrays as large as the logits that the kernel reads again: from the L2 cache where the rows that are "
+        f"worked on at once (working bytes) fit into its {L2:.2g} bytes, else from memory",
+        "predictions": found,
+    }
+
+
 def document(found: list[dict], failed: list[str], way: str) -> dict:
     """What --json writes."""
     return {
@@ -51,25 +79,10 @@ def document(found: list[dict], failed: list[str], way: str) -> dict:
         "date": datetime.date.today().isoformat(),
         "way": WAYS[way],
         "failed": failed,
-        "rate": f"predictions: bytes over {RATE:.2g} bytes/s, for an H100 of {MULTIPROCESSORS} multiprocessors",
-        "again": "arrays as large as the logits that the kernel reads again: from the L2 cache where the rows that are "
-        f"worked on at once (in_flight bytes) fit into its {L2:.2g} bytes, else from memory (ms_again)",
-        "predictions": predictions(),
+        **expected(list(predictions())),
         "columns": COLUMNS,
         "kernels": [[record.get(name) for name in COLUMNS] for record in found],
     }
-
-
-def compact(made: dict) -> str:
-    """JSON with a line for each item of a long list."""
-    parts = []
-    for name, value in made.items():
-        if isinstance(value, list) and value:
-            text = "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in value) + "\n ]"
-        else:
-            text = json.dumps(value)
-        parts.append(f" {json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def known() -> dict[tuple[str, int], int] | None:
@@ -89,7 +102,11 @@ def main() -> int:
     parser.add_argument("--way", choices=WAYS, default="ptxas", help="; ".join(f"{k}: {v}" for k, v in WAYS.items()))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--verbose", action="store_true", help="a line for every kernel")
+    parser.add_argument("--counts", type=Path, help="in what --json has written, the predictions anew: minutes")
     options = parser.parse_args()
+    if options.counts:
+        written(options.counts)
+        return 0
     start, found, failed = time.monotonic(), [], []
     work = [(u, sms) for u, sms in (everything() if options.all else sample()) if re.search(options.only, u.name)]
     work.sort(key=lambda item: item[0].kind)  # device functions are compiled once for a dtype, in each process

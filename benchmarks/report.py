@@ -1,9 +1,9 @@
-"""README's figures and the pictures beside them, from benchmarks/results/*.json: `python benchmarks/report.py`.
+"""The figures of README and of docs/benchmarks.md, with pictures, from results/*.json: `python benchmarks/report.py`.
 
 A result is what `crossentropy bench --json benchmarks/results/MACHINE.json` writes, and `cuda.py` of a card; with none
-of a card README has what `cuda_compile.py` expects. `--add FILE MACHINE` puts what `crossentropy bench --linear --json
-FILE` wrote on the same machine beside the machine's other results first. With --check nothing is written, and the exit
-code says whether README is up to date.
+of a card the page has what `cuda_compile.py` expects, of which docs/gpu.md has all. `--add FILE MACHINE` first puts
+what `crossentropy bench --linear --json FILE` wrote on the same machine beside the machine's other results. With
+--check nothing is written, and the exit code says whether all are up to date.
 """
 
 import argparse
@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossentropy import bench
+from crossentropy.bench import overview
 from crossentropy.bench.linear import records as linear_records
 from crossentropy.bench.linear import tables as linear_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS, FIGURES, README = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures", ROOT / "README.md"
+PAGE, OVERVIEW = ROOT / "docs" / "benchmarks.md", FIGURES / "overview.svg"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 CUDA_BEGIN, CUDA_END = "<!-- cuda: begin -->", "<!-- cuda: end -->"
-PREDICTED = RESULTS / "cuda-compile.json"
+PREDICTED, GPU = RESULTS / "cuda-compile.json", ROOT / "docs" / "gpu.md"
 GIVEN_ARRAYS = (bench.NUMBA, "scikit-learn")  # to write to; the others make a new one at each call
 LIBRARIES = ("torch", "jax", "tensorflow", "tensorflow-cpu", "onnxruntime", "scikit-learn")
 DRAWN = ("loss", "loss + gradient")
+PLAIN = {"Date": None, "Creator": None}  # the same bytes from the same results
 
 
 def documents(cards: bool = False) -> dict[str, dict]:
@@ -53,12 +56,12 @@ def picture(stem: str, op: str) -> Path:
 
 
 def section(found: dict[str, dict]) -> str:
-    """What stands between the two marks in README."""
+    """What stands between the two marks in docs/benchmarks.md: every case of every machine."""
     return "\n".join([BEGIN, *(line for item in found.items() for line in _machine(*item)), END])
 
 
 class _Table(NamedTuple):
-    """A table of README's: which cases it has, and beside whom."""
+    """A table of the page's: which cases it has, and beside whom."""
 
     heading: str
     takes: Callable[[bench.Case], bool]
@@ -86,7 +89,9 @@ def _machine(stem, document):
     cases = bench.by_case(records)
     cpu = f"{machine['threads']} threads of {machine['cpu']} ({machine['isas'][0]})"
     libraries = ", ".join(f"{name} {versions[name]}" for name in LIBRARIES if name in versions)
-    yield f"**{cpu}**, crossentropy {versions['crossentropy']}, {libraries or 'no peers'}, {document['date']}."
+    yield f"## {cpu}\n"
+    yield f"crossentropy {versions['crossentropy']}, {libraries or 'no peers'}, {document['date']}:"
+    yield "`crossentropy bench`, and where there are losses of hidden states, `crossentropy bench --linear`."
     for table in TABLES:
         yield from _table(
             table, {case: cases[case] for case in sorted(cases, key=_place) if table.takes(case)}, machine
@@ -95,7 +100,7 @@ def _machine(stem, document):
     yield from linear_tables.lines(document)
     yield f"\n{' '.join(_compiling(records, _FRAMEWORKS))}\n"
     for op in DRAWN:
-        yield f"![{op}: GB/s by classes]({picture(stem, op).relative_to(ROOT).as_posix()})"
+        yield f"![{op}: GB/s by classes, on {cpu}]({picture(stem, op).relative_to(PAGE.parent).as_posix()})\n"
 
 
 def _table(table, cases, machine):
@@ -224,55 +229,112 @@ def _card(document):
 
 
 def _predicted(document):
-    """A column for each operation; in place is as with a new array."""
-    cases, versions = {}, document["versions"]
+    """A column for each operation, on an H100; in place is as with a new array."""
+    yield "**Predictions: nothing here was run on a card.** Milliseconds on an H100: what its memory needs for the"
+    yield "bytes, or its multiprocessors for the instructions (*), whichever is longer. In brackets the instructions"
+    yield "of a thread that are issued for each logit, counted by executing the machine code without a card."
+    yield f"[gpu.md](gpu.md) has the counts, other cards and other libraries ({_made(document)}).\n"
+    columns = {"loss": "loss", "loss + gradient": "loss + gradient, also in place"}
+    columns |= {"probability targets": "the same, probability targets"}
+    columns = {op: text for op, text in columns.items() if any(p["op"] == op for p in document["predictions"])}
+    yield f"| logits | {' | '.join(columns.values())} |"
+    yield "|---|" + "--:|" * len(columns)
+    for (dtype, rows, classes), found in _cases(document).items():
+        cells = [f"{_longer(p['H100'])} ({p['slots']:.0f})" if (p := found.get(op)) else "–" for op in columns]
+        yield f"| {rows} x {classes}, {dtype} | {' | '.join(cells)} |"
+
+
+def _cases(document):
+    cases = {}
     for p in document["predictions"]:
         cases.setdefault((p["dtype"], p["rows"], p["classes"]), {})[p["op"]] = p
-    count, failed = len(document["kernels"]), len({text.rpartition(": ")[0] for text in document["failed"]})
+    return cases
+
+
+def _made(document):
+    versions = document["versions"]
     made = ", ".join(f"{name} {versions[name]}" for name in ("numba-cuda", "nvidia-nvvm", "ptxas") if name in versions)
+    return f"`benchmarks/cuda_compile.py`, {made}, {document['counted']}"
+
+
+def _longer(times):
+    """Milliseconds, with a star where they are those of instructions."""
+    issue, moved = times["ms_issue"], times["ms_bytes"]
+    return f"{max(issue, moved):.3g}{'*' if issue > moved else ''}"
+
+
+def gpu_section(document: dict) -> str:
+    """What docs/gpu.md has between the marks: every prediction with its counts."""
+    lines = [CUDA_BEGIN, *_counted(document), "", *_units(document), CUDA_END]
+    return "\n".join(lines)
+
+
+def _counted(document):
+    count, failed = len(document["kernels"]), len({text.rpartition(": ")[0] for text in document["failed"]})
     state = f"all but {failed} as they were meant to be" if failed else "all as they were meant to be"
-    yield "**Predictions: nothing here was run on a card.** Milliseconds on an H100 for the bytes that must move, at"
-    yield "3.0 TB/s, which it does in practice (its peak is 3.35). Two figures: the kernel reads a row again, from the"
-    yield "card's cache at best, from memory at worst. Behind them stand"
-    yield f"{count} kernels compiled with no card, {state}: registers, spills, vector loads"
-    yield f"(`benchmarks/cuda_compile.py`, {made}, {document['date']}).\n"
-    yield "| logits | loss | loss + gradient, also in place | the same, probability targets |"
-    yield "|---|--:|--:|--:|"
-    for (dtype, rows, classes), found in cases.items():
-        times = [_expected(found[op]) for op in ("loss", "loss + gradient", "probability targets")]
-        yield f"| {rows} x {classes}, {dtype} | {' | '.join(times)} |"
+    yield f"Milliseconds; * where instructions take longer than bytes ({_made(document)})."
+    yield f"{count} kernels were compiled on {document['date']}, {state}: registers, spills, vector loads."
+    if quack := document.get("quack"):
+        yield f"QuACK's slots are counted in the code of quack-kernels {quack['version']}, without executing it."
+    yield ""
+    cards = list(document["cards"])
+    yield f"| logits | | slots | of classes | of rows | QuACK's | in flight, KB | {' | '.join(cards)} |"
+    yield "|---|---|" + "--:|" * (5 + len(cards))
+    others = {(q["dtype"], q["classes"], q["op"]): q["slots"] for q in document.get("quack", {}).get("counts", [])}
+    for (dtype, rows, classes), found in _cases(document).items():
+        for op, p in found.items():
+            other = others.get((dtype, classes, op))
+            numbers = [f"{p[name]:.1f}" for name in ("slots", "of_classes", "of_rows")]
+            numbers += ["–" if other is None else f"{other:.1f}", f"{p['in_flight'] / 1024:.0f}"]
+            cells = [f"{rows} x {classes}, {dtype}", op, *numbers, *(_longer(p[card]) for card in cards)]
+            yield f"| {' | '.join(cells)} |"
 
 
-def _expected(prediction):
-    once, again = (f"{prediction[name]:.3g}" for name in ("ms", "ms_again"))
-    if once == again:
-        return once
-    return f"{once} to {again}" if prediction["fits_l2"] else again
+def _units(document):
+    names = sorted({name for p in document["predictions"] for name in p["by_unit"]})
+    yield f"| slots by what executes them | | {' | '.join(names)} |"
+    yield "|---|---|" + "--:|" * len(names)
+    for p in document["predictions"]:
+        cells = [f"{p['rows']} x {p['classes']}, {p['dtype']}", p["op"]]
+        cells += [f"{p['by_unit'].get(name, 0):.1f}" for name in names]
+        yield f"| {' | '.join(cells)} |"
 
 
-# ---------------------------------------------------------------------- README
+# ---------------------------------------------------------------------- README, and the page
+
+
+def short_section(found: dict[str, dict]) -> str:
+    """What stands between the two marks in README: the few cases of `overview`."""
+    return "\n".join([BEGIN, *overview.table(*overview.overview(found)), END])
 
 
 def updated(text: str, part: str, begin: str = BEGIN, end: str = END) -> str:
-    """The README with this between the marks."""
+    """A text with this between the marks."""
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     if not rest or begin in rest or end in after or not after:
-        raise ValueError(f"README.md must have one {begin} and, after it, one {end}")
+        raise ValueError(f"README.md and docs/benchmarks.md must have one {begin} and, after it, one {end}")
     return before + part + after
 
 
-def whole(text: str, found: dict[str, dict]) -> str:
-    """The README with all that comes from results; CUDA's part is left out where its marks are not there."""
-    text = updated(text, section(found))
-    if CUDA_BEGIN not in text:
-        return text
-    predicted = json.loads(PREDICTED.read_text(encoding="utf-8")) if PREDICTED.exists() else None
-    return updated(text, cuda_section(documents(cards=True), predicted), CUDA_BEGIN, CUDA_END)
+def written(found: dict[str, dict]) -> dict[Path, str]:
+    """Both files as results say; CUDA's part is left out where its marks are not there."""
+    page = updated(PAGE.read_text(encoding="utf-8"), section(found))
+    if CUDA_BEGIN in page:
+        page = updated(page, cuda_section(documents(cards=True), expected()), CUDA_BEGIN, CUDA_END)
+    new = {README: updated(README.read_text(encoding="utf-8"), short_section(found)), PAGE: page}
+    if (document := expected()) is not None:
+        new[GPU] = updated(GPU.read_text(encoding="utf-8"), gpu_section(document), CUDA_BEGIN, CUDA_END)
+    return new
+
+
+def expected() -> dict | None:
+    """What is predicted of cards, if that is there."""
+    return json.loads(PREDICTED.read_text(encoding="utf-8")) if PREDICTED.exists() else None
 
 
 def draw(found: dict[str, dict]) -> None:
-    """The plots that the section shows."""
+    """The plots that both show."""
     import matplotlib
 
     from crossentropy.bench import plots
@@ -285,7 +347,8 @@ def draw(found: dict[str, dict]) -> None:
             figure = plots.rates(document["records"], op)
             if figure is None:
                 raise ValueError(f"{stem}.json has no results to draw for {op!r}")
-            figure.savefig(picture(stem, op), metadata={"Date": None, "Creator": None})
+            figure.savefig(picture(stem, op), metadata=PLAIN)
+    overview.picture(*overview.overview(found)).savefig(FIGURES / OVERVIEW.name, metadata=PLAIN)
 
 
 def main() -> int:
@@ -296,15 +359,19 @@ def main() -> int:
     given = parser.parse_args()
     if given.add:
         add(Path(given.add[0]), given.add[1])
-    check, found, old = given.check, documents(), README.read_text(encoding="utf-8")
-    new = whole(old, found)
-    if check:
-        missing = [path for stem in found for op in DRAWN if not (path := picture(stem, op)).exists()]
-        if new != old or missing:
-            print("README.md is not what benchmarks/results say: run python benchmarks/report.py", file=sys.stderr)
-        return int(new != old or bool(missing))
+    found = documents()
+    new = written(found)
+    if given.check:
+        stale = [path for path, text in new.items() if path.read_text(encoding="utf-8") != text]
+        stale += [
+            path for path in (OVERVIEW, *(picture(stem, op) for stem in found for op in DRAWN)) if not path.exists()
+        ]
+        for path in stale:
+            print(f"{path.name} is not what benchmarks/results say: run python benchmarks/report.py", file=sys.stderr)
+        return int(bool(stale))
     draw(found)
-    README.write_text(new, encoding="utf-8")
+    for path, text in new.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -35,7 +35,16 @@ cdef extern from "rows/task.h" nogil:
         int64_t ignored
     ctypedef enum work:
         LOGSUMEXP, WEIGHTED_LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
+        ROW_STATISTICS, LOG_PROBS_BACKWARD
+        DISTILLATION
         STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE, PRODUCT, CONVERT, ADD_BIAS, SUM_BIAS
+    ctypedef enum distillation_kind:
+        FORWARD_KL, REVERSE_KL, JENSEN_SHANNON
+    ctypedef enum hessian_kind:
+        DIAGONAL_HESSIAN, UPPER_BOUND, HESSIAN_PRODUCT, XGBOOST_HESSIAN, LIGHTGBM_HESSIAN
+    ctypedef struct distillation_task:
+        distillation_kind kind
+        double temperature, beta
     ctypedef struct row_options:
         int plain
         const double *class_weight
@@ -53,6 +62,13 @@ cdef extern from "rows/task.h" nogil:
     int is_transformed(const row_options *)
     ctypedef struct row_statistics:
         pass
+    ctypedef struct c_row_numbers "row_numbers":
+        double *logsumexp
+        double *entropy
+        double *log_prob
+        double *max_prob
+        int64_t *argmax
+        int64_t *rank
     ctypedef struct schedule:
         pass
     ctypedef struct factor:
@@ -91,13 +107,19 @@ cdef extern from "rows/task.h" nogil:
         Py_ssize_t *shape
         Py_ssize_t rows, classes
         array x, q, out
+        array hess, vector
+        hessian_kind hessian
         int bypass
         index_targets targets
         row_options options
         const double *row_scale
         Py_ssize_t row_scale_step
+        const double *entropy_scale
+        Py_ssize_t entropy_scale_step
         double *loss
         double *sign
+        c_row_numbers numbers
+        distillation_task distilled
         row_statistics *statistics
         const c_product *product
         const c_biased *biased
@@ -167,16 +189,25 @@ cdef dict WORKS = {
     "forward": FORWARD, "backward": BACKWARD, "forward_backward": FORWARD_BACKWARD,
     "logsumexp": LOGSUMEXP, "weighted_logsumexp": WEIGHTED_LOGSUMEXP, "softmax": SOFTMAX,
     "log_softmax": LOG_SOFTMAX, "log_softmax_backward": LOG_SOFTMAX_BACKWARD,
+    "row_statistics": ROW_STATISTICS, "log_probs_backward": LOG_PROBS_BACKWARD,
+    "distillation": DISTILLATION,
     "stream_read": STREAM_READ, "stream_copy": STREAM_COPY,
     "stream_combine": STREAM_COMBINE, "stream_scale": STREAM_SCALE,
 }
 
 
+cdef dict HESSIANS = {
+    "diagonal": DIAGONAL_HESSIAN, "upper_bound": UPPER_BOUND, "gauss_newton_product": HESSIAN_PRODUCT,
+    "xgboost": XGBOOST_HESSIAN, "lightgbm": LIGHTGBM_HESSIAN,
+}
+cdef dict KINDS = {"forward": FORWARD_KL, "reverse": REVERSE_KL, "js": JENSEN_SHANNON}    # of a distillation
+
+
 cdef class Buffers:
     """What the task of one call points to: buffers, released together, and memory of its own."""
-    cdef Py_buffer held[12]
+    cdef Py_buffer held[20]
     cdef int count
-    cdef double row_scale
+    cdef double row_scale, entropy_scale
     cdef double *losses
     cdef schedule schedule
 
@@ -251,6 +282,16 @@ cdef int options_of(row_options *o, Buffers buffers, options, class_weight_in_la
     o.focal = number(options.focal, &o.plain)
     if is_transformed(o) and o.class_weight != NULL:    # the lanes are float64, whatever the logits are
         o.class_weight_real, o.class_weight_unit = o.class_weight, 1
+    return 0
+
+
+cdef int numbers_of(c_row_numbers *to, Buffers buffers, numbers) except -1:
+    to.logsumexp = <double *>buffers.data(numbers.logsumexp, PyBUF_WRITABLE)
+    to.entropy = <double *>buffers.data(numbers.entropy, PyBUF_WRITABLE)
+    to.log_prob = <double *>buffers.data(numbers.log_prob, PyBUF_WRITABLE)
+    to.max_prob = <double *>buffers.data(numbers.max_prob, PyBUF_WRITABLE)
+    to.argmax = <int64_t *>buffers.data(numbers.argmax, PyBUF_WRITABLE)
+    to.rank = <int64_t *>buffers.data(numbers.rank, PyBUF_WRITABLE)
     return 0
 
 
@@ -344,11 +385,14 @@ cdef int work_through(Buffers buffers, task *t, int threads) except -1:
 
 
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
-        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, sign=None):
+        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, sign=None, numbers=None, entropy_scale=None,
+        tuple divergence=None, str hessian=None, tuple hess=None, tuple vector=None):
     """Do the work of that name over all rows of x.
 
     x, q, out: see Buffers.rows_of. targets: (index targets, bytes of each and negative where signed, the ignored one or
-    None). options, class_weight_in_lanes: see options_of. row_scale: a number, or float64 (rows,).
+    None). options, class_weight_in_lanes: see options_of. row_scale, entropy_scale: a number, or float64 (rows,).
+    numbers: RowNumbers, of which an array may be None. divergence: the kind, temperature and beta of a distillation.
+    hessian: the name of what goes to hess, beside the gradient.
     """
     cdef Buffers buffers = Buffers()
     cdef task t
@@ -377,10 +421,26 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
     else:
         t.row_scale = <const double *>buffers.data(row_scale, PyBUF_SIMPLE)
         t.row_scale_step = 1
+    if isinstance(entropy_scale, float):
+        buffers.entropy_scale = entropy_scale
+        t.entropy_scale = &buffers.entropy_scale
+    elif entropy_scale is not None:
+        t.entropy_scale = <const double *>buffers.data(entropy_scale, PyBUF_SIMPLE)
+        t.entropy_scale_step = 1
+    if numbers is not None:
+        numbers_of(&t.numbers, buffers, numbers)
     t.loss = <double *>buffers.data(loss, PyBUF_WRITABLE)
     t.sign = <double *>buffers.data(sign, PyBUF_WRITABLE)
-    cdef int reads = t.work == BACKWARD or t.work == LOG_SOFTMAX_BACKWARD
+    cdef int reads = t.work == BACKWARD or t.work == LOG_SOFTMAX_BACKWARD or t.work == LOG_PROBS_BACKWARD
     t.statistics = <row_statistics *>buffers.data(statistics, PyBUF_SIMPLE if reads else PyBUF_WRITABLE)
+    if hessian is not None:
+        t.hessian = <hessian_kind><int>HESSIANS[hessian]
+        buffers.rows_of(&t.hess, hess, PyBUF_STRIDED)
+        buffers.rows_of(&t.vector, vector, PyBUF_STRIDES)
+    if divergence is not None:
+        t.distilled.kind = <distillation_kind><int>KINDS[divergence[0]]
+        t.distilled.temperature = divergence[1]
+        t.distilled.beta = divergence[2]
     coalesce(&t)
 
     t.poll = poll

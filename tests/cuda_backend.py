@@ -1,7 +1,8 @@
 """The CUDA kernels under the contract of a backend, so that what is run over every backend is run over them too.
 
 Arrays of the host are laid out on the device as they lie in memory here, and results copied back; in the simulator the
-device's memory is the host's. With NUMBA_ENABLE_CUDASIM=1 the kernels' intrinsics come from cuda_simulator.py.
+device's memory is the host's. With NUMBA_ENABLE_CUDASIM=1 the kernels' intrinsics come from cuda_simulator.py. With
+`emulated`, which test_cuda_machine_code.py sets, their machine code is emulated.
 """
 
 import math
@@ -10,6 +11,7 @@ import os
 import numpy as np
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+emulated = None  # the memory of benchmarks/cuda_sass, where that stands in for a card
 if SIMULATED:
     import cuda_simulator
 
@@ -27,28 +29,32 @@ class Array:
     def __init__(self, a):
         low, high = np.lib.array_utils.byte_bounds(a) if a.size else (0, 0)
         size = 32 + high - low
-        memory = np.full(size + 16, 0xA5, np.uint8)
+        memory = np.empty(size + 16, np.uint8) if emulated is None else emulated.room(size + 16)
+        memory[:] = 0xA5
         self.host = memory[-memory.ctypes.data % 16 :][:size]
         self.offset = 16 + low % 16 + (a.__array_interface__["data"][0] - low if a.size else 0)
         self.shape, self.dtype, self.strides = a.shape, a.dtype, a.strides
         self._view()[...] = a
         if SIMULATED:
             cuda_simulator.register(self._view())
-        self.memory = self.host if SIMULATED else cuda.to_device(self.host)
+        elif emulated is not None:
+            emulated.register(self.host.ctypes.data + 16 + low % 16, high - low)
+        self.on_host = SIMULATED or emulated is not None
+        self.memory = self.host if self.on_host else cuda.to_device(self.host)
 
     def _view(self):
         return np.ndarray(self.shape, self.dtype, self.host.data, self.offset, self.strides)
 
     @property
     def __cuda_array_interface__(self):
-        memory = self.memory.ctypes.data if SIMULATED else self.memory.__cuda_array_interface__["data"][0]
+        memory = self.memory.ctypes.data if self.on_host else self.memory.__cuda_array_interface__["data"][0]
         kind = f"<V{self.dtype.itemsize}" if self.dtype.kind == "V" else self.dtype.str
         data = memory + self.offset, False
         return {"shape": self.shape, "typestr": kind, "data": data, "strides": self.strides, "version": 3}
 
     def to_host(self):
         """The array as it is on the device now."""
-        if not SIMULATED:
+        if not self.on_host:
             self.memory.copy_to_host(self.host)
         return self._view().copy()
 
@@ -172,5 +178,72 @@ def forward_backward(x, targets, options, row_scale, loss, grad):
     in_place = np.may_share_memory(x, grad)
     to = x_there if in_place and x_there.dtype == grad.dtype else _device(grad)
     losses, _ = backend.cross_entropy_and_grad(x_there, t, grad_output=_scale(row_scale, x), out=to, **given)
+    loss[...] = losses.to_host().reshape(-1)
+    grad[...] = to.to_host()
+
+
+def _options_there(x, options, index):
+    rows, real = x.shape[:-1], np.float64 if x.itemsize == 8 else np.float32
+    given = {"logit_scale": options.logit_scale, "softcap": options.softcap}
+    if index:
+        given["ignore_index"] = options.ignore_index
+    if options.sample_weight is not None:
+        given["sample_weight"] = Array(options.sample_weight.astype(real).reshape(rows))
+    if options.class_prior is not None:
+        given["class_prior"] = Array(options.class_prior)
+    return given
+
+
+def row_statistics(x, targets, options, numbers, statistics=None):
+    index = targets is not None and not options.probabilities
+    t = Array(targets.reshape(x.shape[:-1])) if index else None
+    if statistics is not None:
+        _, saved = backend.log_probs_forward(_device(x), t, **_options_there(x, options, index))
+        statistics[...] = backend.numbers_of(saved)[0].to_host()
+    _, t, given = _call(x, targets, options) if targets is not None else (None, None, None)
+    if targets is None:
+        given = _options_there(x, options, False)
+    else:
+        del given["reduction"]
+        if options.probabilities:
+            del given["ignore_index"]
+    found = backend.row_statistics(_device(x), t, **given)
+    for to, a in zip(numbers, found, strict=False):
+        if a is not None:
+            to[...] = a.to_host().reshape(-1)
+
+
+def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, grad):
+    t = None if targets is None else Array(targets.reshape(x.shape[:-1]))
+    kept = Array(statistics.astype(np.float64 if x.itemsize == 8 else np.float32))
+    saved = backend.restored_log_probs(kept, _device(x), t, **_options_there(x, options, targets is not None))
+    to = _device(grad)
+    backend.log_probs_backward(saved, _scale(g_log_prob, x), _scale(g_entropy, x), out=to)
+
+
+def forward_backward_hessian(x, targets, options, hessian, vector, row_scale, loss, grad, hess):
+    x_there, t, given = _call(x, targets, options)
+    if not isinstance(row_scale, float):  # a factor of each row has no place in the public function
+        raise NotImplementedError
+    to, second = _device(grad), _device(hess)
+    u = None if vector is None else _device(vector)
+    given |= {"reduction": "mean", "normalizer": 1 / row_scale} if row_scale != 1 else {}
+    losses = backend.cross_entropy(
+        x_there, t, **{k: v for k, v in given.items() if k != "normalizer"} | {"reduction": "none"}
+    )
+    backend.cross_entropy_grad_hess(x_there, t, hessian=hessian, vector=u, out=to, hess_out=second, **given)
+    loss[...] = losses.to_host().reshape(-1)
+    grad[...], hess[...] = to.to_host(), second.to_host()
+
+
+def distillation(x, teacher, kind, temperature, beta, sample_weight, row_scale, loss, grad):
+    real = np.float64 if x.itemsize == 8 else np.float32
+    v = {} if sample_weight is None else {"sample_weight": Array(sample_weight.astype(real).reshape(x.shape[:-1]))}
+    x_there = _device(x)
+    to = x_there if np.may_share_memory(x, grad) and x_there.dtype == grad.dtype else _device(grad)
+    g = _scale(row_scale, x)
+    losses, _ = backend.distillation(
+        x_there, _device(teacher), (kind, temperature, beta), grad_output=g, out=to, reduction="none", **v
+    )
     loss[...] = losses.to_host().reshape(-1)
     grad[...] = to.to_host()

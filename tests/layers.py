@@ -52,6 +52,7 @@ SLOW = {
     "test_it_learns",  # the example's command trains, too
     "test_kernels_are_compiled_once_and_kept",  # by Numba, several times in processes of their own
     "test_kernels_of_several_processes_go_together",
+    "test_machine_code",  # of CUDA kernels, which take seconds each to compile
     "test_info_says_why_a_backend_is_missing",
     "test_memory_of_a_chunk_of_logits",
     "test_no_memory_but_the_gradients",

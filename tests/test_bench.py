@@ -241,6 +241,42 @@ def test_bench_writes_its_files(tmp_path):
     assert {r["isa"] for r in document["records"]} == {isa}
 
 
+def test_a_quick_run_ends_with_a_verdict(tmp_path):
+    out, _ = command("--quick", "--no-peers", "--seconds", "0", cwd=tmp_path)
+    _, machine, verdict = out.partition(f"{crossentropy.bench.machine()['cpu']}, by {native.SUPPORTED_ISAS[0]}:")
+    assert machine
+    assert re.search(r"loss \+ gradient of 32 x 10: [\d.]+ µs, which is what a call costs", verdict)
+    assert len(re.findall(r"\d+% of the rate at which the same memory is (read|copied)", verdict)) == 3
+    assert "No other library was timed" in verdict
+
+
+def test_the_words_of_a_verdict(document):
+    from crossentropy.bench import verdict
+
+    small = bench.Case("loss + gradient", SMALL)
+    (ours,) = [r for r in document["records"] if r["op"] == small.op and r["implementation"] == bench.ALLOCATING]
+    others = [
+        dict(ours, implementation=name, median_s=ours["median_s"] * n) for name, n in (("torch", 3), ("JAX", 0.5))
+    ]
+    lines = list(verdict.sentences(document | {"records": [dict(ours, roof_fraction=0.9), *others]}))
+    text = "\n".join(lines)
+    assert "90% of the rate at which the same memory is copied" in text
+    assert "memory is the limit, and the kernels reach it" in text
+    assert "torch takes 3.0 times as long as a default call" in text
+    assert "JAX is faster: it takes 0.50" in text
+    assert "There was no time for" in text
+    assert list(verdict.sentences(document | {"records": []})) == []
+
+
+def test_who_takes_part_in_a_quick_run():
+    from crossentropy.bench import verdict
+
+    case = verdict.CASES[0]
+    chosen = {each.name for each in bench.implementations(case)[0] if verdict.takes_part(f"{case}, {each}")}
+    assert {bench.OURS, bench.ALLOCATING} <= chosen
+    assert chosen <= {bench.OURS, bench.ALLOCATING, bench.DROP_IN, *verdict.PEERS}
+
+
 def test_bad_options_get_one_line(tmp_path):
     for needed in ("click", "rich", "matplotlib"):
         pytest.importorskip(needed, reason=f"the command line needs {needed}")
@@ -275,15 +311,36 @@ def report(monkeypatch):
     return module
 
 
-def test_readme_shows_the_committed_results(report):
+def test_readme_and_the_page_show_the_committed_results(report):
     found = report.documents()
     if not found:
         pytest.skip("benchmarks/results has no results yet")
-    text = report.README.read_text(encoding="utf-8")
-    assert report.updated(text, report.section(found)) == text
+    for path, text in report.written(found).items():
+        assert path.read_text(encoding="utf-8") == text, path
+    assert report.OVERVIEW.exists()
     for stem in found:
         for op in report.DRAWN:
             assert report.picture(stem, op).exists()
+
+
+def test_the_few_cases_that_readme_shows(report):
+    """Each ratio is of the committed records: those of a default call, and of the fastest that a peer was."""
+    from crossentropy.bench import overview
+
+    document, lines = overview.overview(report.documents())
+    assert len(lines) >= 5
+    for line in lines:
+        if "hidden" not in line.of:
+            those = [
+                r for r in document["records"] if r["op"] == line.what and " x ".join(map(str, r["shape"])) == line.of
+            ]
+            those = [r for r in those if (r["dtype"], r["inputs"], r["option"]) == ("float32", "normal", "")]
+            for name, times in line.times.items():
+                fastest = min(r["median_s"] for r in those if r["implementation"] == name)
+                assert times == pytest.approx(fastest / line.seconds)
+    text = list(overview.table(document, lines))
+    assert len([line for line in text if line.startswith("| ")]) == len(lines) + 1
+    assert document["date"] in text[-1]
 
 
 def test_each_case_is_in_one_table_of_the_report(report):
@@ -307,8 +364,12 @@ def test_the_report_of_a_document(report, document, monkeypatch, tmp_path):
     assert in_torch == ({"loss + gradient"} if find_spec("torch") else set())
     monkeypatch.setattr(report, "FIGURES", tmp_path)
     report.draw({"here": document})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["here-loss-gradient.svg", "here-loss.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "here-loss-gradient.svg",
+        "here-loss.svg",
+        "overview.svg",
+    ]
     text = f"before {report.BEGIN} old {report.END} after"
     assert report.updated(text, "new") == "before new after"
-    with pytest.raises(ValueError, match=r"README\.md must have one"):
+    with pytest.raises(ValueError, match=r"README\.md and docs/benchmarks\.md must have one"):
         report.updated("no marks", "new")

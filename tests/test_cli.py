@@ -519,3 +519,15 @@ def test_the_benchmarks_chart_shows_every_implementation():
         "the roof: memory alone",
         "torch",
     ]
+
+
+def test_without_a_command_there_is_a_tour(tmp_path):
+    """On a screen of 80 columns and 24 lines, with every command."""
+    from crossentropy.cli.app import COMMANDS
+
+    out, _ = within(cwd=tmp_path)
+    assert len(out.splitlines()) <= 23
+    assert max(map(len, out.splitlines())) <= 80
+    for name in COMMANDS:
+        assert f"crossentropy {name}" in out
+    assert "thread" in out or "says why" in out

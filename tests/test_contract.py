@@ -13,7 +13,7 @@ import crossentropy
 from crossentropy import autograd, reference, testing
 from crossentropy._backends import reference as reference_backend
 from crossentropy.testing import same, within
-from crossentropy.testing.edge_cases import axes, sums
+from crossentropy.testing.edge_cases import axes, row_statistics, sums
 
 # LANES: 16 and 8 (AVX-512), 8 and 4 (AVX2), 4 and 2 (base), for float32 and float64; four vectors are unrolled, a sum's
 # chunk is 16 vectors, a block 2048 classes. In Numba a group is 64 classes, a chunk 512, a block 2048.
@@ -74,6 +74,21 @@ def test_infinite_rows_and_weights_of_every_length(kernels, dtype, classes):
     """In tiles and in blocks: in every layout, beside rows that are not infinite."""
     sums.infinite_rows(classes, dtype, testing.LAYOUTS)
     sums.weights_of_any_size(classes, dtype)
+
+
+@pytest.mark.parametrize("classes", [64, 65, 300, 2300])
+def test_row_statistics_of_every_length(kernels, dtype, classes):
+    """In tiles and in blocks: what the conformance suite has of few classes."""
+    if classes < 100:  # of more the reference takes seconds
+        row_statistics.every_number(classes, dtype)
+    if classes < 1000:
+        row_statistics.leaders(classes, classes - 1, dtype)
+    row_statistics.ties(classes, dtype)
+    row_statistics.undefined(classes, dtype)
+
+
+def test_row_statistics_of_long_rows(kernels, dtype):
+    row_statistics.long_rows(dtype)
 
 
 EVERY = [None, *itertools.chain.from_iterable(itertools.permutations(range(3), n) for n in (1, 2, 3))]

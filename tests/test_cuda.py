@@ -2,12 +2,13 @@
 
 import os
 import random
+import runpy
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 from conftest import DTYPES
-from test_sweep import LONG, errors, truth
 
 import crossentropy
 from crossentropy import _device, autograd, reference, testing
@@ -15,6 +16,7 @@ from crossentropy._backends import registry
 from crossentropy.testing import LIMITS, result_dtype, same, sweep, within
 from crossentropy.testing.covering import covering
 from crossentropy.testing.options import FACTORS, refused
+from crossentropy.testing.sweep import LONG, errors, truth
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.importorskip("greenlet", reason="the simulated threads of a GPU are greenlets")
@@ -267,6 +269,12 @@ def test_the_table_covers_what_it_says():
                 assert (other.threads, other.blocks, other.kept) == (shape.threads, shape.blocks, 0)
             assert shape.block <= 1024
             assert clusters or shape.blocks == 1
+            beside = launch.shape_for(vectors, False, launch.KEPT_BESIDE, clusters, True)
+            assert beside.kept <= launch.KEPT_BESIDE
+            assert beside.kept == 0 or beside.kept * beside.lanes >= vectors
+            assert beside.kept or vectors > 1024  # shorter rows are kept beside others, too
+            for other in (launch.shape_for(vectors, alone, 0, clusters, True) for alone in (False, True)):
+                assert (other.threads, other.blocks, other.kept) == (beside.threads, beside.blocks, 0)
 
 
 # ---------------------------------------------------------------------- arrays on the device
@@ -461,6 +469,13 @@ FLOAT8 = X.astype(ml_dtypes.float8_e4m3fn)
         (ValueError, r"class_weight must have shape \(4,\)", lambda: weighted(class_weight=Array(X[0, :3]))),
         (TypeError, "sample_weight must be an array on the device", lambda: weighted(sample_weight=[1, 2, 3])),
         (TypeError, "class_weight must be an array on the device", lambda: weighted(class_weight="balanced")),
+        (TypeError, "where must be boolean, got float32", lambda: weighted(where=Array(X[:, 0]))),
+        (ValueError, r"where must have shape \(3,\), got \(2,\)", lambda: weighted(where=Array(X[:2, 0] > 0))),
+        (
+            ValueError,
+            "where and sample_weight go together on the host alone",
+            lambda: weighted(where=Array(X[:, 0] > 0), sample_weight=Array(X[:, 0])),
+        ),
         (TypeError, "look one-hot, int64", lambda: crossentropy.cross_entropy(Array(X), Array(X.astype(int)))),
         (TypeError, "look one-hot, bool", lambda: crossentropy.cross_entropy(Array(X), Array(X == 0))),
         (ValueError, "must be a scalar with", lambda: with_gradient(grad_output=Array(X[:, 0]))),
@@ -528,6 +543,15 @@ def weighted(**weights):
     return crossentropy.cross_entropy(Array(X), Array(Y), **weights)
 
 
+def test_rows_where_a_mask_on_the_device_is_false():
+    x, where = X.copy(), np.array([True, False, True])
+    x[1] = np.nan
+    got = crossentropy.cross_entropy_and_grad(Array(x), Array(Y), where=Array(where))
+    want = crossentropy.cross_entropy_and_grad(x, Y, where=where)
+    same(got.loss.to_host()[()], want.loss)
+    same(got.grad.to_host(), want.grad)
+
+
 @pytest.mark.parametrize("step", [1, 2, -1])
 def test_masks_on_the_device(step, dtype):
     """Bytes of 0 and 1, at any stride."""
@@ -564,3 +588,12 @@ def test_the_backend_is_named_where_backends_are_listed():
     assert crossentropy.backends()[-1] == ("cuda", True, "")
     with pytest.raises(ValueError, match="'cuda' is not chosen"):
         crossentropy.config(backend="cuda")
+
+
+def test_the_example_for_a_device():
+    """examples/gpu_arrays.py, by arrays of the tests' own."""
+    path = Path(__file__).parent.parent / "examples" / "gpu_arrays.py"
+    if not path.exists():
+        pytest.skip("the examples are in the source tree")
+    there, here = runpy.run_path(str(path))["compare"](Array, lambda array: array.to_host())
+    assert there == pytest.approx(here, rel=1e-6)

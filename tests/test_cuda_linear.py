@@ -386,6 +386,27 @@ def test_a_16_bit_gradient_is_the_float32_one_rounded(monkeypatch, name, kind):
         plans._plans.clear()
 
 
+def test_options_that_few_calls_have():
+    """The chunks' kernels are those of rows: they transform logits, and take a margin and a focal factor."""
+    rng, (n, h, v) = np.random.default_rng(5), (7, 5, 24)
+    x, w, y = (
+        rng.standard_normal((n, h)).astype(np.float32),
+        rng.standard_normal((v, h)).astype(np.float32),
+        np.arange(n),
+    )
+    options = {"logit_scale": 0.7, "softcap": 5.0, "margin": 0.6, "focal": 2.0, "label_smoothing": 0.1}
+    b = rng.standard_normal(v)
+    given = Array(x), Array(w), Array(y)
+    found = crossentropy.linear_cross_entropy_and_grad(*given, rows=3, class_prior=Array(b), **options)
+    with crossentropy.config(backend="reference"):
+        wanted = crossentropy.linear_cross_entropy_and_grad(
+            x.astype(float), w.astype(float), y, class_prior=b, **options
+        )
+    np.testing.assert_allclose(found.loss.item(), wanted.loss, rtol=1e-6)
+    np.testing.assert_allclose(found.hidden.to_host(), wanted.hidden, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.weight.to_host(), wanted.weight, rtol=1e-5, atol=1e-6)
+
+
 # ---------------------------------------------------------------------- operations and bytes
 
 

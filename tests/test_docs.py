@@ -38,7 +38,8 @@ def test_the_second_derivative(rng):
 
 def test_documents_name_no_file_that_is_not_there():
     """In links, and in code as paths from the root."""
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "kernels").glob("*.md")]
+    pages = [page for folder in ("docs", "kernels", "examples") for page in (ROOT / folder).rglob("*.md")]
+    pages += ROOT.glob("*.md")
     assert len(pages) >= 6
     for page in pages:
         text = page.read_text(encoding="utf-8")

@@ -197,3 +197,20 @@ def test_special_rows():
         assert all(map(math.isnan, reference.log_softmax(z)))
         assert reference.cross_entropy(z, 1, reference.Row(weight=0.0)) == 0
         assert reference.cross_entropy_grad(z, 1, reference.Row(weight=0.0)) == [0, 0]
+
+
+@given(rows, st.data())
+def test_entropy_rank_and_their_gradient(z, data):
+    """Of any row, also one whose leading class leaves an entropy of 1e-300."""
+    y = data.draw(st.integers(0, len(z) - 1))
+    lse = exact_lse(z)
+    log_p = [mp.mpf(value) - lse for value in z]
+    exact = -mp.fsum(mp.e**value * value for value in log_p)
+    assert ulps(reference.entropy(z), exact) <= 4
+    assert reference.rank(z, y) == sorted(range(len(z)), key=lambda c: (-z[c], c)).index(y)
+    assert (reference.largest(z) == y) == (reference.rank(z, y) == 0)
+    terms = reference.log_probs_terms(z, y, 1.5, -0.5)
+    for c, (got, term) in enumerate(zip(reference.log_probs_grad(z, y, 1.5, -0.5), terms, strict=True)):
+        p = mp.e ** log_p[c]
+        right = 1.5 * ((c == y) - p) + 0.5 * p * (log_p[c] + exact)
+        assert abs(got - right) <= 8 * math.ulp(max(term, 1e-300))

@@ -6,6 +6,7 @@ from crossentropy import bench
 
 # Of the bars first; the rest shows where they begin.
 SHAPES = ((32768, 65536), (32768, 16384), (32768, 4096), (16384, 131072), (8192, 262144), (32768, 1024))
+DECIDING, DECIDING_OPS = ((32768, 65536), (32768, 4096)), ("loss", "loss + gradient")  # before anything else
 REHEARSED = ((64, 1024), (32, 4096))
 SHARE = 14  # of the card's memory, that the logits may have at most: libraries make several arrays as large
 

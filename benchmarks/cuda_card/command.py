@@ -1,7 +1,8 @@
 """The command: which parts run when, and the document of what they found.
 
-First all checks at once, while the parts that time something make their first calls; then those one by one, with nobody
-else on the card. The whole has a limit, and what no longer fits is left out and named.
+First what decides, with nobody else on the card: whether a few kernels load and are right, and how long they take next
+to the card's memory and PyTorch. Then all checks at once, while the parts that time something make their first calls;
+then those one by one. The whole has a limit, and what no longer fits is left out and named.
 """
 
 import argparse
@@ -20,8 +21,9 @@ from crossentropy.bench import to_json
 RESULTS = ROOT / "benchmarks" / "results"
 DTYPES = ("bfloat16", "float32")  # that are timed
 REGIME_DTYPES = ("bfloat16", "float32", "float16", "float64")
-STAGES = ("conformance", "regimes", "targets", "sanitizers", "host", "speed")
+STAGES = ("first", "conformance", "regimes", "targets", "sanitizers", "host", "speed")
 MOST_SHARES = 8  # of the conformance suite: as many groups as compile apart
+FIRST_CALLS_SECONDS, FIRST_SECONDS = 60.0, 12.0  # that what decides takes at most, until it is timed and then
 HOST_SECONDS, HOLD_SECONDS, START_SECONDS, WIND_UP = 30.0, 45.0, 20.0, 12.0
 FIRST_SHARE = 0.55  # of the time that is left, for the first dtype of those that follow
 
@@ -103,6 +105,19 @@ class Run:
         part.finish(seconds)
         self.found.add(stage, part)
 
+    def decides(self):
+        """What a minute of a card is to tell."""
+        given = [DTYPES[0], "--first", *(["--rehearse"] if self.args.rehearse else [])]
+        part = Part("first", "speed.py", *given)
+        self.parts.append(part)
+        until = time.monotonic() + min(FIRST_CALLS_SECONDS, self.left() / 4)
+        while time.monotonic() < until and not part.ready:
+            time.sleep(0.1)
+        if part.ready:
+            part.tell(f"go {FIRST_SECONDS:.1f}")
+        self.finished("first", part, FIRST_SECONDS + 10 if part.ready else 0)
+        print(document.beside_predictions(self.found.decided, self.machine), flush=True)
+
     def checks(self, checks, timed):
         """Until all checks have ended and the others are ready, or the checks' time is up."""
         until = time.monotonic() + min(self.args.check_seconds, max(10.0, self.left() - 60))
@@ -138,13 +153,16 @@ class Run:
         for stage in args.skip:
             self.found.skip(stage, "as asked")
         if args.rehearse:
-            for stage in ("regimes", "sanitizers", "host"):
+            for stage in ("first", "regimes", "sanitizers", "host"):
                 self.found.skip(stage, "a rehearsal has no card")
         card = Part("card", "card.py", *(["--rehearse"] if args.rehearse else []))
         self.parts.append(card)
         if card.finish(60) or not card.of_kind("machine"):
             print(f"no card to run on: {card.ended}")
             return 2
+        self.machine = card.of_kind("machine")[0]
+        if "first" not in args.skip and not args.rehearse:
+            self.decides()
         with tempfile.TemporaryDirectory() as cache:
             checks, timed = [], []
             for started, to in (
@@ -157,7 +175,7 @@ class Run:
             self.checks(checks, timed)
             self.times(timed)
         result = self.found.document(
-            card.of_kind("machine")[0],
+            self.machine,
             card.of_kind("versions")[0],
             datetime.date.today().isoformat(),
             args.commit or commit(),

@@ -1,10 +1,17 @@
 """What a run found: put together from its parts' records, judged, printed, written down."""
 
+import json
 import re
+from pathlib import Path
 
 import bars
 
-MAY_RUN_OUT = ("sanitizers", "speed")  # stages whose parts may be cut short; elsewhere it is a fault, as of a dead lock
+PREDICTED = Path(__file__).resolve().parent.parent / "results" / "cuda-compile.json"
+MAY_RUN_OUT = (
+    "first",
+    "sanitizers",
+    "speed",
+)  # stages whose parts may be cut short; elsewhere it is a fault, as of a dead lock
 
 
 class Found:
@@ -12,6 +19,7 @@ class Found:
 
     def __init__(self):
         self.checks, self.skipped, self.records, self.host, self.roofs, self.compilers = {}, [], [], [], [], []
+        self.decided: list[dict] = []  # records of what is timed first, most of which is timed again
 
     @property
     def failures(self):
@@ -27,7 +35,10 @@ class Found:
         for each in part.of_kind("checks"):
             self._count(name, part.seconds, **each)
         self.skipped += part.of_kind("skipped")
-        self.records += part.of_kind("record")
+        if stage == "first":
+            self.decided += part.of_kind("record")
+        else:
+            self.records += part.of_kind("record")
         self.host += part.of_kind("host_us")
         self.roofs += part.of_kind("roofs")
         self.compilers += part.of_kind("compiler")
@@ -51,6 +62,8 @@ class Found:
 
     def document(self, machine, versions, date, commit, seconds) -> dict:
         """All of it, for JSON."""
+        again = {_case(r) for r in self.records}
+        self.records = [*self.records, *(r for r in self.decided if _case(r) not in again)]
         starts = [each["start_s"] for each in self.compilers]
         return {
             "kind": "cuda",
@@ -75,9 +88,40 @@ def slug(gpu) -> str:
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
 
 
+def _case(record):
+    return (*record["shape"], record["dtype"], record["op"], record["implementation"])
+
+
+def predicted(gpu: str) -> dict[tuple, str]:
+    """What was predicted of a card, by case: milliseconds by bytes and by instructions."""
+    if not PREDICTED.exists():
+        return {}
+    document = json.loads(PREDICTED.read_text(encoding="utf-8"))
+    card = next((name for name in document.get("cards", {}) if name.lower() in gpu.lower()), None)
+    found = {}
+    for p in document["predictions"] if card else ():
+        for op in (p["op"], f"{p['op']} in place"):
+            by_bytes, by_slots = p[card]["ms_bytes"], p[card]["ms_issue"]
+            text = f"predicted {by_bytes:.3f} ms by bytes, {by_slots:.3f} by {p['slots']:.0f} slots a logit"
+            found[p["rows"], p["classes"], p["dtype"], op] = text
+    return found
+
+
+def beside_predictions(records, machine) -> str:
+    """A line for each record, with what was predicted of ours."""
+    lines, expected = ["", "=== first"], predicted(machine["gpu"])
+    for r in records:
+        case = *r["shape"], r["dtype"], r["op"]
+        text = expected.get(case, "nothing predicted") if r["implementation"] == "crossentropy" else ""
+        what = f"{r['shape'][0]} x {r['shape'][1]} {r['dtype']}, {r['op']}, {r['implementation']}"
+        share = f"{r['gb_per_s']:.0f} GB/s, {r['roof_fraction']:.1%} of {r['roof']}"
+        lines.append(f"{what}: {1e3 * r['median_s']:.3f} ms, {share}{'; ' if text else ''}{text}")
+    return "\n".join(lines if records else [*lines, "nothing was timed"])
+
+
 def _times(document):
     """The records as a table: the shape, the operation; ours, then others by how many times as long they take."""
-    cases = {}
+    cases, expects = {}, predicted(document["machine"]["gpu"])
     for r in document["records"]:
         cases.setdefault((*r["shape"], r["dtype"], r["op"]), {})[r["implementation"]] = r
     for (rows, classes, dtype, op), found in sorted(cases.items(), key=lambda item: item[0][2:] + item[0][:2]):
@@ -88,6 +132,8 @@ def _times(document):
             continue
         text += f"{1e3 * ours['median_s']:.3f} ms, {ours['gb_per_s']:.0f} GB/s, "
         text += f"{ours['roof_fraction']:.1%} of {ours['roof']}"
+        if (expected := expects.get((rows, classes, dtype, op))) is not None:
+            text += f"; {expected}"
         others = [f"{name} {r['times_ours']:.2f} x" for name, r in found.items() if r["times_ours"]]
         yield text + (f"; {', '.join(others)}" if others else "")
 

@@ -1,7 +1,8 @@
-"""The kernels' times beside the card's memory and other libraries: `speed.py DTYPE [--rehearse]`.
+"""The kernels' times beside the card's memory and other libraries: `speed.py DTYPE [--first] [--rehearse]`.
 
 While the checks run, everything is called once, which compiles it, and its results looked at; when told to go, the
-cases are timed in their order for as long as there is time.
+cases are timed in their order for as long as there is time. With --first these are the few that decide: whether kernels
+load and are right, and how far the loss and its gradient are from the card's memory and from PyTorch.
 """
 
 import sys
@@ -10,8 +11,8 @@ import time
 import lines
 import roofs
 import torch
-from cases import OPS, REHEARSED, SHAPES, fitting
-from contenders import COMPILED, MAKERS, OURS, arrays, expected, probabilities, wrong
+from cases import DECIDING, DECIDING_OPS, OPS, REHEARSED, SHAPES, fitting
+from contenders import COMPILED, EAGER, MAKERS, OURS, arrays, expected, probabilities, wrong
 from timing import Clock, HostClock, nothing, quartiles, ratio, rounds
 
 from crossentropy.bench import described, six_digits
@@ -23,11 +24,13 @@ LEAST_SECONDS, MOST_SECONDS = 1.0, 12.0  # for a case: with less it is left out;
 class Speed:
     """The cases of a dtype."""
 
-    def __init__(self, dtype, rehearse):
+    def __init__(self, dtype, rehearse, first=False):
         self.device, self.orders = "cpu" if rehearse else "cuda", lines.Orders()
         itemsize = getattr(torch, dtype).itemsize
         memory = 1 << 30 if rehearse else torch.cuda.get_device_properties(0).total_memory
-        self.logits = fitting(REHEARSED if rehearse else SHAPES, dtype, itemsize, memory)
+        self.logits = fitting(REHEARSED if rehearse else DECIDING if first else SHAPES, dtype, itemsize, memory)
+        self.ops = [op for op in OPS if op in DECIDING_OPS or not first]
+        self.makers = [name for name in MAKERS if name in (OURS, EAGER) or not first]
         self.firsts = {}  # (logits, op, name) -> seconds of the first call, None where there is none to be timed
         self.compiler_started = False
 
@@ -35,24 +38,29 @@ class Speed:
 
     def prepare(self):
         """First calls until told to hold: torch.compile's of every case after all others."""
-        for names in ([name for name in MAKERS if name != COMPILED], [COMPILED]):
+        for names in (
+            [name for name in self.makers if name != COMPILED],
+            [COMPILED] if COMPILED in self.makers else [],
+        ):
             for logits in self.logits:
                 if self.orders.held():
                     return
                 self.first_calls(logits, names)
 
-    def missing(self, logits, names=tuple(MAKERS)):
-        return [(op, name) for op in OPS for name in names if (logits, op, name) not in self.firsts]
+    def missing(self, logits, names=None):
+        names = self.makers if names is None else names
+        return [(op, name) for op in self.ops for name in names if (logits, op, name) not in self.firsts]
 
-    def first_calls(self, logits, names=tuple(MAKERS)):
+    def first_calls(self, logits, names=None):
         """Those that are missing; where memory is short, which other processes have too, they stay so."""
+        names = self.makers if names is None else names
         missing, started = self.missing(logits, names), time.monotonic()
         if not missing:
             return
         self.clean()
         try:
             a = arrays(logits, self.device)
-            for op in OPS:
+            for op in self.ops:
                 left = [name for which, name in missing if which == op]
                 if op == "probability targets":
                     a = probabilities(a)
@@ -112,7 +120,7 @@ class Speed:
                 self.first_calls(logits)
             each = self.orders.left() / (len(self.logits) - i)
             missing = self.missing(logits)
-            if each < LEAST_SECONDS or len(missing) == len(OPS) * len(MAKERS):
+            if each < LEAST_SECONDS or len(missing) == len(self.ops) * len(self.makers):
                 self.left_out(str(logits))
                 continue
             for op, name in missing:
@@ -130,7 +138,9 @@ class Speed:
 
     def time(self, logits, clock, seconds):
         self.clean()
-        a = probabilities(arrays(logits, self.device))
+        a = arrays(logits, self.device)
+        if "probability targets" in self.ops:
+            a = probabilities(a)
         best = min(
             ((name, each) for name, each in roofs.readers(a.x, self.device).items()),
             key=lambda pair: quartiles(rounds(clock, {"": (nothing, pair[1])}, 0.0, 3, 3)[""])[1],
@@ -143,8 +153,8 @@ class Speed:
                 contenders[op, name] = MAKERS[name](op, a)
                 calls[op, name] = contenders[op, name].restore, contenders[op, name].call
         found = rounds(clock, calls, seconds)
-        for op in OPS:
-            for name in MAKERS:
+        for op in self.ops:
+            for name in self.makers:
                 if (op, name) in contenders:
                     self.report(logits, op, name, found, moved)
         rates = {name: moved[name] / quartiles(found[name])[1] / 1e9 for name in moved}
@@ -194,12 +204,12 @@ class Speed:
             torch.cuda.empty_cache()
 
 
-def main(dtype, rehearse):
-    speed = Speed(dtype, rehearse)
+def main(dtype, rehearse, first):
+    speed = Speed(dtype, rehearse, first)
     speed.prepare()
     speed.orders.wait()
     speed.run()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "--rehearse" in sys.argv)
+    main(sys.argv[1], "--rehearse" in sys.argv, "--first" in sys.argv)

@@ -29,10 +29,11 @@ class Asked(NamedTuple):
     threads: int
     at_once: int = 1
     cluster: int = 1
+    of: tuple | None = None
 
 
-def prepare():
-    """Let Numba compile for a card that is not there; its assembler is to say what it used."""
+def prepare(put=setattr):
+    """Let Numba compile for a card that is not there; its assembler is to say what it used. ``put`` as `setattr`."""
 
     def options(linker, ptx, original=linking._Linker._get_linker_options):
         found = original(linker, ptx)
@@ -40,13 +41,14 @@ def prepare():
         return found
 
     # What comes before PTX does not depend on the compute capability: one run of it serves all.
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=divmod(CARD, 10))
-    linking._Linker._get_linker_options = options
-    driver.Kernel = reductions.Kernel = Asked
+    put(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=divmod(CARD, 10)))
+    put(linking._Linker, "_get_linker_options", options)
+    put(driver, "Kernel", Asked)
+    put(reductions, "Kernel", Asked)
 
 
-def _library(made: Asked):
-    """As `cuda.jit` makes it."""
+def library(made: Asked):
+    """A kernel as `cuda.jit` makes it, before it is PTX."""
     return compiler._compile_pyfunc_with_fixup(
         made.function,
         types.void(*made.arguments),
@@ -57,20 +59,24 @@ def _library(made: Asked):
     )[0]
 
 
-def _assembled(library, sm, way):
-    """(machine code, what the assembler said, PTX)."""
+def assembled(code, sm: int, way: str) -> tuple[bytes, str, str]:
+    """(machine code, what the assembler said, PTX) of a library."""
     if way == "link":
-        library._lto, cc = True, (*divmod(sm, 10), "a") if sm >= 90 else divmod(sm, 10)
-        code = library.get_cubin(cc=cc).code
-        return code, library.get_linkerinfo(cc), library.get_lto_ptx(cc=cc)
+        code._lto, cc = True, (*divmod(sm, 10), "a") if sm >= 90 else divmod(sm, 10)
+        return code.get_cubin(cc=cc).code, code.get_linkerinfo(cc), code.get_lto_ptx(cc=cc)
     # Past 9.0 NVVM is another compiler, which leaves loops over what is kept of a row as loops, and the row in memory.
-    ptx = library.get_asm_str(cc=divmod(min(sm, 90), 10))
+    ptx = code.get_asm_str(cc=divmod(min(sm, 90), 10))
+    return (*by_ptxas(ptx, sm), ptx)
+
+
+def by_ptxas(ptx: str, sm: int) -> tuple[bytes, str]:
+    """(machine code, what the assembler said)."""
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder, "k.ptx"), Path(folder, "k.cubin")
         source.write_text(ptx)
         command = [tool("ptxas"), f"-arch=sm_{sm}", "-v", source, "-o", made]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-        return made.read_bytes(), said, ptx
+        return made.read_bytes(), said
 
 
 @cache
@@ -88,13 +94,13 @@ def compiled(unit: Unit, capabilities: tuple[int, ...], way: str) -> list[tuple[
             made = next(getattr(m, name) for m in (reductions, weighted, matrices) if name in vars(m))(0, *arguments)
         else:
             made = launch.compiled(0, unit.kind, unit.shape, unit.result)
-        library = _library(made)
+        code = library(made)
     except Exception as error:
         return [({"name": unit.name, "sm": sm}, [_said(error)]) for sm in capabilities]
     found = []
     for sm in capabilities:
         try:
-            record = described(*_assembled(library, sm, way))
+            record = described(*assembled(code, sm, way))
             wrong = faults(unit, made, record)
         except Exception as error:
             record, wrong = {}, [_said(error)]
@@ -112,6 +118,11 @@ def _said(error):
     return f"does not compile: {' '.join(text.split())[:200]}"
 
 
+def registers_of(said: str) -> int:
+    """Of a thread, by the assembler."""
+    return max(map(int, re.findall(r"Used (\d+) registers", said)))
+
+
 def described(code: bytes, said: str, ptx: str) -> dict:
     """What a kernel takes, and has."""
     sass = codegen.run_nvdisasm(SimpleNamespace(code=code), ["-c", "-ndf"])
@@ -120,7 +131,7 @@ def described(code: bytes, said: str, ptx: str) -> dict:
     shared = re.findall(r"(\d+) bytes smem", said) or re.findall(r"\.shared[^;\n]*\[(\d+)\]", ptx)
     directives = dict(re.findall(r"^\.(maxntid|minnctapersm|reqnctapercluster) +(\d+)", ptx, re.MULTILINE))
     return {
-        "registers": max(map(int, re.findall(r"Used (\d+) registers", said))),
+        "registers": registers_of(said),
         "spills": sum(int(stored) + int(loaded) for _, stored, loaded in frames),
         "stack": max(int(stack) for stack, _, _ in frames),
         "shared": sum(map(int, shared)),
@@ -155,6 +166,8 @@ def faults(unit: Unit, made: Asked, found: dict) -> list[str]:
         return wrong  # its sums are float64, and no vectors are read
     if found["float64"] and "float64" not in (unit.kind, unit.result.q):
         wrong.append("float64 arithmetic")
+    if unit.result.transforms:
+        return wrong  # so long a loop over what is kept of a row stays a loop, and the row in a thread's own memory
     if unit.shape.alone:
         return wrong  # one thread's row: the parts that wait to be merged are in its own memory, and classes lie apart
     if found["stack"]:

@@ -1,33 +1,124 @@
-"""The times to be expected of the kernels on an H100, by the bytes that they move."""
+"""The times to be expected of the kernels on a card: by the bytes that they move, and by what they issue.
 
-from crossentropy._backends.cuda import launch
+The larger of the two is what to expect. What a kernel issues is counted by executing its machine code (cuda_sass/).
+"""
+
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from machine_code import by_ptxas, prepare, registers_of
+from units import CARD
+
+from crossentropy._backends.cuda import driver, launch
+from crossentropy._backends.cuda.arguments import values_of
 from crossentropy._backends.cuda.kernels import Result
+from crossentropy.testing import dtypes
 
-RATE = 3.0e12  # bytes/s that an H100 moves in practice, of 3.35e12
-MULTIPROCESSORS, L2 = 132, 50e6
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cuda_sass"))
+from card_times import CARDS, SCHEDULERS, milliseconds
+from counts import counted, logits
+
+L2 = 50e6  # bytes, of an H100
 SIZES = {"bfloat16": 2, "float32": 4}
-PLACES = ((32768, 1024), (32768, 4096), (32768, 16384), (32768, 65536), (16384, 131072), (8192, 262144))
-OPS = ("loss", "loss + gradient", "loss + gradient in place", "probability targets")
+PLACES = (
+    (32768, 1024), (32768, 4096), (32768, 16384), (16384, 50257), (32768, 65536), (16384, 131072), (8192, 262144)
+)  # fmt: skip
+OPS = ("loss", "loss + gradient", "gradient from saved numbers", "probability targets", "smoothing")
+
+
+__all__ = ("CARDS", "L2", "SCHEDULERS", "predictions")
+
+
+def result_of(op: str, kind: str) -> Result:
+    if op == "loss":
+        return Result(loss=True)
+    if op == "gradient from saved numbers":
+        return Result(reads="statistics", writes="gradient")
+    beside = op == "probability targets"
+    return Result(loss=True, writes="gradient", spreads=beside or op == "smoothing", q=kind if beside else "")
 
 
 def predicted(op: str, rows: int, classes: int, kind: str) -> dict:
-    """The time of an operation by bytes: each array once, and with what its kernel reads again counted as well."""
-    beside, gradient = op == "probability targets", op != "loss"
-    result = Result(loss=True, writes="gradient" if gradient else "", spreads=beside, q=kind if beside else "")
-    vectors, array = classes * SIZES[kind] // 16, rows * classes * SIZES[kind]
-    part = launch.part_for(rows, vectors, MULTIPROCESSORS, True)
-    shape = launch.shape_for(part, False, launch.KEPT_BESIDE if beside else launch.KEPT, part == vectors)
+    """The time of an operation by what it issues, and by bytes, each array once; how often its kernel reads again."""
+    beside, size = op == "probability targets", SIZES[kind]
+    result, h100 = result_of(op, kind), CARDS["H100"]
+    vectors, array = -(-classes * size // 16), rows * classes * size
+    whole = classes * size % 16 == 0
+    part = launch.part_for(rows, vectors, h100.multiprocessors, True)
+    most = (launch.KEPT_BESIDE if beside else launch.KEPT) if whole else 0
+    shape = launch.shape_for(part, False, most, part == vectors, beside)
     # Beside targets, a row is looked at for its maximum and sum, for their weight, and for what is written.
-    again = (3 if beside else 1) if gradient and not shape.kept else 2 if beside else 0
-    once = array * (3 if beside else 2 if gradient else 1)
-    at_once = MULTIPROCESSORS * launch.blocks_at_once(kind, shape, result) // shape.blocks
-    flight = at_once * shape.rows * classes * SIZES[kind] * (2 if beside else 1)
-    return {
+    again = (3 if beside else 1) if result.writes and result.reads == "row" and not shape.kept else 2 if beside else 0
+    again += op == "smoothing"
+    once = array * (3 if beside else 2 if result.writes else 1)
+    at_once = h100.multiprocessors * launch.blocks_at_once(kind, shape, result) // shape.blocks
+    flight = at_once * shape.rows * classes * size * (2 if beside else 1)
+    found = {
         "op": op, "rows": rows, "classes": classes, "dtype": kind, "shape": list(shape),
-        "bytes": once, "ms": round(1e3 * once / RATE, 3), "again": again,
-        "ms_again": round(1e3 * (once + again * array) / RATE, 3), "in_flight": flight, "fits_l2": flight <= L2,
+        "bytes": once, "again": again, "working": flight, "fits_l2": flight <= L2,
     }  # fmt: skip
+    if not whole:
+        classes = classes - 1  # rows that begin at an odd place, as all do but for one in eight
+    # The same PTX is assembled for later cards, and comes to the same counts but for an instruction or two a row.
+    counts = counts_of(kind, shape, result._replace(plain=True), classes, whole, CARD)
+    found |= {
+        "slots": round(counts.slots, 2),
+        "by_unit": {unit: round(value, 2) for unit, value in sorted(counts.by_unit.items())},
+        "of_classes": round(counts.of_classes, 2), "of_rows": round(counts.of_rows, 2),
+        "in_flight": counts.in_flight, "instructions": counts.instructions,
+    }  # fmt: skip
+    moved_bytes = once + (0 if found["fits_l2"] else again * array)
+    for name, card in CARDS.items():
+        issue, moved = milliseconds(card, counts, rows * classes, moved_bytes)
+        found[name] = {"ms_issue": round(issue, 4), "ms_bytes": round(moved, 4)}
+    return found
 
 
-def predictions() -> list[dict]:
-    return [predicted(op, *place, kind) for kind in SIZES for place in PLACES for op in OPS]
+@cache
+def counts_of(kind, shape, result, classes, whole, capability):
+    """Counts of a kernel; ``whole``: rows begin at multiples of 16."""
+    asked, dtype, size = launch.compiled(0, kind, shape, result), dtypes()[kind], SIZES[kind]
+    text = driver.ptx_of(asked.function, asked.arguments, (asked.threads, asked.at_once), (9, 0), asked.of)
+    registers = registers_of(by_ptxas(text, capability)[1])
+
+    def arrays(memory, n):
+        x = logits(n, classes, dtype)
+        past = 0 if whole else size
+        step = size * classes if whole else -(-size * classes // 16) * 16  # each row as far past a multiple of 16
+
+        def rows_of(a):
+            if whole:
+                return memory.put(a)
+            room = memory.room(n * step, past)
+            for k, row in enumerate(a.view(np.uint8)):
+                room[k * step : k * step + len(row)] = row
+            memory.register(room.ctypes.data, n * step)
+            return room.ctypes.data
+
+        given = {"rows": n, "inner": n, "classes": classes, "part_classes": classes}
+        wide = {"x": x, "out": np.zeros_like(x)} | ({"q": np.full_like(x, 1 / classes)} if result.q else {})
+        for name, a in wide.items():
+            given |= {name: rows_of(a), f"{name}_row": step, f"{name}_class": size}
+        if not result.q:
+            y = np.random.default_rng(2).integers(0, classes, n)
+            given |= {"targets": memory.put(y), "targets_row": 8, "target_size": -8}
+        given["loss"] = memory.put(np.zeros(n, np.float32))
+        kept = np.stack([x.astype(np.float32).max(1), np.full(n, 3.0), np.zeros(n)], 1).astype(np.float32)
+        given["statistics"] = memory.put(kept)
+        if result.spreads and not result.q:
+            given["label_smoothing"] = 0.1
+        return values_of(given, result)
+
+    return counted(asked, capability, registers, shape.rows, classes, arrays)
+
+
+def predictions() -> Iterator[dict]:
+    """One after another: each takes seconds."""
+    prepare()
+    for kind in SIZES:
+        for place in PLACES:
+            for op in OPS:
+                yield predicted(op, *place, kind)

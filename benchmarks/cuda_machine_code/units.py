@@ -41,6 +41,8 @@ def result_name(result: Result) -> str:
     parts = [result.reads if result.reads != "row" else "", "loss" if result.loss else "", result.writes]
     parts += [f"saves {result.saves}" if result.saves else "", "spreads" if result.spreads else ""]
     parts += [f"q {result.q}" if result.q else "", f"to {result.to}" if result.to else ""]
+    parts.append("plain" if result.plain else "")
+    parts += ["transforms" if result.transforms else "", "focal" if result.focal else ""]
     return " + ".join(filter(None, parts))
 
 
@@ -61,7 +63,7 @@ def shapes(q: bool, least: int = 0, among: tuple[bool, ...] = (True, False)) -> 
     """All that `launch.shape_for` can give for rows of at least so many vectors, with clusters and without."""
     ends = [row[0] for row in launch.TABLE] + [launch.TABLE[-1][0] + 1]
     found = {
-        launch.shape_for(vectors, alone, most, clusters): None
+        launch.shape_for(vectors, alone, most, clusters, q): None
         for clusters in among
         for alone in (False, True)
         for most in (launch.KEPT_BESIDE if q else launch.KEPT, 0)
@@ -77,6 +79,9 @@ def results(kind: str) -> list[Result]:
     for extra in ({}, {"spreads": True}, {"spreads": True, "q": kind}):
         found += [Result(loss=True, **extra), Result(loss=True, writes="gradient", **extra)]
         found += [Result(loss=True, saves="row", **extra), Result(reads="statistics", writes="gradient", **extra)]
+    for few in ({"transforms": True}, {"focal": True}, {"transforms": True, "focal": True, "spreads": True}):
+        found += [Result(loss=True, writes="gradient", **few), Result(loss=True, saves="row", **few)]
+        found += [Result(reads="statistics", writes="gradient", **few)]
     if kind == "float32":  # of hidden states of 16 bits
         for extra in ({}, {"spreads": True}, {"spreads": True, "q": kind}):
             found += [Result(loss=True, writes="gradient", to=to, **extra) for to in ("bfloat16", "float16")]
@@ -91,6 +96,8 @@ def units() -> list[Unit]:
         for result in results(kind):
             for shape in shapes(bool(result.q)):
                 found[Unit(shape, result, kind)] = None
+                if not shape.alone:
+                    found[Unit(shape, result._replace(plain=True), kind)] = None
         # Rows cut into parts: these, what puts them together, and what writes.
         for result in results(kind):
             if result.reads != "row":

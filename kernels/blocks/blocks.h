@@ -112,6 +112,59 @@ typedef struct {
     int leads;
 } moved;
 
+/* What the numbers of a row take from a block (numbers.h). */
+typedef struct {
+    compensated sum;      /* of e^x, but for the class at the maximum */
+    double far;           /* of e^x (max - x) */
+    ptrdiff_t counted;    /* how many are above the target */
+} block_look;
+
+typedef enum { NOT_COUNTED, ABOVE, NOT_BELOW } counted_above;
+
+/* The gradient of a row's log-probability and entropy: factor e^x (slope (max - x) + level), but at_max at the maximum,
+ * where level may be far below slope, and value at the target. */
+typedef struct {
+    anchor at;
+    double max, factor, slope, level, at_max, value;
+} log_probs_job;
+
+/* A row of a Hessian that is being written (hessians.h): of p = unit e^x at the anchor. */
+typedef struct {
+    const void *x;       /* IN (n,), or NULL where kept is not: */
+    const void *kept;    /* IN (n,) the e^x at the anchor, times EXP_SCALE */
+    anchor at;
+    double unit, factor, second, at_top, least;
+    double of_vector, mean;    /* of a product: the vector's number for the class at the maximum; the mean over it */
+} hessian_row;
+
+/* The same of each lane's row. */
+typedef struct {
+    double unit[BATCH], factor[BATCH], second[BATCH], at_top[BATCH], least[BATCH];
+} tile_hessians;
+
+/* What a distillation is of: KL(p_t || p_s), KL(p_s || p_t), or the two over their mixture (rows/distillation.c). */
+typedef enum { FORWARD_KL, REVERSE_KL, JENSEN_SHANNON } distillation_kind;
+
+/* A row of logits x and its teacher's q, both over T (distilled.h). */
+typedef struct {
+    distillation_kind kind;
+    double inverse, beta;              /* 1 / T */
+    anchor of_x, of_q;                 /* of the logits over T, for float64 */
+    double base, base_error;           /* x - q of one class, exactly */
+    double shift;                      /* d_c is (x_c - q_c - base) / T - shift */
+    double unit_x, unit_q;             /* what e^x and e^q at the anchor are a probability times */
+    double loss, scale;                /* what the gradient takes off, and is multiplied by */
+} distilled;
+
+typedef struct {
+    compensated of_x, of_q, shift;
+    double most;
+} distilled_totals;
+
+typedef struct {
+    double of_x, of_q, moved, max_x, max_q;
+} quick_totals;
+
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
@@ -128,15 +181,38 @@ typedef struct {
     /* bypass: write by stores that bypass the caches */
     void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, double off, void *out, int bypass);
     void (*log_softmax_backward)(const void *x, const void *g, ptrdiff_t n, const moved *m, void *out, int bypass);
+    /* numbers.h */
+    double (*top)(const void *x, ptrdiff_t n);                                       /* of what is a number */
+    ptrdiff_t (*place)(const void *x, ptrdiff_t n, double value); /* of the first that is value, or n */
+    ptrdiff_t (*above)(const void *x, ptrdiff_t n, double value, int ties); /* how many; with ties, at it too */
+    void (*look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
+                 counted_above counts, int *guards, block_look *found); /* of at most BLOCK */
+    void (*log_probs_gradient)(const void *x, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *out,
+                               int bypass);
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
     int (*weighted_max)(const void *x, const double *weights, ptrdiff_t n, top_term *top);
     void (*weighted_sum)(const void *x, const double *weights, ptrdiff_t n, top_term top, compensated *sum);
-    /* transformed.h: as pass, and e^x at an anchor times EXP_SCALE, of logits that are scaled and capped; kept, and what
-     * the latter writes, up to LANES - 1 elements more than n, is times their slope over the scale. The maximum is that
-     * of the logits as they are. NULL for float64. */
+    /* hessians.h, hessian_columns.h */
+    void (*hessian)(const hessian_row *r, ptrdiff_t n, void *out, int bypass);
+    void (*vector_at_top)(const void *x, const void *vector, ptrdiff_t n, double top, double *sum, ptrdiff_t *count);
+    void (*vector_sum)(const hessian_row *r, const void *vector, ptrdiff_t n, compensated *sum);
+    void (*hessian_product)(const hessian_row *r, const void *vector, ptrdiff_t n, void *out, int bypass);
+    void (*columns_hessian)(const void *tile, ptrdiff_t classes, const tile_hessians *h, void *to);
+    /* distilled.h */
+    void (*distilled_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, distilled_totals *totals);
+    void (*distilled_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, compensated *sums);
+    void (*distilled_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, void *out, int bypass);
+    /* distilled_quick.h; NULL where rows are float64, or e^z has no table */
+    void (*quick_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, quick_totals *totals, void *of_x,
+                       void *of_q, ptrdiff_t ahead, int carefully);
+    void (*quick_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
+                        const void *of_q, double *sum);
+    void (*quick_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
+                           const void *of_q, void *out, int bypass, int is_far);
+    /* transformed.h: as pass, of logits that are scaled and capped; what is kept is times their slope over the scale, the
+     * maximum is that of the logits as they are. NULL for float64. */
     compensated (*transformed_sum)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, ptrdiff_t y,
                                    void *kept, gradient_queue *queue, double *max);
-    void (*transformed_exp)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, void *to);
     /* tile.h */
     void (*tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
     void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);
@@ -151,6 +227,10 @@ typedef struct {
                              const double *scale, const double *y, const double *value, const void *weights,
                              double keep, double floor);
     void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
+    /* as columns_sum, and far, the sum of e^x (max - x); the first class at the maximum; how many lie above class y,
+     * whose logits are the batch's z */
+    void (*columns_look)(const void *tile, ptrdiff_t classes, double headroom, double limit, const double *y, batch *b,
+                         double *far, double *largest, double *above);
     /* near.h */
     where_rows_lie (*near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b);
     void (*near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles);
@@ -165,26 +245,29 @@ typedef struct {
                                  int bypass);
 } block_functions;
 
+/* Up to here all of a row's |(x - q - base) / T| must be for the sum of distilled_sums' shift. */
+#define DISTILLED_NEAR 0.5
+
 #define STREAM_ROW 16384    /* elements: what streams are split between threads by */
 
 /* What the machine's memory is measured with (streams.h), over n elements of float32, n a multiple of STREAM_ROW. */
 typedef struct {
-    double (*read)(const f32 *x, ptrdiff_t n);                                         /* the sum */
-    void (*copy)(const f32 *x, ptrdiff_t n, f32 *out, int bypass);                     /* out = x */
-    void (*combine)(const f32 *x, const f32 *q, ptrdiff_t n, f32 *out, int bypass);    /* out = x + q */
-    void (*scale)(f32 *x, ptrdiff_t n, double by);    /* x *= by, which a compiler must not know to be 1 */
+    double (*read)(const f32 *x, ptrdiff_t n); /* the sum */
+    void (*copy)(const f32 *x, ptrdiff_t n, f32 *out, int bypass); /* out = x */
+    void (*combine)(const f32 *x, const f32 *q, ptrdiff_t n, f32 *out, int bypass); /* out = x + q */
+    void (*scale)(f32 *x, ptrdiff_t n, double by); /* x *= by, which a compiler must not know to be 1 */
 } stream_functions;
 
 typedef struct {
     const char *name;
-    void (*fence)(void);      /* after a thread's last store that bypasses the caches */
+    void (*fence)(void); /* after a thread's last store that bypasses the caches */
     /* scan.h */
     ptrdiff_t (*scan)(const void *targets, int size, ptrdiff_t n, int64_t classes, int has_ignored, int64_t ignored);
     ptrdiff_t (*tally)(const void *targets, int size, ptrdiff_t n, int8_t y);
-    void (*complete)(batch *b, ptrdiff_t rows, int targets, int is_f64);    /* targets: own and p count */
+    void (*complete)(batch *b, ptrdiff_t rows, int targets, int is_f64); /* targets: own and p count */
     /* transform_f64.h: z becomes c tanh(a z / c), or a z where c is 0; slope, or NULL: 1 - tanh^2 */
     void (*transform)(f64 *z, ptrdiff_t n, double a, double c, f64 *slope);
-    const block_functions *of[4];    /* by element */
+    const block_functions *of[4]; /* by element */
     const stream_functions *streams;
 } isa_table;
 

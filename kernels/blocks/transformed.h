@@ -1,7 +1,6 @@
-/* The one pass over a row (rows.h) whose logits go through scale and softcap, and their e^z again; in float32 lanes, whose
- * logits are pairs then (math/transform.h). unit.h includes this once for each ELEMENT that has such lanes, after rows.h.
- * e^z is added by its parts throughout: it takes an eighth longer than in lanes, which would be added again here and there
- * by code of its own (rows.h, pass_rounded). */
+/* The one pass over a row (rows.h) whose logits go through scale and softcap, in float32 lanes (math/transform.h). unit.h
+ * includes this once for each ELEMENT that has such lanes, after rows.h. Of capped logits e^z is added by its parts
+ * throughout, which takes an eighth longer than in lanes, and much less code. */
 #include "blocks/blocks.h"
 #include "blocks/prefetch.h"
 #include "math/exp_sum.h"
@@ -159,21 +158,4 @@ static compensated NAME(transformed_sum)(const void *x, ptrdiff_t n, anchor at, 
     const compensated sum = numbers->c == 0 ? NAME(scaled_sum)(&r, queue) : NAME(transformed_parts)(&r, 0, n, 1, queue);
     *max = (double)v_top(r.max);
     return exp_sum_total(sum);
-}
-
-SIMD void NAME(transformed_exp_as)(const transformed *r, int caps)
-{
-    for (ptrdiff_t j = 0; j < r->n; j += LANES) {
-        vec q, slope;
-        const vec e = NAME(transformed_step)(r, NAME(at)(r->x, j, r->n, 0), caps, &q, &slope), whole = v_fma(e, q, e);
-        v_store_real(r->kept + j, caps ? v_mul(whole, slope) : whole);
-    }
-}
-
-static void NAME(transformed_exp)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, void *to)
-{
-    transformed r;
-    r.x = x, r.numbers = numbers, r.f = frame_at(at), r.scaled = scaled_frame_at(at, numbers), r.n = n, r.kept = to;
-    if (numbers->c == 0) NAME(transformed_exp_as)(&r, 0);
-    else NAME(transformed_exp_as)(&r, 1);
 }

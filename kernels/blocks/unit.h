@@ -14,6 +14,13 @@
 #include "math/split_weight.h"
 #include "simd/simd.h"
 
+/* Of lanes of float32 whose e^z has a table. */
+#if EXP_TABLE_f32
+#define QUICK_FUNCTIONS NAME(quick_sums), NAME(quick_terms), NAME(quick_gradient)
+#else
+#define QUICK_FUNCTIONS NULL, NULL, NULL
+#endif
+
 #define BLOCK_FUNCTIONS                                 \
     {LANES,                                             \
      EXP_SCALE,                                         \
@@ -25,10 +32,23 @@
      NAME(gradient),                                    \
      NAME(log_softmax),                                 \
      NAME(log_softmax_backward),                        \
+     NAME(top),                                         \
+     NAME(place),                                       \
+     NAME(above),                                       \
+     NAME(look),                                        \
+     NAME(log_probs_gradient),                          \
      NAME(weighted_max),                                \
      NAME(weighted_sum),                                \
+     NAME(hessian),                                     \
+     NAME(vector_at_top),                               \
+     NAME(vector_sum),                                  \
+     NAME(hessian_product),                             \
+     PASTE(columns_hessian, REAL),                      \
+     NAME(distilled_sums),                              \
+     NAME(distilled_terms),                             \
+     NAME(distilled_gradient),                          \
+     QUICK_FUNCTIONS,                                   \
      NAME(transformed_sum),                             \
-     NAME(transformed_exp),                             \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -38,6 +58,7 @@
      PASTE(columns_spread, REAL),                       \
      PASTE(columns_gradient, REAL),                     \
      PASTE(columns_log_softmax, REAL),                  \
+     PASTE(columns_look, REAL),                         \
      PASTE(near_sums, REAL),                            \
      PASTE(near_numbers, REAL),                         \
      PASTE(near_gradient, REAL),                        \
@@ -49,13 +70,21 @@
 
 #define REAL f32
 #include "blocks/columns.h"
+#include "blocks/columns_look.h"
+#include "blocks/hessian_columns.h"
 #include "blocks/near.h"
 #include "blocks/runs.h"
 
 #define ELEMENT f16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
+#if EXP_TABLE_f32
+#include "blocks/distilled_quick.h"
+#endif
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
@@ -64,7 +93,13 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #define ELEMENT bf16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
+#if EXP_TABLE_f32
+#include "blocks/distilled_quick.h"
+#endif
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
@@ -73,25 +108,37 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #define ELEMENT f32
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
+#if EXP_TABLE_f32
+#include "blocks/distilled_quick.h"
+#endif
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 
+#undef QUICK_FUNCTIONS
+#define QUICK_FUNCTIONS NULL, NULL, NULL
 #undef REAL
 #define REAL f64
 #include "blocks/columns.h"
+#include "blocks/columns_look.h"
+#include "blocks/hessian_columns.h"
 #include "blocks/near.h"
 #include "blocks/runs.h"
 
 #define ELEMENT f64
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/distilled.h"
 #include "blocks/tile.h"
 #define transformed_sum_f64 NULL
-#define transformed_exp_f64 NULL
 static const block_functions functions_f64 = BLOCK_FUNCTIONS;
 
 #define TEXT_(a) #a

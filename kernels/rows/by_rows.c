@@ -13,6 +13,7 @@ static void run_batches(place *p, ptrdiff_t first, ptrdiff_t last)
         if (p->c.stopped) break;
         if (t->loss) find_losses(t, &p->n);
         write_waiting(p);
+        if (t->hess.data) write_hessians(p);
         if (t->out.data) write_batch(p);
     }
 }
@@ -25,6 +26,9 @@ void by_rows(const task *t)
     while (!p.c.stopped && take_rows(t, &first, &last)) {
         if (t->work == LOG_SOFTMAX_BACKWARD) log_softmax_backward(&p, first, last);
         else if (t->work == WEIGHTED_LOGSUMEXP) weighted_logsumexp(&p, first, last);
+        else if (t->work == ROW_STATISTICS) find_row_statistics(&p, first, last);
+        else if (t->work == LOG_PROBS_BACKWARD) log_probs_backward(&p, first, last);
+        else if (t->work == DISTILLATION) distillation(&p, first, last);
         else run_batches(&p, first, last);
     }
     write_waiting(&p);

@@ -4,11 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rows/hessians.h"
 #include "rows/layout.h"
 #include "rows/logits.h"
 #include "rows/losses.h"
 #include "rows/parallel.h"
 #include "rows/results.h"
+#include "rows/row_statistics.h"
 #include "rows/usual_tiles.h"
 
 #define FEW_CLASSES 64
@@ -32,8 +34,8 @@ static int is_in_place(const task *t)
 
 int suits_tiles(const task *t)
 {
-    return t->work != LOG_SOFTMAX_BACKWARD && t->work != WEIGHTED_LOGSUMEXP &&
-           (t->classes <= FEW_CLASSES || is_in_place(t));
+    return t->work != LOG_SOFTMAX_BACKWARD && t->work != WEIGHTED_LOGSUMEXP && t->work != LOG_PROBS_BACKWARD &&
+           t->work != DISTILLATION && t->hessian != HESSIAN_PRODUCT && (t->classes <= FEW_CLASSES || is_in_place(t));
 }
 
 typedef struct {
@@ -44,6 +46,9 @@ typedef struct {
     tile_reader from_x, from_q;
     tile_writer to_out;
     char *x, *q;                 /* the tile, and that of probability targets */
+    char *h;                     /* and that of Hessians, */
+    task of_hess;                /* whose results these are */
+    tile_writer to_hess;
     f64 *slope;                  /* and that of the logits' slopes, or NULL */
     row_batch n;
     usual_tiles usual;           /* where the task suits them */
@@ -178,13 +183,46 @@ static ptrdiff_t rows_of_tile(const tile *w, ptrdiff_t row, ptrdiff_t last)
     return rows_to_aligned(&w->to_out, row, rows);
 }
 
+static void find_numbers(tile *w, ptrdiff_t last)
+{
+    const task *t = w->t;
+    row_batch *n = &w->n;
+    row_looks l;
+    double y[BATCH] = {0}, largest[BATCH], above[BATCH];
+    read_tile(&w->from_x, n->row, n->rows, last, w->x);
+    find_targets(t, n);
+    for (ptrdiff_t i = 0; i < n->rows; ++i) {
+        const int has_target = t->targets.data && !n->r.bad[i] && !n->r.skipped[i];
+        y[i] = has_target ? (double)n->r.y[i] : 0;
+        n->b.z[i] = has_target ? get(w, w->x, i, n->r.y[i]) : -INFINITY;
+    }
+    w->k->columns_max(w->x, t->classes, &n->b);
+    w->k->columns_look(w->x, t->classes, sum_headroom(w->is_f64), anchor_limit(w->is_f64), y, &n->b, l.far, largest,
+                       above);
+    for (ptrdiff_t i = 0; i < n->rows; ++i) {
+        l.largest[i] = (int64_t)largest[i], l.above[i] = (int64_t)above[i];
+        if (isnan(n->b.max[i])) l.undefined[i] = undefined_max(w, i);
+        if (n->r.any_unread && n->r.skipped[i]) set_unread(&n->b, i, 0);
+    }
+    t->isa->complete(&n->b, n->rows, t->targets.data != NULL, w->is_f64);
+    put_numbers(t, n, &l);
+}
+
 static void run_tile(tile *w, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t last)
 {
     const task *t = w->t;
     w->n.row = row, w->n.rows = rows;
+    if (t->work == ROW_STATISTICS) {
+        find_numbers(w, last);
+        return;
+    }
     read_rows(w, last);
     if (t->loss) find_losses(t, &w->n);
     if (!t->out.data) return;
+    if (t->hess.data) {
+        find_tile_hessians(t, &w->n, w->x, w->h);
+        write_tile(&w->to_hess, row, rows, w->h);
+    }
     if (t->work != LOG_SOFTMAX) write_gradient(w);
     else {
         if (t->statistics) keep_statistics(t, &w->n);
@@ -209,6 +247,10 @@ static ptrdiff_t run_group(tile *w, ptrdiff_t row, ptrdiff_t last)
             run_tile(w, u->row[i], u->rows[i], last);
             continue;
         }
+        if (w->h) {
+            find_usual_hessians(w->t, &u->u[i], &u->b[i], u->row[i], u->rows[i], u->x[i], w->h);
+            write_tile(&w->to_hess, u->row[i], u->rows[i], w->h);
+        }
         if (end_usual(u, i)) write_tile(&w->to_out, u->row[i], u->rows[i], u->x[i]);
     }
     return row;
@@ -229,7 +271,7 @@ static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
 /* Logits and results, so that these may be made where those lie. */
 static int lie_in_runs(const task *t, int in_place)
 {
-    return t->isa->of[t->x.type]->near_gradient_run &&
+    return t->isa->of[t->x.type]->near_gradient_run && !t->hess.data &&
            tile_reader_of(t, &t->x, lanes_type(t->x.type), in_place, NULL).runs &&
            tile_writer_of(t, lanes_type(t->x.type), in_place && lies_side_by_side(t, &t->out), NULL).runs;
 }
@@ -246,9 +288,9 @@ void by_tiles(const task *t)
     ptrdiff_t kept = 0;
     const ptrdiff_t tiles = is_usual(t) ? tiles_of_group(t, tile_bytes, &kept) : 0;
     const int in_place = is_in_place(t), runs = tiles && lie_in_runs(t, in_place);
-    const ptrdiff_t of_x = 1, of_q = t->q.data ? 1 : 0, of_pattern = runs ? 2 : 0;
+    const ptrdiff_t of_x = 1, of_q = t->q.data ? 1 : 0, of_h = t->hess.data ? 1 : 0, of_pattern = runs ? 2 : 0;
     const ptrdiff_t of_slope = t->options.softcap != 0 && t->out.data ? 1 : 0;
-    const ptrdiff_t all = (of_x + of_q + kept + of_pattern + of_slope) * tile_bytes;
+    const ptrdiff_t all = (of_x + of_q + of_h + kept + of_pattern + of_slope) * tile_bytes;
     char *memory = w ? malloc((size_t)(vector + all + (MOST_LANES + 1) * t->classes * 8)) : NULL;
     if (!memory) {
         free(w);
@@ -261,8 +303,9 @@ void by_tiles(const task *t)
     w->in_place = in_place;
     w->x = memory + (vector - (ptrdiff_t)((uintptr_t)memory % (uintptr_t)vector)) % vector;
     w->q = of_q ? w->x + tile_bytes : NULL;
+    w->h = of_h ? w->x + (of_x + of_q) * tile_bytes : NULL;
     w->slope = of_slope ? (f64 *)(w->x + all - tile_bytes) : NULL;
-    char *group = w->x + (of_x + of_q) * tile_bytes, *pattern = group + kept * tile_bytes, *copies = w->x + all;
+    char *group = w->x + (of_x + of_q + of_h) * tile_bytes, *pattern = group + kept * tile_bytes, *copies = w->x + all;
     open_usual(&w->usual, t, tiles, kept, group, tile_bytes);
     if (runs) find_pattern(&w->usual, pattern, tile_bytes);
     w->from_x = tile_reader_of(t, &t->x, type, in_place, copies);
@@ -271,6 +314,10 @@ void by_tiles(const task *t)
     w->from_q = tile_reader_of(t, &t->q, type, in_place && lies_side_by_side(t, &t->q), copies);
     w->to_out = tile_writer_of(t, type, in_place && lies_side_by_side(t, &t->out), copies);
     w->to_out.narrowed = w->from_x.raw;
+    w->of_hess = *t;
+    w->of_hess.out = t->hess;
+    w->to_hess = tile_writer_of(&w->of_hess, type, in_place && lies_side_by_side(t, &t->hess), copies);
+    w->to_hess.narrowed = w->from_x.raw;
     ptrdiff_t first, last;
     while (take_rows(t, &first, &last)) run_tiles(w, first, last);
     t->isa->fence();

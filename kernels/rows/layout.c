@@ -114,16 +114,17 @@ static int merges(const array *a, int outer, int inner, ptrdiff_t inner_size)
 
 void coalesce(task *t)
 {
-    array *arrays[] = {&t->x, &t->q, &t->out};
+    array *arrays[] = {&t->x, &t->q, &t->out, &t->hess, &t->vector};
+    const int count = sizeof arrays / sizeof *arrays;
     int last = -1;    /* the last kept dimension */
     for (int d = 0; d < t->dims; ++d) {
         const ptrdiff_t size = t->shape[d];
         if (size == 1) continue;
         int merged = last >= 0;
-        for (int i = 0; merged && i < 3; ++i) merged = merges(arrays[i], last, d, size);
+        for (int i = 0; merged && i < count; ++i) merged = merges(arrays[i], last, d, size);
         if (merged) t->shape[last] *= size;
         else t->shape[++last] = size;
-        for (int i = 0; i < 3; ++i) arrays[i]->row_strides[last] = arrays[i]->row_strides[d];
+        for (int i = 0; i < count; ++i) arrays[i]->row_strides[last] = arrays[i]->row_strides[d];
     }
     t->dims = last + 1;
 }

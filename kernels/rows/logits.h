@@ -15,11 +15,11 @@ typedef struct {
     int direct;          /* as they lie */
     void *buffer;        /* BLOCK elements of float64's size, where they are not */
     const char *row;     /* the row that is read, NULL where there is no array */
-    ptrdiff_t held; /* where the block begins that the buffer holds, or -1: a short row is copied once for all passes */
-    const task *transformed; /* whose options change what is read, or NULL */
-    int64_t y; /* the class that a margin lowers */
-    f64 *slope; /* of the block that the buffer holds; NULL where it is logit_scale alone */
-    void *raw; /* room for the block as it was given, where it can't be read as it lies */
+    ptrdiff_t held;      /* where the buffer's block begins, or -1: a short row is copied once for all passes */
+    const task *transformed;    /* whose options change what is read, or NULL */
+    int64_t y;           /* the class that a margin lowers */
+    f64 *slope;          /* of the block that the buffer holds; NULL where it is logit_scale alone */
+    void *raw;           /* room for the block as it was given, where it can't be read as it lies */
 } reader;
 
 /* Of an array whose blocks are read in that type; without its buffer. */

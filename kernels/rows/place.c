@@ -39,27 +39,34 @@ void open_place(place *p, const task *t, int exactly)
     if (p->scales) p->numbers = transform_numbers_of(t->options.logit_scale, t->options.softcap);
     const int transforms = !p->fuses && is_transformed(&t->options);
     p->x = transforms ? transformed_reader_of(t) : reader_of(t, &t->x, t->x.type);
-    /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward in the logits', the weights
-     * of a logsumexp as they are: 1e-50 has no float32. */
+    /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward and a teacher's logits in the
+     * logits', the weights of a logsumexp as they are: 1e-50 has no float32. */
     p->q = reader_of(t, &t->q,
-                     t->work == LOG_SOFTMAX_BACKWARD ? t->x.type
-                     : t->work == WEIGHTED_LOGSUMEXP ? ELEMENT_F64
-                                                     : lanes_type(p->x.type));
+                     t->work == LOG_SOFTMAX_BACKWARD || t->work == DISTILLATION ? t->x.type
+                     : t->work == WEIGHTED_LOGSUMEXP                            ? ELEMENT_F64
+                                                                                : lanes_type(p->x.type));
     p->out = writer_of(t, p->x.type);
+    p->vector = reader_of(t, &t->vector, t->x.type);
+    p->hess = p->out;
+    p->hess.a = &t->hess;
+    p->hess.direct = t->hess.data && is_direct(t, &t->hess);
+    p->hess.bypass = t->bypass && p->hess.direct;
     p->k = t->isa->of[p->x.type];
     p->is_f64 = p->x.type == ELEMENT_F64;
     p->spreads = has_spread(t) && t->options.focal == 0;
     p->spreads_after = has_spread(t) && t->options.focal != 0;
     p->whole = p->x.direct && !p->spreads && !t->long_rows && t->classes <= POLL_EVERY;
     p->s = subtrahend_of(t, 1);
-    const int copies = !(p->x.direct && (p->q.direct || !t->q.data) && (p->out.direct || !t->out.data));
+    const int copies = !(p->x.direct && (p->q.direct || !t->q.data) && (p->out.direct || !t->out.data) &&
+                         (p->hess.direct || !t->hess.data) && (p->vector.direct || !t->vector.data));
     const ptrdiff_t row_bytes = t->classes * (p->is_f64 ? 8 : 4);
     const ptrdiff_t stride = (row_bytes + VECTOR - 1) / VECTOR * VECTOR + VECTOR;
     p->most_rows = BATCH_BYTES / stride < BATCH ? BATCH_BYTES / stride : BATCH;
     if (p->most_rows < 1 || !p->x.direct) p->most_rows = 1;
-    const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX) && row_bytes <= KEPT_BYTES;
+    const int is_quick = t->work == DISTILLATION && p->k->quick_sums && t->distilled.kind != JENSEN_SHANNON;
+    const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX || is_quick) && row_bytes <= KEPT_BYTES;
     /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
-    if (copies) p->buffers = malloc((transforms ? 5 : 3) * BLOCK * sizeof(f64));
+    if (copies) p->buffers = malloc(5 * BLOCK * sizeof(f64));
     if (keeps) p->kept.memory = malloc((size_t)(2 * p->most_rows * stride + VECTOR));
     if (p->scales && t->out.data) p->exps = malloc((BLOCK + MOST_LANES) * sizeof(f32));
     const int lacks = (copies && !p->buffers) || (keeps && !p->kept.memory) || (p->scales && t->out.data && !p->exps);
@@ -75,6 +82,8 @@ void open_place(place *p, const task *t, int exactly)
         p->x.buffer = p->buffers;
         p->q.buffer = p->buffers + BLOCK;
         p->out.buffer = p->buffers + 2 * BLOCK;
+        p->hess.buffer = p->buffers + 3 * BLOCK;
+        p->vector.buffer = p->buffers + 4 * BLOCK;
     }
     if (p->buffers && transforms) {
         p->x.raw = p->out.narrowed = p->buffers + 3 * BLOCK;

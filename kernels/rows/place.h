@@ -26,8 +26,8 @@ typedef struct place {
     int whole;                       /* a row is one block, read as it lies */
     subtrahend s;                    /* of a row of scale 1 */
     cursor c;
-    reader x, q;
-    writer out;
+    reader x, q, vector;
+    writer out, hess;
     f64 *buffers;                    /* for a block of each array, NULL where none is needed */
     row_batch n;
     ptrdiff_t most_rows;             /* of a batch */
@@ -86,8 +86,16 @@ double changed_max(place *p, ptrdiff_t i, double max, double z_y);
 void read_elsewhere(place *p, ptrdiff_t i);
 void write_elsewhere(place *p, ptrdiff_t i, const row_gradients *g);
 
-/* log_softmax_backward.c, weighted_logsumexp.c */
+/* hessians.c: what stands for the batch's second derivatives, from the rows' exponentials or logits. */
+void write_hessians(place *p);
+
+/* log_softmax_backward.c, weighted_logsumexp.c, distillation.c */
 void log_softmax_backward(place *p, ptrdiff_t first, ptrdiff_t last);
 void weighted_logsumexp(place *p, ptrdiff_t first, ptrdiff_t last);
+void distillation(place *p, ptrdiff_t first, ptrdiff_t last);
+
+/* row_statistics.c, log_probs_backward.c */
+void find_row_statistics(place *p, ptrdiff_t first, ptrdiff_t last);
+void log_probs_backward(place *p, ptrdiff_t first, ptrdiff_t last);
 
 #endif

@@ -13,9 +13,12 @@ typedef enum {
     SOFTMAX,
     LOG_SOFTMAX,
     LOG_SOFTMAX_BACKWARD,
+    DISTILLATION,
     FORWARD,
     BACKWARD,
     FORWARD_BACKWARD,
+    ROW_STATISTICS,
+    LOG_PROBS_BACKWARD,
     STREAM_READ,
     STREAM_COPY,
     STREAM_COMBINE,
@@ -63,6 +66,27 @@ typedef struct {
     double mass;    /* the sum of the target's weights over the classes, as the gradient needs it */
 } row_statistics;
 
+/* The numbers of each row beside its loss; NULL where they have no meaning. */
+typedef struct {
+    double *logsumexp, *entropy, *log_prob, *max_prob;    /* OUT (rows,) */
+    int64_t *argmax, *rank;                               /* OUT (rows,) */
+} row_numbers;
+
+/* Of forward_backward: what is written beside the gradient (rows/hessians.c). */
+typedef enum {
+    NO_HESSIAN,
+    DIAGONAL_HESSIAN,
+    UPPER_BOUND,
+    HESSIAN_PRODUCT,
+    XGBOOST_HESSIAN,
+    LIGHTGBM_HESSIAN
+} hessian_kind;
+
+typedef struct {
+    distillation_kind kind;
+    double temperature, beta;
+} distillation_task;
+
 /* How far a call has come: what its threads share. parallel.c alone knows it. */
 typedef struct {
     ptrdiff_t next, at_once;    /* rows */
@@ -82,8 +106,11 @@ typedef struct {
     ptrdiff_t rows, classes;
 
     array x;        /* IN  logits */
-    array q; /* IN  probability targets, the grad_output of log_softmax_backward, or the weights of a logsumexp */
+    array
+        q; /* IN  probability targets, the grad_output of log_softmax_backward, a teacher's logits, or the weights of a logsumexp */
     array out; /* OUT gradient, softmax or log-softmax */
+    array hess, vector; /* OUT beside the gradient, what stands for the Hessian; IN what that is multiplied by */
+    hessian_kind hessian;
     int bypass; /* the caches, in storing out: it is large, and not x itself */
     index_targets targets;
     row_options options;
@@ -91,13 +118,18 @@ typedef struct {
     const double *row_scale; /* IN (rows,), or one number where row_scale_step is 0 */
     ptrdiff_t row_scale_step;
 
-    const product *product;       /* whose shares are the rows */
-    const biased *biased;         /* likewise */
-    convert_function *convert;    /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */
+    const double *entropy_scale; /* IN as row_scale, of what arrives at entropies; row_scale at log-probabilities */
+    ptrdiff_t entropy_scale_step;
+
+    const product *product; /* whose shares are the rows */
+    const biased *biased; /* likewise */
+    convert_function *convert; /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */
 
     schedule *schedule;
     double *loss; /* OUT (rows,) or NULL */
+    distillation_task distilled;
     double *sign; /* OUT of a weighted logsumexp (rows,) */
+    row_numbers numbers;
     row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
 } task;
 
@@ -112,10 +144,10 @@ int suits_tiles(const task *t);
 /* parallel.c: a call begins, with a schedule that must last as long; then run() does all the work, on at most so many
  * threads of OpenMP's, or threads of the caller's own each take part until nothing is left to do. */
 void begin(task *t, schedule *s, ptrdiff_t rows_at_once);
-void run(const task *t, int threads);    /* on the calling thread where there is no OpenMP */
+void run(const task *t, int threads); /* on the calling thread where there is no OpenMP */
 void take_part(const task *t);
-void stop(schedule *s);                /* by any thread */
-int was_out_of_memory(schedule *s);    /* a thread had no room for its buffers */
-int openmp_threads(void);    /* that the runtime would take for a call of this thread; 0 without OpenMP */
+void stop(schedule *s); /* by any thread */
+int was_out_of_memory(schedule *s); /* a thread had no room for its buffers */
+int openmp_threads(void); /* that the runtime would take for a call of this thread; 0 without OpenMP */
 
 #endif

@@ -59,7 +59,9 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         job->kept = keeps ? kept_block(p, i, b) : NULL;
         job->x = keeps ? NULL : read_block(&p->x, b);
         if (again) {
-            p->k->transformed_exp(job->x, b.n, f.at, &p->numbers, p->exps);
+            gradient_queue none = {NULL, NULL};
+            double unused;
+            p->k->transformed_sum(job->x, b.n, f.at, &p->numbers, -1, p->exps, &none, &unused);
             job->kept = p->exps, job->x = NULL;
         }
         job->at = f.at;
@@ -72,17 +74,15 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         job->out = block_to_write(&p->out, b);
         job->bypass = p->out.bypass;
         job->n = b.n, job->done = 0;
-        if (keeps && b.n == t->classes && p->out.direct && (!p->q.row || p->q.direct)) {
+        if (keeps && b.n == t->classes && p->out.direct && !p->x.slope && (!p->q.row || p->q.direct)) {
             if (job->bypass) prefetch_edges(p, job->out);
             ++p->queue.end;
             continue;
         }
+        if (p->x.slope) read_block(&p->x, b);    /* where results may take its place */
         if (beyond) gradient_beyond(p, b, job->x, of_p, max, job->s, entry, job->value, job->out);
         else p->k->gradient(job, b.n);
-        if (p->x.slope) {
-            read_block(&p->x, b);
-            for (ptrdiff_t j = 0; j < b.n; ++j) ((f64 *)job->out)[j] *= p->x.slope[j];
-        }
+        for (ptrdiff_t j = 0; j < b.n && p->x.slope; ++j) ((f64 *)job->out)[j] *= p->x.slope[j];
         write_block(&p->out, b, job->out);
     }
 }

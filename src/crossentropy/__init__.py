@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
     from . import autograd, distributions, reference, testing, training
     from ._backends.registry import backends, config, get_config, set_config
     from ._memory import empty_cache
-    from ._options import LinearOptions, LossOptions
+    from ._options import LinearOptions, LossOptions, PerRowOptions
     from .api import (
         LogAndSign,
         LossAndGrad,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         logsumexp,
         softmax,
     )
+    from .distillation import DistillationOptions, distillation
     from .linear import (
         LinearLogProbs,
         LinearLogProbsAndGrad,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         linear_log_probs,
         linear_log_probs_and_grad,
     )
+    from .row_numbers import RowStatistics, row_statistics
+    from .second_derivatives import HessianOptions, LossGradHess, cross_entropy_grad_hess
 
 __version__ = "0.1.0"
 
@@ -46,6 +49,11 @@ _HOME = {
     "cross_entropy_grad": "api",
     "LogAndSign": "api",
     "LossAndGrad": "api",
+    "distillation": "distillation",
+    "DistillationOptions": "distillation",
+    "cross_entropy_grad_hess": "second_derivatives",
+    "HessianOptions": "second_derivatives",
+    "LossGradHess": "second_derivatives",
     "linear_cross_entropy": "linear",
     "linear_cross_entropy_and_grad": "linear",
     "linear_log_probs": "linear",
@@ -55,6 +63,9 @@ _HOME = {
     "LinearLossAndGrad": "linear",
     "LinearOptions": "_options",
     "LossOptions": "_options",
+    "PerRowOptions": "_options",
+    "RowStatistics": "row_numbers",
+    "row_statistics": "row_numbers",
     "empty_cache": "_memory",
     "backends": "_backends.registry",
     "config": "_backends.registry",
@@ -66,13 +77,18 @@ _OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "torch")
 _MODULES = ("autograd", "distributions", "reference", "testing", "training")
 
 __all__ = [
+    "DistillationOptions",
+    "HessianOptions",
     "LinearLogProbs",
     "LinearLogProbsAndGrad",
     "LinearLossAndGrad",
     "LinearOptions",
     "LogAndSign",
     "LossAndGrad",
+    "LossGradHess",
     "LossOptions",
+    "PerRowOptions",
+    "RowStatistics",
     "__version__",
     "autograd",
     "backends",
@@ -80,6 +96,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_and_grad",
     "cross_entropy_grad",
+    "cross_entropy_grad_hess",
+    "distillation",
     "distributions",
     "empty_cache",
     "get_config",
@@ -90,6 +108,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "reference",
+    "row_statistics",
     "set_config",
     "softmax",
     "testing",

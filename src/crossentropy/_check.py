@@ -16,6 +16,7 @@ import numpy as np
 from . import _arrays, _device, _foreign, _memory
 from ._arrays import FLOATS, INTEGERS, Array, Layout
 from ._options import ARRAYS, NEED_INDEX, OPTIONS, RowOptions, integer, numeric_of, real, reduction_of
+from .reference import HESSIANS, KINDS
 
 # ---------------------------------------------------------------------- rules about how arrays lie, wherever that is
 
@@ -390,6 +391,67 @@ def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
     t = classes_last(_floating(sources["targets"]), axis) if probabilities else _classes(sources["targets"])
     row = RowOptions(**options, probabilities=probabilities)
     return Loss(last, t, row, last.shape[:-1], axis, *reduction_of(left), sources)
+
+
+def divergence(temperature: Any, kind: Any, beta: Any) -> tuple[str, float, float]:
+    """(kind, temperature, beta) of a distillation."""
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+    t, b = real(temperature, "temperature"), real(beta, "beta")
+    if not 0 < t < np.inf:
+        raise ValueError(f"temperature must be finite and positive, got {temperature!r}")
+    if not 0 < b < 1:
+        raise ValueError(f"beta must be in (0, 1), got {beta!r}")
+    return kind, t, b
+
+
+def require_teacher(teacher: Layout, student: Layout) -> None:
+    """Raise unless a teacher's logits are floating, and of the shape of the student's."""
+    require_float(teacher, "teacher_logits")
+    if teacher.shape != student.shape:
+        raise ValueError(f"teacher_logits must have the shape of student_logits, {student.shape}, got {teacher.shape}")
+
+
+def distillation(student: Any, teacher: Any, left: dict[str, Any]) -> Loss:
+    """The arguments of a distillation, whose targets are the teacher's logits."""
+    sources = {"student_logits": array(student, "student_logits"), "teacher_logits": array(teacher, "teacher_logits")}
+    x, like = floats(sources["student_logits"], "student_logits")
+    t, lies = floats(sources["teacher_logits"], "teacher_logits")
+    require_teacher(lies, like)
+    axis = class_axis(like, integer(left.get("axis", -1), "axis"), "student_logits")
+    row = RowOptions(probabilities=True)
+    if "sample_weight" in left:
+        if isinstance(left["sample_weight"], (dict, str)):
+            raise no_weights(left["sample_weight"], like, axis, "sample_weight")
+        sources["sample_weight"] = array(left["sample_weight"], "sample_weight")
+        row = row._replace(sample_weight=_weights(sources["sample_weight"], like, axis, "sample_weight"))
+    if "where" in left:
+        sources["where"] = array(left["where"], "where")
+        row = row._replace(sample_weight=_masked(row.sample_weight, sources["where"], like, axis))
+    last = classes_last(x, axis)
+    return Loss(last, classes_last(t, axis), row, last.shape[:-1], axis, *reduction_of(left), sources)
+
+
+def hessian(kind: Any, vector: Any) -> None:
+    """Raise unless this stands for a Hessian, and comes with a vector where it is a product with one."""
+    if not isinstance(kind, str) or kind not in HESSIANS:
+        raise ValueError(f"hessian must be one of {', '.join(map(repr, HESSIANS))}, got {kind!r}")
+    if (vector is not None) != (kind == "gauss_newton_product"):
+        wants = "needs a vector" if vector is None else "takes no vector"
+        raise ValueError(f"hessian={kind!r} {wants}, got {'None' if vector is None else type(vector).__name__}")
+
+
+def require_vector(u: Layout, x: Layout) -> None:
+    """Raise unless what a Hessian is multiplied by is like the logits."""
+    if (u.shape, u.dtype) != (x.shape, x.dtype):
+        raise ValueError(f"vector must be {x.dtype} of shape {x.shape}, as logits are, got {u.dtype} {u.shape}")
+
+
+def vector(value: Any, call: Loss) -> np.ndarray:
+    """What a Hessian is multiplied by."""
+    u, lies = floats(value, "vector")
+    require_vector(lies, _arrays.on_host(np.moveaxis(call.x, -1, call.axis)))
+    return u
 
 
 def no_weights(value: Any, x: Layout, axis: int, name: str) -> TypeError:

@@ -321,6 +321,10 @@ class LinearOptions(TargetOptions, PriorOption, ExtraOptions, ReductionOptions, 
     """The options of a loss of hidden states: ``**options: Unpack[LinearOptions]``."""
 
 
+class PerRowOptions(AxisOption, TargetOptions, PriorOption, ExtraOptions, total=False):
+    """Those of what is returned for each row, which nothing reduces: ``**options: Unpack[PerRowOptions]``."""
+
+
 class LossOptions(AxisOption, LinearOptions, total=False):
     """The options of every loss of logits: ``**options: Unpack[LossOptions]``."""
 
@@ -331,6 +335,7 @@ def _described(options: type) -> dict[str, Option]:
 
 OPTIONS = _described(LossOptions)
 LINEAR = tuple(_described(LinearOptions))
+PER_ROW = tuple(_described(PerRowOptions))
 EXTRAS = tuple(_described(ExtraOptions))
 DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 _OF_ROW = [name for name, option in OPTIONS.items() if option.of == "row"]

@@ -56,6 +56,12 @@ def log_softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: n
 
     A result of 4 MB and more, as those of the other functions, lies in memory that is kept for the next one when it is
     gone (`empty_cache`): it does not own that, and cannot be resized in place.
+
+    Examples
+    --------
+    >>> crossentropy.log_softmax([[0.0, 0.0], [50.0, 0.0]])
+    array([[-6.93147181e-01, -6.93147181e-01],
+           [-1.92874985e-22, -5.00000000e+01]])
     """
     return _like_x("log_softmax", x, axis, out)
 
@@ -79,6 +85,13 @@ def softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: np.nd
     ------
     TypeError, ValueError
         For a dtype, shape, axis or ``out`` that does not fit.
+
+    Examples
+    --------
+    >>> crossentropy.softmax([0.0, np.log(3)])
+    array([0.25, 0.75])
+    >>> crossentropy.softmax(np.zeros((2, 4, 3)), axis=1)[0, :, 0]
+    array([0.25, 0.25, 0.25, 0.25])
     """
     return _like_x("softmax", x, axis, out)
 
@@ -222,7 +235,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossO
     Examples
     --------
     >>> crossentropy.cross_entropy([[50.0, 0.0]], [0])
-    np.float64(1.928749847963918e-22)
+    np.float64(1.9287498479639178e-22)
     """
     left = passed("cross_entropy", options) if options else {}
     if (not left or is_plain(left)) and (light := registry.light()) and (found := light(logits, targets)):
@@ -274,6 +287,15 @@ def cross_entropy_and_grad(
     -----
     The gradient of a row is p - y for the plain loss (``docs/derivation.md``, section 3); it is within 3 ulp of float32
     (5 of float64), the entry of the target included.
+
+    Examples
+    --------
+    >>> loss, grad = crossentropy.cross_entropy_and_grad([[0.0, 0.0], [0.0, 0.0]], [0, 1])
+    >>> round(float(loss), 6)
+    0.693147
+    >>> grad
+    array([[-0.25,  0.25],
+           [ 0.25, -0.25]])
     """
     return _loss_and_grad("cross_entropy_and_grad", logits, targets, grad_output, out, options)
 
@@ -305,6 +327,15 @@ def cross_entropy_grad(
     Raises
     ------
     {raises}
+
+    Examples
+    --------
+    >>> logits = np.zeros((2, 4), np.float32)
+    >>> crossentropy.cross_entropy_grad(logits, [0, 3], reduction="sum", out=logits) is logits
+    True
+    >>> logits
+    array([[-0.75,  0.25,  0.25,  0.25],
+           [ 0.25,  0.25,  0.25, -0.75]], dtype=float32)
     """
     return _loss_and_grad("cross_entropy_grad", logits, targets, grad_output, out, options).grad
 

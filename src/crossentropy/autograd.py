@@ -23,16 +23,20 @@ from ._backends import registry
 from ._backends.contract import Statistics
 from ._options import LossOptions, passed, takes_options
 from ._reduction import divisor, gradient_array, reduced, row_count, scaled
+from .row_numbers import SavedLogProbs, log_probs_backward, log_probs_forward, restored_log_probs
 
 FIELDS = len(Statistics._fields)
 
 __all__ = [
     "backward",
     "forward",
+    "log_probs_backward",
+    "log_probs_forward",
     "log_softmax_backward",
     "log_softmax_forward",
     "numbers_of",
     "restored",
+    "restored_log_probs",
     "restored_log_softmax",
 ]
 
@@ -75,6 +79,12 @@ def forward(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossOptions
     Raises
     ------
     {raises}
+
+    Examples
+    --------
+    >>> loss, saved = crossentropy.autograd.forward(np.zeros((2, 4)), [0, 3])
+    >>> round(float(loss), 6)
+    1.386294
     """
     if _device.holds(logits):
         return registry.device_backend().forward(logits, targets, **options)
@@ -109,6 +119,13 @@ def backward(saved: Saved, grad_output: ArrayLike = 1.0, *, out: np.ndarray | No
     ------
     TypeError, ValueError
         For a ``grad_output`` or ``out`` that does not fit.
+
+    Examples
+    --------
+    >>> _, saved = crossentropy.autograd.forward(np.zeros((2, 4)), [0, 3], reduction="none")
+    >>> crossentropy.autograd.backward(saved, grad_output=[1.0, 0.0])
+    array([[-0.75,  0.25,  0.25,  0.25],
+           [ 0.  ,  0.  ,  0.  , -0.  ]])
     """
     if not isinstance(saved, Saved):
         return registry.device_backend("saved").backward(saved, grad_output, out=out)
@@ -143,8 +160,15 @@ def numbers_of(saved: Saved | SavedLogSoftmax) -> tuple[np.ndarray, np.ndarray |
     ------
     TypeError
         For what no `forward` has saved.
+
+    Examples
+    --------
+    >>> _, saved = crossentropy.autograd.forward([[2.0, 2.0, 2.0]], [1])
+    >>> statistics, divisor = crossentropy.autograd.numbers_of(saved)
+    >>> statistics[:, :2]  # the maximum, and the sum of the other exponentials over it
+    array([[2., 2.]])
     """
-    if isinstance(saved, SavedLogSoftmax):
+    if isinstance(saved, (SavedLogSoftmax, SavedLogProbs)):
         return saved.statistics, None
     if not isinstance(saved, Saved):
         return registry.device_backend("saved").numbers_of(saved)
@@ -177,6 +201,14 @@ def restored(
     ------
     TypeError, ValueError
         As `crossentropy.cross_entropy`; and for statistics of another shape or dtype.
+
+    Examples
+    --------
+    >>> logits, targets = np.zeros((2, 4)), np.array([0, 3])
+    >>> _, saved = crossentropy.autograd.forward(logits, targets)
+    >>> again = crossentropy.autograd.restored(*crossentropy.autograd.numbers_of(saved), logits, targets)
+    >>> bool((crossentropy.autograd.backward(again) == crossentropy.autograd.backward(saved)).all())
+    True
     """
     if _device.holds(logits):
         return registry.device_backend().restored(statistics, divisor, logits, targets, **options)
@@ -211,6 +243,12 @@ def log_softmax_forward(
     ------
     TypeError, ValueError
         As `crossentropy.log_softmax`.
+
+    Examples
+    --------
+    >>> log_p, saved = crossentropy.autograd.log_softmax_forward(np.zeros((1, 4)))
+    >>> np.exp(log_p).round(6)
+    array([[0.25, 0.25, 0.25, 0.25]])
     """
     if _device.holds(x):
         return registry.device_backend("x").log_softmax_forward(x, axis, out=out)
@@ -248,6 +286,12 @@ def log_softmax_backward(
     ------
     TypeError, ValueError
         For a ``grad_output`` or ``out`` that does not fit.
+
+    Examples
+    --------
+    >>> _, saved = crossentropy.autograd.log_softmax_forward(np.zeros((1, 4)))
+    >>> crossentropy.autograd.log_softmax_backward(saved, [[0.0, 0.0, 0.0, -1.0]])  # what arrives from a loss: p - y
+    array([[ 0.25,  0.25,  0.25, -0.75]])
     """
     if not isinstance(saved, SavedLogSoftmax):
         return registry.device_backend("saved").log_softmax_backward(saved, grad_output, out=out)
@@ -280,6 +324,15 @@ def restored_log_softmax(statistics: ArrayLike, x: ArrayLike, axis: int = -1) ->
     ------
     TypeError, ValueError
         As `crossentropy.log_softmax`; and for statistics of another shape or dtype.
+
+    Examples
+    --------
+    >>> x = np.zeros((1, 4))
+    >>> _, saved = crossentropy.autograd.log_softmax_forward(x)
+    >>> statistics, _ = crossentropy.autograd.numbers_of(saved)
+    >>> again = crossentropy.autograd.restored_log_softmax(statistics, x)
+    >>> crossentropy.autograd.log_softmax_backward(again, [[0.0, 0.0, 0.0, -1.0]])
+    array([[ 0.25,  0.25,  0.25, -0.75]])
     """
     if _device.holds(x):
         return registry.device_backend("x").restored_log_softmax(statistics, x, axis)

@@ -43,6 +43,11 @@ def class_counts(labels: ArrayLike, num_classes: int | None = None) -> np.ndarra
         For labels that are not integers.
     IndexError
         For a label outside [0, K).
+
+    Examples
+    --------
+    >>> crossentropy.distributions.class_counts([0, 2, 2], num_classes=4)
+    array([1, 0, 2, 0])
     """
     y = _check.array(labels, "labels")
     if y.size == 0 and not isinstance(labels, np.ndarray):
@@ -78,6 +83,11 @@ def class_probabilities(labels: ArrayLike, num_classes: int | None = None) -> np
         As `class_counts`.
     ValueError
         For no labels at all.
+
+    Examples
+    --------
+    >>> crossentropy.distributions.class_probabilities([0, 2, 2, 2])
+    array([0.25, 0.  , 0.75])
     """
     counts = class_counts(labels, num_classes)
     if not counts.sum():
@@ -104,6 +114,11 @@ def likelihood(counts: ArrayLike, q: ArrayLike) -> float:
     ------
     ValueError
         For different shapes, or entries that are negative or not finite.
+
+    Examples
+    --------
+    >>> round(crossentropy.distributions.likelihood([1, 2], [0.5, 0.5]), 6)
+    0.125
     """
     return math.exp(log_likelihood(counts, q))
 
@@ -127,6 +142,11 @@ def log_likelihood(counts: ArrayLike, q: ArrayLike) -> float:
     ------
     ValueError
         For different shapes, or entries that are negative or not finite.
+
+    Examples
+    --------
+    >>> round(crossentropy.distributions.log_likelihood([1000, 2000], [0.5, 0.5]), 6)
+    -2079.441542
     """
     k, q = _pair(counts, q, "counts")
     return math.fsum(weight * _log(value) for weight, value in zip(k, q, strict=True) if weight)
@@ -154,6 +174,14 @@ def cross_entropy_of(p: ArrayLike, q: ArrayLike) -> float:
     ------
     ValueError
         For different shapes, or entries that are negative or not finite, or none that is positive.
+
+    Examples
+    --------
+    >>> counts, q = [1000, 2000], [0.5, 0.5]
+    >>> round(crossentropy.distributions.cross_entropy_of(counts, q), 6)
+    0.693147
+    >>> round(crossentropy.distributions.log_likelihood(counts, q) / -3000, 6)
+    0.693147
     """
     p, q = _pair(p, q, "p")
     return math.fsum(-w * _log(value) for w, value in zip(_normalised(p, "p"), q, strict=True) if w)
@@ -177,6 +205,11 @@ def entropy(p: ArrayLike) -> float:
     ------
     ValueError
         For entries that are negative or not finite, or none that is positive.
+
+    Examples
+    --------
+    >>> round(crossentropy.distributions.entropy([0.5, 0.25, 0.25]) / np.log(2).item(), 6)  # in bits
+    1.5
     """
     p = _normalised(_pair(p, p, "p")[0], "p")
     return math.fsum(-value * math.log(value) for value in p if value)
@@ -199,6 +232,11 @@ def kl_divergence(p: ArrayLike, q: ArrayLike) -> float:
     ------
     ValueError
         For different shapes, or entries that are negative or not finite, or none that is positive.
+
+    Examples
+    --------
+    >>> round(crossentropy.distributions.kl_divergence([1, 1], [1, 3]), 6)
+    0.143841
     """
     p, q = _pair(p, q, "p")
     return math.fsum(a * _log_ratio(a, b) for a, b in zip(_normalised(p, "p"), _normalised(q, "q"), strict=True) if a)

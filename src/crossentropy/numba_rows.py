@@ -44,6 +44,11 @@ def logsumexp_row(z):
     -----
     This and the functions below may be called from any ``@njit`` function, parallel or not, and from Python. Other
     types of ``z`` are a TypingError.
+
+    Examples
+    --------
+    >>> round(crossentropy.numba_rows.logsumexp_row(np.zeros(4)), 6)
+    1.386294
     """
     m, _, log_sum, _ = read_array(z, -1)
     return (m + log_sum[0]) + log_sum[1] if m == m else undefined_max(as_row(z), address(z), z.size, z)
@@ -64,6 +69,11 @@ def cross_entropy_row(z, y):
     -------
     float64
         In nats, with full relative accuracy where it is small. NaN where the row is undefined, or y no class.
+
+    Examples
+    --------
+    >>> crossentropy.numba_rows.cross_entropy_row(np.array([50.0, 0.0]), 0)
+    1.9287498479639178e-22
     """
     if not 0 <= y < z.size:
         return np.nan
@@ -95,6 +105,13 @@ def cross_entropy_grad_row(z, y, scale, grad):
     ------
     ValueError
         If ``grad`` has another size.
+
+    Examples
+    --------
+    >>> grad = np.empty(4)
+    >>> loss = crossentropy.numba_rows.cross_entropy_grad_row(np.zeros(4), 1, 1.0, grad)
+    >>> round(loss, 6), grad
+    (1.386294, array([ 0.25, -0.75,  0.25,  0.25]))
     """
     require(z, grad)
     if not 0 <= y < z.size:
@@ -126,6 +143,13 @@ def log_softmax_row(z, out):
     ------
     ValueError
         If ``out`` has another size.
+
+    Examples
+    --------
+    >>> out = np.empty(2)
+    >>> crossentropy.numba_rows.log_softmax_row(np.array([50.0, 0.0]), out)
+    >>> out
+    array([-1.92874985e-22, -5.00000000e+01])
     """
     require(z, out)
     if z.size == 0:

@@ -31,7 +31,11 @@ from typing import Any, NamedTuple
 
 
 def two_diff(a: float, b: float) -> tuple[float, float]:
-    """a - b as a pair (d, e): d is the rounded difference and d + e is exact (Knuth; Dekker for the name)."""
+    """a - b as a pair (d, e): d is the rounded difference and d + e is exact (Knuth; Dekker for the name).
+
+    >>> crossentropy.reference.two_diff(1.0, 1e-17)
+    (1.0, -1e-17)
+    """
     d = a - b
     if math.isinf(d):
         return d, 0.0
@@ -40,23 +44,39 @@ def two_diff(a: float, b: float) -> tuple[float, float]:
 
 
 def two_sum(a: float, b: float) -> tuple[float, float]:
-    """a + b as a pair, likewise."""
+    """a + b as a pair, likewise.
+
+    >>> crossentropy.reference.two_sum(1.0, 1e-17)
+    (1.0, 1e-17)
+    """
     return two_diff(a, -b)
 
 
 def exp_diff(a: float, b: float) -> float:
-    """e^(a - b) with the rounding of a - b put right: e^(d + e) = e^d (1 + e) to far below an ulp."""
+    """e^(a - b) with the rounding of a - b put right: e^(d + e) = e^d (1 + e) to far below an ulp.
+
+    >>> crossentropy.reference.exp_diff(1.0, 1e-17)
+    2.718281828459045
+    """
     d, e = two_diff(a, b)
     return math.exp(d) * (1.0 + e)
 
 
 def times(weight: float, value: float) -> float:
-    """Weight times value, where 0 times inf is 0."""
+    """Weight times value, where 0 times inf is 0.
+
+    >>> crossentropy.reference.times(0.0, math.inf)
+    0.0
+    """
     return 0.0 if weight == 0 else weight * value
 
 
 def total(terms: Sequence[float]) -> float:
-    """The sum, rounded once; inf and NaN as IEEE 754 has them (math.fsum raises for inf - inf and for overflow)."""
+    """The sum, rounded once; inf and NaN as IEEE 754 has them (math.fsum raises for inf - inf and for overflow).
+
+    >>> crossentropy.reference.total([1e16, 1.0, -1e16])
+    1.0
+    """
     try:
         return math.fsum(terms)
     except (OverflowError, ValueError):
@@ -92,6 +112,9 @@ def partial(z: Sequence[float], lows: Sequence[float] | None = None) -> Partial:
     """The Partial of a block of at least one logit; NaN where it holds a NaN or +inf, or nothing but -inf.
 
     With ``lows`` a logit is a pair, z_c + low_c.
+
+    >>> crossentropy.reference.partial([2.0, 2.0, -1e9])
+    Partial(max=2.0, rest=1.0, low=0.0)
     """
     m = max(z)
     if any(map(math.isnan, z)) or math.isinf(m):
@@ -112,14 +135,22 @@ def partial(z: Sequence[float], lows: Sequence[float] | None = None) -> Partial:
 
 
 def merge(a: Partial, b: Partial) -> Partial:
-    """The Partial of two blocks together, from theirs: every term but the larger maximum's own goes into R."""
+    """The Partial of two blocks together, from theirs: every term but the larger maximum's own goes into R.
+
+    >>> crossentropy.reference.merge(crossentropy.reference.Partial(2.0, 0.0), crossentropy.reference.Partial(2.0, 1.0))
+    Partial(max=2.0, rest=2.0, low=0.0)
+    """
     high, low = (a, b) if a.max >= b.max else (b, a)
     scale = exp_diff(low.max, high.max)
     return Partial(high.max, math.fsum([high.rest, scale, scale * low.rest]))
 
 
 def logsumexp(z: Sequence[float]) -> float:
-    """log sum_c e^(z_c), in nats: -inf over no class or -inf alone, +inf where there is one, NaN where a NaN is."""
+    """log sum_c e^(z_c), in nats: -inf over no class or -inf alone, +inf where there is one, NaN where a NaN is.
+
+    >>> crossentropy.reference.logsumexp([0.0, 0.0])
+    0.6931471805599453
+    """
     m = math.nan if any(map(math.isnan, z)) else max(z, default=-math.inf)
     return m if math.isinf(m) else partial(z).lse
 
@@ -130,7 +161,11 @@ LN2_LOW = float.fromhex("-0x1.8432a1b0e2634p-43")
 
 
 def scaled_term(weight: float, value: float, top: float, power: int) -> float:
-    """weight e^(value - top) 2^-power, for numbers of which none alone need have a place among the floats."""
+    """weight e^(value - top) 2^-power, for numbers of which none alone need have a place among the floats.
+
+    >>> crossentropy.reference.scaled_term(3.0, 1000.0, 1000.0, 1)
+    1.5
+    """
     m, e = math.frexp(weight)
     d, error = two_diff(value, top)
     if d < -5000:
@@ -140,7 +175,11 @@ def scaled_term(weight: float, value: float, top: float, power: int) -> float:
 
 
 def undefined_term(value: float, weight: float) -> float:
-    """weight e^value where either is infinite or NaN: inf times e^-1000 is inf, and not inf times a rounded 0."""
+    """weight e^value where either is infinite or NaN: inf times e^-1000 is inf, and not inf times a rounded 0.
+
+    >>> crossentropy.reference.undefined_term(-math.inf, 2.0)
+    0.0
+    """
     if math.isnan(value):
         return value
     return weight * (0.0 if value == -math.inf else math.inf)
@@ -155,6 +194,9 @@ def weighted_logsumexp(z: Sequence[float], weights: Sequence[float]) -> tuple[fl
         s = e^m 2^k S        S = sum_c b_c e^(z_c - m) 2^-k        log |s| = m + log |S 2^k|
 
     where 2^k is put back into S as far as that has a place, since k ln2 + log S would cancel where |s| is near e^m.
+
+    >>> crossentropy.reference.weighted_logsumexp([0.0, 0.0], [1.0, -3.0])
+    (0.6931471805599453, -1.0)
     """
     terms = [(value, b) for value, b in zip(z, weights, strict=True) if b != 0]
     undefined = [undefined_term(value, b) for value, b in terms if not (math.isfinite(b) and value < math.inf)]
@@ -182,13 +224,21 @@ def weighted_logsumexp(z: Sequence[float], weights: Sequence[float]) -> tuple[fl
 
 
 def softmax(z: Sequence[float]) -> list[float]:
-    """The estimated probabilities p~_c = e^(z_c) / sum_k e^(z_k) that the note leaves open."""
+    """The estimated probabilities p~_c = e^(z_c) / sum_k e^(z_k) that the note leaves open.
+
+    >>> crossentropy.reference.softmax([0.0, 0.0, -math.inf])
+    [0.5, 0.5, 0.0]
+    """
     s = partial(z)
     return [exp_diff(value, s.max) / (1.0 + s.rest) for value in z]
 
 
 def log_softmax(z: Sequence[float]) -> list[float]:
-    """log p_c = (z_c - m) - log1p(R): two terms <= 0, so that neither can cancel the other."""
+    """log p_c = (z_c - m) - log1p(R): two terms <= 0, so that neither can cancel the other.
+
+    >>> crossentropy.reference.log_softmax([50.0, 0.0])
+    [-1.9287498479639178e-22, -50.0]
+    """
     s = partial(z)
     return [total([*two_diff(value, s.max), -s.log_sum]) for value in z]
 
@@ -199,6 +249,9 @@ def log_softmax_backward(grad_output: Sequence[float], z: Sequence[float]) -> li
     For the class y that leads, p_y > 1/2, this would cancel. Without g_y in the sum, and with 1 - p_y = R / (1 + R),
 
         grad_y = g_y (1 - p_y) - p_y sum_{k != y} g_k = (g_y R - sum_{k != y} g_k) / (1 + R).
+
+    >>> crossentropy.reference.log_softmax_backward([-1.0, 0.0], [0.0, 0.0])
+    [-0.5, 0.5]
     """
     s = partial(z)
     if math.isnan(s.max):
@@ -213,7 +266,11 @@ def log_softmax_backward(grad_output: Sequence[float], z: Sequence[float]) -> li
 
 
 def log_softmax_terms(grad_output: Sequence[float], z: Sequence[float]) -> list[float]:
-    """The larger of the two terms of each entry of that gradient: in its ulp an entry is judged."""
+    """The larger of the two terms of each entry of that gradient: in its ulp an entry is judged.
+
+    >>> crossentropy.reference.log_softmax_terms([-1.0, 0.0], [0.0, 0.0])
+    [1.0, 0.5]
+    """
     s = partial(z)
     g_sum = abs(total(grad_output))
     terms = [max(abs(g), p * g_sum) for g, p in zip(grad_output, softmax(z), strict=True)]
@@ -260,7 +317,11 @@ class Transformed(NamedTuple):
 
 
 def scaled(value: float, scale: float) -> tuple[float, float]:
-    """scale times value as a pair."""
+    """scale times value as a pair.
+
+    >>> crossentropy.reference.scaled(0.1, 3.0)
+    (0.30000000000000004, -2.7755575615628914e-17)
+    """
     product = scale * value
     if not math.isfinite(product):
         return product, 0.0
@@ -271,6 +332,9 @@ def capped(high: float, low: float, cap: float) -> tuple[float, float, float]:
     """c tanh(u / c) of a pair u as a pair, and its slope 1 - tanh^2(u / c): c (1 - s) and s (2 - s) for u >= 0.
 
     s = 2 E / (1 + E) with E = e^(-2 |u| / c), which keeps its digits where tanh is near 1.
+
+    >>> crossentropy.reference.capped(0.0, 0.0, 30.0)
+    (0.0, 0.0, 1.0)
     """
     if not math.isfinite(high):
         return math.copysign(cap, high) if math.isinf(high) else high, 0.0, 0.0 if math.isinf(high) else high
@@ -286,7 +350,11 @@ def capped(high: float, low: float, cap: float) -> tuple[float, float, float]:
 
 
 def transformed(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> Transformed:
-    """c tanh(a z / c) + b, less m at the target that is a class: scale, softcap, prior and margin in this order."""
+    """c tanh(a z / c) + b, less m at the target that is a class: scale, softcap, prior and margin in this order.
+
+    >>> crossentropy.reference.transformed([1.0, 2.0], 0, crossentropy.reference.Row(margin=0.5)).z
+    [0.5, 2.0]
+    """
     a, c, b, m = options.logit_scale, options.softcap, options.class_prior, options.margin
     highs, lows, slopes = list(z), [0.0] * len(z), [1.0] * len(z)
     if a == 1 and not c and b is None and not m:
@@ -308,7 +376,11 @@ def below_max(z: Transformed, s: Partial, c: int) -> tuple[float, float, float]:
 
 
 def smoothed(q: Sequence[float], epsilon: float) -> list[float]:
-    """q'_c = (1 - epsilon) q_c + epsilon / C."""
+    """q'_c = (1 - epsilon) q_c + epsilon / C.
+
+    >>> crossentropy.reference.smoothed([1.0, 0.0], 0.5)
+    [0.75, 0.25]
+    """
     return [(1.0 - epsilon) * value + epsilon / len(q) for value in q]
 
 
@@ -316,6 +388,9 @@ def target_weights(target: int | Sequence[float], classes: int, options: Row) ->
     """t_c, the weight of -log p_c in the loss: w_c q'_c; for an index target (1-epsilon) w_y at y, plus epsilon/C w_c.
 
     Eq. 5 is this with t the one-hot vector of y.
+
+    >>> crossentropy.reference.target_weights(0, 2, crossentropy.reference.Row(class_weight=[3.0, 1.0]))
+    [3.0, 0.0]
     """
     w = options.class_weight if options.class_weight is not None else [1.0] * classes
     q = [float(c == target) for c in range(classes)] if isinstance(target, int) else target
@@ -343,8 +418,8 @@ def terms_of(z: Sequence[float], target: int | Sequence[float], options: Row) ->
     if not options.focal or math.isnan(s.max):
         return Terms(given, s, t, data, log_p, 1.0, 0.0)
     below_1, gamma = -math.expm1(log_p), options.focal
-    if below_1 == 0:  # no other class has any probability
-        return Terms(given, s, t, data, log_p, 0.0, math.inf if gamma < 1 else float(gamma == 1))
+    if below_1 == 0:  # no other class has any probability: the limit of what the slope is multiplied by
+        return Terms(given, s, t, data, log_p, 0.0, 0.0)
     factor = below_1**gamma
     return Terms(given, s, t, data, log_p, factor, gamma * (factor / below_1) * math.exp(log_p))
 
@@ -354,6 +429,9 @@ def cross_entropy(z: Sequence[float], target: int | Sequence[float], options: Ro
 
     lse - z_c = (m - z_c) + log1p(R) is a sum of two terms >= 0. The logits are those of `transformed`, and
     f = (1 - p_y)^gamma, 1 without focal.
+
+    >>> crossentropy.reference.cross_entropy([50.0, 0.0], 0)
+    1.9287498479639178e-22
     """
     if options.weight == 0:
         return 0.0
@@ -373,6 +451,9 @@ def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], option
 
     Focal multiplies each t_c by f, and adds g = gamma (1 - p_y)^(gamma - 1) p_y D to that of the target. The slopes of
     `transformed` multiply what comes of this.
+
+    >>> crossentropy.reference.cross_entropy_grad([50.0, 0.0], 0)
+    [-1.9287498479639178e-22, 1.9287498479639178e-22]
     """
     if options.weight == 0:
         return [0.0] * len(z)
@@ -398,7 +479,11 @@ def probabilities(z: Transformed, s: Partial) -> list[float]:
 
 
 def largest_terms(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> list[float]:
-    """The larger of the two terms of each entry of the gradient, v a p_c and v t_c: in its ulp an entry is judged."""
+    """The larger of the two terms of each entry of the gradient, v a p_c and v t_c: in its ulp an entry is judged.
+
+    >>> crossentropy.reference.largest_terms([0.0, 0.0], 0)
+    [1.0, 0.5]
+    """
     r = terms_of(z, target, options)
     t = [times(r.factor, t_c) for t_c in r.t]
     if isinstance(target, int):
@@ -414,7 +499,11 @@ def largest_terms(z: Sequence[float], target: int | Sequence[float], options: Ro
 
 
 def divisor(targets: Sequence[Any], weights: Sequence[float], class_weight: Sequence[float] | None) -> float:
-    """What 'mean' divides by: sum_n v_n w_{y_n} over index targets, sum_n v_n over probability targets."""
+    """What 'mean' divides by: sum_n v_n w_{y_n} over index targets, sum_n v_n over probability targets.
+
+    >>> crossentropy.reference.divisor([0, 1, 1], [1.0, 1.0, 0.0], [2.0, 3.0])
+    5.0
+    """
     index = [isinstance(target, int) for target in targets]
     return math.fsum(
         v * (class_weight[target] if is_index and class_weight is not None else 1.0)
@@ -424,7 +513,11 @@ def divisor(targets: Sequence[Any], weights: Sequence[float], class_weight: Sequ
 
 
 def mean(losses: Sequence[float], by: float, empty: float = math.nan) -> float:
-    """c(b) of algorithm 1: the sum of the rows' losses over the divisor; ``empty`` where no row counts."""
+    """c(b) of algorithm 1: the sum of the rows' losses over the divisor; ``empty`` where no row counts.
+
+    >>> crossentropy.reference.mean([1.0, 2.0], 2.0)
+    1.5
+    """
     return total(losses) / by if by else empty
 
 
@@ -434,7 +527,11 @@ def mean(losses: Sequence[float], by: float, empty: float = math.nan) -> float:
 def linear(
     hidden: Sequence[float], weight: Sequence[Sequence[float]], bias: Sequence[float] | None = None
 ) -> list[float]:
-    """The logits of a row of hidden states: z_c = sum_k W_ck x_k + beta_c."""
+    """The logits of a row of hidden states: z_c = sum_k W_ck x_k + beta_c.
+
+    >>> crossentropy.reference.linear([1.0, 2.0], [[1.0, 0.0], [1.0, 1.0]], [0.5, 0.0])
+    [1.5, 3.0]
+    """
     betas = bias if bias is not None else [0.0] * len(weight)
     return [total([*map(operator.mul, w, hidden), beta]) for w, beta in zip(weight, betas, strict=True)]
 
@@ -442,7 +539,11 @@ def linear(
 def linear_grad(
     grad: Sequence[Sequence[float]], hidden: Sequence[Sequence[float]], weight: Sequence[Sequence[float]]
 ) -> tuple[list[list[float]], list[list[float]], list[float]]:
-    """The gradients on rows of hidden states, weight and bias, G W, G^T X and sum_n G_n, from the rows G on logits."""
+    """The gradients on rows of hidden states, weight and bias, G W, G^T X and sum_n G_n, from the rows G on logits.
+
+    >>> crossentropy.reference.linear_grad([[1.0, -1.0]], [[1.0, 2.0]], [[1.0, 0.0], [1.0, 1.0]])
+    ([[0.0, -1.0]], [[1.0, 2.0], [-1.0, -2.0]], [1.0, -1.0])
+    """
     classes, by_class = list(zip(*weight, strict=True)), list(zip(*grad, strict=True))
     columns = list(zip(*hidden, strict=True))
     on_hidden = [[total(list(map(operator.mul, g, w))) for w in classes] for g in grad]
@@ -450,12 +551,327 @@ def linear_grad(
     return on_hidden, on_weight, [total(g) for g in by_class]
 
 
-def entropy(z: Sequence[float]) -> float:
-    """The entropy of the softmax, in nats: -sum_c p_c log p_c, with 0 for a class of probability 0."""
-    return total([-times(p, log_p) for p, log_p in zip(softmax(z), log_softmax(z), strict=True)])
+# ---------------------------------------------------------------------- the numbers of a row
 
 
-def entropy_grad(z: Sequence[float]) -> list[float]:
-    """The gradient of the entropy h on the logits: -p_c (log p_c + h)."""
-    h = entropy(z)
-    return [-times(p, log_p + h) for p, log_p in zip(softmax(z), log_softmax(z), strict=True)]
+class Numbers(NamedTuple):
+    """A row's logits as options transform them, but for the margin, which is the loss's own; what they add up to."""
+
+    z: Transformed
+    s: Partial
+    p: list[float]
+    below: list[float]  # m - z_c
+    distance: float  # sum_c p_c (m - z_c): how far below the maximum they lie on average, a sum of terms >= 0
+
+    @property
+    def pairs(self) -> list[tuple[float, float]]:
+        """The logits with what they are short of: in their order, which differences from the maximum would round."""
+        return list(zip(self.z.z, self.z.low or [0.0] * len(self.z.z), strict=True))
+
+
+def numbers_of(z: Sequence[float], options: Row = PLAIN) -> Numbers:
+    """What the numbers of a row are made of; NaN where its maximum is.
+
+    >>> crossentropy.reference.numbers_of([0.0, 0.0]).p
+    [0.5, 0.5]
+    """
+    given = transformed(z, [], options)
+    s = partial(given.z, given.low)
+    p, below = probabilities(given, s), [total(below_max(given, s, c)) for c in range(len(z))]
+    return Numbers(given, s, p, below, total([times(p_c, value) for p_c, value in zip(p, below, strict=True)]))
+
+
+def log_prob(z: Sequence[float], y: int, options: Row = PLAIN) -> float:
+    """log p_y, as in `log_softmax`.
+
+    >>> crossentropy.reference.log_prob([0.0, 0.0], 1)
+    -0.6931471805599453
+    """
+    r = numbers_of(z, options)
+    return -total([*below_max(r.z, r.s, y), r.s.log_sum])
+
+
+def entropy(z: Sequence[float], options: Row = PLAIN) -> float:
+    """The entropy of the softmax, -sum_c p_c log p_c, in nats, with 0 for a class of probability 0.
+
+    Since -log p_c = (m - z_c) + log1p(R), it is sum_c p_c (m - z_c) + log1p(R): two terms >= 0, so that it keeps its
+    digits where one class leads, and is 0 only where all others are at -inf.
+
+    >>> crossentropy.reference.entropy([0.0, 0.0])
+    0.6931471805599453
+    """
+    r = numbers_of(z, options)
+    return total([r.distance, r.s.log_sum])
+
+
+def entropy_grad(z: Sequence[float], options: Row = PLAIN) -> list[float]:
+    """The gradient of the entropy h on the logits: -p_c (log p_c + h) = p_c ((m - z_c) - sum_k p_k (m - z_k)).
+
+    >>> crossentropy.reference.entropy_grad([0.0, 0.0])
+    [0.0, 0.0]
+    """
+    r = numbers_of(z, options)
+    grad = [times(p_c, total([*below_max(r.z, r.s, c), -r.distance])) for c, p_c in enumerate(r.p)]
+    return [times(slope, value) for slope, value in zip(r.z.slope, grad, strict=True)]
+
+
+def largest(z: Sequence[float], options: Row = PLAIN) -> int:
+    """The class of the largest logit, the first of several; -1 for a row that is undefined.
+
+    >>> crossentropy.reference.largest([0.0, 2.0, 2.0])
+    1
+    """
+    r = numbers_of(z, options)
+    return -1 if math.isnan(r.s.max) else max(range(len(z)), key=lambda c: (r.pairs[c], -c))
+
+
+def rank(z: Sequence[float], y: int, options: Row = PLAIN) -> int:
+    """How many classes lie above y: those of a larger logit, and those of the same with a lower number.
+
+    So it is 0 for the largest alone. Of a row that is undefined it is the number of classes: y is at no top.
+
+    >>> crossentropy.reference.rank([0.0, 2.0, 2.0], 2)
+    1
+    """
+    r = numbers_of(z, options)
+    if math.isnan(r.s.max):
+        return len(z)
+    return sum(pair > r.pairs[y] or (pair == r.pairs[y] and c < y) for c, pair in enumerate(r.pairs))
+
+
+def log_probs_grad(
+    z: Sequence[float], y: int, g_log_prob: float, g_entropy: float, options: Row = PLAIN
+) -> list[float]:
+    """The gradient of g_log_prob log p_y + g_entropy h on the logits, with 1 - p_y as in `cross_entropy_grad`.
+
+    >>> crossentropy.reference.log_probs_grad([0.0, 0.0], 1, 1.0, 0.0)
+    [-0.5, 0.5]
+    """
+    plain = options._replace(weight=1.0, class_weight=None, label_smoothing=0.0, z_loss=0.0, margin=0.0, focal=0.0)
+    of_log_prob = [-value for value in cross_entropy_grad(z, y, plain)]
+    terms = zip(of_log_prob, entropy_grad(z, options), strict=True)
+    return [total([times(g_log_prob, a), times(g_entropy, b)]) for a, b in terms]
+
+
+def log_probs_terms(
+    z: Sequence[float], y: int, g_log_prob: float, g_entropy: float, options: Row = PLAIN
+) -> list[float]:
+    """The largest of the terms of each entry of that gradient: in its ulp an entry is judged.
+
+    >>> crossentropy.reference.log_probs_terms([0.0, 0.0], 1, 1.0, 0.0)
+    [0.5, 0.5]
+    """
+    r = numbers_of(z, options)
+    of_log_prob = [abs(value) for value in log_probs_grad(z, y, g_log_prob, 0.0, options)]
+    of_entropy = [
+        abs(g_entropy) * times(p_c, max(r.distance, value)) * abs(slope)
+        for p_c, value, slope in zip(r.p, r.below, r.z.slope, strict=True)
+    ]
+    return [max(a, b) for a, b in zip(of_log_prob, of_entropy, strict=True)]
+
+
+# ---------------------------------------------------------------------- targets that are a teacher's logits
+
+KINDS = ("forward", "reverse", "js")
+
+
+def expm1_less(d: float) -> float:
+    """phi(d) = e^d - 1 - d >= 0, with all its digits where d is small."""
+    if abs(d) >= 0.5:
+        return math.expm1(d) - d
+    return math.fsum(d**k / math.factorial(k) for k in range(2, 22))
+
+
+def less_log1p(x: float) -> float:
+    """psi(x) = x - log(1 + x) >= 0, with all its digits where x is small: log(1 + x) is 2 atanh s, s = x / (2 + x)."""
+    if not -0.4 <= x <= 0.7:
+        return x - math.log1p(x) if x > -1.0 else math.inf
+    s = x / (2.0 + x)
+    return s * (x - 2.0 * math.fsum(s ** (2 * k) / (2 * k + 1) for k in range(1, 30)))
+
+
+class Pair(NamedTuple):
+    """Of two rows of logits: the softmax of each over T, and d_c = log p_s,c - log p_t,c (0 where both are masked)."""
+
+    student: list[float]
+    teacher: list[float]
+    gap: list[float]
+
+
+def pair(student: Sequence[float], teacher: Sequence[float], temperature: float = 1.0) -> Pair | None:
+    """The Pair of two rows; None where the softmax of either is undefined.
+
+    Rows that are nearly equal, up to a constant, would lose all digits of d_c in log p_s,c - log p_t,c. So differences
+    are taken first: with x_c = ((s_c - t_c) - (s_k - t_k)) / T for some class k,
+
+        d_c = x_c - log sum_c p_t,c e^(x_c)        log sum_c p_t,c e^(x_c) = log1p(sum_c p_t,c (e^(x_c) - 1))
+    """
+    a, b = ([z / temperature for z in row] for row in (student, teacher))
+    s, t = partial(a), partial(b)
+    if math.isnan(s.max) or math.isnan(t.max):
+        return None
+    p_s, p_t = ([exp_diff(z, m.max) / (1.0 + m.rest) for z in row] for row, m in ((a, s), (b, t)))
+    counts = [max(pair_of_logits) > -math.inf for pair_of_logits in zip(a, b, strict=True)]
+    finite = [c for c, pair_of_logits in enumerate(zip(a, b, strict=True)) if min(pair_of_logits) > -math.inf]
+    k = finite[0] if finite else 0
+    base = (-student[k], teacher[k]) if finite else (0.0, 0.0)
+    x = [
+        total([z, -y, *base]) / temperature if counted else 0.0
+        for z, y, counted in zip(student, teacher, counts, strict=True)
+    ]
+    if max(map(abs, x)) <= 1.0:
+        shift = math.log1p(math.fsum(p * math.expm1(each) for p, each in zip(p_t, x, strict=True)))
+    else:
+        over_k = total([-base[0], -base[1]]) / temperature
+        shift = math.fsum([s.max, s.log_sum, -t.max, -t.log_sum, -over_k])
+    gap = [each - shift if counted else 0.0 for each, counted in zip(x, counts, strict=True)]
+    return Pair(p_s, p_t, gap)
+
+
+def divergence(p: Sequence[float], q: Sequence[float], gap: Sequence[float]) -> float:
+    """KL(p || q) = sum p_c phi(gap_c) >= 0 with gap = log q - log p: the terms of p_c (log p_c - log q_c) - p_c + q_c.
+
+    No digit cancels between its terms, of which none is negative. A class with p_c = 0 adds q_c, one with q_c = 0 alone
+    makes it infinite.
+    """
+    terms = [
+        p_c * expm1_less(g) if abs(g) < 0.5 else total([q_c, -p_c, -times(p_c, g)])
+        for p_c, q_c, g in zip(p, q, gap, strict=True)
+    ]
+    return total(terms)
+
+
+def log_over_mixture(gap: float, beta: float) -> float:
+    """log(p_s / m) of m = beta p_t + (1 - beta) p_s, from gap = log p_s - log p_t: -log1p(beta (e^-gap - 1))."""
+    if gap < -700.0:  # p_s is next to nothing beside p_t
+        return gap - math.log(beta)
+    return -math.log1p(beta * math.expm1(-gap))
+
+
+def mixture_divergence(p: Sequence[float], q: Sequence[float], gap: Sequence[float], beta: float) -> float:
+    """KL(q || m), m = beta p + (1 - beta) q, gap = log q - log p: the sum of q_c psi(beta (e^-gap_c - 1)) >= 0."""
+    terms = []
+    for p_c, q_c, g in zip(p, q, gap, strict=True):
+        if q_c == 0:
+            terms.append(beta * p_c)
+        elif abs(g) < 0.5:
+            terms.append(q_c * less_log1p(beta * math.expm1(-g)))
+        else:
+            terms += [q_c * log_over_mixture(g, beta), beta * p_c, -beta * q_c]
+    return math.fsum(terms)
+
+
+def distillation(
+    student: Sequence[float],
+    teacher: Sequence[float],
+    kind: str = "forward",
+    temperature: float = 1.0,
+    beta: float = 0.5,
+) -> float:
+    """T^2 times a divergence of the softmaxes p_s and p_t of the logits over T.
+
+    forward: KL(p_t || p_s). reverse: KL(p_s || p_t). js: beta KL(p_t || m) + (1 - beta) KL(p_s || m), where m is
+    beta p_t + (1 - beta) p_s.
+    """
+    found = pair(student, teacher, temperature)
+    if found is None:
+        return math.nan
+    p_s, p_t, gap = found
+    back = [-g for g in gap]
+    if kind == "forward":
+        loss = divergence(p_t, p_s, gap)
+    elif kind == "reverse":
+        loss = divergence(p_s, p_t, back)
+    else:
+        of_teacher = mixture_divergence(p_s, p_t, back, 1.0 - beta)
+        loss = beta * of_teacher + (1.0 - beta) * mixture_divergence(p_t, p_s, gap, beta)
+    return temperature * temperature * loss
+
+
+def distillation_grad(
+    student: Sequence[float],
+    teacher: Sequence[float],
+    kind: str = "forward",
+    temperature: float = 1.0,
+    beta: float = 0.5,
+) -> list[float]:
+    """The gradient of that loss on the student's logits.
+
+    forward: T (p_s - p_t), which is T p_t (e^d - 1). reverse: T p_s (d - KL). js: T (1 - beta) p_s (log(p_s / m) - KL),
+    with KL(p_s || m). Where reverse's loss is infinite, it is NaN.
+    """
+    found = pair(student, teacher, temperature)
+    if found is None:
+        return [math.nan] * len(student)
+    p_s, p_t, gap = found
+    if kind == "forward":
+        return [
+            temperature * (p * math.expm1(g) if abs(g) < 0.5 else q - p) for q, p, g in zip(p_s, p_t, gap, strict=True)
+        ]
+    if kind == "reverse":
+        kl = divergence(p_s, p_t, [-g for g in gap])
+        if math.isinf(kl):
+            return [math.nan] * len(student)
+        return [temperature * times(p, g - kl) for p, g in zip(p_s, gap, strict=True)]
+    kl = mixture_divergence(p_t, p_s, gap, beta)
+    factor = temperature * (1.0 - beta)
+    return [factor * p * (log_over_mixture(g, beta) - kl) if p else 0.0 for p, g in zip(p_s, gap, strict=True)]
+
+
+# ---------------------------------------------------------------------- second derivatives
+
+HESSIANS = ("diagonal", "upper_bound", "gauss_newton_product", "xgboost", "lightgbm")
+XGBOOST_LEAST = 1e-16  # kRtEps of its multi-class objective
+
+
+def curvature(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> tuple[float, float]:
+    """a = sum_c t_c + 2 lambda lse and b = 2 lambda: the Hessian is v [a (diag p - p p^T) + b p p^T]."""
+    t = target_weights(target, len(z), options)
+    return total([*t, times(2.0 * options.z_loss, partial(z).lse)]), 2.0 * options.z_loss
+
+
+def cross_entropy_hessian(
+    z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN, kind: str = "diagonal"
+) -> list[float]:
+    """The diagonal of the Hessian of `cross_entropy` on z, or what stands for it.
+
+    diagonal: v [a p_c (1 - p_c) + b p_c^2], with 1 - p_c = R / (1 + R) for the class that leads (p_c > 1/2).
+    upper_bound: the diagonal of v [max(a, 0) (I - 1 1^T / C) / 2 + b I], which is no less than the Hessian whatever p
+    is (Boehning 1992). lightgbm: C / (C - 1) times the diagonal. xgboost: twice the diagonal, and 1e-16 at least.
+    """
+    classes = len(z)
+    if options.weight == 0:
+        return [0.0] * classes
+    s = partial(z)
+    if math.isnan(s.max):
+        return [math.nan] * classes
+    a, b = curvature(z, target, options)
+    if kind == "upper_bound":
+        return [options.weight * (max(a, 0.0) * 0.5 * (1.0 - 1.0 / classes) + b)] * classes
+    of_others = s.rest / (1.0 + s.rest)
+    factor = {"diagonal": 1.0, "xgboost": 2.0, "lightgbm": classes / (classes - 1.0) if classes > 1 else 1.0}[kind]
+    least = XGBOOST_LEAST if kind == "xgboost" else -math.inf
+    return [
+        max(factor * options.weight * (a * p * (of_others if p > 0.5 else 1.0 - p) + b * p * p), least)
+        for p in softmax(z)
+    ]
+
+
+def cross_entropy_hessian_product(
+    z: Sequence[float], target: int | Sequence[float], vector: Sequence[float], options: Row = PLAIN
+) -> list[float]:
+    """The Hessian of `cross_entropy` times a vector u: v [a p_c (u_c - sum p u) + b p_c sum p u].
+
+    Both are taken from u_k of the class k at the maximum, so that where it leads, u_k - sum p u loses nothing.
+    """
+    if options.weight == 0:
+        return [0.0] * len(z)
+    s = partial(z)
+    if math.isnan(s.max):
+        return [math.nan] * len(z)
+    a, b = curvature(z, target, options)
+    p, at_top = softmax(z), vector[z.index(s.max)]
+    below = [total([u, -at_top]) for u in vector]
+    mean = math.fsum(times(p_c, w) for p_c, w in zip(p, below, strict=True))
+    whole = times(b, at_top + mean)
+    return [options.weight * times(p_c, times(a, w - mean) + whole) for p_c, w in zip(p, below, strict=True)]

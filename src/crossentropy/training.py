@@ -57,7 +57,14 @@ class Step(NamedTuple):
 
 
 def linear(x: np.ndarray, model: Model) -> np.ndarray:
-    """The layer forward: z = x W + bias."""
+    """The layer forward: z = x W + bias.
+
+    Examples
+    --------
+    >>> model = crossentropy.training.initial_model(features=2, num_classes=3)
+    >>> crossentropy.training.linear(np.ones((1, 2)), model)
+    array([[0., 0., 0.]])
+    """
     return x @ model.weights + model.bias
 
 
@@ -73,6 +80,12 @@ def backpropagate(x: np.ndarray, grad_logits: np.ndarray) -> Model:
     -------
     Model
         The gradient, in the shape of the model.
+
+    Examples
+    --------
+    >>> gradient = crossentropy.training.backpropagate(np.ones((4, 2)), np.full((4, 3), 0.25))
+    >>> gradient.weights.shape, gradient.bias
+    ((2, 3), array([1., 1., 1.]))
     """
     return Model(x.T @ grad_logits, grad_logits.sum(axis=0))
 
@@ -91,6 +104,11 @@ def batches(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[n
     Yields
     ------
     ndarray of int64, shape (n_b,)
+
+    Examples
+    --------
+    >>> list(map(len, crossentropy.training.batches(10, 4, np.random.default_rng(0))))
+    [4, 4, 2]
     """
     order = rng.permutation(count)
     for start in range(0, count, batch_size):
@@ -98,7 +116,14 @@ def batches(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[n
 
 
 def initial_model(features: int, num_classes: int) -> Model:
-    """All zeros, so that p~ is uniform; the cost is convex in the parameters, and any start will do."""
+    """All zeros, so that p~ is uniform; the cost is convex in the parameters, and any start will do.
+
+    Examples
+    --------
+    >>> model = crossentropy.training.initial_model(features=2, num_classes=4)
+    >>> model.probabilities(np.ones((1, 2)))
+    array([[0.25, 0.25, 0.25, 0.25]])
+    """
     return Model(np.zeros((features, num_classes)), np.zeros(num_classes))
 
 
@@ -159,6 +184,15 @@ def fit(
         For a label outside [0, K).
     FloatingPointError
         When the cost is no longer finite: the learning rate is too high.
+
+    Examples
+    --------
+    >>> x, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
+    >>> model, costs = crossentropy.training.fit(x, y, epochs=20)
+    >>> model.predict(x)
+    array([0, 0, 1, 1])
+    >>> costs.shape, bool(costs[-1] < costs[0])
+    ((20, 1), True)
     """
     x, y = _observations(x, y)
     k = int(y.max()) + 1 if num_classes is None else operator.index(num_classes)

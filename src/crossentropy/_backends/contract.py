@@ -14,12 +14,32 @@ import numpy as np
 class Statistics(NamedTuple):
     """What a forward keeps of a row for the backward: one row of the float64 array (N, len(Statistics._fields)).
 
-    That of a log-softmax has no target, and a mass of 0.
+    That of a log-softmax has no target, and a mass of 0. That of log-probabilities and entropies has for its mass what
+    their gradient needs in its place, sum_c p_c (m - z_c).
     """
 
     max: float  # m, the largest logit
     rest: float  # sum of e^(z - m) over every class but one at the maximum
     mass: float  # sum of the target's weights over the classes, as the gradient needs it
+
+
+FIELDS_OF_FEW = 8  # that a device keeps of a row where logits are transformed, or the loss is focal
+
+
+class RowNumbers(NamedTuple):
+    """What there is to know of each row, as `Backend.row_statistics` fills it in: (N,) each, float64 or int64.
+
+    A row that does not count has 0 throughout, but the places of one that is undefined; this has NaN in all numbers but
+    its logsumexp, and these places: -1, and the number of classes.
+    """
+
+    loss: np.ndarray
+    logsumexp: np.ndarray
+    entropy: np.ndarray
+    log_prob: np.ndarray
+    max_prob: np.ndarray
+    argmax: np.ndarray
+    rank: np.ndarray
 
 
 class LogAndSign(NamedTuple):
@@ -97,6 +117,70 @@ class Backend(Protocol):
         grad: np.ndarray,
     ) -> None:
         """The losses and the gradient in one go."""
+
+    def row_statistics(
+        self,
+        x: np.ndarray,
+        targets: np.ndarray | None,
+        options: Any,
+        numbers: RowNumbers,
+        statistics: np.ndarray | None = None,
+    ) -> None:
+        """The numbers of each row; and what `log_probs_backward` needs of them, where that is wanted.
+
+        Without targets the loss, ``log_prob`` and ``rank`` are not filled in, the last two neither with probabilities.
+        """
+
+    def log_probs_backward(
+        self,
+        x: np.ndarray,
+        targets: np.ndarray | None,
+        statistics: np.ndarray,
+        options: Any,
+        g_log_prob: float | np.ndarray,
+        g_entropy: float | np.ndarray,
+        grad: np.ndarray,
+    ) -> None:
+        """The gradient of the sum of g_log_prob_n log p_y + g_entropy_n h; each is a number, or float64 (N,).
+
+        Without targets that of the entropies alone.
+        """
+
+    def forward_backward_hessian(
+        self,
+        x: np.ndarray,
+        targets: np.ndarray,
+        options: Any,
+        hessian: str,
+        vector: np.ndarray | None,
+        row_scale: float | np.ndarray,
+        loss: np.ndarray,
+        grad: np.ndarray,
+        hess: np.ndarray,
+    ) -> None:
+        """These and what stands for the second derivative, into an array like x, apart from x and grad.
+
+        ``hessian`` is one of `reference.HESSIANS`; for 'gauss_newton_product' there is a ``vector`` of x's shape and
+        dtype. All three are scaled as the gradient is.
+        """
+
+    def distillation(
+        self,
+        x: np.ndarray,
+        teacher: np.ndarray,
+        kind: str,
+        temperature: float,
+        beta: float,
+        sample_weight: np.ndarray | None,
+        row_scale: float | np.ndarray,
+        loss: np.ndarray,
+        grad: np.ndarray,
+    ) -> None:
+        """sample_weight_n times the divergence of the rows of x from the teacher's, and the gradient on x.
+
+        ``teacher`` is of x's shape and of a dtype no wider; ``kind`` one of `reference.KINDS`. A row of weight 0 is not
+        read, and gives 0.
+        """
 
 
 FUNCTIONS = tuple(name for name in vars(Backend) if not name.startswith("_"))

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from .. import _memory, _settings
+from .._options import RowOptions
 from . import workers
-from .contract import Statistics
+from .contract import RowNumbers, Statistics
 
 try:
     from .. import _native
@@ -232,14 +233,85 @@ def forward_backward(
     _loss("forward_backward", x, targets, options, out=grad, row_scale=row_scale, loss=loss)
 
 
+def row_statistics(x: np.ndarray, targets: Any, options: Any, numbers: RowNumbers, statistics: Any = None) -> None:
+    """The numbers of each row, and what `log_probs_backward` needs of them."""
+    index = targets is not None and not options.probabilities
+    # A loss that sums over the classes once more, or is not of the logits as they are, is one for itself.
+    is_apart = targets is not None and (
+        options.probabilities or options.label_smoothing > 0 or options.margin != 0 or options.focal > 0
+    )
+    if not index:
+        numbers = numbers._replace(log_prob=None, rank=None)
+    _run(
+        "row_statistics",
+        x,
+        targets=(targets, _size(targets), _bits(options.ignore_index)) if index else None,
+        options=options._replace(label_smoothing=0.0, margin=0.0, focal=0.0),
+        class_weight_in_lanes=_in_lanes(options.class_weight, x),
+        loss=numbers.loss if index and not is_apart else None,
+        numbers=numbers,
+        statistics=statistics,
+    )
+    if is_apart:
+        forward(x, targets, options, numbers.loss, None)
+
+
+def log_probs_backward(
+    x: np.ndarray,
+    targets: Any,
+    statistics: np.ndarray,
+    options: Any,
+    g_log_prob: float | np.ndarray,
+    g_entropy: float | np.ndarray,
+    grad: np.ndarray,
+) -> None:
+    """The gradient on the logits of log-probabilities and entropies, with what arrives at them."""
+    index = None if targets is None else (targets, _size(targets), _bits(options.ignore_index))
+    scales = {"row_scale": g_log_prob, "entropy_scale": g_entropy}
+    _run("log_probs_backward", x, out=grad, targets=index, options=options, statistics=statistics, **scales)
+
+
+def forward_backward_hessian(
+    x: np.ndarray,
+    targets: np.ndarray,
+    options: Any,
+    hessian: str,
+    vector: np.ndarray | None,
+    row_scale: float | np.ndarray,
+    loss: np.ndarray,
+    grad: np.ndarray,
+    hess: np.ndarray,
+) -> None:
+    """The losses, the gradient and what stands for the Hessian in one go."""
+    more = {"hessian": hessian, "hess": _described(hess), "vector": None if vector is None else _described(vector)}
+    _loss("forward_backward", x, targets, options, out=grad, row_scale=row_scale, loss=loss, **more)
+
+
+def distillation(
+    x: np.ndarray,
+    teacher: np.ndarray,
+    kind: str,
+    temperature: float,
+    beta: float,
+    sample_weight: np.ndarray | None,
+    row_scale: float | np.ndarray,
+    loss: np.ndarray,
+    grad: np.ndarray,
+) -> None:
+    """The divergences of the rows, and their gradient on x."""
+    options = None if sample_weight is None else RowOptions(sample_weight=sample_weight, probabilities=True)
+    divergence = kind, temperature, beta
+    _run("distillation", x, q=teacher, out=grad, options=options, row_scale=row_scale, loss=loss, divergence=divergence)
+
+
 def stream(kind: str, x: np.ndarray, q: np.ndarray | None = None, out: np.ndarray | None = None) -> float:
     """What memory does at best, on the threads and by the ISA of this context: the roof that a kernel is held against.
 
     Parameters
     ----------
     kind : str
-        ``'read'``: the sum of x. ``'copy'``: out = x. ``'combine'``: out = x + q. ``'scale'``: x *= 1, in place. Large
-        results bypass the caches, as the kernels' own do.
+        ``'read'``: the sum of x. ``'copy'``: out = x. ``'combine'``: out = x + q. ``'scale'``: ``x *= 1``, in place.
+        Large results bypass the caches, as the kernels' own do.
     x, q, out : ndarray of float32
         Contiguous, aligned to 64 bytes, of the same size, which is a multiple of ``STREAM_ROW``.
 

@@ -113,3 +113,89 @@ def forward_backward(x, targets, options, row_scale, loss, grad):
     """The losses, then the gradient."""
     forward(x, targets, options, loss, None)
     backward(x, targets, None, options, row_scale, grad)
+
+
+def row_statistics(x, targets, options, numbers, statistics=None):
+    """The numbers of each row. Nothing is saved: the backward starts from x again."""
+    if targets is not None:
+        forward(x, targets, options, numbers.loss, None)
+    for n, index, target, row in _index_targets(x, targets, options):
+        if not row.weight or (targets is not None and target is None and not options.probabilities):
+            _put(numbers, n, 0.0 if not row.weight else math.nan, -1, x.shape[-1])
+            continue
+        z = _row(x, index)
+        largest = reference.largest(z, row)
+        rank = x.shape[-1] if target is None else reference.rank(z, target, row)
+        s = reference.numbers_of(z, row).s
+        if largest < 0:
+            _put(
+                numbers, n, math.nan, largest, rank, logsumexp=reference.logsumexp(reference.transformed(z, [], row).z)
+            )
+            continue
+        of_row = {"logsumexp": s.lse, "entropy": reference.entropy(z, row), "max_prob": 1.0 / (1.0 + s.rest)}
+        log_prob = math.nan if target is None else reference.log_prob(z, target, row)
+        _put(numbers, n, math.nan, largest, rank, **of_row, log_prob=log_prob)
+
+
+def _put(numbers, n, default, argmax, rank, **values):
+    for name in ("logsumexp", "entropy", "log_prob", "max_prob"):
+        getattr(numbers, name)[n] = values.get(name, default)
+    numbers.argmax[n], numbers.rank[n] = argmax, rank
+
+
+def _index_targets(x, targets, options):
+    """As `_targets`; a target of None where there is none, or a probability."""
+    nothing = np.zeros(math.prod(x.shape[:-1]), np.int8)
+    index = targets is not None and not options.probabilities
+    given = options if index else options._replace(probabilities=False, ignore_index=None)
+    for n, at, target, row in _targets(x, targets if index else nothing, given):
+        yield n, at, target if index else None, row
+
+
+def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, grad):
+    """The gradient on the logits of log-probabilities and entropies, with what arrives at them."""
+    for n, index, target, row in _index_targets(x, targets, options):
+        g_l, g_h = (g if isinstance(g, float) else float(g[n]) for g in (g_log_prob, g_entropy))
+        if not row.weight:
+            grad[index] = 0.0
+        elif targets is not None and target is None:
+            grad[index] = math.nan
+        else:
+            z = _row(x, index)
+            with np.errstate(over="ignore", under="ignore"):  # where the logits' dtype ends
+                if targets is None:
+                    grad[index] = [g_h * value for value in reference.entropy_grad(z, row)]
+                else:
+                    grad[index] = reference.log_probs_grad(z, target, g_l, g_h, row)
+
+
+def distillation(x, teacher, kind, temperature, beta, sample_weight, row_scale, loss, grad):
+    """The divergences of the rows, and their gradient on x."""
+    for n, index in enumerate(_rows(x)):
+        weight = 1.0 if sample_weight is None else float(sample_weight[n])
+        scale = row_scale if isinstance(row_scale, float) else float(row_scale[n])
+        if not weight:
+            loss[n] = grad[index] = 0.0
+            continue
+        rows = _row(x, index), _row(teacher, index), kind, temperature, beta
+        loss[n] = weight * reference.distillation(*rows)
+        with np.errstate(over="ignore", under="ignore"):
+            grad[index] = [scale * weight * value for value in reference.distillation_grad(*rows)]
+
+
+def forward_backward_hessian(x, targets, options, hessian, vector, row_scale, loss, grad, hess):
+    """The losses, the gradient and the Hessian, or its product with a vector."""
+    forward_backward(x, targets, options, row_scale, loss, grad)
+    for n, index, target, row in _targets(x, targets, options):
+        scale = row_scale if isinstance(row_scale, float) else float(row_scale[n])
+        if not row.weight:
+            hess[index] = 0.0
+        elif target is None:
+            hess[index] = math.nan
+        else:
+            if vector is None:
+                found = reference.cross_entropy_hessian(_row(x, index), target, row, hessian)
+            else:
+                found = reference.cross_entropy_hessian_product(_row(x, index), target, _row(vector, index), row)
+            with np.errstate(over="ignore", under="ignore"):
+                hess[index] = [scale * value for value in found]

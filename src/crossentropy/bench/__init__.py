@@ -5,8 +5,9 @@ turns on the same buffers; it is given in bytes that must move over time, as a f
 same rounds. The bytes are those of an ideal kernel, for everyone: what reads its logits three times shows it.
 
 The files, each of which imports only those before it: ``suite.py``, ``results.py``, ``prepared.py``, ``graphs.py``,
-``peers.py``, ``contenders.py``, ``environment.py``, ``runner.py``; and ``plots.py``. Names are imported when they are
-first used, because the first five serve where the native backend is not built: for a GPU's results, and for plots.
+``peers.py``, ``contenders.py``, ``environment.py``, ``runner.py``; and ``plots.py``, ``overview.py``, ``verdict.py``,
+which show what was found. Names are imported when they are first used, because the first five serve where the native
+backend is not built: for a GPU's results, and for plots.
 """
 
 import importlib

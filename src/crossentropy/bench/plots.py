@@ -35,6 +35,11 @@ _LINES = {
 }
 
 
+def color_of(name: str) -> str:
+    """Of somebody's line or mark."""
+    return _LINES[name]
+
+
 def file_name(op: str) -> str:
     """Of its picture, without the suffix."""
     return op.replace(" + ", "-").replace(" ", "-")

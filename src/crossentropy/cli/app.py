@@ -39,14 +39,23 @@ class Lazy(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    cls=Lazy,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
 @click.version_option(__version__, prog_name="crossentropy")
-def main():
+@click.pass_context
+def main(context):
     """Cross-entropy: train a classifier with it, use it, draw it, time it, see what runs it."""
     try:
         logsumexp([0.0])  # the environment variables are read here, if not before
     except (ValueError, RuntimeError) as error:
         raise BadInput(str(error)) from None
+    if context.invoked_subcommand is None:
+        from .tour import tour
+
+        click.echo("\n".join(tour()))
 
 
 def entry():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -12,22 +13,26 @@ from .outputs import check_directory, console, write_all
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="A few cases on small arrays, in place of all.")
+@click.option("--quick", is_flag=True, help="Within a minute: a few cases, and a verdict in words.")
 @click.option("--linear", is_flag=True, help="Losses of hidden states against a vocabulary, with peak memory.")
 @click.option("--only", multiple=True, metavar="TEXT", help="Of 'op, shape, dtype, inputs, implementation, …'.")
 @click.option("--peers/--no-peers", default=True, help="Time the other libraries that are installed too.")
 @click.option(
-    "--seconds", default=3.0, type=Finite(0), help="For the rounds of a case; there are at least 7 (--linear: 3)."
+    "--seconds",
+    type=Finite(0),
+    show_default="3, --quick: 0.5",
+    help="For the rounds of a case; there are at least 7 (--linear: 3).",
 )
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Where the results go.")
 @click.option("--out", "directory", type=click.Path(path_type=Path), help="Where bench.json and plots go.")
 def bench(quick, linear, only, peers, seconds, file, directory):
     """Time the kernels beside the machine's own memory and other libraries.
 
-    --only may be given more than once: all of its texts must occur.
+    --only may be given more than once: all of its texts must occur. --quick with --only has every case on small arrays,
+    and all that compute it.
     """
     try:
-        from ..bench import OPS, cases, plots, run, to_json
+        from ..bench import OPS, cases, plots, run, to_json, verdict
         from ..bench.linear import cases as linear_cases
         from ..bench.linear import contest
         from .bench_table import tables
@@ -44,8 +49,11 @@ def bench(quick, linear, only, peers, seconds, file, directory):
         if file:
             write_all(file.parent, {file.name: files["bench.json"]}, "--json")
 
-    document, settings = None, {"peers": peers, "seconds": seconds}
+    brief, end = quick and not linear and not only, time.monotonic() + verdict.BUDGET
+    document, settings = None, {"peers": peers, "seconds": (0.5 if brief else 3.0) if seconds is None else seconds}
     settings["wanted"] = lambda text: all(each in text for each in only)
+    if brief:
+        settings["wanted"] = lambda text: time.monotonic() < end and verdict.takes_part(text)
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=None)
@@ -55,13 +63,17 @@ def bench(quick, linear, only, peers, seconds, file, directory):
         if linear:  # what takes minutes is written down case by case
             document = contest.run(linear_cases.cases(quick), **settings, after=write_json)
         else:
-            document = run(cases(quick), **settings)
+            document = run(list(verdict.CASES) if brief else cases(quick), **settings)
     if not document["records"] and not document.get("linear"):
         nothing = f"--only {' --only '.join(only)}: no case and implementation with that text"
         raise BadInput("; ".join(document["left_out"]) or nothing)
     console.print(*tables(document), sep="\n\n")
     for line in document["left_out"]:
         console.print(f"left out: {line}", soft_wrap=True, markup=False)
+    if brief:
+        console.print()
+        for line in verdict.sentences(document):
+            console.print(line, markup=False, highlight=False)
     write_json(document)
     if directory:
         for op in OPS:

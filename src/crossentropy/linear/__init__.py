@@ -79,6 +79,12 @@ def linear_cross_entropy(
 
     The memory that it takes is that of ``rows`` rows of logits. Products are those of NumPy's BLAS, on its threads, or
     the package's own (``docs/performance.md``).
+
+    Examples
+    --------
+    >>> hidden, weight = np.ones((3, 2)), np.zeros((5, 2))  # 3 rows of 2 features, 5 classes
+    >>> round(float(crossentropy.linear_cross_entropy(hidden, weight, [0, 4, 2])), 6)
+    1.609438
     """
     if _device.holds(hidden):
         of_device = registry.device_backend("hidden").linear_cross_entropy
@@ -137,11 +143,20 @@ def linear_cross_entropy_and_grad(
 
     Examples
     --------
+    >>> hidden, weight, targets = np.ones((6, 2)), np.zeros((4, 2)), np.array([0, 0, 2, 1, 1, 3])
     >>> found = crossentropy.linear_cross_entropy_and_grad(hidden, weight, targets)
-    >>> for batch in batches:  # micro-batches: hidden's gradients apart, the weight's added up
+    >>> found.hidden.shape, found.weight.shape, found.bias
+    ((6, 2), (4, 2), None)
+    >>> total = np.zeros((4, 2))
+    >>> for batch in (slice(0, 4), slice(4, 6)):  # micro-batches: hidden's gradients apart, the weight's added up
     ...     found = crossentropy.linear_cross_entropy_and_grad(
-    ...         batch.hidden, weight, batch.targets, normalizer=count, out={"weight": total}, accumulate=True
+    ...         hidden[batch], weight, targets[batch], normalizer=6, out={"weight": total}, accumulate=True
     ...     )
+    >>> total * 12
+    array([[-1., -1.],
+           [-1., -1.],
+           [ 1.,  1.],
+           [ 1.,  1.]])
     """
     if _device.holds(hidden):
         of_device = registry.device_backend("hidden").linear_cross_entropy_and_grad
@@ -217,6 +232,12 @@ def linear_log_probs(
     ------
     TypeError, ValueError, IndexError
         As `linear_cross_entropy`; for probabilities as ``index``, too.
+
+    Examples
+    --------
+    >>> found = crossentropy.linear_log_probs(np.ones((3, 2)), np.zeros((4, 2)), [0, 0, 2])
+    >>> np.exp(found.log_prob).round(6), np.exp(found.entropy).round(6)
+    (array([0.25, 0.25, 0.25]), array([4., 4., 4.]))
     """
     if _device.holds(hidden):
         of_device = registry.device_backend("hidden").linear_log_probs
@@ -263,6 +284,16 @@ def linear_log_probs_and_grad(
     Notes
     -----
     On the logits the gradients are delta_cy - p_c, and -p_c (log p_c + entropy).
+
+    Examples
+    --------
+    >>> hidden, weight = np.ones((3, 2)), np.zeros((4, 2))
+    >>> found = crossentropy.linear_log_probs_and_grad(hidden, weight, [0, 0, 2], grad_log_prob=np.ones(3))
+    >>> found.weight
+    array([[ 1.25,  1.25],
+           [-0.75, -0.75],
+           [ 0.25,  0.25],
+           [-0.75, -0.75]])
     """
     given = {"grad_log_prob": grad_log_prob, "grad_entropy": grad_entropy}
     if _device.holds(hidden):

@@ -53,6 +53,12 @@ def conformance() -> Iterator[tuple[str, Callable[[], None]]]:
     name : str
     check : callable
         Raises AssertionError where the backend in force (``crossentropy.config``) does not conform.
+
+    Examples
+    --------
+    >>> checks = dict(crossentropy.testing.conformance())
+    >>> with crossentropy.config(backend="reference"):  # or a module of your own
+    ...     checks["several class axes, in any layout, float64"]()
     """
     for kind, dtype in dtypes().items():
         for name, case in EDGE_CASES.items():

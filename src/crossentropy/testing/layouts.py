@@ -44,5 +44,11 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def has_layout(dtype, layout) -> bool:
-    """Whether there is such an array: ml_dtypes has no byte-swapped bfloat16."""
+    """Whether there is such an array: ml_dtypes has no byte-swapped bfloat16.
+
+    Examples
+    --------
+    >>> crossentropy.testing.has_layout(np.float32, 'byte-swapped')
+    True
+    """
     return (np.dtype(dtype).name, layout) != ("bfloat16", "byte-swapped")

@@ -67,7 +67,14 @@ class Problem(NamedTuple):
 
 @functools.cache
 def problem(options: OptionSet, dtype: np.dtype) -> Problem:
-    """The same logits, targets and weights in every run."""
+    """The same logits, targets and weights in every run.
+
+    Examples
+    --------
+    >>> p = crossentropy.testing.problem(crossentropy.testing.OPTION_SETS[0], np.dtype(np.float32))
+    >>> p.x.shape, "label_smoothing" in p.options
+    ((6, 37), True)
+    """
     rng = np.random.default_rng(20190601)
     n, classes, chosen = 6, 37, options
     x = (rng.standard_normal((n, classes)) * 2).astype(dtype)
@@ -122,7 +129,13 @@ def of_transformed(options: OptionSet, dtype: np.dtype) -> int:
 
 
 def check_options(options: OptionSet, dtype: np.dtype, layouts=tuple(LAYOUTS)) -> None:
-    """One choice of every option: loss, gradient, the saved pair and the form in place, in each of some layouts."""
+    """One choice of every option: loss, gradient, the saved pair and the form in place, in each of some layouts.
+
+    Examples
+    --------
+    >>> with crossentropy.config(backend="reference"):
+    ...     crossentropy.testing.check_options(crossentropy.testing.OPTION_SETS[0], np.dtype(np.float32))
+    """
     p = problem(options, dtype)
     loss, grad = cross_entropy_and_grad(p.x, p.targets, grad_output=p.grad_output, **p.options)
     times = of_transformed(options, dtype)

@@ -21,7 +21,13 @@ LIMITS = {
 
 
 def dtypes() -> dict[str, np.dtype]:
-    """The dtypes of logits that can be had here, by name: bfloat16 is that of ml_dtypes."""
+    """The dtypes of logits that can be had here, by name: bfloat16 is that of ml_dtypes.
+
+    Examples
+    --------
+    >>> sorted(crossentropy.testing.dtypes())[:3]
+    ['bfloat16', 'float16', 'float32']
+    """
     found = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
     with contextlib.suppress(ModuleNotFoundError):
         import ml_dtypes
@@ -31,7 +37,13 @@ def dtypes() -> dict[str, np.dtype]:
 
 
 def result_dtype(dtype, what) -> str:
-    """The dtype whose ulp a result is judged in: losses of 16-bit logits are float32."""
+    """The dtype whose ulp a result is judged in: losses of 16-bit logits are float32.
+
+    Examples
+    --------
+    >>> crossentropy.testing.result_dtype(np.dtype(np.float16), 'loss')
+    'float32'
+    """
     return "float32" if what == "loss" and dtype.itemsize == 2 else dtype.name
 
 
@@ -46,6 +58,11 @@ def largest_error(got, expected, name, unit_at=None) -> float:
     """The largest error in ulps of the format at ``unit_at`` (by default at the expected value).
 
     A wrong pattern of inf and NaN gives inf.
+
+    Examples
+    --------
+    >>> crossentropy.testing.largest_error([1.0], [1.0 + 2**-51], 'float64')
+    2.0
     """
     got, expected = np.asarray(got, np.longdouble), np.asarray(expected, np.longdouble)
     bits, least = FORMATS[name]
@@ -62,7 +79,12 @@ def largest_error(got, expected, name, unit_at=None) -> float:
 
 
 def within(got, expected, dtype, what, unit_at=None, times=1) -> None:
-    """Assert that a result is within the contract, so many times, plus 1 ulp for what the reference may be off."""
+    """Assert that a result is within the contract, so many times, plus 1 ulp for what the reference may be off.
+
+    Examples
+    --------
+    >>> crossentropy.testing.within([1.0], [1.0 + 2**-52], np.dtype(np.float64), 'loss')
+    """
     name = result_dtype(dtype, what)
     limit = times * LIMITS[dtype.name][what] + (1 if LIMITS[dtype.name][what] > 1 else 0.01)
     error = largest_error(got, expected, name, unit_at)
@@ -70,7 +92,12 @@ def within(got, expected, dtype, what, unit_at=None, times=1) -> None:
 
 
 def same(got, expected) -> None:
-    """Assert that two arrays are equal, NaN for NaN; widened, since bfloat16 NaNs are unequal in NumPy's assertion."""
+    """Assert that two arrays are equal, NaN for NaN; widened, since bfloat16 NaNs are unequal in NumPy's assertion.
+
+    Examples
+    --------
+    >>> crossentropy.testing.same(np.array([1.0, np.nan]), np.array([1.0, np.nan]))
+    """
     got, expected = np.asarray(got), np.asarray(expected)
     require(got.dtype == expected.dtype, f"dtype {got.dtype}, not {expected.dtype}")
     np.testing.assert_array_equal(got.astype(np.float64), expected.astype(np.float64))
@@ -108,6 +135,13 @@ def exact(x, targets, rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         Of N ints, or lists of C floats.
     rows : list of reference.Row
         The options of each.
+
+    Examples
+    --------
+    >>> rows = [crossentropy.reference.Row()]
+    >>> losses, grads, _ = crossentropy.testing.exact(np.zeros((1, 4)), [1], rows)
+    >>> grads
+    array([[ 0.25, -0.75,  0.25,  0.25]])
     """
     losses, grads, units = [], [], []
     for z, target, row in zip(x.astype(np.float64).tolist(), targets, rows, strict=True):

@@ -2,6 +2,7 @@
 
     >>> from crossentropy.torch import cross_entropy, log_softmax, CrossEntropyLoss
     >>> from crossentropy.torch import linear_cross_entropy, LinearCrossEntropyLoss, linear_log_probs
+    >>> from crossentropy.torch import token_log_probs, entropy, token_log_probs_and_entropy
 
 They take and return what PyTorch's functions and module of these names do; docs/torch.md lists every difference. The
 kernels take tensors of float32, float64, bfloat16 and float16 on the CPU and on CUDA devices. What they are not for
@@ -28,18 +29,25 @@ from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
 from . import calls, composed, eager, short
 from .bridge import NO_WEIGHTS, Options, Weights
+from .distillation import distillation
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
 from .linear_module import LinearCrossEntropyLoss
+from .log_probs import TokenLogProbs, entropy, token_log_probs, token_log_probs_and_entropy
 
 __all__ = [
     "CrossEntropyLoss",
     "LinearCrossEntropyLoss",
     "LinearLogProbs",
+    "TokenLogProbs",
     "cross_entropy",
+    "distillation",
     "empty_cache",
+    "entropy",
     "linear_cross_entropy",
     "linear_log_probs",
     "log_softmax",
+    "token_log_probs",
+    "token_log_probs_and_entropy",
 ]
 
 # The keywords of PyTorch's own, for the hint at a misspelt one.
@@ -125,6 +133,15 @@ def cross_entropy(
     ``docs/derivation.md``, section 3. For float32 and float64 on the CPU it is computed with
     the loss, unless that is of each row. Elsewhere the forward keeps the logits and the statistics of each row, from
     which the backward recomputes the probabilities.
+
+    Examples
+    --------
+    >>> import torch
+    >>> logits = torch.zeros(2, 4, requires_grad=True)
+    >>> crossentropy.torch.cross_entropy(logits, torch.tensor([0, 3])).backward()
+    >>> logits.grad
+    tensor([[-0.3750,  0.1250,  0.1250,  0.1250],
+            [ 0.1250,  0.1250,  0.1250, -0.3750]])
     """
     if has_torch_function_variadic(input, target, weight, class_prior, sample_weight, where, normalizer):
         return handle_torch_function(
@@ -230,6 +247,12 @@ def log_softmax(
     Notes
     -----
     ``docs/derivation.md``, section 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> crossentropy.torch.log_softmax(torch.tensor([0.0, 0.0]), dim=0)
+    tensor([-0.6931, -0.6931])
     """
     if has_torch_function_unary(input):
         return handle_torch_function(log_softmax, (input,), input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
@@ -268,6 +291,13 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     -----
     Called with ``input`` and ``target``, and with ``sample_weight``, ``where`` and ``normalizer`` of this call where
     there are any; raises what `cross_entropy` raises. `torch.jit.script` makes PyTorch's own operations of it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = crossentropy.torch.CrossEntropyLoss(label_smoothing=0.1)
+    >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))
+    tensor(1.3863)
     """
 
     __constants__ = (*torch.nn.CrossEntropyLoss.__constants__, "dtype")

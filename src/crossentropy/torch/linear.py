@@ -97,6 +97,17 @@ def linear_cross_entropy(
     -----
     Eq. 5 and 6 of the note, of logits that are a linear layer's. The gradients of a mean and a sum are computed with
     the loss, for those parameters that require one; without (``torch.no_grad``), the loss takes one product of three.
+
+    Examples
+    --------
+    >>> import torch
+    >>> hidden, weight = torch.ones(3, 2, requires_grad=True), torch.zeros(4, 2, requires_grad=True)
+    >>> crossentropy.torch.linear_cross_entropy(hidden, weight, torch.tensor([0, 0, 2])).backward()
+    >>> weight.grad * 12
+    tensor([[-5.0000, -5.0000],
+            [ 3.0000,  3.0000],
+            [-1.0000, -1.0000],
+            [ 3.0000,  3.0000]])
     """
     tensors = input, linear_weight, target, linear_bias, weight, class_prior, sample_weight, where, normalizer
     if has_torch_function_variadic(*tensors):
@@ -190,6 +201,13 @@ def linear_log_probs(
     ------
     RuntimeError, ValueError, IndexError, TypeError
         As `linear_cross_entropy`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> found = crossentropy.torch.linear_log_probs(torch.ones(3, 2), torch.zeros(4, 2), torch.tensor([0, 0, 2]))
+    >>> found.log_prob.exp(), found.entropy.exp()
+    (tensor([0.2500, 0.2500, 0.2500]), tensor([4., 4., 4.]))
     """
     if has_torch_function_variadic(input, linear_weight, index, linear_bias):
         return handle_torch_function(

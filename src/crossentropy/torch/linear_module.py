@@ -46,6 +46,13 @@ class LinearCrossEntropyLoss(_BASE):
     -----
     Called with ``input`` and ``target``, and with ``sample_weight``, ``where`` and ``normalizer`` of this call where
     there are any; raises what `linear_cross_entropy` raises.
+
+    Examples
+    --------
+    >>> import torch
+    >>> head = crossentropy.torch.LinearCrossEntropyLoss(2, 4, bias=False)
+    >>> head(torch.ones(3, 2), torch.tensor([0, 0, 2])).shape
+    torch.Size([])
     """
 
     def __init__(

@@ -9,15 +9,25 @@ from __future__ import annotations
 import torch
 from torch.library import custom_op
 
+from .._backends.contract import FIELDS_OF_FEW
+from .._options import DEFAULTS
 from ..autograd import FIELDS
 from . import bridge, kept_logits
 from .bridge import Options, Weights, class_axis, loss_dtype, weights_of
 from .derivatives import log_softmax_second_derivative, second_derivative
 
+OF_FEW = ("logit_scale", "softcap", "margin", "focal")  # with a class prior: see `contract.FIELDS_OF_FEW`
+
 
 def _statistics_dtype(input):
     """The dtype of statistics and divisor: float64 on the CPU, that of the loss on a device."""
     return loss_dtype(input) if input.device.type == "cuda" else torch.float64
+
+
+def _fields(input, weights, options) -> int:
+    """How many numbers a forward keeps of a row: on a device more of them for few calls."""
+    few = weights.class_prior is not None or any(getattr(options, name) != DEFAULTS[name] for name in OF_FEW)
+    return FIELDS_OF_FEW if few and input.device.type == "cuda" else FIELDS
 
 
 _KINDS = {"ignore_index": "int", "normalizer": "float?", "reduction": "str"}  # of the options that are no float
@@ -40,7 +50,8 @@ def parted(rest) -> tuple[Weights, Options]:
 
 @cross_entropy.register_fake
 def _(input, target, *rest):
-    reduction = parted(rest)[1].reduction
+    weights, options = parted(rest)
+    reduction = options.reduction
     axis = class_axis(input)
     rows = (*input.shape[:axis], *input.shape[axis + 1 :])
     count = 1
@@ -48,7 +59,8 @@ def _(input, target, *rest):
         count = count * size
     loss = input.new_empty(rows if reduction == "none" else (), dtype=loss_dtype(input))
     numbers = _statistics_dtype(input)
-    return loss, input.new_empty((count, FIELDS), dtype=numbers), input.new_empty((), dtype=numbers)
+    fields = _fields(input, weights, options)
+    return loss, input.new_empty((count, fields), dtype=numbers), input.new_empty((), dtype=numbers)
 
 
 _KEPT = f"Tensor statistics, Tensor divisor, {_CALL}"

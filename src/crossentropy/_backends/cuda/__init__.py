@@ -16,7 +16,7 @@ from numba import cuda
 from ... import _arrays, _check
 from ..._options import integer
 from ..contract import LogAndSign, Statistics
-from . import arrays, calls, driver, launch, linear, losses
+from . import arrays, calls, driver, launch, linear, losses, row_calls, second_calls
 from . import linear_log_probs as chosen
 from .calls import DIVISOR, STATISTICS, Saved, SavedLogSoftmax, X
 from .kernels import Result
@@ -41,7 +41,7 @@ def _there(function):
         if driver.devices() == 1:
             return function(first, *others, **options)
         value = first
-        if isinstance(first, (Saved, SavedLogSoftmax)):
+        if isinstance(first, (Saved, SavedLogSoftmax, row_calls.SavedLogProbs)):
             value = first.given[X].value
         with cuda.gpus[arrays.device_of(value)]:
             return function(first, *others, **options)
@@ -206,6 +206,8 @@ def numbers_of(saved):
     """As `crossentropy.autograd.numbers_of`, on the device."""
     if isinstance(saved, SavedLogSoftmax):
         return saved.given[1].value, None
+    if isinstance(saved, row_calls.SavedLogProbs):
+        return saved.given[row_calls.STATISTICS].value, None
     divisor = saved.given[DIVISOR]
     return saved.given[STATISTICS].value, None if divisor is None else divisor.value
 
@@ -226,6 +228,36 @@ def restored_log_softmax(statistics, x, axis=-1):
     kept = calls.fields_of(Result(writes="log_softmax"))
     return SavedLogSoftmax([there, calls.statistics_beside(there, axis, statistics, kept)], axis)
 
+
+@_there
+def distillation(student_logits, teacher_logits, divergence, *, grad_output=1.0, out=None, **options):
+    """As `crossentropy.distillation`, on the device: the pair. ``divergence`` is (kind, temperature, beta), checked."""
+    return second_calls.distillation(
+        student_logits, teacher_logits, divergence, grad_output=grad_output, out=out, options=options
+    )
+
+
+@_there
+def cross_entropy_grad_hess(logits, targets, *, hessian, vector=None, out=None, hess_out=None, **options):
+    """As `crossentropy.cross_entropy_grad_hess`, on the device: the three."""
+    given = calls.given("cross_entropy_grad_hess", logits, targets, options)[0]
+    more = {} if vector is None else {"vector": arrays.beside(given[X], vector, "vector")}
+    for name, each in (("out", out), ("hess_out", hess_out)):
+        if each is not None:
+            there = arrays.beside(given[X], each, name)
+            second_calls.require_apart(there, given, **more)
+            more[name] = there
+    loss, saved = forward(logits, targets, **options)
+    grad = backward(saved, out=out)
+    return loss, grad, second_calls.hessian(saved, hessian, vector, hess_out)
+
+
+# ---------------------------------------------------------------------- the numbers of rows
+
+row_statistics = _there(row_calls.row_statistics)
+log_probs_forward = _there(row_calls.log_probs_forward)
+log_probs_backward = _there(row_calls.log_probs_backward)
+restored_log_probs = _there(row_calls.restored_log_probs)
 
 # ---------------------------------------------------------------------- the loss of hidden states
 

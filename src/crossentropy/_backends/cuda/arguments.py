@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import NamedTuple
 
+import numpy as np
 from numba.cuda import types
 
 from ..._options import NUMERIC, OPTIONS
@@ -105,6 +106,46 @@ def signature(kind: str, result) -> list:
     """The types of a kernel's arguments, of which there is one: the record."""
     real, (record, table) = types.float64 if kind == "float64" else types.float32, _of(result)
     return [types.NamedTuple([real if argument.kind == REAL else types.int64 for argument in table], record)]
+
+
+# What may differ from call to call in a plain one; the rest has one value, which its kernels have compiled in.
+_VARIES = (
+    "x", "x_row", "out", "out_row", "q", "q_row", "rows", "classes", "targets", "targets_row", "has_ignored", "ignored",
+    "divisor", "loss", "statistics", "scale", *NUMERIC,
+)  # fmt: skip
+_OF_SAVED = "row_scale", "row_scale_step"
+
+
+def plain_values(size: int, q_size: int, saved: bool) -> dict[str, float]:
+    """The values that a plain call has, by name: of whole rows in one dimension (0 as ``inner``), without weights.
+
+    ``size`` and ``q_size`` are bytes of a number of the two arrays of rows; ``saved``: numbers of rows are from memory.
+    """
+    varies = {*_VARIES, *(_OF_SAVED if saved else ())}
+    fixed = {argument.name: argument.default for argument in TABLE if argument.name not in varies}
+    return fixed | {"x_class": size, "out_class": size, "q_class": q_size, "target_size": -8}
+
+
+def is_plain(given: dict, plain: dict[str, float]) -> bool:
+    """Whether a launch has these values, but for what plays no part in it."""
+    if given["inner"] != given["rows"]:
+        return False
+    no_part = {"inner", "x_outer", "out_outer", "q_outer", "targets_outer", "part_classes"}
+    no_part |= {f"{name}_class" for name in ("out", "q") if not given.get(name)}
+    no_part |= set() if given.get("targets") else {"target_size"}
+    return all(given.get(name, value) == value for name, value in plain.items() if name not in no_part)
+
+
+def plain_of(kind: str, plain: dict[str, float]):
+    """The function (a): the arguments with these values in their places, for the compiler to see."""
+    real = np.float64 if kind == "float64" else np.float32
+    names = {"Arguments": Arguments}
+    for argument in TABLE:
+        if argument.name in plain:
+            names[f"its_{argument.name}"] = (real if argument.kind == REAL else np.int64)(plain[argument.name])
+    terms = ", ".join(f"its_{a.name}" if a.name in plain else f"a.{a.name}" for a in TABLE)
+    exec(f"def plain(a): return Arguments({terms})", names)
+    return names["plain"]
 
 
 def values_of(given: dict, result) -> list:

@@ -17,7 +17,7 @@ from numba import cuda
 from ... import _device, _foreign
 from ..._arrays import Array, Layout, c_strides, layout
 
-SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}  # bytes, of what is made here
+SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8, "bool": 1}  # bytes, of what is made here
 _KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}  # DLDataTypeCode
 
 

@@ -79,6 +79,8 @@ def of_logits(x: Array, targets, options) -> tuple[list[Array | None], Fixed, Va
         None if (value := options.get(name, DEFAULTS[name])) is None else integer(value, name)
         for name in ("axis", "ignore_index")
     )
+    if "where" in options:
+        found[PLACES["sample_weight"]] = _mask(x, options, axis)
     by = normalizer or 1.0
     smooths, focal = numbers["label_smoothing"] > 0, numbers["focal"] > 0
     need_index = tuple(name for name in NEED_INDEX if name in options)
@@ -94,6 +96,18 @@ def _pairs(numbers, kind: str) -> dict[str, float]:
     most = Fraction(float(np.finfo(kind).max))
     high = {name: float(np.dtype(kind).type(min(number, most))) for name, number in exact.items()}
     return {"ratio": high["ratio"]} | {f"{name}_low": float(exact[name] - Fraction(high[name])) for name in exact}
+
+
+def _mask(x: Array, options, axis: int) -> Array:
+    """The mask of rows, which is as good as weights of 0 and 1."""
+    if "sample_weight" in options:
+        raise ValueError(
+            "where and sample_weight go together on the host alone: on a device, where nothing is computed from them "
+            "first, pass a sample_weight that is 0 where rows do not count"
+        )
+    a = arrays.beside(x, options["where"], "where")
+    _check.require_where(a.layout, x.layout, _check.class_axis(x.layout, axis, "logits"))
+    return a
 
 
 def with_gradient(given, values: Values, grad_output, out) -> Values:

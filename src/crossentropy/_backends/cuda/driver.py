@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import re
 
 import numpy as np
@@ -11,6 +12,9 @@ from numba import cuda
 from numba.core import config
 from numba.cuda import types
 
+from .kept import kept
+
+NEWEST = (9, 0)  # compute capability that NVVM compiles for
 SIMULATED = bool(config.ENABLE_CUDASIM)
 if SIMULATED:
     REALS = {types.float32: np.float32, types.float64: np.float64}
@@ -24,7 +28,27 @@ if not SIMULATED:
     _stream = functools.lru_cache(64)(Stream.from_handle)
 
 
-def _assembled(function, signature, bounds):
+def ptx_of(function, arguments, bounds: tuple[int, int], capability: tuple[int, int], of: tuple | None = None) -> str:
+    """A kernel as PTX; ``of`` is what it is made of, by which it is kept on disk (None: it is not kept)."""
+
+    def compiled():
+        # What compiles keeps what it makes, so that looking for garbage meanwhile takes a quarter of the time.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            text, _ = cuda.compile(
+                function, types.void(*arguments), device=False, abi="numba", output="ptx", cc=capability,
+                launch_bounds=bounds,
+            )  # fmt: skip
+        finally:
+            if collects:
+                gc.enable()
+        return text
+
+    return compiled() if of is None else kept((of, arguments, bounds, capability), compiled)
+
+
+def _assembled(function, arguments, bounds, of):
     """A kernel as the driver assembles it from PTX: whole, and from NVVM for compute capability 9.0 at most.
 
     Numba's own way links at the end, and nvJitLink then optimizes anew, or assembles PTX as if it were to be called
@@ -32,14 +56,12 @@ def _assembled(function, signature, bounds):
     (``benchmarks/cuda_compile.py --way link`` lists them). Later capabilities have another NVVM, which does not unroll
     the loops over registers, and what they hold ends up in memory.
     """
-    capability = min(tuple(cuda.get_current_device().compute_capability), (9, 0))
-    text, _ = cuda.compile(
-        function, signature, device=False, abi="numba", output="ptx", cc=capability, launch_bounds=bounds
-    )
+    text = ptx_of(function, arguments, bounds, min(tuple(cuda.get_current_device().compute_capability), NEWEST), of)
     (name,) = re.findall(r"\.entry\s+(\w+)", text)
     try:
         return ObjectCode.from_ptx(text.encode()).get_kernel(name)
     except Exception:  # A driver older than the toolkit refuses its PTX, by an error that cuda.core does not export.
+        signature = types.void(*arguments)
         (compiled,) = cuda.jit(signature, launch_bounds=bounds)(function).overloads.values()
         return compiled._codelibrary.get_cufunc().kernel
 
@@ -48,19 +70,19 @@ class Kernel:
     """A kernel compiled for the current device.
 
     ``arguments`` are types; one NamedTuple type alone stands for its fields, which are passed one by one. ``at_once``
-    blocks are to fit on a multiprocessor, which bounds the registers; ``cluster`` blocks make a cluster.
+    blocks are to fit on a multiprocessor, which bounds the registers; ``cluster`` blocks make a cluster. ``of`` is all
+    that the function is made of, which with the sources tells it from every other.
     """
 
-    def __init__(self, function, arguments, threads: int, at_once: int = 1, cluster: int = 1):
+    def __init__(self, function, arguments, threads: int, at_once: int = 1, cluster: int = 1, of=None):
         self._threads, self._cluster = threads, cluster
         self._record = arguments[0] if isinstance(arguments[0], types.NamedTuple) else None
         fields = self._record.types if self._record else arguments
         self._reals = {i: REALS[kind] for i, kind in enumerate(fields) if kind in REALS}
-        signature = types.void(*arguments)
         if SIMULATED:
-            self._kernel = cuda.jit(signature)(function)
+            self._kernel = cuda.jit(types.void(*arguments))(function)
         else:
-            self._handle = _assembled(function, signature, (threads, at_once))
+            self._handle = _assembled(function, arguments, (threads, at_once), of)
 
     def real_at(self, i: int):
         """What makes a number into argument i, which is a real one."""

@@ -24,8 +24,9 @@ class Exponential(NamedTuple):
     exp_at: Callable  # (y, magic, lowest): e^y 2^k, for a sum
     exp_pair: Callable  # (y, magic, lowest): the same and what it is off by, for numbers of a lane or a row
     exp_parts: Callable  # (y, magic, lowest): (a power of two, q), where e^y 2^k is that times 1 + q
-    exp_near: Callable  # (y, magic, lowest): e^y 2^k for what is rounded to the dtype
-    exp_times: Callable  # (y, magic, lowest, factor): the same times a factor
+    # At the numbers of a `Frame`, which mean something else for 16 bits; for what is rounded to the dtype:
+    exp_near: Callable  # (z, offset, magic, lowest): e^(z - offset) 2^k
+    exp_times: Callable  # (z, offset, magic, lowest, factor): the same times a factor
     exp: Callable  # (y): e^y
     scale_of: Callable  # (k): 2^k
     nearest: Callable  # (y): y rounded to an integer
@@ -60,7 +61,6 @@ def exponential_of(kind: str) -> Exponential:
     real, constants = (np.float64, exponential.FLOAT64) if kind == "float64" else (np.float32, exponential.FLOAT32)
     log2e, high, low = (real(float.fromhex(c)) for c in (constants.log2e, constants.ln2_high, constants.ln2_low))
     minus_high, minus_low, ln2, zero, one = -high, -low, real(math.log(2)), real(0), real(1)
-    rest_of_log2e = real(math.log2(math.e) - float(log2e))
     middle, bias, q = real(constants.magic), real(constants.bias), _polynomial(real, constants.terms)
     series, half = _series(real), real(0.5)
 
@@ -112,31 +112,35 @@ def exponential_of(kind: str) -> Exponential:
         r, scale = reduced(y, magic, lowest)
         return scale, fma(q(r) * r, r, r)
 
-    @device
-    def exp_times(y, magic, lowest, factor):
-        """e^y 2^k times a factor, off by 0.7 ulp. y, 0 and NaN as in `exp_at`."""
-        scale, more = exp_parts(y, magic, lowest)
-        scale *= factor
-        return fma(scale, more, scale)
-
-    exp_near = exp_at
     if kind in ("float16", "bfloat16"):
 
         @device
-        def exp_near(y, magic, lowest):
-            """e^y 2^k off by 2^-22.5 of it, for what is rounded to 16 bits. y, 0 and NaN as in `exp_at`.
+        def exp_near(z, slope, shift, lowest):
+            """2^(slope z + shift), off by 2^-17.5 of it at most: the multiprocessor's own 2^y, for 16 bits of a result.
 
-            The multiprocessor's own 2^r takes the place of eight operations. Sums use `exp_at` for these dtypes, too,
-            because with 2^r the loss of a confident row would be off by 2.8 ulp.
+            The product and the sum are rounded once, to a number that is at most 128. Sums use `exp_at` for these
+            dtypes, too, because with 2^y the loss of a confident row would be off by 2.8 ulp.
             """
-            y = larger(y, lowest)
-            t = fma(y, log2e, magic)
-            return exp2(fma(y, rest_of_log2e, fma(y, log2e, -(t - magic)))) * power(t)
+            return exp2(fma(z, slope, shift))
 
         @device
-        def exp_times(y, magic, lowest, factor):
+        def exp_times(z, slope, shift, lowest, factor):
             """`exp_near` times a factor."""
-            return exp_near(y, magic, lowest) * factor
+            return exp2(fma(z, slope, shift)) * factor
+
+    else:
+
+        @device
+        def exp_near(z, offset, magic, lowest):
+            """e^(z - offset) 2^k, as `exp_at`."""
+            return exp_at(z - offset, magic, lowest)
+
+        @device
+        def exp_times(z, offset, magic, lowest, factor):
+            """e^(z - offset) 2^k times a factor, off by 0.7 ulp. 0 and NaN as in `exp_at`."""
+            scale, more = exp_parts(z - offset, magic, lowest)
+            scale *= factor
+            return fma(scale, more, scale)
 
     @device
     def exp(y):

@@ -60,13 +60,24 @@ def together(elements, shape, merge, empty):
     record = record_of(type(empty), real, elements.real_size)
     from_lane, put, take, into_cluster = record.from_lane, record.put, record.take, record.into_cluster
 
+    def over(count):
+        """The device function (p): what each ``count`` neighbours of a warp have, a power of 2, all of which get it."""
+
+        @device
+        def over_some(p):
+            step = count // 2
+            while step > 0:
+                p = merge(p, from_lane(p, step))
+                step //= 2
+            return p
+
+        return over_some
+
+    over_lanes, over_found, over_blocks = over(lanes), over(max(warps, 1)), over(blocks)
+
     @device
     def over_warp(p, turn):
-        step = lanes // 2
-        while step > 0:
-            p = merge(p, from_lane(p, step))
-            step //= 2
-        return p
+        return over_lanes(p)
 
     @device
     def over_warps(p, turn):
@@ -78,7 +89,7 @@ def together(elements, shape, merge, empty):
         if lane == 0:
             put(found, warp, p)
         cuda.syncthreads()
-        return over_warp(take(found, lane) if lane < warps else empty, turn)
+        return over_found(take(found, lane % warps))  # each so many lanes read the same
 
     over_block = over_warps if warps > 1 else over_warp
     if blocks == 1:
@@ -96,7 +107,7 @@ def together(elements, shape, merge, empty):
             into_cluster(found, turn * MOST_BLOCKS + cluster_rank(), thread, p)
         cluster_sync()
         lane = thread % WARP
-        return over_warp(take(found, turn * MOST_BLOCKS + lane) if lane < blocks else empty, turn)
+        return over_blocks(take(found, turn * MOST_BLOCKS + lane % blocks))
 
     return over_cluster
 

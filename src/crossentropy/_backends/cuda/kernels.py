@@ -16,12 +16,21 @@ import numpy as np
 from numba import cuda
 
 from ..contract import Statistics
+from .arguments import plain_of, plain_values
 from .elements import device, elements_of
 from .groups import WARP
 from .intrinsics import cluster_count, cluster_index, cluster_rank, cluster_sync, clustered, store
 from .logits import Target, logits_of
 from .numbers import numbers_of
-from .reading import Found, PairPartStatistics, PartStatistics, part_statistics_of, reading_of, statistics_of
+from .reading import (
+    PairPartStatistics,
+    PartStatistics,
+    StatisticsOfFew,
+    kept_target_of,
+    part_statistics_of,
+    reading_of,
+    statistics_of,
+)
 from .records import record_of
 from .rows import rows_of
 from .weights import weights_of
@@ -40,8 +49,15 @@ class Result(NamedTuple):
     spreads: bool = False  # whether the target's weight is on all classes: smoothing or probabilities
     q: str = ""  # the dtype of probability targets, or of the gradient that arrives at a log-softmax
     to: str = ""  # the dtype of what is written, where it is not that of the logits: 16 bits, of a float32 gradient
+    plain: bool = False  # whether the values of `plain_values` are compiled in
     transforms: bool = False  # whether logits are transformed, and so pairs: by a scale, cap, prior or margin
     focal: bool = False  # whether the loss has a focal factor
+
+    def plain_values(self, kind: str) -> dict[str, float]:
+        """The arguments that a plain kernel has compiled in."""
+        size, q_size = elements_of(kind).size, elements_of(self.q).size if self.q else 0
+        values = plain_values(size, q_size, self.reads == "statistics")
+        return values | ({"out_class": elements_of(self.to).size} if self.to else {})
 
     @property
     def is_part(self) -> bool:
@@ -73,14 +89,17 @@ def kernel(kind, shape, result):
     numbers, loss_of, frame_of = numbers_of(kind, result, weights.times)
     wait, write = writing_of(kind, shape, result, weights.weights_of) if writes else (None, None)
     smoothing_of, target_of, real_size = weights.smoothing_of, weights.target_of, elements.real_size
-    save = _saving(kind, result)
+    save, kept_target = _saving(kind, result), kept_target_of(kind, result)
     # A block's threads have met in a reduction since they read the target's logit. A warp's have not, nor have any
     # where the statistics come from memory.
     waits = writes == "gradient" and (result.reads == "statistics" or threads <= WARP)
     low_held, no_target = reals_held if result.transforms else 1, Target(zero, zero, zero)
     turns_of_row = 0 if result.weighs and not result.is_backward else 1  # two reductions a row leave it as it was
 
+    given = device(plain_of(kind, result.plain_values(kind)) if result.plain else lambda a: a)
+
     def body(a):
+        a = given(a)
         words = cuda.local.array(words_held, np.uint32)
         v = cuda.local.array(reals_held, real)
         u = cuda.local.array(width, real)
@@ -109,12 +128,13 @@ def kernel(kind, shape, result):
             hold(row, lane, words)
             found = find(a, row, target, lane, turn, words, v, low, u)
             turn ^= turns_of_row
+            z_y = kept_target(a, row, z_y)
 
             of_row = numbers(a, row, smoothing, found, z_y)
             if alive and lane == 0:
                 if has_loss:
                     store(a.loss + row.number * real_size, loss_of(a, row, found, of_row))
-                save(a, row, index, found)
+                save(a, row, index, found, z_y)
 
             if writes:
                 frame = frame_of(a, row, found, of_row, z_y)
@@ -127,7 +147,7 @@ def kernel(kind, shape, result):
 
 
 def _saving(kind, result):
-    """The device function (a, row, index, found): keep what was found, of the row or of the part of that index."""
+    """The device function (a, row, index, found, z_y): keep what was found, of the row or of the part of that index."""
     real, real_size, is_part = elements_of(kind).real, elements_of(kind).real_size, result.is_part
     of_row = record_of(statistics_of(result), real, real_size)
     of_part = record_of(part_statistics_of(result), real, real_size)
@@ -135,42 +155,44 @@ def _saving(kind, result):
     if result.is_backward and result.saves:
 
         @device
-        def save(a, row, index, found):
+        def save(a, row, index, found, z_y):
             """What has arrived; that of a row takes the place of its first part's, which has been read."""
             place = index if is_part else row.number * a.parts
             kept = PartStatistics(max=found.max, rest=found.error, mass=found.mass, distance=found.distance)
             store_part(a.partial + place * part_size, kept)
 
-    elif result.saves == "row" and statistics_of(result) is Found:
+    elif result.saves == "row" and statistics_of(result) is StatisticsOfFew:
 
         @device
-        def save(a, row, index, found):
-            store_row(a.statistics + row.number * row_size, found)
+        def save(a, row, index, found, z_y):
+            s = found
+            kept = StatisticsOfFew(s.max, s.low, s.rest, s.error, s.mass, s.distance, z_y.z, z_y.low)
+            store_row(a.statistics + row.number * row_size, kept)
 
     elif result.saves == "row":
 
         @device
-        def save(a, row, index, found):
+        def save(a, row, index, found, z_y):
             store_row(a.statistics + row.number * row_size, Statistics(max=found.max, rest=found.rest, mass=found.mass))
 
     elif result.saves == "part" and result.transforms:
 
         @device
-        def save(a, row, index, found):
+        def save(a, row, index, found, z_y):
             kept = PairPartStatistics(found.max, found.low, found.rest, found.mass, found.distance)
             store_part(a.partial + index * part_size, kept)
 
     elif result.saves == "part":
 
         @device
-        def save(a, row, index, found):
+        def save(a, row, index, found, z_y):
             kept = PartStatistics(max=found.max, rest=found.rest, mass=found.mass, distance=found.distance)
             store_part(a.partial + index * part_size, kept)
 
     else:
 
         @device
-        def save(a, row, index, found):
+        def save(a, row, index, found, z_y):
             pass
 
     return save

@@ -9,27 +9,27 @@ import numpy as np
 
 from ..._arrays import Layout, c_strides, layout, merged_rows, without
 from . import driver, reductions, weighted
-from .arguments import signature, values_of
+from .arguments import is_plain, signature, values_of
 from .groups import MOST_BLOCKS, WARP, Shape
 from .kernels import Result, kernel
 from .plans import Number, Operand, Plan
 from .reading import part_statistics_of, statistics_of
 
 # How rows are shared out, by the vectors of 16 bytes in a row: (up to, threads, vectors a thread keeps, blocks).
-# A row has few threads, because then none is idle. A multiprocessor has several blocks, because then one reads while
-# another writes: four vectors a thread take up to 80 registers, eight up to 128. Rows beyond 32 KB have clusters of
-# blocks (from compute capability 9.0 on).
+# A row has few threads, each with eight vectors, because what is done for a row is done by each of its threads, and is
+# as much as for thirty logits. A multiprocessor has several blocks, because then one reads while another writes: eight
+# vectors a thread take up to 128 registers. Rows beyond 32 KB have clusters of blocks (from compute capability 9.0 on).
 TABLE = (
     (1, 1, 1, 1),
     (4, 4, 1, 1),
     (8, 8, 1, 1),
     (16, 8, 2, 1),
     (32, 8, 4, 1),
-    (64, 16, 4, 1),
-    (128, 32, 4, 1),
-    (256, 64, 4, 1),
-    (512, 128, 4, 1),
-    (1024, 256, 4, 1),
+    (64, 8, 8, 1),
+    (128, 16, 8, 1),
+    (256, 32, 8, 1),
+    (512, 64, 8, 1),
+    (1024, 128, 8, 1),
     (2048, 256, 8, 1),
     (4096, 256, 8, 2),
     (8192, 256, 8, 4),
@@ -48,8 +48,8 @@ TARGET_SIZES = {f"{sign}int{8 * size}": size if sign else -size for sign in ("",
 
 
 @functools.lru_cache(4096)
-def shape_for(vectors: int, alone: bool, most: int, clusters: bool) -> Shape:
-    """How to share out rows of so many vectors, of which a thread may keep ``most``.
+def shape_for(vectors: int, alone: bool, most: int, clusters: bool, beside: bool = False) -> Shape:
+    """How to share out rows of so many vectors, of which a thread may keep ``most``, ``beside`` those of another array.
 
     Rows that may not be kept are shared out in the same way, so that results are the same to the bit; and so are rows
     whose classes are apart, where one thread does the work of all (``alone``).
@@ -57,6 +57,8 @@ def shape_for(vectors: int, alone: bool, most: int, clusters: bool) -> Shape:
     table = TABLE if clusters else (*(row for row in TABLE if row[3] == 1), WITHOUT_CLUSTERS)
     found = (row for row in table if vectors <= row[0])
     _, threads, kept, blocks = next(found, (None, STREAMED, 0, MOST_BLOCKS if clusters else 1))
+    if beside and kept > KEPT_BESIDE and threads < STREAMED:
+        threads, kept = threads * kept // KEPT_BESIDE, KEPT_BESIDE
     rows = BLOCK if alone else max(1, BLOCK // threads) if threads <= 32 and blocks == 1 else 1
     return Shape(threads, rows, kept if kept <= most and not alone else 0, alone, blocks)
 
@@ -84,7 +86,8 @@ def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
 def compiled(device: int, kind: str, shape: Shape, result: Result) -> driver.Kernel:
     """A kernel for a device, which is the current one."""
     at_once, cluster = blocks_at_once(kind, shape, result), 1 if shape.alone else shape.blocks
-    return driver.Kernel(kernel(kind, shape, result), signature(kind, result), shape.block, at_once, cluster)
+    of = "rows", kind, shape, result
+    return driver.Kernel(kernel(kind, shape, result), signature(kind, result), shape.block, at_once, cluster, of)
 
 
 # ---------------------------------------------------------------------- arrays as rows
@@ -142,7 +145,7 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
     vectors, count = -(-classes // width), layout.size // classes
     part = part_for(count, vectors, driver.multiprocessors(device), clusters)
     parts = -(-vectors // part)
-    shape = shape_for(part, alone, most, clusters and parts == 1)
+    shape = shape_for(part, alone, most, clusters and parts == 1, bool(result.q))
 
     common = {"classes": classes, "parts": parts, "part_classes": part * width}
     common |= {f"{name}_class": a.layout.strides[axis] for name, a in wide.items()}
@@ -174,10 +177,12 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
         for name, a in given.items():
             arguments[name] = a.at(first * real_size * numbers.get(name, 0)) if isinstance(a, Operand) else a
         values = values_of(arguments, result)
-        for shape, result in steps:
-            indices = where["rows"] * (1 if result.reads == "parts" else parts)
-            grid = min(-(-indices // shape.rows), max(1, blocks // shape.blocks))
-            plan.launch(compiled(device, layout.dtype, shape, result), grid, values)
+        plain = len(steps) == 1 and not alone and not (result.transforms or result.focal)
+        plain = plain and is_plain(arguments, result.plain_values(layout.dtype))
+        for its_shape, step in steps:
+            indices = where["rows"] * (1 if step.reads == "parts" else parts)
+            grid = min(-(-indices // its_shape.rows), max(1, blocks // its_shape.blocks))
+            plan.launch(compiled(device, layout.dtype, its_shape, step._replace(plain=plain)), grid, values)
 
 
 def weighted_rows(plan: Plan, x: Operand, q: Operand | None, log_sum: Operand, sign: Operand | None) -> None:

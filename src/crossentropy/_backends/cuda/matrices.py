@@ -109,7 +109,9 @@ def copied(on: int, source_kind: str, to_kind: str, real_name: str, in_vectors: 
                     c += THREADS * group
             n += np.int64(cuda.gridDim.x)
 
-    return driver.Kernel(body, [types.int64] * (15 + _COUNTING), THREADS)
+    return driver.Kernel(
+        body, [types.int64] * (15 + _COUNTING), THREADS, of=("copied", source_kind, to_kind, real_name, in_vectors)
+    )
 
 
 @functools.cache
@@ -137,7 +139,7 @@ def column_sums(on: int, kind: str) -> driver.Kernel:
                 n += 1
             store(to, total)
 
-    return driver.Kernel(body, [types.int64] * 7, THREADS)
+    return driver.Kernel(body, [types.int64] * 7, THREADS, of=("column_sums", kind))
 
 
 @functools.cache
@@ -157,7 +159,7 @@ def column_totals(on: int, kind: str) -> driver.Kernel:
                 part += 1
             put(to + c * to_column, real(total))
 
-    return driver.Kernel(body, [types.int64] * 6, THREADS)
+    return driver.Kernel(body, [types.int64] * 6, THREADS, of=("column_totals", kind))
 
 
 # ---------------------------------------------------------------------- log-probabilities of chosen classes
@@ -182,7 +184,7 @@ def log_probs(on: int, real_name: str) -> driver.Kernel:
                 store(loss + n * size, real(0))
                 store(entropy + n * size, real(0))
 
-    return driver.Kernel(body, [types.int64] * (3 + _COUNTING), THREADS)
+    return driver.Kernel(body, [types.int64] * (3 + _COUNTING), THREADS, of=("log_probs", real_name))
 
 
 @functools.cache
@@ -235,4 +237,9 @@ def log_probs_gradient(on: int, real_name: str, to_kind: str) -> driver.Kernel:
                 c += THREADS
             n += np.int64(cuda.gridDim.x)
 
-    return driver.Kernel(body, [*[types.int64] * (13 + _COUNTING), types.float64, types.float64], THREADS)
+    return driver.Kernel(
+        body,
+        [*[types.int64] * (13 + _COUNTING), types.float64, types.float64],
+        THREADS,
+        of=("log_probs_gradient", real_name, to_kind),
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from .elements import device, elements_of
 from .exp import exponential_of
 from .focal import Focus, focus_of
-from .intrinsics import fma, load, word_of, words_of
+from .intrinsics import exp2, fma, load, word_of, words_of
 from .log import log1p_of
 from .logits import logits_of
 from .pairs import pairs_of
@@ -36,8 +36,8 @@ class Frame(NamedTuple):
     max: float
     lse: float
     lse_error: float
-    offset: float  # e^(z - offset) 2^k, at the anchor (magic, lowest) of exp.py, times of_e is factor e^(z - max)
-    magic: float
+    offset: float  # e^(z - offset) 2^k, at the anchor (magic, lowest) of exp.py, times of_e is factor e^(z - max);
+    magic: float  # for 16 bits these two are a slope and a shift: 2^(offset z + magic) times of_e is that
     lowest: float
     of_e: float
     row_factor: float  # of the gradient
@@ -301,7 +301,7 @@ def _gradient_frame(kind, transforms):
         exp_from = device(lambda y, low, magic, lowest: exp_of(y, -low, magic, lowest))
     else:
         exp_from = device(lambda y, low, magic, lowest: exp_pair(y, magic, lowest))
-    headroom = real(HEADROOM)
+    headroom, zero = real(HEADROOM), real(0)
     most, deep = (real(94), real(32)) if real is np.float32 else (real(900), real(100))
     if real is np.float32:
 
@@ -330,7 +330,25 @@ def _gradient_frame(kind, transforms):
         factor, error = factor * scale, error * scale
         return offset, magic, lowest, fma(factor, e, fma(factor, more, error * e))
 
-    return gradient_frame
+    if transforms or kind not in ("float16", "bfloat16"):
+        return gradient_frame
+    log2e, difference = e_to.log2e, sums_of(kind).difference
+    beyond, apart = real(2.0**24), np.int32(16)
+
+    @device
+    def gradient_slope(factor, error, m, low):
+        """(slope, shift, 0, of_e): of_e 2^(slope z + shift) is factor e^(z - m), of_e about 2^-32 as above.
+
+        What shift lacks is in of_e. From 2^24 on logits that differ do so by 2^16 or more, so that the smaller is lost,
+        and any slope will do with which it is.
+        """
+        up = min(max(real(exponent_of(factor)) + deep, -most), most)
+        slope = log2e if abs(m) < beyond else scale_of(real(apart - exponent_of(m)))
+        product = m * slope
+        shift, lost = difference(up, product)
+        return slope, shift, zero, factor * scale_of(-up) * exp2(lost - fma(m, slope, -product))
+
+    return gradient_slope
 
 
 @functools.cache

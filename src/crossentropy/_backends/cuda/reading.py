@@ -9,8 +9,8 @@ from numba import cuda
 from ..contract import Statistics
 from .elements import device, elements_of
 from .groups import one_by_one, together
-from .intrinsics import load_vector, shifted
-from .logits import logits_of
+from .intrinsics import load, load_vector, shifted
+from .logits import Target, logits_of
 from .pair_sums import PairRowSum, pair_sums_of
 from .records import record_of
 from .rows import READ
@@ -56,12 +56,41 @@ class PairPartStatistics(NamedTuple):
     distance: float
 
 
-def statistics_of(result) -> type:
-    """The record that a forward keeps of a row: more than `Statistics`, all that was found, where the loss needs it.
+class StatisticsOfFew(NamedTuple):
+    """What a forward keeps of a row where logits are transformed, or the loss is focal: all that was found.
 
-    The maximum of transformed logits is a pair, and the loss as a whole is a factor of a focal one's gradient.
+    The maximum of transformed logits is a pair, and the loss as a whole is a factor of a focal one's gradient. The
+    target's logit is among it, because where a row is cut into parts another may have written the gradient over it.
     """
-    return Found if result.transforms or result.focal else Statistics
+
+    max: float
+    low: float
+    rest: float
+    error: float
+    mass: float
+    distance: float
+    target: float  # a pair, too
+    target_low: float
+
+
+def statistics_of(result) -> type:
+    """The record that a forward keeps of a row."""
+    return StatisticsOfFew if result.transforms or result.focal else Statistics
+
+
+def kept_target_of(kind: str, result) -> Callable:
+    """The device function (a, row, z_y): the Target of a row, its logit from the row's statistics where it is there."""
+    if result.reads != "statistics" or statistics_of(result) is Statistics:
+        return device(lambda a, row, z_y: z_y)
+    real, real_size = elements_of(kind).real, elements_of(kind).real_size
+    place, size = StatisticsOfFew._fields.index("target") * real_size, len(StatisticsOfFew._fields) * real_size
+
+    @device
+    def kept_target(a, row, z_y):
+        at = a.statistics + row.number * size + place
+        return Target(load(at, real), load(at + real_size, real), z_y.given)
+
+    return kept_target
 
 
 def part_statistics_of(result) -> type:
@@ -110,11 +139,12 @@ def reading_of(kind: str, shape, result, weights) -> Reading:
     elif result.reads == "statistics":
         record = record_of(statistics_of(result), real, elements.real_size)
         load_record, size = record.load, record.size
-        if statistics_of(result) is Found:
+        if statistics_of(result) is StatisticsOfFew:
 
             @device
             def find(a, row, target, lane, turn, words, v, low, u):
-                return load_record(a.statistics + row.number * size)
+                s = load_record(a.statistics + row.number * size)
+                return Found(s.max, s.low, s.rest, s.error, s.mass, s.distance)
 
         else:
 

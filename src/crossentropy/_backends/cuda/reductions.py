@@ -95,7 +95,7 @@ def loss_sums(on, name):
         if cuda.threadIdx.x == 0:
             store(sums + 8 * np.int64(cuda.blockIdx.x), s)
 
-    return Kernel(body, [types.int64] * 3, THREADS)
+    return Kernel(body, [types.int64] * 3, THREADS, of=("loss_sums", name))
 
 
 @functools.cache
@@ -134,7 +134,9 @@ def loss_total(on, name, summed):
                 by = np.float64(load(divisor, real))
             store(result, real(empty) if by == 0 else real(s / by))
 
-    return Kernel(body, [*[types.int64] * 3, types.float64, types.float64, types.int64], THREADS)
+    return Kernel(
+        body, [*[types.int64] * 3, types.float64, types.float64, types.int64], THREADS, of=("loss_total", name, summed)
+    )
 
 
 @functools.cache
@@ -171,7 +173,7 @@ def weight_sums(on, name):
             store(sums + 8 * np.int64(cuda.blockIdx.x), s)
             store(bad + 8 * np.int64(cuda.blockIdx.x), first_bad)
 
-    return Kernel(body, [types.int64] * 14, THREADS)
+    return Kernel(body, [types.int64] * 14, THREADS, of=("weight_sums", name))
 
 
 @functools.cache
@@ -191,7 +193,7 @@ def weight_total(on, name):
             store(divisor, real(1) if s == 0 and least < NONE else real(s))
             store(first_bad, least)
 
-    return Kernel(body, [types.int64] * 5, THREADS)
+    return Kernel(body, [types.int64] * 5, THREADS, of=("weight_total", name))
 
 
 @device
@@ -210,7 +212,7 @@ def conversion(on, kind, name):
             store(result + n * size, real(number_at(row_at(source, outer, row, inner, n))))
             n += np.int64(cuda.gridDim.x) * THREADS
 
-    return Kernel(body, [types.int64] * 6, THREADS)
+    return Kernel(body, [types.int64] * 6, THREADS, of=("conversion", kind, name))
 
 
 @functools.cache
@@ -223,4 +225,4 @@ def widened(on):
             store(result + n * 8, target_at(row_at(targets, targets_outer, targets_row, inner, n), target_size))
             n += np.int64(cuda.gridDim.x) * THREADS
 
-    return Kernel(body, [types.int64] * 7, THREADS)
+    return Kernel(body, [types.int64] * 7, THREADS, of=("widened",))

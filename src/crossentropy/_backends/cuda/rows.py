@@ -50,7 +50,7 @@ def target_at(at, size):
 @device
 def row_at(address, outer, row, inner, n):
     """Where row n of an array begins."""
-    if n < inner:  # no division, where there is one dimension of rows
+    if inner == 0 or n < inner:  # no division, where there is one dimension of rows: 0 says that in a plain kernel
         return address + n * row
     return address + n // inner * outer + n % inner * row
 

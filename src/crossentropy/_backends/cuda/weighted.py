@@ -188,4 +188,4 @@ def weighted_sums(on: int, kind: str, weights: str, threads: int) -> driver.Kern
                 store(log_sum + n * real_size, real(value))
             base += np.int64(cuda.gridDim.x) * at_once
 
-    return driver.Kernel(body, [types.int64] * 13, shape.block)
+    return driver.Kernel(body, [types.int64] * 13, shape.block, of=("weighted_sums", kind, weights, threads))

@@ -125,7 +125,7 @@ def _finish(kind, result, weights_of):
         def finish(v, u, first, classes, target, frame):
             weights_of(u, first, classes, target)
             for j in range(width):
-                z, e = v[j], exp_near(v[j] - frame.offset, frame.magic, frame.lowest)
+                z, e = v[j], exp_near(v[j], frame.offset, frame.magic, frame.lowest)
                 at_max = frame.at_target if frame.row_factor == zero else u[j] - frame.at_target
                 v[j] = at_max if z == frame.max else fma(-e, frame.of_e, u[j])
 
@@ -134,7 +134,7 @@ def _finish(kind, result, weights_of):
         @device
         def finish(v, u, first, classes, target, frame):
             for j in range(width):
-                v[j] = exp_times(v[j] - frame.offset, frame.magic, frame.lowest, frame.of_e)
+                v[j] = exp_times(v[j], frame.offset, frame.magic, frame.lowest, frame.of_e)
 
     else:
 
@@ -143,7 +143,7 @@ def _finish(kind, result, weights_of):
             if spreads:
                 weights_of(u, first, classes, target)
             for j in range(width):
-                e = exp_times(v[j] - frame.offset, frame.magic, frame.lowest, frame.of_e)
+                e = exp_times(v[j], frame.offset, frame.magic, frame.lowest, frame.of_e)
                 v[j] = fma(-frame.row_factor, u[j], e) if spreads else e
 
     return finish

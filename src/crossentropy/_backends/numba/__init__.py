@@ -12,6 +12,10 @@ import math
 
 import numpy as np
 
+from ..._options import RowOptions
+from ...reference import HESSIANS, KINDS
+from ..contract import Statistics
+
 try:
     from numba import config
 
@@ -102,6 +106,28 @@ def log_softmax_backward(grad_output, x, statistics, grad):
     _run(kernels.log_softmax_backward, x, q=grad_output, out=grad, statistics=statistics)
 
 
+def row_statistics(x, targets, options, numbers, statistics=None):
+    """The numbers of each row, and what `log_probs_backward` needs of them."""
+    index = targets is not None and not options.probabilities
+    # A loss that sums over the classes once more, or is not of the logits as they are, is one for itself.
+    is_apart = targets is not None and (
+        options.probabilities or options.label_smoothing > 0 or options.margin != 0 or options.focal > 0
+    )
+    to = numbers if index else numbers._replace(log_prob=None, rank=None)
+    plain = options._replace(margin=0.0, focal=0.0)
+    loss = numbers.loss if index and not is_apart else None
+    given = targets if index else None
+    _run(kernels.row_statistics, x, targets=given, options=plain, loss=loss, numbers=to, statistics=statistics)
+    if is_apart:
+        forward(x, targets, options, numbers.loss, None)
+
+
+def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, grad):
+    """The gradient on the logits of log-probabilities and entropies, with what arrives at them."""
+    scales = {"row_scale": g_log_prob, "entropy_scale": g_entropy}
+    _run(kernels.log_probs_backward, x, targets=targets, out=grad, options=options, statistics=statistics, **scales)
+
+
 def _run_loss(kernel, x, targets, options, **rest):
     role = "q" if options.probabilities else "targets"
     spreads = True if options.probabilities or options.label_smoothing > 0 else None  # None: not even compiled
@@ -121,3 +147,20 @@ def backward(x, targets, statistics, options, row_scale, grad):
 def forward_backward(x, targets, options, row_scale, loss, grad):
     """The losses and the gradient in one go."""
     _run_loss(kernels.forward_backward, x, targets, options, out=grad, row_scale=row_scale, loss=loss)
+
+
+def forward_backward_hessian(x, targets, options, hessian, vector, row_scale, loss, grad, hess):
+    """The losses, the gradient, and what stands for the Hessian."""
+    statistics = np.empty((loss.size, len(Statistics._fields)))
+    forward(x, targets, options, loss, statistics)
+    backward(x, targets, statistics, options, row_scale, grad)
+    classes = None if options.probabilities else targets
+    more = {"q": vector, "out": hess, "row_scale": row_scale, "statistics": statistics}
+    _run(kernels.hessian, x, HESSIANS.index(hessian), options=options, targets=classes, **more)
+
+
+def distillation(x, teacher, kind, temperature, beta, sample_weight, row_scale, loss, grad):
+    """The divergences of the rows, and their gradient on x."""
+    options = None if sample_weight is None else RowOptions(sample_weight=sample_weight)
+    given = KINDS.index(kind), temperature, beta
+    _run(kernels.distill, x, *given, q=teacher, out=grad, options=options, row_scale=row_scale, loss=loss)

@@ -7,9 +7,11 @@ import numpy as np
 from numba import njit
 
 from .. import contract, exponential
-from . import compiling, exponentials, layout, losses, memory, rows, tasks, weighted
+from . import compiling, distillation, exponentials, hessians, layout, losses, memory, numbers, rows, tasks, weighted
 from .compiling import OPTIONS, merged
+from .distillation import distilled_row, maximum_of
 from .exponentials import exp_at
+from .hessians import write_hessian
 from .layout import BLOCK, block, fill, number_at, put, row_of, stopped
 from .losses import (
     MASS,
@@ -27,6 +29,7 @@ from .losses import (
     write_gradient,
 )
 from .memory import fence, load, view
+from .numbers import look, write_log_probs_gradient
 from .rows import (
     gradient_frame,
     parts,
@@ -45,7 +48,21 @@ from .tasks import task_at
 from .weighted import weighted_sum
 
 # Every module, besides this one, whose code or constants kernels contain; a test holds the list to the imports.
-INLINED = (compiling, contract, exponential, exponentials, layout, losses, memory, rows, tasks, weighted)
+INLINED = (
+    compiling,
+    contract,
+    distillation,
+    exponential,
+    exponentials,
+    hessians,
+    layout,
+    losses,
+    memory,
+    numbers,
+    rows,
+    tasks,
+    weighted,
+)
 
 
 def _source(module):
@@ -158,6 +175,75 @@ def logsumexp(task, odd, first, last, memory):
 
 
 @kernel
+def row_statistics(task, odd, first, last, memory):
+    """Into the arrays of RowNumbers, and into statistics where these are wanted; the loss where there is a place."""
+    t = task_at(task, odd)
+    x_buffer, _, _, pad = parts(memory)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        y = target_of(t, n) if t.targets else -1
+        kind, x_row = kind_of(t, n, y), row_of(t.x, t, n)
+        m, rest, log_sum, z, distance, largest, above = np.nan, np.nan, (np.nan, 0.0), -np.inf, 0.0, -1, t.classes
+        lse, none = np.nan, 0.0 if kind == SKIPPED else np.nan
+        if kind == READ:  # in one way whatever the target is, and whether there is one
+            m, rest, log_sum, _ = read_row(t.x, x_row, t.classes, -1, 0.0, False, x_buffer, pad, t.stop)
+            if y >= 0:
+                z = number_at(t.x, x_row, y, pad)
+            if math.isnan(m):
+                lse = undefined_max(t.x, x_row, t.classes, pad)
+        if math.isnan(m):
+            if kind == SKIPPED:
+                lse = 0.0
+            entropy, log_prob, max_prob, loss = none, none, none, none
+            m, rest, distance = none, none, none
+        else:
+            far, largest, above = look(t.x, x_row, t.classes, m, y, z, x_buffer, t.stop)
+            distance, log_sum_whole = far / (1 + rest), log_sum[0] + log_sum[1]
+            lse, entropy, max_prob = m + log_sum_whole, distance + log_sum_whole, 1 / (1 + rest)
+            log_prob = (z - m) - log_sum_whole
+            weight = load(t.sample_weight + 8 * n, np.float64) if t.sample_weight else 1.0
+            own, _ = weight_of(t, y)
+            loss = weight * loss_of(t, m, rest, log_sum_whole, z, own, 0.0, 0.0)
+        view(t.logsumexp, t.rows, np.float64)[n] = lse
+        view(t.entropy, t.rows, np.float64)[n] = entropy
+        view(t.max_prob, t.rows, np.float64)[n] = max_prob
+        view(t.argmax, t.rows, np.int64)[n] = largest
+        if t.rank:
+            view(t.log_prob, t.rows, np.float64)[n] = log_prob
+            view(t.rank, t.rows, np.int64)[n] = above
+        if t.loss:
+            view(t.loss, t.rows, np.float64)[n] = loss
+        if t.statistics:
+            kept = statistics_of(t, n)
+            kept[MAX], kept[REST], kept[MASS] = m, rest, distance
+
+
+@kernel
+def log_probs_backward(task, odd, first, last, memory):
+    """Into out the gradient of log-probabilities and entropies, from statistics whose mass is sum p (m - z)."""
+    t = task_at(task, odd)
+    x_buffer, _, scratch, _ = parts(memory)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        y = target_of(t, n) if t.targets else -1
+        kind, kept = kind_of(t, n, y), statistics_of(t, n)
+        m, rest, distance = kept[MAX], kept[REST], kept[MASS]
+        if kind != READ or math.isnan(m):
+            fill_unread(t, n, kind, scratch)
+            continue
+        g_p = load(t.row_scale + 8 * n * t.row_scale_step, np.float64) if y >= 0 else 0.0
+        g_h = load(t.entropy_scale + 8 * n * t.entropy_scale_step, np.float64)
+        x_row, out_row, bypasses, stop = row_of(t.x, t, n), row_of(t.out, t, n), t.bypasses, t.stop
+        z = number_at(t.x, x_row, y, memory) if y >= 0 else 0.0
+        write_log_probs_gradient(
+            t.x, x_row, t.out, out_row, t.classes, m, rest, distance, y, z, g_p, g_h, bypasses, stop, x_buffer, scratch
+        )
+    fence()
+
+
+@kernel
 def weighted_logsumexp(task, odd, first, last, memory):
     """Into loss log |sum q e^x|, and into sign the sign of that sum."""
     t = task_at(task, odd)
@@ -244,6 +330,59 @@ def log_softmax_backward(task, odd, first, last, memory):
             if at <= y < at + size:
                 scratch[y - at] = real(value)
             put(t.out, out_row, at, size, scratch, t.bypasses)
+    fence()
+
+
+@kernel
+def distill(task, odd, first, last, memory, kind, temperature, beta):
+    """Into loss the divergence of x from the teacher's logits q, and into out its gradient."""
+    t = task_at(task, odd)
+    x_buffer, q_buffer, scratch, _ = parts(memory)
+    loss = view(t.loss, t.rows, np.float64)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        out_row = row_of(t.out, t, n)
+        weight = load(t.sample_weight + 8 * n, np.float64) if t.sample_weight else 1.0
+        if weight == 0:
+            loss[n] = 0.0
+            fill(t.out, out_row, t.classes, scratch.dtype.type(0), scratch)
+            continue
+        x_row, q_row = row_of(t.x, t, n), row_of(t.q, t, n)
+        m_x = maximum_of(t.x, x_row, t.classes, x_buffer, t.stop)
+        m_q = maximum_of(t.q, q_row, t.classes, q_buffer, t.stop)
+        if not (math.isfinite(m_x) and math.isfinite(m_q)):
+            loss[n] = np.nan
+            fill(t.out, out_row, t.classes, scratch.dtype.type(np.nan), scratch)
+            continue
+        scale = load(t.row_scale + 8 * n * t.row_scale_step, np.float64) * weight
+        loss[n] = weight * distilled_row(
+            t, n, kind, temperature, beta, x_row, q_row, m_x, m_q, scale, x_buffer, q_buffer, scratch
+        )
+    fence()
+
+
+@kernel
+def hessian(task, odd, first, last, memory, kind):
+    """Into out what stands for the Hessian, from statistics; q is the vector of a product."""
+    t = task_at(task, odd)
+    x_buffer, q_buffer, scratch, _ = parts(memory)
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        y = target_of(t, n) if t.targets else -1
+        kind_of_row = kind_of(t, n, y)
+        kept = statistics_of(t, n)
+        m, rest, mass = kept[MAX], kept[REST], kept[MASS]
+        if kind_of_row != READ or math.isnan(m):
+            fill_unread(t, n, kind_of_row, scratch)
+            continue
+        one = load(t.row_scale + 8 * n * t.row_scale_step, np.float64)
+        scale = one * load(t.sample_weight + 8 * n, np.float64) if t.sample_weight else one
+        own, _ = weight_of(t, y)
+        factor = scale * (own + mass + times(2 * t.z_loss, m + math.log1p(rest)))
+        second = times(2 * t.z_loss, scale)
+        write_hessian(t, n, kind, m, rest, factor, second, one, x_buffer, q_buffer, scratch)
     fence()
 
 

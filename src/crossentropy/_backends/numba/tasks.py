@@ -10,6 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from ..._arrays import merged_rows
+from ..contract import RowNumbers
 from .layout import BF16, F16, F32, F64, ChangedRows, OddRows, Rows
 
 
@@ -37,6 +38,14 @@ class Task(NamedTuple):
     row_scale_step: int  # 0 for one number, else 1
     loss: int  # address of float64 (rows,)
     sign: int  # address of float64 (rows,), for a weighted logsumexp
+    logsumexp: int  # address of float64 (rows,), as those that follow: RowNumbers
+    entropy: int
+    log_prob: int  # 0 without targets that are classes, as is rank
+    max_prob: int
+    argmax: int  # address of int64 (rows,)
+    rank: int
+    entropy_scale: int  # as row_scale, for what arrives at entropies; row_scale at log-probabilities
+    entropy_scale_step: int
     statistics: int  # address of float64 (rows, WIDTH): contract.Statistics of each row
     bypasses: int  # whether stores to out bypass the caches
     stop: int  # address of an int64 that is not 0 once the call is to end
@@ -154,6 +163,14 @@ def _changed(x: OddRows, options) -> ChangedRows:
     return ChangedRows(*x, high, float(ratio - Fraction(high)), a, c, address_of(options.class_prior))
 
 
+NUMBERS = RowNumbers._fields[1:]  # the loss has a field of its own
+
+
+def _scale(given):
+    """(array, step) of what is one number, or one for each row."""
+    return (np.array([given]), 0) if isinstance(given, float) else (given, 1)
+
+
 class Described(NamedTuple):
     """A Task in memory, and what must live as long as a kernel may work on it."""
 
@@ -164,8 +181,9 @@ class Described(NamedTuple):
 
 
 def described(
-    x, bypass_from, q=None, out=None, targets=None, options=None, row_scale=None, loss=None, statistics=None, sign=None
-) -> Described:
+    x, bypass_from, q=None, out=None, targets=None, options=None, row_scale=None, loss=None, statistics=None, sign=None,
+    numbers=None, entropy_scale=None,
+) -> Described:  # fmt: skip
     """The Task of one call; a result of ``bypass_from`` bytes or more, if not in place, bypasses the caches."""
     changed = changes(options)
     real = np.dtype(np.float64 if x.itemsize == 8 or changed else np.float32)
@@ -183,8 +201,9 @@ def described(
         rows = [_changed(logits, options), rows[1], rows[2]._replace(direct=0)]
     elif plain:
         rows = [Rows(*each[: len(Rows._fields)]) for each in rows]
-    scalar = isinstance(row_scale, float)
-    scale, stop = np.array([row_scale]) if scalar else row_scale, np.zeros(1, np.int64)
+    scales, steps = zip(*map(_scale, (row_scale, entropy_scale)), strict=True)
+    stop = np.zeros(1, np.int64)
+    of_rows = {name: None if numbers is None else getattr(numbers, name) for name in NUMBERS}
     task = packed(
         Task(
             *rows,
@@ -194,8 +213,11 @@ def described(
             classes=x.shape[-1],
             targets=address_of(targets),
             target_size=0 if targets is None else targets.itemsize * (1 if targets.dtype.kind == "u" else -1),
-            row_scale=address_of(scale),
-            row_scale_step=0 if scalar else 1,
+            row_scale=address_of(scales[0]),
+            row_scale_step=steps[0],
+            entropy_scale=address_of(scales[1]),
+            entropy_scale_step=steps[1],
+            **{name: address_of(a) for name, a in of_rows.items()},
             loss=address_of(loss),
             sign=address_of(sign),
             statistics=address_of(statistics),
@@ -204,5 +226,5 @@ def described(
             **(_NO_OPTIONS if options is None else _options_as_fields(options)),
         )
     )
-    held = (task, dimensions, *arrays, targets, options, scale, loss, statistics, sign)
+    held = (task, dimensions, *arrays, targets, options, scales, loss, statistics, sign, numbers)
     return Described(address_of(task), 1 if changed else None if plain else True, stop, held)

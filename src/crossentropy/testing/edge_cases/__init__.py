@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
-from . import arguments, axes, linear, log_softmax, shapes, sums, targets, values
+from . import (
+    arguments,
+    axes,
+    distillation,
+    linear,
+    log_softmax,
+    options,
+    row_statistics,
+    second_derivatives,
+    shapes,
+    sums,
+    targets,
+    values,
+)
 from .case import EDGE_CASES, both
 
-__all__ = ["EDGE_CASES", "arguments", "axes", "both", "linear", "log_softmax", "shapes", "sums", "targets", "values"]
+__all__ = [
+    "EDGE_CASES",
+    "arguments",
+    "axes",
+    "both",
+    "distillation",
+    "linear",
+    "log_softmax",
+    "options",
+    "row_statistics",
+    "second_derivatives",
+    "shapes",
+    "sums",
+    "targets",
+    "values",
+]

@@ -166,7 +166,7 @@ def _(dtype):
                 call(x, t, **options)
     for name in NUMERIC:
         for value in OPTIONS[name].bad:
-            with refuses(ValueError if isinstance(value, float) else TypeError, f"{name} must be "):
+            with refuses(ValueError if isinstance(value, (int, float)) else TypeError, f"{name} must be "):
                 cross_entropy(x, t, **{name: value})
 
 

@@ -25,7 +25,14 @@ def edge_case(name):
 
 
 def both(x, t, **options):
-    """Loss and gradient, checked to be the same from the fused call, the loss alone and the saved pair."""
+    """Loss and gradient, checked to be the same from the fused call, the loss alone and the saved pair.
+
+    Examples
+    --------
+    >>> loss, grad = crossentropy.testing.both(np.zeros((1, 2)), [0])
+    >>> grad
+    array([[-0.5,  0.5]])
+    """
     loss, grad = cross_entropy_and_grad(x, t, **options)
     same(cross_entropy(x, t, **options), loss)
     again, saved = autograd.forward(x, t, **options)

@@ -1,0 +1,310 @@
+/* What the numbers of a row (rows/row_statistics.c) take from a block, beside its sum: how far below the maximum its
+ * classes lie, weighted by e^x, where the largest is, and how many lie above a target; and the gradient of what has one.
+ * unit.h includes this once for each ELEMENT, after rows.h.
+ *
+ * The maximum is known before the sum, and the block in the L1 cache then: a pass over memory guesses it (pass in
+ * rows.h), but sum e^x (max - x) about a guess is a difference that cancels where few classes hold the sum. The class
+ * at the maximum is left out of the sum (blocks.h, D), and adds nothing to that other one. */
+#include "blocks/blocks.h"
+#include "blocks/prefetch.h"
+#include "math/exp_sum.h"
+#include "math/lane_total.h"
+#include "simd/simd.h"
+
+#define looking NAME(looking)
+#define looks NAME(looks)
+#define look_sums NAME(look_sums)
+
+/* The largest element that is a number; -inf where there is none. */
+static double NAME(top)(const void *in, ptrdiff_t n)
+{
+    const ELEMENT *x = in;
+    vec m[4];
+    for (int u = 0; u < 4; ++u) m[u] = v_set1(-INFINITY);
+    ptrdiff_t j = 0;
+    for (; n - j >= 4 * LANES; j += 4 * LANES)
+        for (int u = 0; u < 4; ++u) m[u] = v_max(v_load(x + j + u * LANES), m[u]);
+    for (; j < n; j += LANES) m[0] = v_max(NAME(at)(x, j, n, -INFINITY), m[0]);
+    return (double)v_top(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
+}
+
+/* The first element that is that number, or n. */
+static ptrdiff_t NAME(place)(const void *in, ptrdiff_t n, double value)
+{
+    const ELEMENT *x = in;
+    const vec wanted = v_set1((REAL)value);
+    ptrdiff_t j = 0;
+    for (; n - j >= 4 * LANES; j += 4 * LANES) {
+        mask found = v_equal(v_load(x + j), wanted);
+        for (int u = 1; u < 4; ++u) found = mask_or(found, v_equal(v_load(x + j + u * LANES), wanted));
+        if (mask_count(found)) break;
+    }
+    for (; j < n; j += LANES) {
+        REAL lanes[LANES];
+        const vec z = NAME(at)(x, j, n, NAN);
+        if (!mask_count(v_equal(z, wanted))) continue;
+        v_store_real(lanes, z);
+        for (int i = 0; i < LANES; ++i)
+            if (lanes[i] == (REAL)value) return j + i;
+    }
+    return n;
+}
+
+/* How many elements are above a number; with ties, how many are not below it. */
+static ptrdiff_t NAME(above)(const void *in, ptrdiff_t n, double value, int ties)
+{
+    const ELEMENT *x = in;
+    const vec than = v_set1((REAL)value), one = v_set1(1);
+    vec count[4];
+    for (int u = 0; u < 4; ++u) count[u] = v_set1(0);
+    ptrdiff_t j = 0;
+    if (ties) {
+        for (; n - j >= 4 * LANES; j += 4 * LANES)
+            for (int u = 0; u < 4; ++u) count[u] = v_add_where(v_less(v_load(x + j + u * LANES), than), count[u], one);
+        for (; j < n; j += LANES) count[0] = v_add_where(v_less(NAME(at)(x, j, n, INFINITY), than), count[0], one);
+    } else {
+        for (; n - j >= 4 * LANES; j += 4 * LANES)
+            for (int u = 0; u < 4; ++u) count[u] = v_add_where(v_less(than, v_load(x + j + u * LANES)), count[u], one);
+        for (; j < n; j += LANES) count[0] = v_add_where(v_less(than, NAME(at)(x, j, n, -INFINITY)), count[0], one);
+    }
+    const ptrdiff_t found = (ptrdiff_t)v_sum(v_add(v_add(count[0], count[1]), v_add(count[2], count[3])));
+    return ties ? n - found : found;
+}
+
+/* What stays as it is over a block: max is the row's, or the largest up to here; leave is the class at it, or -1. */
+typedef struct {
+    const ELEMENT *x;
+    EXP_FRAME f;
+    vec max, least;    /* least: what lies below it is as far, whose e^x is 0 */
+    vec target;
+    ptrdiff_t n, leave;
+} looking;
+
+typedef struct {
+    vec sum[UNROLL], far[UNROLL], count[UNROLL];
+} looks;
+
+/* As taken in math/exp_sum_of.h, without a loop that would keep the vectors in memory. */
+SIMD vec NAME(taken_at_once)(vec *s)
+{
+    const vec sum = UNROLL == 4   ? v_add(v_add(s[0], s[1]), v_add(s[UNROLL / 2], s[UNROLL - 1]))
+                    : UNROLL == 2 ? v_add(s[0], s[UNROLL - 1])
+                                  : s[0];
+    s[0] = v_set1(0);
+    s[UNROLL > 1] = v_set1(0);
+    s[UNROLL / 2] = v_set1(0);
+    s[UNROLL - 1] = v_set1(0);
+    return sum;
+}
+
+/* As ask_ahead in rows.h, but into L1 by a block, of which the maximum is taken first. */
+SIMD void NAME(ask_for_next)(const ELEMENT *x, ptrdiff_t n)
+{
+    const char *at = (const char *)x;
+    for (ptrdiff_t i = 0; i < n * (ptrdiff_t)sizeof *x; i += LINE) {
+        prefetch_to_l2(at + i + PREFETCH_FAR);
+        prefetch(at + i + GROUP * sizeof *x);
+    }
+}
+
+/* guards: for a row with a shift or with logits so low that e^x (max - x) is 0 times inf. */
+SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u, int leaves_out, int guards,
+                          counted_above counts, vec to_count)
+{
+    const vec z = guards ? v_max(r->least, x) : x;    /* NaN stays one */
+    vec e = v_exp_summed(guards ? v_sub(z, r->f.shift) : z, r->f);
+    p->far[u] = v_fma(e, v_sub(r->max, z), p->far[u]);
+    if (leaves_out) e = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->leave - j))), e);
+    p->sum[u] = v_add(p->sum[u], e);
+    if (counts == ABOVE) p->count[u] = v_add_where(v_less(r->target, to_count), p->count[u], v_set1(1));
+    if (counts == NOT_BELOW) p->count[u] = v_add_where(v_less(to_count, r->target), p->count[u], v_set1(1));
+}
+
+/* What is past the end is far below, and counts for nothing. */
+SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_out, int guards, counted_above counts)
+{
+    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
+    for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
+        NAME(ask_for_next)(r->x + j, UNROLL * LANES);
+        for (int u = 0; u < UNROLL; ++u) {
+            const vec x = v_load(r->x + j + u * LANES);
+            NAME(look_step)(r, j + u * LANES, x, p, u, leaves_out, guards, counts, x);
+        }
+    }
+    if (j < end) NAME(ask_for_next)(r->x + j, end - j);
+    for (; j < end; j += LANES) {
+        const vec x = NAME(at)(r->x, j, end, -INFINITY);
+        const vec to_count = counts == NOT_BELOW ? NAME(at)(r->x, j, end, INFINITY) : x;
+        const vec z = end - j >= LANES ? x : v_max(r->least, x);
+        NAME(look_step)(r, j, z, p, 0, leaves_out, guards, counts, to_count);
+    }
+}
+
+/* The same of a vector by the parts of e^x, without rounding what a result could show. */
+typedef struct {
+    EXP_SUM sum;
+    lane_total_f64 far[WIDE];
+} look_sums;
+
+SIMD look_sums NAME(exactly_of_none)(void)
+{
+    look_sums p;
+    p.sum = exp_sum_of_none();
+    for (int u = 0; u < WIDE; ++u) p.far[u] = lane_total_of_none_f64();
+    return p;
+}
+
+SIMD void NAME(look_exactly)(const looking *r, vec x, mask left_out, look_sums *p, int u)
+{
+    const vec z = v_max(r->least, x);
+    vec q;
+    const vec high = v_exp_parts(v_sub(z, r->f.shift), r->f, &q);
+    for (int part = 0; part < WIDE; ++part) {
+        const vec_f64 power = v_widen(high, part), more = v_widen(q, part);
+        const vec_f64 below = v_sub_f64(v_widen(r->max, part), v_widen(z, part)), term = v_mul_f64(power, below);
+        if (WIDE == 1) {
+            lane_total_add_f64(&p->far[part], term);
+            lane_total_add_f64(&p->far[part], v_mul_f64(term, more));
+        } else p->far[part].sum = v_fma_f64(term, more, v_add_f64(p->far[part].sum, term));
+    }
+    exp_sum_add(&p->sum, u, v_zero_where(left_out, high), q);
+}
+
+SIMD double NAME(far_of)(const look_sums *p)
+{
+    if (WIDE == 1) return lane_total_value_f64(p->far[0]);
+    return v_sum_f64(v_add_f64(p->far[0].sum, p->far[WIDE - 1].sum));
+}
+
+/* One lane of the chunk from j again, as lost_in_lane in rows.h: its sums, exactly. */
+static compensated NAME(look_at_lane)(const looking *r, ptrdiff_t j, int lane, double *far)
+{
+    ELEMENT column[CHUNK_VECTORS];
+    int rows = 0, leader = -1;
+    for (int i = 0; i < CHUNK_VECTORS; ++i) {
+        const ptrdiff_t at = j + i * LANES + lane;
+        if (at == r->leave) leader = rows;
+        if (at < r->n) column[rows++] = r->x[at];
+    }
+    look_sums p = NAME(exactly_of_none)();
+    for (int i = 0; i < rows; i += LANES) {
+        const mask left_out = v_equal(v_load_real(lane_numbers), v_set1((REAL)(leader - i)));
+        NAME(look_exactly)(r, NAME(at)(column, i, rows, -INFINITY), left_out, &p, 0);
+    }
+    exp_sum_end_chunk(&p.sum);
+    *far = NAME(far_of)(&p);
+    return lane_total_exact(p.sum.total);
+}
+
+SIMD void NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *fars, int guards, counted_above counts)
+{
+    for (ptrdiff_t j = 0; j < r->n; j += CHUNK) {
+        if (r->leave >= j && r->leave < j + CHUNK) NAME(look_chunk)(r, j, p, 1, guards, counts);
+        else NAME(look_chunk)(r, j, p, 0, guards, counts);
+        v_store_real(sums + j / CHUNK_VECTORS, NAME(taken_at_once)(p->sum));
+        v_store_real(fars + j / CHUNK_VECTORS, NAME(taken_at_once)(p->far));
+    }
+}
+
+/* In lanes, of which those with more than a sixteenth of either sum are added again (rows.h, pass_rounded). */
+SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, counted_above counts)
+{
+    REAL sums[GROUP / CHUNK_VECTORS], fars[GROUP / CHUNK_VECTORS];
+    const int lanes = (int)((r->n + CHUNK - 1) / CHUNK) * LANES;
+    looks p;
+    for (int u = 0; u < UNROLL; ++u) p.sum[u] = p.far[u] = p.count[u] = v_set1(0);
+    NAME(look_chunks)(r, &p, sums, fars, guards, counts);
+    vec top_sum = v_set1(0), top_far = top_sum;
+    lane_total sum_total = lane_total_of_none(), far_total = sum_total;
+    for (int i = 0; i < lanes; i += LANES) {
+        const vec s = v_load_real(sums + i), f = v_load_real(fars + i);
+        top_sum = v_max(s, top_sum), top_far = v_max(f, top_far);
+        lane_total_add(&sum_total, s);
+        lane_total_add(&far_total, f);
+    }
+    found->sum = lane_total_exact(sum_total);
+    found->far = lane_total_value(far_total);
+    if (counts) found->counted = (ptrdiff_t)v_sum(NAME(taken_at_once)(p.count));
+    const double most = found->sum.sum / 16, furthest = found->far / 16;
+    const mask large = mask_or(v_less(v_set1((REAL)most), top_sum), v_less(v_set1((REAL)furthest), top_far));
+    if (!mask_count(large)) return;
+    for (int i = 0; i < lanes; ++i)
+        if (sums[i] > most || fars[i] > furthest) {
+            double far_of_lane;
+            const compensated s = NAME(look_at_lane)(r, i / LANES * CHUNK, i % LANES, &far_of_lane);
+            compensated_add(&found->sum, (s.sum - (double)sums[i]) + s.error);
+            found->far += far_of_lane - (double)fars[i];
+        }
+}
+
+/* Of few elements, by the parts of e^x. */
+SIMD void NAME(look_few)(const looking *r, block_look *found)
+{
+    look_sums p = NAME(exactly_of_none)();
+    for (ptrdiff_t j = 0; j < r->n;) {
+        const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
+        for (; j < end; j += LANES) {
+            const mask left_out = v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->leave - j)));
+            NAME(look_exactly)(r, NAME(at)(r->x, j, end, -INFINITY), left_out, &p, 0);
+        }
+        exp_sum_end_chunk(&p.sum);
+    }
+    found->sum = lane_total_exact(p.sum.total);
+    found->far = NAME(far_of)(&p);
+}
+
+/* Of at most GROUP elements: the sum of e^x but for class leave, that of e^x (max - x), and how many are above a target,
+ * or not below it. The sum is NaN where an element is. */
+static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
+                       counted_above counts, int *guards, block_look *found)
+{
+    const looking r = {
+        x, frame_at(at), v_set1((REAL)max), v_set1((REAL)(max - (WIDE == 1 ? 1500 : 250))), v_set1((REAL)target),
+        n, leave};
+    const int shifts = at.shift != 0;
+    found->counted = 0;
+    if (n <= FEW) {
+        NAME(look_few)(&r, found);
+        if (counts) found->counted = NAME(above)(x, n, target, counts == NOT_BELOW);
+    } else {
+        if (!*guards && !shifts) {
+            if (counts == ABOVE) NAME(look_rounded)(&r, found, 0, ABOVE);
+            else if (counts == NOT_BELOW) NAME(look_rounded)(&r, found, 0, NOT_BELOW);
+            else NAME(look_rounded)(&r, found, 0, NOT_COUNTED);
+            *guards = !isfinite(found->sum.sum) || !isfinite(found->far);
+        }
+        if (*guards || shifts) {
+            if (counts == ABOVE) NAME(look_rounded)(&r, found, 1, ABOVE);
+            else if (counts == NOT_BELOW) NAME(look_rounded)(&r, found, 1, NOT_BELOW);
+            else NAME(look_rounded)(&r, found, 1, NOT_COUNTED);
+        }
+        if (counts == NOT_BELOW) found->counted = n - found->counted;
+    }
+    found->sum = exp_sum_total(found->sum);
+    found->far /= EXP_SCALE;
+}
+
+/* ------------------------------------------------------------------ the gradient */
+
+/* factor e^x (slope (max - x) + level), but at_max at the maximum, and value at one class. */
+static void NAME(log_probs_gradient)(const void *in, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *to,
+                                     int bypass)
+{
+    const ELEMENT *x = in;
+    ELEMENT *out = to;
+    const EXP_FRAME f = frame_at(job->at);
+    const vec max = v_set1((REAL)job->max), least = v_set1((REAL)(job->max - (WIDE == 1 ? 1500 : 250)));
+    const vec slope = v_set1((REAL)job->slope), level = v_set1((REAL)job->level);
+    const vec times = v_set1((REAL)(job->factor / EXP_SCALE)), value = v_set1((REAL)job->value);
+    const vec at_max = v_set1((REAL)job->at_max);
+    for (ptrdiff_t j = 0, here; j < n; j += here) {
+        const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, bypass);
+        here = before ? before : n - j < LANES ? n - j : LANES;
+        const vec z = v_max(least, NAME(at)(x, j, j + here, -INFINITY));
+        vec grad = v_mul(v_mul(v_exp(z, f), times), v_fma(slope, v_sub(max, z), level));
+        grad = v_where(v_equal(z, max), at_max, grad);
+        if ((size_t)(entry - j) < (size_t)here)
+            grad = v_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(entry - j))), value, grad);
+        NAME(put)(out + j, here, grad, bypass);
+    }
+}

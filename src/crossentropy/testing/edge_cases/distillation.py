@@ -1,0 +1,165 @@
+"""Distillation: rows near each other and far, masked classes, rows that do not count."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from ... import distillation, reference
+from ..ulps import FORMATS, dtypes, largest_error, refuses, require, result_dtype, same
+from .case import INF, NAN, edge_case, numbers
+
+# Ulps that the loss and the gradient may be off by, the reference's own included: the loss from 1e-12 on.
+LOSS = {"float32": 5, "float64": 64, "float16": 5, "bfloat16": 5}
+GRAD = {"float32": 8, "float64": 256, "float16": 0.6, "bfloat16": 0.6}
+BETA = 0.3
+
+
+def unit_of(student, teacher, kind, temperature):
+    """In whose ulp each entry of the gradient is judged: a term of it, times the largest |d| where that is small."""
+    found = reference.pair(student, teacher, temperature)
+    p_s, p_t, gap = map(np.array, found)
+    gap = np.where(p_s * p_t > 0, gap, 0.0)
+    most = min(1.0, np.abs(gap).max(initial=0))
+    if kind == "forward":
+        return temperature * np.maximum(p_s, p_t) * most
+    if kind == "reverse":
+        kl = reference.distillation(student, teacher, kind, temperature, BETA) / temperature**2
+        return temperature * p_s * np.maximum(np.maximum(np.abs(gap), kl), most)
+    return temperature * (1 - BETA) * p_s * most * np.maximum(1, np.abs(gap))
+
+
+def check(student, teacher, kind="forward", temperature=1.0, **options):
+    """Hold loss and gradient to the reference's, row by row; the classes are last."""
+    loss, grad = distillation(
+        student, teacher, kind=kind, temperature=temperature, beta=BETA, reduction="none", **options
+    )
+    name, rows = student.dtype.name, zip(student, teacher, np.ravel(loss), grad, strict=True)
+    for s, t, got, moved in rows:
+        s, t = s.astype(float).tolist(), t.astype(float).tolist()
+        want, slope = (f(s, t, kind, temperature, BETA) for f in (reference.distillation, reference.distillation_grad))
+        if want == 0:
+            same(moved.astype(float), np.zeros(len(s)))
+        if want >= 1e-12 or want == 0 or not np.isfinite(want):
+            error = largest_error(got, want, result_dtype(student.dtype, "loss"))
+            require(error <= LOSS[name], f"{kind}, T {temperature}: loss {want:g} is off by {error:.2f} ulp")
+        if np.isfinite(want):
+            unit = np.maximum(unit_of(s, t, kind, temperature), 2.0 ** (FORMATS[name][1] + 8))
+            error = largest_error(moved, slope, name, unit)
+            require(error <= GRAD[name], f"{kind}, T {temperature}, loss {want:g}: gradient off by {error:.2f} ulp")
+        elif np.isnan(want) or kind == "reverse":
+            require(np.isnan(moved.astype(float)).all(), "the gradient of an undefined row")
+    return loss, grad
+
+
+@edge_case("distillation: near, far, and in between")
+def _(dtype):
+    each = itertools.product((1e-6, 1e-3, 0.05, 0.4, 1.5, 20), ((2, 5), (3, 33), (2, 100)))
+    kinds = itertools.cycle(itertools.product(reference.KINDS, (1.0, 2.0, 0.7)))
+    for number, ((noise, (n, classes)), (kind, temperature)) in enumerate(zip(each, kinds, strict=False)):
+        t = numbers(n, classes, np.float64, number) * 3
+        s = t + number % 3 * 4.25 + noise * numbers(n, classes, np.float64, number + 100)
+        check(s.astype(dtype), t.astype(dtype), kind, temperature)
+
+
+@edge_case("distillation: equal rows, up to a constant, give exactly 0")
+def _(dtype):
+    for classes, by in ((1, 0.5), (2, 0.0), (5, 8.0), (70, -3.0)):
+        t = np.round(numbers(3, classes, np.float64, classes) * 8) / 8
+        t, s = t.astype(dtype), (t + by).astype(dtype)
+        for kind, temperature in ((*each,) for each in itertools.product(reference.KINDS, (1.0, 0.7))):
+            loss, grad = distillation(s, t, kind=kind, temperature=temperature, reduction="none")
+            same(loss, np.zeros(3, loss.dtype))
+            same(grad, np.zeros(s.shape, dtype))
+
+
+@edge_case("distillation: masked classes")
+def _(dtype):
+    s, t = numbers(3, 12, dtype, 5), numbers(3, 12, dtype, 6)
+    few = [c for c in range(12) if c % 3]
+    both_s, both_t = s.copy(), t.copy()
+    both_s[:, ::3] = both_t[:, ::3] = -INF
+    for kind in reference.KINDS:
+        loss, grad = check(both_s, both_t, kind)
+        want, slope = distillation(
+            np.ascontiguousarray(s[:, few]), np.ascontiguousarray(t[:, few]), kind=kind, beta=BETA, reduction="none"
+        )
+        np.testing.assert_allclose(np.asarray(loss, float), np.asarray(want, float), rtol=2e-6)
+        np.testing.assert_allclose(grad[:, few].astype(float), slope.astype(float), rtol=2e-2, atol=1e-6)
+        same(grad[:, ::3].astype(float), np.zeros((3, 4)))
+        for one, other in ((both_s, t), (s, both_t)):  # a class that the student alone lacks, or the teacher alone
+            loss, grad = check(one, other, kind)
+            infinite = kind == ("forward" if one is both_s else "reverse")
+            require(np.isinf(loss).all() == infinite, f"{kind}: {loss}")
+            require(np.isfinite(grad.astype(float)).all() or (infinite and kind == "reverse"), kind)
+
+
+@edge_case("distillation: undefined rows")
+def _(dtype):
+    for row in ([NAN, 0.0, 1.0], [0.0, INF, 1.0], [-INF, -INF, -INF]):
+        for side, kind in itertools.product((0, 1), reference.KINDS):
+            given = [numbers(3, 3, dtype), numbers(3, 3, dtype, 2)]
+            given[side][1] = row
+            loss, grad = distillation(*given, kind=kind, reduction="none")
+            require(np.isnan(loss).tolist() == [False, True, False], str(loss))
+            require(np.isnan(grad.astype(float)).all(axis=1).tolist() == [False, True, False], str(grad))
+
+
+@edge_case("distillation: rows that do not count, reductions")
+def _(dtype):
+    s, t = numbers(4, 7, dtype), numbers(4, 7, dtype, 2)
+    v = np.array([1.0, 0.0, 2.0, 0.5])
+    each, slopes = distillation(s, t, reduction="none")
+    s[1] = NAN
+    for reduction, by in (("none", 1.0), ("sum", 1.0), ("mean", v.sum())):
+        loss, grad = distillation(s, t, reduction=reduction, sample_weight=v)
+        want = v * np.where(v, each.astype(float), 0)
+        np.testing.assert_allclose(loss, want if reduction == "none" else want.sum() / by, rtol=1e-6)
+        np.testing.assert_allclose(
+            grad.astype(float), v[:, None] / by * slopes.astype(float), rtol=2e-2, atol=1e-6 if by == 1 else 1e-2
+        )
+        same(grad[1].astype(float), np.zeros(7))
+    loss, grad = distillation(s, t, sample_weight=np.zeros(4))
+    require(np.isnan(loss) and not grad.any(), f"the mean over no row: {loss}")
+    loss, grad = distillation(s, t, sample_weight=v, normalizer=2.0)
+    np.testing.assert_allclose(loss, want.sum() / 2, rtol=1e-6)
+
+
+@edge_case("distillation: layouts, in place, a teacher of another dtype")
+def _(dtype):
+    s, t = numbers(6, 5, dtype), numbers(6, 5, dtype, 2)
+    for kind in reference.KINDS:
+        loss, grad = distillation(s, t, kind=kind)
+        got = distillation(np.ascontiguousarray(s.T), np.ascontiguousarray(t.T), kind=kind, axis=0)
+        same(got.loss, loss)
+        same(got.grad.T, grad)
+        out = s.copy()
+        require(distillation(out, t, kind=kind, out=out).grad is out)
+        same(out, grad)
+    for name, other in dtypes().items():
+        found = distillation(s, t.astype(other))
+        require(found.grad.dtype == dtype)
+        wide = np.float64 if name == "float64" else dtype
+        if np.dtype(wide).itemsize >= other.itemsize:
+            same(found.loss, distillation(s.astype(wide), t.astype(other).astype(wide)).loss)
+
+
+@edge_case("distillation: arguments that are refused")
+def _(dtype):
+    x = numbers(3, 4, dtype)
+    for message, options in (
+        ("kind must be one of 'forward', 'reverse', 'js', got 'kl'", {"kind": "kl"}),
+        ("temperature must be finite and positive, got 0", {"temperature": 0}),
+        ("beta must be in (0, 1), got 1", {"kind": "js", "beta": 1}),
+        ("sample_weight must have shape (3,), got (4,)", {"sample_weight": np.ones(4, dtype)}),
+    ):
+        with refuses(ValueError, message):
+            distillation(x, x.copy(), **options)
+    with refuses(ValueError, "teacher_logits must have the shape of student_logits, (3, 4), got (3, 3)"):
+        distillation(x, x[:, :3])
+    with refuses(TypeError, "unexpected keyword argument 'class_weight'"):
+        distillation(x, x.copy(), class_weight=np.ones(4))
+    t = x.copy()
+    with refuses(ValueError, "out must not share memory with teacher_logits"):
+        distillation(x, t, out=t)

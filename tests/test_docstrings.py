@@ -1,0 +1,83 @@
+"""Every public function has an example, and the examples give what they say; those of the how-to pages, too."""
+
+import doctest
+import importlib
+import inspect
+import math
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crossentropy
+
+ROOT = Path(__file__).parent.parent
+# Modules of the package, with what they need; names that a module only passes on are examined where they are at home.
+MODULES = {"autograd": "", "distributions": "", "reference": "", "testing": "", "training": ""}
+MODULES |= {"numba_rows": "numba", "torch": "torch"}
+RECORDS = (tuple, dict)  # what functions return, or take: their functions show them
+
+
+def examples_of(text, names, name):
+    """Run the examples of a text in those names."""
+    names.update(np=np, crossentropy=crossentropy, math=math)
+    test = doctest.DocTestParser().get_doctest(text, names, name, None, None)
+    report = []
+    runner = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
+    runner.run(test, out=report.append, clear_globs=False)
+    names.update(test.globs)
+    assert not runner.failures, "".join(report)
+    return len(test.examples)
+
+
+def public():
+    """(name, function or class) of everything that is public and called."""
+    for name in crossentropy.__all__:
+        value = getattr(crossentropy, name)
+        if callable(value) and not (isinstance(value, type) and issubclass(value, RECORDS)):
+            yield name, value
+    for module, needed in MODULES.items():
+        if not needed or find_spec(needed):
+            found = importlib.import_module(f"crossentropy.{module}")
+            for name in getattr(found, "__all__", [name for name in vars(found) if not name.startswith("_")]):
+                value = getattr(found, name)
+                at_home = getattr(value, "__module__", "").startswith(f"crossentropy.{module}")
+                if callable(value) and at_home and not (isinstance(value, type) and issubclass(value, RECORDS)):
+                    yield f"{module}.{name}", value
+
+
+@pytest.mark.skipif(not crossentropy.__doc__, reason="python -OO has no docstrings")
+def test_every_public_function_has_an_example_that_holds():
+    without, count = [], 0
+    page = ROOT / "docs" / "reference" / "specification.rst"  # of what has no __all__, the functions that it shows
+    shown = re.findall(r"autofunction:: (\w+)", page.read_text(encoding="utf-8")) if page.exists() else []
+    for name, value in public():
+        found = examples_of(inspect.getdoc(value) or "", {}, name)
+        count += found
+        if not found and (not name.startswith("reference.") or name.removeprefix("reference.") in shown):
+            without.append(name)
+    assert not without
+    assert count >= 100
+
+
+def pages():
+    """The pages with examples, and what they need."""
+    found = [ROOT / "docs" / "settings.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+    needed = {"pytorch.md": "torch", "numba.md": "numba"}
+    return [pytest.param(path, needed.get(path.name), id=path.name) for path in found if path.exists()]
+
+
+@pytest.mark.parametrize(("page", "needed"), pages())
+def test_the_examples_of_a_page_run(page, needed):
+    """Block by block, in one namespace."""
+    if needed:
+        pytest.importorskip(needed)
+    names, count = {}, 0
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        if ">>>" in block:
+            count += examples_of(block, names, page.name)
+        else:
+            compile(block, page.name, "exec")
+    assert count or page.name == "gpu.md"  # whose arrays lie on a device

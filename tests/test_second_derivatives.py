@@ -1,0 +1,122 @@
+"""Second derivatives against differences of the gradient, PyTorch's, and the boosters' formulas."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from crossentropy import cross_entropy_and_grad, cross_entropy_grad, cross_entropy_grad_hess
+
+OPTIONS = {
+    "plain": {},
+    "weights": {"class_weight": [0.5, 2.0, 1.0, 0.7, 1.5], "sample_weight": [1.0, 0.0, 2.0, 0.3]},
+    "smoothing and z-loss": {"label_smoothing": 0.2, "z_loss": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("kind", ["index", "probability"])
+def test_against_central_differences(backend, kind, name, rng):
+    x, u = rng.standard_normal((2, 4, 5))
+    targets = rng.integers(0, 5, 4) if kind == "index" else rng.dirichlet(np.ones(5), 4)
+    options, step = OPTIONS[name], 1e-5
+    found = cross_entropy_grad_hess(x, targets, hessian="gauss_newton_product", vector=u, **options)
+    up, down = (cross_entropy_grad(x + h * u, targets, **options) for h in (step, -step))
+    np.testing.assert_allclose(found.hess, (up - down) / (2 * step), atol=1e-9)
+    diagonal = cross_entropy_grad_hess(x, targets, **options).hess
+    for c in range(5):
+        moved = np.zeros((4, 5))
+        moved[:, c] = step
+        up, down = (cross_entropy_grad(x + h * moved, targets, **options)[:, c] for h in (1, -1))
+        np.testing.assert_allclose(diagonal[:, c], (up - down) / (2 * step), atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_against_torch(rng):
+    torch = pytest.importorskip("torch")
+    x, y = torch.tensor(rng.standard_normal((3, 6))), torch.tensor([0, 5, 2])
+    loss = lambda z: torch.nn.functional.cross_entropy(z, y, label_smoothing=0.1)  # noqa: E731
+    whole = torch.func.hessian(loss)(x).reshape(18, 18).numpy()
+    options = {"label_smoothing": 0.1}
+    found = cross_entropy_grad_hess(x.numpy(), y.numpy(), **options)
+    np.testing.assert_allclose(found.hess.reshape(-1), np.diag(whole), rtol=1e-12, atol=1e-15)
+    u = rng.standard_normal((3, 6))
+    product = cross_entropy_grad_hess(x.numpy(), y.numpy(), hessian="gauss_newton_product", vector=u, **options).hess
+    np.testing.assert_allclose(product.reshape(-1), whole @ u.reshape(-1), rtol=1e-11, atol=1e-15)
+
+
+def test_the_boosters_formulas(kernels, rng):
+    """multi:softprob of XGBoost, MulticlassSoftmax of LightGBM, by hand."""
+    for classes in (2, 10, 100):
+        x, y = (rng.standard_normal((50, classes)) * 4).astype(np.float32), rng.integers(0, classes, 50)
+        x[0, 1] = 60
+        wt = rng.uniform(0.5, 2, 50)
+        p = np.exp(x.astype(float) - x.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        options = {"reduction": "sum", "sample_weight": wt}
+        found = cross_entropy_grad_hess(x, y, hessian="xgboost", **options)
+        np.testing.assert_allclose(found.grad, (p - np.eye(classes)[y]) * wt[:, None], rtol=1e-4, atol=1e-6)
+        got = np.where(p > 1 - 1e-9, 0, found.hess)  # where the formula has lost its digits, and this has not
+        want = np.where(p > 1 - 1e-9, 0, np.maximum(2 * p * (1 - p) * wt[:, None], 1e-16))
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+        assert found.hess.min() >= np.float32(1e-16)
+        factor = classes / (classes - 1)
+        want = np.where(p > 1 - 1e-9, 0, factor * p * (1 - p) * wt[:, None])
+        got = cross_entropy_grad_hess(x, y, hessian="lightgbm", **options).hess
+        np.testing.assert_allclose(np.where(p > 1 - 1e-9, 0, got), want, rtol=1e-5, atol=1e-30)
+
+
+def test_what_must_hold(kernels, rng):
+    """H is positive semidefinite, its rows add up to 0, and the bound is above it."""
+    classes = 7
+    x, y = rng.standard_normal((3, classes)) * 5, rng.integers(0, classes, 3)
+    options = {"reduction": "sum", "class_weight": rng.uniform(0.5, 2, classes)}
+    whole = np.empty((3, classes, classes))
+    for c in range(classes):
+        u = np.zeros((3, classes))
+        u[:, c] = 1
+        whole[:, :, c] = cross_entropy_grad_hess(x, y, hessian="gauss_newton_product", vector=u, **options).hess
+    np.testing.assert_allclose(whole, whole.swapaxes(1, 2), rtol=1e-10, atol=1e-300)
+    np.testing.assert_allclose(whole.sum(axis=1), 0, atol=1e-15)
+    assert np.linalg.eigvalsh(whole).min() > -1e-15
+    diagonal = cross_entropy_grad_hess(x, y, **options).hess
+    np.testing.assert_allclose(diagonal, np.diagonal(whole, axis1=1, axis2=2), rtol=1e-12)
+    bound = cross_entropy_grad_hess(x, y, hessian="upper_bound", **options).hess
+    above = (np.eye(classes) - 1 / classes) * (bound[:, :1, None] / (1 - 1 / classes)) - whole
+    assert np.linalg.eigvalsh(above).min() > -1e-14
+    ones = np.ones((3, classes))
+    product = cross_entropy_grad_hess(x, y, hessian="gauss_newton_product", vector=ones, **options).hess
+    np.testing.assert_array_equal(product, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [1, 3, 10, 64, 65, 1000, 170_000])
+def test_sizes_by_code_path(kernels, classes, dtype, rng):
+    """Tiles that go the short way and the long one, rows in blocks, exponentials that are kept, too many for that."""
+    if classes > 100_000 and (kernels not in ("native-avx512", "native-base") or dtype == np.float64):
+        pytest.skip("one path for all sizes")
+    for n, ignored, size in itertools.product((1, 37) if classes < 1000 else (2,), (None, 0), (1.0, 200.0)):
+        x = (rng.standard_normal((n, classes)) + size - 1).astype(dtype)
+        y = rng.integers(0, classes, n)
+        if classes > 3:
+            x[:, 1] = -np.inf
+            y[y == 1] = 2
+        options = {"ignore_index": ignored, "reduction": "sum"}
+        found = cross_entropy_grad_hess(x, y, **options)
+        loss, grad = cross_entropy_and_grad(x, y, **options)
+        assert found.loss == loss
+        np.testing.assert_array_equal(found.grad, grad)
+        p = np.exp(x.astype(float) - x.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        counts = 1.0 if ignored is None else (y != ignored)[:, None]
+        np.testing.assert_allclose(found.hess, p * (1 - p) * counts, rtol=2e-6, atol=1e-37 if classes > 1 else 1e-15)
+
+
+def test_weights_that_are_large_and_small(kernels, rng):
+    """What is beyond the lanes' range is computed one by one."""
+    for classes, size in itertools.product((4, 100), (1e-42, 1e-30, 1e20, 1e30)):
+        x, y = rng.standard_normal((20, classes)).astype(np.float32), rng.integers(0, classes, 20)
+        v = np.where(np.arange(20) % 2, size, 1.0)
+        plain = cross_entropy_grad_hess(x, y, reduction="sum").hess
+        got = cross_entropy_grad_hess(x, y, reduction="sum", sample_weight=v).hess
+        np.testing.assert_allclose(got, plain * v[:, None], rtol=2e-6, atol=2.0**-148)
