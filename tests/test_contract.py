@@ -76,11 +76,13 @@ def test_infinite_rows_and_weights_of_every_length(kernels, dtype, classes):
     sums.weights_of_any_size(classes, dtype)
 
 
-@pytest.mark.parametrize("classes", [64, 300, 600, 2300])
+@pytest.mark.parametrize("classes", [64, 65, 300, 2300])
 def test_row_statistics_of_every_length(kernels, dtype, classes):
     """In tiles and in blocks: what the conformance suite has of few classes."""
-    row_statistics.every_number(classes, dtype)
-    row_statistics.leaders(classes, classes - 1, dtype)
+    if classes < 100:  # of more the reference takes seconds
+        row_statistics.every_number(classes, dtype)
+    if classes < 1000:
+        row_statistics.leaders(classes, classes - 1, dtype)
     row_statistics.ties(classes, dtype)
     row_statistics.undefined(classes, dtype)
 
