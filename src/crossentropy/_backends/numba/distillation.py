@@ -120,7 +120,7 @@ def maximum_of(a, row, classes, buffer, stop):
 def base_of(t, x_row, q_row, like):
     """(x - q, what that is short of) of the first class that neither row masks."""
     for c in range(t.classes):
-        x, q = number_at(t.x, x_row + c * t.x.stride, like), number_at(t.q, q_row + c * t.q.stride, like)
+        x, q = number_at(t.x, x_row, c, like), number_at(t.q, q_row, c, like)
         d = x - q
         if math.isfinite(x) and math.isfinite(q) and math.isfinite(d):
             seen = x - d
