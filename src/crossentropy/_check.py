@@ -8,7 +8,7 @@ numbers be aligned, PyTorch that a call be its own) stands where that is asked.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,6 +155,20 @@ def require_where(w: Layout, x: Layout, axis: int) -> None:
         raise TypeError(f"where must be boolean, got {w.dtype}")
     if w.shape != (shape := _arrays.without(x.shape, axis)):
         raise ValueError(f"where must have shape {shape}, got {w.shape}")
+
+
+def best_of(top: Any, index: bool, classes: int) -> tuple[int, ...]:
+    """The numbers of ``top``, checked."""
+    try:
+        best = tuple(integer(k, "top") for k in (top if isinstance(top, Iterable) else (top,)))
+    except TypeError:
+        raise TypeError(f"top must be an integer, or several, got {top!r}") from None
+    if best and not index:
+        raise ValueError(f"top is for index targets, which have a rank, got top={top!r}")
+    for k in best:
+        if not 1 <= k <= classes:
+            raise ValueError(f"top must be of 1 to {classes}, the number of classes, got {k}")
+    return best
 
 
 def require_grad_output(g: Layout, reduction: str, rows_shape: tuple[int, ...], name: str = "grad_output") -> None:

@@ -116,7 +116,7 @@ def row_statistics(
         return RowStatistics(*registry.device_backend().row_statistics(logits, targets, top=top, **left))
     call, given = _checked(logits, targets, left)
     index = given is not None and not call.options.probabilities
-    best = best_of(top, index, call.x.shape[-1])
+    best = _check.best_of(top, index, call.x.shape[-1])
     loss, lse, entropy, log_prob, max_prob, argmax, rank = _numbers(registry.current(), call, given, None)
     in_top = {k: rank < k for k in best}
     loss = None if given is None else loss
@@ -159,20 +159,6 @@ def _checked(
     axis = _check.class_axis(like, integer(left.get("axis", -1), "axis"), "logits")
     nothing = np.broadcast_to(np.zeros((), np.int8), _arrays.without(given.shape, axis))
     return _check.loss(given, nothing, {name: value for name, value in left.items() if name != "ignore_index"}), None
-
-
-def best_of(top: Any, index: bool, classes: int) -> tuple[int, ...]:
-    """The numbers of ``top``, checked."""
-    try:
-        best = tuple(integer(k, "top") for k in (top if isinstance(top, Iterable) else (top,)))
-    except TypeError:
-        raise TypeError(f"top must be an integer, or several, got {top!r}") from None
-    if best and not index:
-        raise ValueError(f"top is for index targets, which have a rank, got top={top!r}")
-    for k in best:
-        if not 1 <= k <= classes:
-            raise ValueError(f"top must be of 1 to {classes}, the number of classes, got {k}")
-    return best
 
 
 # ---------------------------------------------------------------------- transformed logits

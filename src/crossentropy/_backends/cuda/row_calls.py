@@ -195,7 +195,6 @@ def _plan_gradient(plan, kind, given, scalars):
 
 def row_statistics(logits, targets=None, *, top=(), **options):
     """As `crossentropy.row_statistics`, on the device: its fields."""
-    from ...row_numbers import best_of
     from . import cross_entropy
 
     x = arrays.describe(logits, "logits")
@@ -203,7 +202,7 @@ def row_statistics(logits, targets=None, *, top=(), **options):
     index = targets
     if targets is not None and _check.are_probabilities(arrays.beside(x, targets, "targets").layout, x.layout, axis):
         index = None
-    best = best_of(top, index is not None, x.layout.shape[axis])
+    best = _check.best_of(top, index is not None, x.layout.shape[axis])
     found, in_top = _numbers(_described(logits, index, options), False, best)
     lse, entropy, log_prob, max_prob, argmax, rank, _ = (None if a is None else a.value for a in found)
     loss = None if targets is None else cross_entropy(logits, targets, reduction="none", **options)
