@@ -13,7 +13,7 @@ import pytest
 
 BACKENDS = ("kernels", "isa_unit", "backend")  # the fixtures of conftest.py whose values name one
 # A parameter with more values than this meets every backend, but not every ISA unit: all choices of options.
-MANY = 100
+MANY = 200
 
 # Each value of each parameter occurs, crossed with nothing: every case starts a process, compares with all of PyTorch's
 # samples, or has Hypothesis think of thirty arrays.

@@ -251,11 +251,16 @@ def sum_exp(a, row, classes, leave, also, anchor, buffer, pad, stop):
 
 
 @inner
-def guess_of(a, row, classes, like):
-    """The maximum of the first classes: a guess at the row's own, of no use where it is NaN or infinite."""
-    guess = -np.inf
-    for c in range(min(GUESS_FROM, classes)):
-        guess = max(guess, number_at(a, row, c, like))
+def guess_of(a, row, classes, buffer):
+    """The maximum of the first classes: a guess at the row's own, of no use where it is NaN or infinite.
+
+    Numbers are taken as a block: a loop of `number_at` over 16-bit rows comes out of LLVM with a wrong number of turns.
+    """
+    guess, few = -np.inf, min(GUESS_FROM, classes)
+    for at in range(0, few, GUESS_FROM):
+        z = block(a, row, at, few, buffer)
+        for c in range(z.size):
+            guess = max(guess, np.float64(z[c]))
     return guess
 
 
@@ -272,7 +277,7 @@ def read_row(a, row, classes, y, margin, hides, buffer, pad, stop):
     max - z_y is large beside what cancels.
     """
     headroom, window = (40, 40.0) if pad.itemsize == 4 else (512, 300.0)  # e^(guess + window) must not overflow
-    guess = guess_of(a, row, classes, pad)
+    guess = guess_of(a, row, classes, buffer)
     known = math.isfinite(guess)
     shift, k = anchor_at(guess if known else 0.0, headroom, pad)
     m, z, leads = np.nan, -np.inf, -1
