@@ -75,6 +75,13 @@ def distillation(
     -----
     ``docs/derivation.md``, section 6. As ``kl_div(log_softmax(student / T), log_softmax(teacher / T),
     log_target=True)`` summed over the classes, times T^2, with nothing of the logits' size made but the gradient.
+
+    Examples
+    --------
+    >>> import torch, crossentropy.torch
+    >>> student = torch.zeros(1, 2, requires_grad=True)
+    >>> crossentropy.torch.distillation(student, torch.zeros(1, 2)).item()
+    0.0
     """
     tensors = (("student_logits", student_logits), ("teacher_logits", teacher_logits))
     for name, value in tensors:
