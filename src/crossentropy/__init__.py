@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         logsumexp,
         softmax,
     )
-    from .distillation import DistillationOptions, distillation
+    from .divergences import DistillationOptions, distillation
     from .linear import (
         LinearLogProbs,
         LinearLogProbsAndGrad,
@@ -49,8 +49,8 @@ _HOME = {
     "cross_entropy_grad": "api",
     "LogAndSign": "api",
     "LossAndGrad": "api",
-    "distillation": "distillation",
-    "DistillationOptions": "distillation",
+    "distillation": "divergences",
+    "DistillationOptions": "divergences",
     "cross_entropy_grad_hess": "second_derivatives",
     "HessianOptions": "second_derivatives",
     "LossGradHess": "second_derivatives",
