@@ -219,6 +219,7 @@ def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, g
     saved = backend.restored_log_probs(kept, _device(x), t, **_options_there(x, options, targets is not None))
     to = _device(grad)
     backend.log_probs_backward(saved, _scale(g_log_prob, x), _scale(g_entropy, x), out=to)
+    grad[...] = to.to_host()
 
 
 def forward_backward_hessian(x, targets, options, hessian, vector, row_scale, loss, grad, hess):
