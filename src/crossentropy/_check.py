@@ -387,16 +387,7 @@ def loss(logits_value: Any, targets_value: Any, left: dict[str, Any]) -> Loss:
         sources["targets"] = sources["targets"].astype(np.int64)  # [] is float64 to NumPy
     targets = _arrays.on_host(sources["targets"])
     axis, probabilities = _axis_and_kind(like, targets, integer(left.get("axis", -1), "axis"), given is not x)
-    options: dict[str, Any] = {}
-    for name in ARRAYS:
-        if name in left:
-            if isinstance(left[name], (dict, str)):
-                raise no_weights(left[name], like, axis, name)
-            sources[name] = array(left[name], name)
-            options[name] = _weights(sources[name], like, axis, name)
-    if "where" in left:
-        sources["where"] = array(left["where"], "where")
-        options["sample_weight"] = _masked(options.get("sample_weight"), sources["where"], like, axis)
+    options = _arrays_of(left, ARRAYS, like, axis, sources)
     options |= numeric_of(left)
     require_index(left, probabilities)
     if "ignore_index" in left:
@@ -433,15 +424,7 @@ def distillation(student: Any, teacher: Any, left: dict[str, Any]) -> Loss:
     t, lies = floats(sources["teacher_logits"], "teacher_logits")
     require_teacher(lies, like)
     axis = class_axis(like, integer(left.get("axis", -1), "axis"), "student_logits")
-    row = RowOptions(probabilities=True)
-    if "sample_weight" in left:
-        if isinstance(left["sample_weight"], (dict, str)):
-            raise no_weights(left["sample_weight"], like, axis, "sample_weight")
-        sources["sample_weight"] = array(left["sample_weight"], "sample_weight")
-        row = row._replace(sample_weight=_weights(sources["sample_weight"], like, axis, "sample_weight"))
-    if "where" in left:
-        sources["where"] = array(left["where"], "where")
-        row = row._replace(sample_weight=_masked(row.sample_weight, sources["where"], like, axis))
+    row = RowOptions(**_arrays_of(left, ("sample_weight",), like, axis, sources), probabilities=True)
     last = classes_last(x, axis)
     return Loss(last, classes_last(t, axis), row, last.shape[:-1], axis, *reduction_of(left), sources)
 
@@ -466,6 +449,23 @@ def vector(value: Any, call: Loss) -> np.ndarray:
     u, lies = floats(value, "vector")
     require_vector(lies, _arrays.on_host(np.moveaxis(call.x, -1, call.axis)))
     return u
+
+
+def _arrays_of(
+    left: dict[str, Any], names: tuple[str, ...], x: Layout, axis: int, sources: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """The options of those names as kernels take them, with ``where`` in the sample weights; all go to ``sources``."""
+    options: dict[str, Any] = {}
+    for name in names:
+        if name in left:
+            if isinstance(left[name], (dict, str)):
+                raise no_weights(left[name], x, axis, name)
+            sources[name] = array(left[name], name)
+            options[name] = _weights(sources[name], x, axis, name)
+    if "where" in left:
+        sources["where"] = array(left["where"], "where")
+        options["sample_weight"] = _masked(options.get("sample_weight"), sources["where"], x, axis)
+    return options
 
 
 def no_weights(value: Any, x: Layout, axis: int, name: str) -> TypeError:

@@ -16,6 +16,7 @@ from .composed import by_torch
 
 FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _SHORT = frozenset((torch.bfloat16, torch.float16))
+_NEED_CLASSES = tuple(name for name in EXTRAS if OPTIONS[name].needs_index)
 INTEGERS = frozenset(
     (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 )
@@ -132,8 +133,8 @@ def problem_beside(shape, rows, weights: Weights, options: Options, are_classes:
         return f"class_prior must be floating of shape {tuple(shape)}, got {prior.dtype} {tuple(prior.shape)}"
     if v is not None and (tuple(v.shape) != tuple(rows) or v.is_complex()):
         return f"sample_weight must be real of the rows' shape, {tuple(rows)}, got {v.dtype} {tuple(v.shape)}"
-    for name in ("margin", "focal"):
-        if not are_classes and getattr(options, name):
+    for name in () if are_classes else _NEED_CLASSES:
+        if getattr(options, name) != DEFAULTS[name]:
             return f"{name} is for class targets"
     return ""
 
