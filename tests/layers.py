@@ -16,10 +16,11 @@ BACKENDS = ("kernels", "isa_unit", "backend")  # the fixtures of conftest.py who
 MANY = 200
 
 # Each value of each parameter occurs, crossed with nothing: every case starts a process, compares with all of PyTorch's
-# samples, or has Hypothesis think of thirty arrays.
+# samples, has Hypothesis think of thirty arrays, or is one of hundreds.
 VALUES = {
     "test_a_gradient_on_probabilities_is_torchs",
     "test_ctrl_c_ends_a_long_call",
+    "test_orders_of_strides",
     "test_property",
     "test_streamed_results_are_those_of_small_calls",
     "test_the_same_bits_however_it_is_called",
@@ -28,6 +29,7 @@ VALUES = {
 }
 # The first case alone.
 FIRST = {
+    "test_a_call_drawn_at_random_is_that_of_its_logits",  # of two hundred; the others of that file are chosen
     "test_compiled_in_one_graph",  # the others start a C++ compiler
     "test_eight_threads_at_once_also_as_the_first_call",  # as does Numba's, with nothing on disk
     "test_forks_while_another_thread_is_in_a_call",  # 200 of them
