@@ -231,6 +231,7 @@ def test_results_are_added_to_those_of_the_same_machine(document, tmp_path, monk
     path = Path(__file__).parent.parent / "benchmarks" / "report.py"
     if not path.exists():
         pytest.skip("the benchmarks are in the source tree")
+    pytest.importorskip("matplotlib", reason="the plots need matplotlib")
     spec = importlib.util.spec_from_file_location("report", path)
     report = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(report)

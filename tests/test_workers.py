@@ -410,6 +410,9 @@ def test_ctrl_c_in_the_callers_part_ends_the_others(native):
 
     x = np.broadcast_to(np.linspace(-3, 3, 2**14, dtype=np.float32), (2**22, 2**14))
     crossentropy.logsumexp(x[:256])
+    start = time.perf_counter()
+    crossentropy.logsumexp(x[:256])
+    whole = (time.perf_counter() - start) * (len(x) / 256)
     inside, sent = [], []
 
     def share(work, others, stop, lead):
@@ -434,7 +437,7 @@ def test_ctrl_c_in_the_callers_part_ends_the_others(native):
     other.start()
     with pytest.raises(KeyboardInterrupt):
         crossentropy.logsumexp(x)
-    assert time.perf_counter() - sent[0] < 1
+    assert time.perf_counter() - sent[0] < whole / 4
     assert not inside
     other.join()
     assert (crossentropy.logsumexp(x[:256]) == crossentropy.logsumexp(x[0])).all()
