@@ -248,50 +248,53 @@ def _passed(function: str, options: Any, more: tuple[str, ...]) -> dict[str, Any
 
 def _find(b: _Block, found: np.ndarray, entropy: bool) -> None:
     """The numbers of a block that has rows and classes."""
-    backend, call, o = registry.current(), b.call, b.options
-    parts = _memory.empty((len(found), len(BlockStatistics._fields)), np.dtype(np.float64))
-    backend.forward_block(call.x, b.given, o, parts)
-    for name, column in zip(BlockStatistics._fields, parts.T, strict=True):
-        found[name] = column
-    if o.probabilities:
-        _weigh_nothing(b, found)
-    elif (mine := b.mine) is not None:
+    o, call = b.options, b.call
+    if not entropy or o.probabilities or o.label_smoothing > 0:
+        parts = _memory.empty((len(found), len(BlockStatistics._fields)), np.dtype(np.float64))
+        registry.current().forward_block(call.x, b.given, o, parts)
+        for name, column in zip(BlockStatistics._fields, parts.T, strict=True):
+            found[name] = column
+        _find_mass_of_nothing(b, found)
+    if entropy:
+        _find_spread(b, found)
+    if (mine := b.mine) is not None and b.local is not None:
         found["class_weight"] = mine if o.class_weight is None else 0
-        if o.class_weight is not None and b.local is not None:
+        if o.class_weight is not None:
             found["class_weight"][mine] = o.class_weight[b.local[mine]]
     if b.bad is not None:
         found["max"][b.bad] = np.nan
-    if entropy:
-        _find_spread(b, found)
 
 
-def _weigh_nothing(b: _Block, found: np.ndarray) -> None:
-    """The mass of rows of which the block has nothing but -inf: probabilities on these count, too."""
-    o = b.options
-    for row in np.flatnonzero(found["max"] == -np.inf):
+def _find_mass_of_nothing(b: _Block, found: np.ndarray) -> None:
+    """The mass of rows of which the block has nothing but -inf: what these weigh in the loss is lost to no row."""
+    o, w = b.options, 1.0 if b.options.class_weight is None else b.options.class_weight
+    lost = np.flatnonzero(found["max"] == -np.inf)
+    floor = o.label_smoothing / o.all_classes
+    for row in lost if o.probabilities else ():
         q = b.call.targets[np.unravel_index(row, b.call.rows_shape)].astype(np.float64)
-        t = (1 - o.label_smoothing) * q + o.label_smoothing / o.all_classes
-        found["mass"][row] = t.sum() if o.class_weight is None else t @ o.class_weight
-    lost = found["max"] == -np.inf
+        found["mass"][row] = (w * ((1 - o.label_smoothing) * q + floor)).sum()
+    if not o.probabilities:
+        found["mass"][lost] = floor * (b.own if o.class_weight is None else o.class_weight.sum())
     found["distance"][lost] = np.where(found["mass"][lost] == 0, 0, np.inf)
 
 
 def _find_spread(b: _Block, found: np.ndarray) -> None:
-    """The sums of e^(z_c - m) (m - z_c), and the rests anew, of which no digit may be lost here."""
+    """The sums of e^(z_c - m) (m - z_c), with the maxima, rests and targets' logits: of rests no digit may be lost here."""
     backend, call, n = registry.current(), b.call, len(found)
     values, places = _memory.empty((5, n), np.dtype(np.float64)), _memory.empty((2, n), np.dtype(np.int64))
     to, saved = RowNumbers(*values, *places), _memory.empty_rows(n, len(Statistics._fields))
-    plain = call.options._replace(class_weight=None, label_smoothing=0.0, z_loss=0.0, margin=0.0, ignore_index=None)
-    plain = plain._replace(probabilities=False, sample_weight=None)
+    plain = RowOptions(**{name: getattr(b.options, name) for name in LOG_PROB_OPTIONS if name in TRANSFORMS})
     if not is_transformed(plain):
         backend.row_statistics(call.x, None, plain, to, saved)
+        _find_targets(b, slice(0, n), call.x.reshape(n, b.own) if call.x.ndim > 2 else call.x, found)
     else:
         for rows, x, of_rows, _ in transformed_rows(call._replace(options=plain), None):
+            _find_targets(b, rows, x, found)
             backend.row_statistics(x, None, of_rows, RowNumbers(*(a[rows] for a in to)), saved[rows])
     m, rest, distance = saved.T
-    lower = np.isfinite(m) & np.isfinite(found["max"])
-    found["max"][lower], found["rest"][lower] = m[lower], rest[lower]
-    found["spread"] = np.where(lower, distance * (1 + rest), 0)
+    nothing = to.logsumexp == -np.inf
+    found["max"], found["rest"] = np.where(nothing, -np.inf, m), np.where(nothing, 0, rest)
+    found["spread"] = np.where(nothing, 0, distance * (1 + rest))
 
 
 # ---------------------------------------------------------------------- blocks together
