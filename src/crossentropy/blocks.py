@@ -263,7 +263,9 @@ def _parts(logits: Any, targets: Any, start: Any, classes: Any, entropy: bool, p
             here = slice(a - first, z - first)
             index = (slice(None),) * (axis % x.ndim) + (here,)
             t = targets if b.local is not None else _check.array(targets, "targets")[index]
-            own = {name: np.asarray(value)[here] if name in _OVER_CLASSES else value for name, value in left.items()}
+            own: dict[str, Any] = {
+                name: np.asarray(value)[here] if name in _OVER_CLASSES else value for name, value in left.items()
+            }
             found.append(chunk(x[index], t, a, classes, entropy=entropy, **own))
     return np.stack(found) if found else identity((0, *b.call.rows_shape), entropy=entropy)
 

@@ -71,7 +71,7 @@ class Backend(Protocol):
     and `log_probs_backward`: a target outside x's classes lies in another block and weighs nothing in this one, label
     smoothing spreads epsilon over all classes, and the statistics of a backward are those of all blocks together. Their
     mass then has in it what is no weight of the block's own target: 2 lambda lse, and (1 - epsilon) w_y of a target
-    elsewhere; ``options.z_loss`` and ``options.focal`` are 0.
+    elsewhere; and so the options of what that is made of are 0.
     """
 
     def scan_targets(
