@@ -24,7 +24,8 @@ typedef enum {
     STREAM_COMBINE,
     STREAM_SCALE,    /* by_streams.c */
     PRODUCT,
-    CONVERT,    /* by_products.c */
+    CONVERT,     /* by_products.c */
+    ELEMENTS,    /* by_elements.c */
     ADD_BIAS,
     SUM_BIAS    /* by_biases.c */
 } work;
@@ -38,18 +39,29 @@ typedef struct {
     double *sums;                       /* IN OUT (columns,): a column's sum is added */
 } biased;
 
+/* Losses of one logit each: the block function's arguments for all of them, in the lanes' type but for the gradient. */
+typedef struct {
+    element type;    /* of z, the targets and the gradient, which are contiguous */
+    const void *z, *targets;
+    int integers; /* 0, or the bytes of each target: 1 (unsigned) or 8 (signed) */
+    ptrdiff_t weight_period, pos_weight_period; /* at_once; 0: a number for each */
+    binary_block block; /* z and t are not set */
+    convert_function *widen, *narrow; /* NULL but for 16 bits */
+    ptrdiff_t count, at_once; /* numbers; those of a block */
+} elements;
+
 /* The options of a loss, filled in by one function (options_of in _native.pyx). 0 or NULL is an option that is not set. */
 typedef struct {
-    int plain;    /* targets are classes, and no option is set but ignore_index, which belongs to the targets */
-    const double *class_weight;       /* IN (classes,) or NULL */
-    const void *class_weight_real;    /* IN (classes,) the same over the unit, in the lanes' type */
-    double class_weight_unit;         /* the largest weight: 1e-50 and 1e50 have no float32 */
-    double class_weight_sum;          /* W; classes where there are no weights */
-    const double *sample_weight;      /* IN (rows,) or NULL */
+    int plain; /* targets are classes, and no option is set but ignore_index, which belongs to the targets */
+    const double *class_weight; /* IN (classes,) or NULL */
+    const void *class_weight_real; /* IN (classes,) the same over the unit, in the lanes' type */
+    double class_weight_unit; /* the largest weight: 1e-50 and 1e50 have no float32 */
+    double class_weight_sum; /* W; classes where there are no weights */
+    const double *sample_weight; /* IN (rows,) or NULL */
     double label_smoothing, z_loss;
-    double logit_scale;           /* 1 is not set */
+    double logit_scale; /* 1 is not set */
     double softcap;
-    const double *class_prior;    /* IN (classes,) or NULL */
+    const double *class_prior; /* IN (classes,) or NULL */
     double margin, focal;
 } row_options;
 
@@ -61,15 +73,15 @@ static inline int is_transformed(const row_options *o)
 
 /* What forward keeps of a row for backward, and a log-softmax, whose mass is 0, for its own. */
 typedef struct {
-    double max;     /* m, the largest logit; NaN where the loss is */
-    double rest;    /* the sum of e^(z - m) over every class but one at the maximum */
-    double mass;    /* the sum of the target's weights over the classes, as the gradient needs it */
+    double max; /* m, the largest logit; NaN where the loss is */
+    double rest; /* the sum of e^(z - m) over every class but one at the maximum */
+    double mass; /* the sum of the target's weights over the classes, as the gradient needs it */
 } row_statistics;
 
 /* The numbers of each row beside its loss; NULL where they have no meaning. */
 typedef struct {
-    double *logsumexp, *entropy, *log_prob, *max_prob;    /* OUT (rows,) */
-    int64_t *argmax, *rank;                               /* OUT (rows,) */
+    double *logsumexp, *entropy, *log_prob, *max_prob; /* OUT (rows,) */
+    int64_t *argmax, *rank; /* OUT (rows,) */
 } row_numbers;
 
 /* Of forward_backward: what is written beside the gradient (rows/hessians.c). */
@@ -89,23 +101,23 @@ typedef struct {
 
 /* How far a call has come: what its threads share. parallel.c alone knows it. */
 typedef struct {
-    ptrdiff_t next, at_once;    /* rows */
+    ptrdiff_t next, at_once; /* rows */
     flag stopped, out_of_memory;
-    double last_poll;    /* of the one thread that polls */
+    double last_poll; /* of the one thread that polls */
 } schedule;
 
 typedef struct {
     const isa_table *isa;
     work work;
-    int tiled;                /* done by by_tiles.c */
-    int (*poll)(void);        /* called now and then by the thread that called, and NULL for others; nonzero stops */
-    int long_rows;            /* within a row too, on one thread then */
+    int tiled; /* done by by_tiles.c */
+    int (*poll)(void); /* called now and then by the thread that called, and NULL for others; nonzero stops */
+    int long_rows; /* within a row too, on one thread then */
 
-    int dims;                       /* of the rows, after coalescing */
+    int dims; /* of the rows, after coalescing */
     ptrdiff_t shape[MAX_DIMS];
     ptrdiff_t rows, classes;
 
-    array x;        /* IN  logits */
+    array x; /* IN  logits */
     array
         q; /* IN  probability targets, the grad_output of log_softmax_backward, a teacher's logits, or the weights of a logsumexp */
     array out; /* OUT gradient, softmax or log-softmax */
@@ -123,6 +135,7 @@ typedef struct {
 
     const product *product; /* whose shares are the rows */
     const biased *biased; /* likewise */
+    const elements *elements; /* whose blocks are the rows */
     convert_function *convert; /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */
 
     schedule *schedule;
