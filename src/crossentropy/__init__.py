@@ -25,6 +25,12 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         logsumexp,
         softmax,
     )
+    from .binary import (
+        binary_cross_entropy_with_logits,
+        binary_cross_entropy_with_logits_and_grad,
+        sigmoid_focal_loss,
+        sigmoid_focal_loss_and_grad,
+    )
     from .divergences import DistillationOptions, distillation
     from .linear import (
         LinearLogProbs,
@@ -49,6 +55,10 @@ _HOME = {
     "cross_entropy_grad": "api",
     "LogAndSign": "api",
     "LossAndGrad": "api",
+    "binary_cross_entropy_with_logits": "binary",
+    "binary_cross_entropy_with_logits_and_grad": "binary",
+    "sigmoid_focal_loss": "binary",
+    "sigmoid_focal_loss_and_grad": "binary",
     "distillation": "divergences",
     "DistillationOptions": "divergences",
     "cross_entropy_grad_hess": "second_derivatives",
@@ -92,6 +102,8 @@ __all__ = [
     "__version__",
     "autograd",
     "backends",
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_and_grad",
     "config",
     "cross_entropy",
     "cross_entropy_and_grad",
@@ -110,6 +122,8 @@ __all__ = [
     "reference",
     "row_statistics",
     "set_config",
+    "sigmoid_focal_loss",
+    "sigmoid_focal_loss_and_grad",
     "softmax",
     "testing",
     "training",
