@@ -74,7 +74,7 @@ def binary_cross_entropy_with_logits(
     >>> crossentropy.binary_cross_entropy_with_logits([50.0, -2.0, 0.5], [True, False, True], reduction="none")
     array([1.92874985e-22, 1.26928011e-01, 4.74076984e-01])
     """
-    return _losses(_called(logits, targets, weight, pos_weight, reduction, None, 0.0))
+    return losses(called(logits, targets, weight, pos_weight, reduction, None, 0.0))
 
 
 def binary_cross_entropy_with_logits_and_grad(
@@ -115,7 +115,7 @@ def binary_cross_entropy_with_logits_and_grad(
     >>> crossentropy.binary_cross_entropy_with_logits_and_grad([0.0, 0.0], [1, 0])
     LossAndGrad(loss=np.float64(0.6931471805599453), grad=array([-0.25,  0.25]))
     """
-    return _with_gradient(_called(logits, targets, weight, pos_weight, reduction, None, 0.0), grad_output, out)
+    return with_gradient(called(logits, targets, weight, pos_weight, reduction, None, 0.0), grad_output, out)
 
 
 def sigmoid_focal_loss(
@@ -157,7 +157,7 @@ def sigmoid_focal_loss(
     >>> crossentropy.sigmoid_focal_loss([3.0, 0.0], [1, 1], reduction="none")
     array([2.73225773e-05, 4.33216988e-02])
     """
-    return _losses(_called(logits, targets, weight, None, reduction, alpha, gamma))
+    return losses(called(logits, targets, weight, None, reduction, alpha, gamma))
 
 
 def sigmoid_focal_loss_and_grad(
@@ -195,7 +195,7 @@ def sigmoid_focal_loss_and_grad(
     >>> crossentropy.sigmoid_focal_loss_and_grad([0.0], [1], alpha=None)
     LossAndGrad(loss=np.float64(0.17328679513998632), grad=array([-0.29828679]))
     """
-    return _with_gradient(_called(logits, targets, weight, None, reduction, alpha, gamma), grad_output, out)
+    return with_gradient(called(logits, targets, weight, None, reduction, alpha, gamma), grad_output, out)
 
 
 # ---------------------------------------------------------------------- the call
@@ -216,7 +216,7 @@ class _Call(NamedTuple):
     sources: dict[str, np.ndarray]
 
 
-def _called(
+def called(
     logits: ArrayLike,
     targets: ArrayLike,
     weight: ArrayLike | None,
@@ -225,6 +225,7 @@ def _called(
     alpha: float | None,
     gamma: float,
 ) -> _Call:
+    """The call of a loss, checked; an alpha of None is none."""
     for name, value in (("logits", logits), ("targets", targets)):
         if _device.holds(value):
             raise TypeError(f"{name} is a CUDA array, for which there is no kernel of this loss: copy it to the host")
@@ -284,9 +285,8 @@ def _weights(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> 
     try:
         np.broadcast_to(w, shape)
     except ValueError:
-        raise ValueError(
-            f"{name} must have a shape that broadcasts to that of logits, {shape}, got {w.shape}"
-        ) from None
+        told = f"{name} must have a shape that broadcasts to that of logits, {shape}, got {w.shape}"
+        raise ValueError(told) from None
     bad = ~np.isfinite(w)
     if bad.any():
         first = int(bad.argmax())
@@ -320,11 +320,13 @@ def _run(call: _Call, grad_output: float | np.ndarray, grad: np.ndarray | None) 
     return as_scalar(total, dtype)
 
 
-def _losses(call: _Call) -> Any:
+def losses(call: _Call) -> Any:
+    """The losses alone."""
     return _run(call, 1.0, None)
 
 
-def _with_gradient(call: _Call, grad_output: Any, out: Any) -> LossAndGrad:
+def with_gradient(call: _Call, grad_output: Any, out: Any) -> LossAndGrad:
+    """These, and their gradient times what arrives."""
     inputs = dict(call.sources)
     if isinstance(grad_output, (int, float)):
         g: float | np.ndarray = real(grad_output, "grad_output")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     arguments,
     axes,
+    binary,
     distillation,
     linear,
     log_softmax,
@@ -22,6 +23,7 @@ __all__ = [
     "EDGE_CASES",
     "arguments",
     "axes",
+    "binary",
     "both",
     "distillation",
     "linear",
