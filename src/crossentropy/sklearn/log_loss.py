@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from sklearn import metrics
 from sklearn.utils import column_or_1d
 
-from .. import cross_entropy
+from .. import binary_cross_entropy_with_logits, cross_entropy
 
 # Of probabilities that are looked at while they lie in a core's cache.
 _AT_ONCE = 1 << 15
@@ -137,13 +137,16 @@ def decision_log_loss(
             f"pred_decision must have a column for each of the classes {classes}, got {columns} classes: "
             "labels names classes that y_true lacks"
         )
+    weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
+    if weights is not None and weights.shape != numbers.shape:
+        raise ValueError(f"sample_weight must have shape {numbers.shape}, got {weights.shape}")
+    if normalize and weights is not None and not weights.any():
+        raise ValueError("sample_weight must have an entry above 0 for a mean")
     if z.ndim == 1:
-        z = np.stack((np.zeros_like(z), z), axis=1)
-    if sample_weight is not None:
-        sample_weight = np.asarray(sample_weight, np.float64)
-        if normalize and not np.any(sample_weight):
-            raise ValueError("sample_weight must have an entry above 0 for a mean")
-    loss = float(cross_entropy(z, numbers, sample_weight=sample_weight, reduction="mean" if normalize else "sum"))
+        total = float(binary_cross_entropy_with_logits(z, numbers, weight=weights, reduction="sum"))
+        loss = total / (len(z) if weights is None else weights.sum()) if normalize else total
+    else:
+        loss = float(cross_entropy(z, numbers, sample_weight=weights, reduction="mean" if normalize else "sum"))
     if math.isnan(loss):
         raise ValueError("pred_decision must hold no NaN and no +inf, and no row of nothing but -inf")
     return loss

@@ -120,9 +120,8 @@ def _are_ours(input, target, reduction, *weights) -> bool:
         if w.dtype != input.dtype or not w.is_cpu or (w.requires_grad and torch.is_grad_enabled()):
             return False
         # PyTorch's result has the shape of all of them together, and a weight may be infinite
-        if w.dim() > input.dim() or any(n not in (1, m) for n, m in zip(w.shape[::-1], input.shape[::-1], strict=False)):
-            return False
-        if not torch.isfinite(w).all():
+        sizes = zip(w.shape[::-1], input.shape[::-1], strict=False)
+        if w.dim() > input.dim() or any(n not in (1, most) for n, most in sizes) or not torch.isfinite(w).all():
             return False
     return True
 

@@ -9,7 +9,7 @@ from ... import reference, sigmoid_focal_loss_and_grad
 from ..ulps import FORMATS, largest_error, refuses, require, result_dtype, same
 from .case import INF, NAN, edge_case, numbers
 
-# Ulps that the loss and the gradient may be off by, the reference's own included; a gradient in ulps of its larger term.
+# Ulps that the loss and the gradient may be off by, the reference's own included; a gradient's are its larger term's.
 LOSS = {"float32": 2, "float64": 4, "float16": 2, "bfloat16": 2}
 GRAD = {"float32": 3.5, "float64": 6, "float16": 0.6, "bfloat16": 0.6}
 FOCAL = 4  # times as many in float64, where a power has the errors of its exponent
