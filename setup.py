@@ -51,6 +51,7 @@ SOURCES = [
     f"kernels/rows/{name}.c"
     for name in (
         "by_biases",
+        "by_elements",
         "by_products",
         "by_rows",
         "by_streams",

@@ -37,7 +37,7 @@ cdef extern from "rows/task.h" nogil:
         LOGSUMEXP, WEIGHTED_LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
         ROW_STATISTICS, LOG_PROBS_BACKWARD
         DISTILLATION
-        STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE, PRODUCT, CONVERT, ADD_BIAS, SUM_BIAS
+        STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE, PRODUCT, CONVERT, ELEMENTS, ADD_BIAS, SUM_BIAS
     ctypedef enum distillation_kind:
         FORWARD_KL, REVERSE_KL, JENSEN_SHANNON
     ctypedef enum hessian_kind:
@@ -95,6 +95,23 @@ cdef extern from "rows/task.h" nogil:
         Py_ssize_t rows, columns, stride
         const void *bias
         double *sums
+    ctypedef struct binary_block:
+        const void *weight
+        const void *pos_weight
+        const void *grad_output
+        double weight_of_all, pos_weight_of_all, grad_output_of_all, alpha, gamma
+        void *loss
+        void *grad
+    ctypedef struct c_elements "elements":
+        element type
+        const void *z
+        const void *targets
+        int integers
+        Py_ssize_t weight_period, pos_weight_period
+        binary_block block
+        convert_function *widen
+        convert_function *narrow
+        Py_ssize_t count, at_once
     const product_unit *product_unit_named(const char *)
     convert_function *converter(const char *, element, element)
     int pairs_are_fast()
@@ -127,6 +144,7 @@ cdef extern from "rows/task.h" nogil:
         row_part *parts
         const c_product *product
         const c_biased *biased
+        const c_elements *elements
         convert_function *convert
     const isa_table *isa_select(const char *)
     int openmp_threads()
@@ -561,3 +579,4 @@ def light(str isa, int threads, x, targets, grad):
 
 
 include "products.pxi"
+include "elements.pxi"

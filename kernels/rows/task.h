@@ -25,6 +25,7 @@ typedef enum {
     STREAM_SCALE,    /* by_streams.c */
     PRODUCT,
     CONVERT,    /* by_products.c */
+    ELEMENTS,    /* by_elements.c */
     ADD_BIAS,
     SUM_BIAS    /* by_biases.c */
 } work;
@@ -37,6 +38,17 @@ typedef struct {
     const void *bias;                   /* IN (columns,) of the same type */
     double *sums;                       /* IN OUT (columns,): a column's sum is added */
 } biased;
+
+/* Losses of one logit each: the block function's arguments for all of them, in the lanes' type but for the gradient. */
+typedef struct {
+    element type;    /* of z, the targets and the gradient, which are contiguous */
+    const void *z, *targets;
+    int integers; /* 0, or the bytes of each target: 1 (unsigned) or 8 (signed) */
+    ptrdiff_t weight_period, pos_weight_period; /* at_once; 0: a number for each */
+    binary_block block; /* z and t are not set */
+    convert_function *widen, *narrow; /* NULL but for 16 bits */
+    ptrdiff_t count, at_once; /* numbers; those of a block */
+} elements;
 
 /* The options of a loss, filled in by one function (options_of in _native.pyx). 0 or NULL is an option that is not set. */
 typedef struct {
@@ -133,6 +145,7 @@ typedef struct {
 
     const product *product; /* whose shares are the rows */
     const biased *biased; /* likewise */
+    const elements *elements; /* whose blocks are the rows */
     convert_function *convert; /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */
 
     schedule *schedule;

@@ -25,6 +25,12 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         logsumexp,
         softmax,
     )
+    from .binary import (
+        binary_cross_entropy_with_logits,
+        binary_cross_entropy_with_logits_and_grad,
+        sigmoid_focal_loss,
+        sigmoid_focal_loss_and_grad,
+    )
     from .divergences import DistillationOptions, distillation
     from .linear import (
         LinearLogProbs,
@@ -49,6 +55,10 @@ _HOME = {
     "cross_entropy_grad": "api",
     "LogAndSign": "api",
     "LossAndGrad": "api",
+    "binary_cross_entropy_with_logits": "binary",
+    "binary_cross_entropy_with_logits_and_grad": "binary",
+    "sigmoid_focal_loss": "binary",
+    "sigmoid_focal_loss_and_grad": "binary",
     "distillation": "divergences",
     "DistillationOptions": "divergences",
     "cross_entropy_grad_hess": "second_derivatives",
@@ -73,7 +83,7 @@ _HOME = {
     "set_config": "_backends.registry",
 }
 # What needs more than NumPy, or is for those who look under the functions: imported when it is named, as the others.
-_OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "torch")
+_OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "sklearn", "torch")
 _MODULES = ("autograd", "blocks", "distributions", "reference", "testing", "training")
 
 __all__ = [
@@ -92,6 +102,8 @@ __all__ = [
     "__version__",
     "autograd",
     "backends",
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_and_grad",
     "blocks",
     "config",
     "cross_entropy",
@@ -111,6 +123,8 @@ __all__ = [
     "reference",
     "row_statistics",
     "set_config",
+    "sigmoid_focal_loss",
+    "sigmoid_focal_loss_and_grad",
     "softmax",
     "testing",
     "training",

@@ -309,6 +309,44 @@ def distillation(
     _run("distillation", x, q=teacher, out=grad, options=options, row_scale=row_scale, loss=loss, divergence=divergence)
 
 
+def _scale(values: Any, count: int) -> Any:
+    """A number for all, or numbers and their period: 0 where there is one for each."""
+    return values if isinstance(values, float) else (values, 0 if values.size == count else values.size)
+
+
+def binary(
+    z: np.ndarray,
+    targets: np.ndarray,
+    weight: float | np.ndarray,
+    pos_weight: float | np.ndarray,
+    alpha: float,
+    gamma: float,
+    grad_output: float | np.ndarray,
+    at_once: int,
+    sums: np.ndarray,
+    loss: np.ndarray | None,
+    grad: np.ndarray | None,
+) -> None:
+    """The losses of one logit each, in blocks that threads share out."""
+    bits, code, _ = _described(z)
+    integers = 0 if targets.dtype == z.dtype else targets.itemsize
+    _native.elements(
+        current_isa(),
+        1 if z.size < SERIAL_BELOW else current_threads(),
+        code,
+        bits,
+        targets if integers else _described(targets)[0],
+        integers,
+        *(_scale(values, z.size) for values in (weight, pos_weight, grad_output)),
+        alpha,
+        gamma,
+        at_once,
+        sums,
+        loss,
+        None if grad is None else _described(grad)[0],
+    )
+
+
 def stream(kind: str, x: np.ndarray, q: np.ndarray | None = None, out: np.ndarray | None = None) -> float:
     """What memory does at best, on the threads and by the ISA of this context: the roof that a kernel is held against.
 

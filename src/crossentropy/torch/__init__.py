@@ -28,6 +28,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary, has
 from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
 from . import calls, composed, eager, short
+from .binary import binary_cross_entropy_with_logits, sigmoid_focal_loss
 from .bridge import NO_WEIGHTS, Options, Weights
 from .distillation import distillation
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
@@ -39,6 +40,7 @@ __all__ = [
     "LinearCrossEntropyLoss",
     "LinearLogProbs",
     "TokenLogProbs",
+    "binary_cross_entropy_with_logits",
     "cross_entropy",
     "distillation",
     "empty_cache",
@@ -46,6 +48,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_log_probs",
     "log_softmax",
+    "sigmoid_focal_loss",
     "token_log_probs",
     "token_log_probs_and_entropy",
 ]
