@@ -16,32 +16,21 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any, SupportsIndex, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from . import _check, reference
 from ._options import numeric_of, passed, takes_options
 from .api import cross_entropy
-from .second_derivatives import OPTIONS, cross_entropy_grad_hess
+from .second_derivatives import OPTIONS, BoostingOptions, cross_entropy_grad_hess
 
 __all__ = ["BoostingOptions", "lightgbm_metric", "lightgbm_objective", "xgboost_metric", "xgboost_objective"]
 
-# What neither the data have (weights of rows), nor a booster decides (the axis, the reduction: each row has its own).
-NAMES = tuple(name for name in OPTIONS if name in ("class_weight", "ignore_index", "label_smoothing", "z_loss"))
+NAMES = tuple(name for name in OPTIONS if name in BoostingOptions.__annotations__)
 
 # A Hessian that is a number for each score; the product with a vector is none.
 HESSIANS = tuple(name for name in reference.HESSIANS if name != "gauss_newton_product")
-
-
-class BoostingOptions(TypedDict, total=False):
-    """The options of an objective or a metric: ``**options: Unpack[BoostingOptions]``."""
-
-    class_weight: ArrayLike | None
-    ignore_index: SupportsIndex | None
-    label_smoothing: float
-    z_loss: float
 
 
 def _arguments(first: Any, second: Any, weight: Any) -> tuple[np.ndarray, np.ndarray, Any]:
