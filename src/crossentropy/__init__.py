@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and editors; a test compares the two
     from . import autograd, distributions, reference, testing, training
     from ._backends.registry import backends, config, get_config, set_config
+    from ._include import get_include
     from ._memory import empty_cache
     from ._options import LinearOptions, LossOptions, PerRowOptions
     from .api import (
@@ -67,6 +68,7 @@ _HOME = {
     "RowStatistics": "row_numbers",
     "row_statistics": "row_numbers",
     "empty_cache": "_memory",
+    "get_include": "_include",
     "backends": "_backends.registry",
     "config": "_backends.registry",
     "get_config": "_backends.registry",
@@ -101,6 +103,7 @@ __all__ = [
     "distributions",
     "empty_cache",
     "get_config",
+    "get_include",
     "linear_cross_entropy",
     "linear_cross_entropy_and_grad",
     "linear_log_probs",
