@@ -144,7 +144,8 @@ static int begin_task(task *t, work work, const crossentropy_matrix *x, const cr
     if (out->dtype != x->dtype) return CROSSENTROPY_BAD_DTYPE;
     if (out->rows != x->rows || out->classes != x->classes) return CROSSENTROPY_BAD_SHAPE;
     if (x->rows && x->classes && !out->data) return CROSSENTROPY_NULL_POINTER;
-    if ((x->rows > 1 && !out->row_stride) || (x->classes > 1 && !out->class_stride)) return CROSSENTROPY_BAD_STRIDE;
+    const int is_stuck = (x->rows > 1 && !out->row_stride) || (x->classes > 1 && !out->class_stride);
+    if (is_stuck && x->rows && x->classes) return CROSSENTROPY_BAD_STRIDE;
     describe(&t->out, out);
     t->bypass = out->data != x->data && t->rows * t->classes * element_size(t->out.type) >= BYPASS_FROM;
     return CROSSENTROPY_OK;
