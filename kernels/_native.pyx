@@ -149,6 +149,9 @@ cdef extern from "rows/task.h" nogil:
     const isa_table *isa_select(const char *)
     int openmp_threads()
     void coalesce(task *)
+    enum: LEAST_AT_ONCE, BYPASS_FROM
+    enum: SERIAL_ELEMENTS "SERIAL_BELOW"
+    Py_ssize_t rows_at_once(const task *, int)
     void begin(task *, schedule *, Py_ssize_t) noexcept
     void c_run "run"(const task *, int) noexcept
     void take_part(const task *) noexcept
@@ -169,22 +172,15 @@ cdef extern from "math/compensated.h" nogil:
     double compensated_value(compensated)
     double total_of(const double *, Py_ssize_t)
 
-# A thread takes so many elements at a time: few enough that none waits long for the last of the others, and that signals,
-# which are looked at in between, are soon seen at the slowest layout, too (byte-swapped with the class axis first, in
-# the base unit).
 cdef enum:
-    MOST_AT_ONCE = 1 << 19
-    LEAST_AT_ONCE = 1 << 14
     LARGEST_SLICE = 1 << 23    # of targets
     LONG_ROW = 1 << 22
-    BYPASS_FROM = 1 << 24    # bytes
-    ROW_COST = 16    # a row of one class takes as long as so many classes do
-    MULTIPLE = 64    # rows: of every tile
 
 cdef int THREADS_AT_IMPORT = openmp_threads()
 OPENMP = THREADS_AT_IMPORT > 0
 ISAS = ("avx512", "avx2", "neon", "base")    # best first
 STREAM_ROW = STREAM_ROW_ELEMENTS
+SERIAL_BELOW = SERIAL_ELEMENTS
 STATISTICS = sizeof(row_statistics) // sizeof(double)    # fields of the record
 
 
@@ -347,15 +343,6 @@ def scan_targets(str isa, targets, int size, ignored, Py_ssize_t rows, Py_ssize_
         first = last
         raise_signals()
     return scan.first_bad, compensated_value(scan.weights)
-
-
-cdef Py_ssize_t rows_at_once(const task *t, int threads) noexcept nogil:
-    if t.work >= PRODUCT:
-        return 1
-    cdef Py_ssize_t cost = t.classes + ROW_COST
-    cdef Py_ssize_t rows = min(MOST_AT_ONCE // cost, t.rows // (8 * threads))
-    rows = max(rows, LEAST_AT_ONCE // cost, 1)
-    return rows - rows % MULTIPLE if rows > MULTIPLE else rows
 
 
 cdef object share = None    # workers.py's
@@ -580,3 +567,4 @@ def light(str isa, int threads, x, targets, grad):
 
 include "products.pxi"
 include "elements.pxi"
+include "c_api.pxi"

@@ -157,6 +157,10 @@ typedef struct {
     row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
 } task;
 
+/* Elements below which one thread is faster than two: waking the second takes longer than its share of the work
+ * (docs/performance.md). Bytes of a result from which it bypasses the caches. Elements that a thread takes at least. */
+enum { SERIAL_BELOW = 1 << 15, BYPASS_FROM = 1 << 24, LEAST_AT_ONCE = 1 << 14 };
+
 enum { CONVERTED_AT_ONCE = 1 << 16, SUMMED_AT_ONCE = 1 << 10 };
 
 /* layout.c: merges the row dimensions that every array lets merge. */
@@ -167,6 +171,7 @@ int suits_tiles(const task *t);
 
 /* parallel.c: a call begins, with a schedule that must last as long; then run() does all the work, on at most so many
  * threads of OpenMP's, or threads of the caller's own each take part until nothing is left to do. */
+ptrdiff_t rows_at_once(const task *t, int threads);
 void begin(task *t, schedule *s, ptrdiff_t rows_at_once);
 void run(const task *t, int threads); /* on the calling thread where there is no OpenMP */
 void take_part(const task *t);

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and editors; a test compares the two
     from . import autograd, blocks, distributions, reference, testing, training
     from ._backends.registry import backends, config, get_config, set_config
+    from ._include import get_include
     from ._memory import empty_cache
     from ._options import LinearOptions, LossOptions, PerRowOptions
     from .api import (
@@ -77,13 +78,14 @@ _HOME = {
     "RowStatistics": "row_numbers",
     "row_statistics": "row_numbers",
     "empty_cache": "_memory",
+    "get_include": "_include",
     "backends": "_backends.registry",
     "config": "_backends.registry",
     "get_config": "_backends.registry",
     "set_config": "_backends.registry",
 }
 # What needs more than NumPy, or is for those who look under the functions: imported when it is named, as the others.
-_OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "sklearn", "torch")
+_OPTIONAL = ("bench", "boosting", "cuda", "native", "numba_cpu", "numba_rows", "sklearn", "torch")
 _MODULES = ("autograd", "blocks", "distributions", "reference", "testing", "training")
 
 __all__ = [
@@ -114,6 +116,7 @@ __all__ = [
     "distributions",
     "empty_cache",
     "get_config",
+    "get_include",
     "linear_cross_entropy",
     "linear_cross_entropy_and_grad",
     "linear_log_probs",

@@ -33,7 +33,7 @@ OPENMP = _native.OPENMP
 
 # Below, one thread is faster than two: waking the second takes longer than its share of the work, and longest where it
 # is one of Python's (docs/performance.md).
-SERIAL_BELOW = 2**15 if OPENMP else 2**18
+SERIAL_BELOW = _native.SERIAL_BELOW if OPENMP else 2**18
 
 # Below, a plain call takes a short way: with warm caches the long one costs a small call more than its work does, and
 # with cold caches (between a model's large operations) far more (docs/performance.md). Above, it is nothing.
