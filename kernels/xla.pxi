@@ -7,6 +7,9 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport NAN
 from libc.string cimport memcpy, strlen, strncmp
 
+cdef extern from "large_pages.h" nogil:
+    void ask_for_large_pages(void *, size_t) noexcept
+
 cdef extern from "xla_ffi.h" nogil:
     enum: XLA_METADATA, XLA_INVALID_ARGUMENT, XLA_RESOURCE_EXHAUSTED, XLA_IS_SCALAR
     enum: XLA_S8, XLA_S16, XLA_S32, XLA_S64, XLA_U8, XLA_U16, XLA_U32, XLA_U64, XLA_F16, XLA_F32, XLA_F64, XLA_BF16
@@ -166,7 +169,7 @@ cdef const char *place_rows(array *a, const xla_buffer *b, const xla_buffer *x, 
 cdef const char *describe(xla_work *w, xla_call *call, work kind, const xla_buffer *x, const xla_buffer *out) noexcept nogil:
     """Fill in a task over the rows of x, without targets; the message of what is wrong, or NULL."""
     cdef task *t = &w.t
-    cdef Py_ssize_t axis = attribute(call, "axis", -1) + x.dims
+    cdef Py_ssize_t axis = attribute(call, "axis", -1) + x.dims, bytes
     cdef const char *wrong
     cdef int d, row = 0
     memset(w, 0, sizeof(xla_work))
@@ -189,7 +192,9 @@ cdef const char *describe(xla_work *w, xla_call *call, work kind, const xla_buff
     wrong = place_rows(&t.x, x, x, axis)
     if wrong == NULL and out != NULL:
         wrong = place_rows(&t.out, out, x, axis)
-        t.bypass = t.out.data != t.x.data and numbers_in(out) * element_size(t.out.type) >= BYPASS_FROM
+        bytes = numbers_in(out) * element_size(t.out.type)
+        t.bypass = t.out.data != t.x.data and bytes >= BYPASS_FROM
+        ask_for_large_pages(out.data, bytes)
     t.options.plain = True
     t.options.class_weight_unit = 1
     t.options.class_weight_sum = <double>t.classes

@@ -97,6 +97,8 @@ def softmax_cross_entropy_with_integer_labels(
     t = jnp.asarray(labels)
     if not jnp.issubdtype(t.dtype, jnp.integer):
         raise TypeError(f"labels must be integers, got {t.dtype}")
+    if isinstance(t, jax.core.Tracer):
+        t = jnp.where(t < 0, -1, t)  # under vmap it may be NumPy's int64, at which JAX stops once it is compiled
     axes = _axes(x, axis)
     mask, counts = _mask(where, x, axes)
     x, rows, at = _one_axis(x, axes)
@@ -145,7 +147,7 @@ def softmax_cross_entropy(
     x = _floating(logits, "logits")
     q = jnp.asarray(labels)
     q = q if q.dtype in _FLOATS else q.astype(x.dtype)
-    if np.broadcast_shapes(q.shape, x.shape) != x.shape:
+    if not _broadcasts(q, x):
         raise ValueError(f"labels must have a shape that broadcasts to that of logits, {x.shape}, got {q.shape}")
     axes = _axes(x, axis)
     mask, counts = _mask(where, x, axes)
@@ -187,7 +189,11 @@ def log_softmax(x: Any, axis: int | tuple[int, ...] | None = -1, where: Any = No
     axes = _axes(x, axis)
     given = x.shape
     if where is not None:
-        where = jnp.broadcast_to(jnp.asarray(where, bool), given)
+        where = jnp.asarray(where)
+        if where.dtype != bool:
+            raise TypeError(f"where must be boolean, got {where.dtype}")
+        if not _broadcasts(where, x):
+            raise ValueError(f"where must have a shape that broadcasts to that of x, {given}, got {where.shape}")
         x = jnp.where(where, x, -jnp.inf)
     flat, _, at = _one_axis(x, axes)
     y = _log_softmax(_how(at), flat)
@@ -243,14 +249,21 @@ def _mask(where: Any, x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array | 
     rows = tuple(size for a, size in enumerate(x.shape) if a not in axes)
     if where.ndim != x.ndim:
         if where.shape != rows:
-            raise ValueError(f"where must have the rows' shape, {rows}, or that of logits, {x.shape}, got {where.shape}")
+            raise ValueError(
+                f"where must have the rows' shape, {rows}, or that of logits, {x.shape}, got {where.shape}"
+            )
         return None, where
-    if np.broadcast_shapes(where.shape, x.shape) != x.shape:
+    if not _broadcasts(where, x):
         raise ValueError(f"where must have the rows' shape, {rows}, or that of logits, {x.shape}, got {where.shape}")
     if all(where.shape[a] == 1 for a in axes):
         return None, jnp.broadcast_to(where.squeeze(axes), rows)
     mask, _, at = _one_axis(jnp.broadcast_to(where, x.shape), axes)
     return mask, mask.any(at)
+
+
+def _broadcasts(a: jax.Array, x: jax.Array) -> bool:
+    """Whether an array's shape broadcasts to that of x."""
+    return a.ndim <= x.ndim and all(n in (1, m) for n, m in zip(a.shape[::-1], x.shape[::-1], strict=False))
 
 
 def _lanes(x: jax.Array) -> Any:
@@ -267,6 +280,8 @@ def _scale(x: jax.Array, rows: tuple[int, ...], counts: jax.Array | None) -> jax
 
 
 def _result(losses: jax.Array, counts: jax.Array | None, dtype: Any) -> jax.Array:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be floating, got {jnp.dtype(dtype)}")
     return (losses if counts is None else jnp.where(counts, losses, 0)).astype(dtype)
 
 
@@ -296,25 +311,15 @@ def _how(axis: int) -> _How:
     return _How(axis, backend.ISAS.index(backend.current_isa()), backend.current_threads(), backend.SERIAL_BELOW)
 
 
-def _by_kernel(name: str, how: _How, results: Any, *arrays: jax.Array, **more: Any) -> Any:
-    call = jax.ffi.ffi_call(f"crossentropy_{name}", results, vmap_method="broadcast_all", **more)
-    return call(*arrays, **how.attributes())
-
-
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-
-def _rows_of(how: _How, x: jax.Array, dtype: Any = None, *each: int) -> jax.ShapeDtypeStruct:
-    at = x.ndim + how.axis
-    return jax.ShapeDtypeStruct((*x.shape[:at], *x.shape[at + 1 :], *each), dtype or _lanes(x))
-
-
-def _chosen(how: _How, kernel: Any, plain: Any, *arrays: jax.Array) -> Any:
-    """By the kernel on the CPU, if it is in force, and by JAX's operations elsewhere."""
+def _chosen(name: str, how: _How, plain: Any, *arrays: jax.Array, **more: Any) -> Any:
+    """By the kernel of that name on the CPU, if it is in force, and by JAX's operations elsewhere."""
+    plain = functools.partial(plain, how)
     if how.isa < 0:
         return plain(*arrays)
-    return lax.platform_dependent(*arrays, cpu=kernel, default=plain)
+    # What the operations' results are, with all that JAX knows of arrays, as which axes of a mesh they differ along.
+    results = jax.eval_shape(plain, *arrays)
+    call = jax.ffi.ffi_call(f"crossentropy_{name}", results, vmap_method="broadcast_all", **more)
+    return lax.platform_dependent(*arrays, cpu=lambda *arrays: call(*arrays, **how.attributes()), default=plain)
 
 
 # By jit, so that what runs outside of any is compiled once.
@@ -324,75 +329,65 @@ _compiled = functools.partial(jax.jit, static_argnums=0)
 @_compiled
 def _forward(how: _How, x: jax.Array, t: jax.Array) -> jax.Array:
     """The rows' losses."""
-    return _chosen(
-        how,
-        lambda x, t: _by_kernel("losses", how, _rows_of(how, x), x, t),
-        functools.partial(_plain_losses, how),
-        *(x, t),
-    )
+    return _chosen("losses", how, _plain_losses, x, t)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @_compiled
 def _forward_with_gradient(how: _How, x: jax.Array, t: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The rows' losses, and their gradient for what may arrive: a number for all, or for each."""
-    return _chosen(
-        how,
-        lambda x, t, scale: _by_kernel("losses", how, (_rows_of(how, x), _like(x)), x, t, scale),
-        lambda x, t, scale: (
-            _plain_losses(how, x, t),
-            _plain_gradient(how, x, t, jnp.broadcast_to(scale, _rows_of(how, x).shape)),
-        ),
-        *(x, t, scale),
-    )
+    return _chosen("losses", how, _plain_losses_and_gradient, x, t, scale)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @_compiled
-def _gradient(
-    how: _How, before: jax.Array, x: jax.Array, t: jax.Array, scale: jax.Array, g: jax.Array
-) -> jax.Array:
+def _gradient(how: _How, before: jax.Array, x: jax.Array, t: jax.Array, scale: jax.Array, g: jax.Array) -> jax.Array:
     """The gradient for what arrives; ``before`` is that for ``scale``, and in its memory it goes."""
-    return _chosen(
-        how,
-        lambda *arrays: _by_kernel("gradient", how, _like(x), *arrays, input_output_aliases={0: 0}),
-        lambda before, x, t, scale, g: _plain_gradient(how, x, t, g),
-        *(before, x, t, scale, g),
-    )
+
+    def plain(how: _How, before: jax.Array, x: jax.Array, t: jax.Array, scale: jax.Array, g: jax.Array) -> jax.Array:
+        return _plain_gradient(how, x, t, g)
+
+    return _chosen("gradient", how, plain, before, x, t, scale, g, input_output_aliases={0: 0})
+
+
+@_compiled
+def _log_softmax_alone(how: _How, x: jax.Array) -> jax.Array:
+    return _chosen("log_softmax", how, _plain_log_softmax, x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @_compiled
 def _log_softmax_with_statistics(how: _How, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The log-softmax, and what its gradient needs of each row."""
-    kept = _rows_of(how, x, jnp.uint8, STATISTICS)
-    return _chosen(
-        how,
-        lambda x: _by_kernel("log_softmax", how, (_like(x), kept), x),
-        lambda x: (_plain_log_softmax(how, x), jnp.zeros(kept.shape, kept.dtype)),
-        x,
-    )
+
+    def plain(how: _How, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        row = (x.sum(how.axis)[..., None] > 0).astype(jnp.uint8)  # nothing reads it
+        return _plain_log_softmax(how, x), jnp.broadcast_to(row, (*row.shape[:-1], STATISTICS))
+
+    return _chosen("log_softmax", how, plain, x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @_compiled
 def _log_softmax_gradient(how: _How, g: jax.Array, x: jax.Array, statistics: jax.Array) -> jax.Array:
-    return _chosen(
-        how,
-        lambda *arrays: _by_kernel("log_softmax_gradient", how, _like(x), *arrays),
-        lambda g, x, statistics: _plain_log_softmax_gradient(how, g, x),
-        *(g, x, statistics),
-    )
+    def plain(how: _How, g: jax.Array, x: jax.Array, statistics: jax.Array) -> jax.Array:
+        return _plain_log_softmax_gradient(how, g, x)
+
+    return _chosen("log_softmax_gradient", how, plain, g, x, statistics)
 
 
 # ---------------------------------------------------------------------- the formulas as JAX's operations
 
 
 def _plain_log_softmax(how: _How, x: jax.Array) -> jax.Array:
+    if x.size == 0:
+        return x
     return jax.nn.log_softmax(x.astype(_lanes(x)), how.axis).astype(x.dtype)
 
 
 def _plain_log_softmax_gradient(how: _How, g: jax.Array, x: jax.Array) -> jax.Array:
+    if x.size == 0:
+        return g
     g, p = g.astype(_lanes(x)), jax.nn.softmax(x.astype(_lanes(x)), how.axis)
     return (g - p * g.sum(how.axis, keepdims=True)).astype(x.dtype)
 
@@ -401,18 +396,29 @@ def _weights(how: _How, x: jax.Array, t: jax.Array) -> jax.Array:
     """The weights of the classes in a row's loss; NaN where a label is no class."""
     if t.dtype in _FLOATS:
         return t.astype(_lanes(x))
-    classes = lax.broadcasted_iota(t.dtype, x.shape, x.ndim + how.axis) if x.shape[how.axis] else t
+    n = x.shape[how.axis]
+    t = jnp.where((t < 0) | (t >= n), -1, t.astype(jnp.int32))  # no class that fits into memory is past 2^31
+    classes = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + how.axis)
     t = jnp.expand_dims(t, how.axis)
-    return jnp.where((t < 0) | (t >= x.shape[how.axis]), jnp.nan, (classes == t).astype(_lanes(x)))
+    return jnp.where(t < 0, jnp.nan, (classes == t).astype(_lanes(x)))
 
 
 def _plain_losses(how: _How, x: jax.Array, t: jax.Array) -> jax.Array:
+    if x.shape[how.axis] == 0:
+        return jnp.full_like(x.sum(how.axis), jnp.nan, _lanes(x))
     z, weights = x.astype(_lanes(x)), _weights(how, x, t)
     terms = jnp.where(weights == 0, 0, weights * -jax.nn.log_softmax(z, how.axis))
     return terms.sum(how.axis)
 
 
+def _plain_losses_and_gradient(how: _How, x: jax.Array, t: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    losses = _plain_losses(how, x, t)
+    return losses, _plain_gradient(how, x, t, jnp.broadcast_to(scale, losses.shape))
+
+
 def _plain_gradient(how: _How, x: jax.Array, t: jax.Array, g: jax.Array) -> jax.Array:
+    if x.size == 0:
+        return jnp.zeros_like(x)
     z, weights = x.astype(_lanes(x)), _weights(how, x, t)
     mass = weights.sum(how.axis, keepdims=True)
     of_rows = mass * jax.nn.softmax(z, how.axis) - weights
@@ -425,7 +431,7 @@ def _plain_gradient(how: _How, x: jax.Array, t: jax.Array, g: jax.Array) -> jax.
 @_forward_with_gradient.defjvp
 def _(how: _How, primals: Any, tangents: Any) -> Any:
     found = _forward_with_gradient(how, *primals)
-    x, t, scale = primals
+    x, t, _ = primals
     return found, _tangents(lambda x, t: (_plain_losses(how, x, t), jnp.zeros(x.shape, x.dtype)), (x, t), tangents[:2])
 
 
@@ -501,16 +507,6 @@ _soft_loss.defvjp(_soft_loss_forward, _soft_loss_backward, symbolic_zeros=True)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _log_softmax(how: _How, x: jax.Array) -> jax.Array:
     return _log_softmax_alone(how, x)
-
-
-@_compiled
-def _log_softmax_alone(how: _How, x: jax.Array) -> jax.Array:
-    return _chosen(
-        how,
-        lambda x: _by_kernel("log_softmax", how, _like(x), x),
-        functools.partial(_plain_log_softmax, how),
-        x,
-    )
 
 
 def _log_softmax_forward(how: _How, x: jax.Array) -> Any:
