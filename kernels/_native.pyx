@@ -20,6 +20,7 @@ cdef extern from "rows/task.h" nogil:
     enum: STREAM_ROW_ELEMENTS "STREAM_ROW"
     ctypedef enum element:
         pass
+    Py_ssize_t element_size(element) noexcept
     ctypedef struct isa_table:
         pass
     ctypedef struct array:
@@ -568,3 +569,4 @@ def light(str isa, int threads, x, targets, grad):
 include "products.pxi"
 include "elements.pxi"
 include "c_api.pxi"
+include "xla.pxi"
