@@ -33,11 +33,13 @@ from .distillation import distillation
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
 from .linear_module import LinearCrossEntropyLoss
 from .log_probs import TokenLogProbs, entropy, token_log_probs, token_log_probs_and_entropy
+from .patching import Patch, patch
 
 __all__ = [
     "CrossEntropyLoss",
     "LinearCrossEntropyLoss",
     "LinearLogProbs",
+    "Patch",
     "TokenLogProbs",
     "cross_entropy",
     "distillation",
@@ -46,6 +48,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_log_probs",
     "log_softmax",
+    "patch",
     "token_log_probs",
     "token_log_probs_and_entropy",
 ]
