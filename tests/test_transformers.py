@@ -190,7 +190,6 @@ def test_a_head_with_hooks_is_called(model):
     assert model(tokens, labels=labels).logits is None
 
 
-@pytest.mark.slow
 def test_a_fused_model_is_compiled_in_one_graph():
     torch._dynamo.reset()
     tokens, labels, count = next(batches())
@@ -242,22 +241,21 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("name", bindings._HEADS)
-def test_every_type_has_the_loss_and_the_gradients_of_its_logits(name):
-    if not hasattr(transformers, name):
-        pytest.skip("this transformers does not have it")
-    defaults = getattr(transformers, name).config_class().to_dict()
-    own = model_of(name, **{key: value for key, value in TINY.items() if key in defaults})
-    model = fuse_head(copy.deepcopy(own))
+@pytest.mark.parametrize("kind", sorted({kind.__name__ for kind in bindings._HEADS.values()}))
+def test_every_type_has_the_loss_and_the_gradients_of_its_logits(kind):
     tokens, labels, count = next(batches())
-    mask = torch.ones_like(tokens)
-    found = []
-    for changed in (own, model):
-        outputs = changed(tokens, attention_mask=mask, labels=labels, num_items_in_batch=count)
-        outputs.loss.backward()
-        found.append((outputs.loss.detach(), gradients_of(changed)))
-    assert outputs.logits is None
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+    for name in [name for name, of_config in bindings._HEADS.items() if of_config.__name__ == kind]:
+        if not hasattr(transformers, name):
+            continue  # an older one, which does not have it
+        defaults = getattr(transformers, name).config_class().to_dict()
+        own = model_of(name, **{key: value for key, value in TINY.items() if key in defaults})
+        found = []
+        for changed in (own, fuse_head(copy.deepcopy(own))):
+            outputs = changed(tokens, attention_mask=tokens * 0 + 1, labels=labels, num_items_in_batch=count)
+            outputs.loss.backward()
+            found.append((outputs.loss.detach(), gradients_of(changed)))
+        assert outputs.logits is None, name
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 # ---------------------------------------------------------------------- the loss itself
@@ -481,7 +479,6 @@ def test_trainer_accumulates_gradients_as_with_the_models_own_loss(tmp_path, cap
             np.testing.assert_allclose(found, own, rtol=2e-4, err_msg=way)
 
 
-@pytest.mark.slow
 def test_ranks_with_unequal_numbers_of_tokens_train_as_one_process(tmp_path):
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available() or sys.platform == "win32":
         pytest.skip("needs gloo and fork")
