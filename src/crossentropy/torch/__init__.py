@@ -34,11 +34,13 @@ from .distillation import distillation
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
 from .linear_module import LinearCrossEntropyLoss
 from .log_probs import TokenLogProbs, entropy, token_log_probs, token_log_probs_and_entropy
+from .patching import Patch, patch
 
 __all__ = [
     "CrossEntropyLoss",
     "LinearCrossEntropyLoss",
     "LinearLogProbs",
+    "Patch",
     "TokenLogProbs",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
@@ -48,6 +50,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_log_probs",
     "log_softmax",
+    "patch",
     "sigmoid_focal_loss",
     "token_log_probs",
     "token_log_probs_and_entropy",
