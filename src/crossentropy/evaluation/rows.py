@@ -1,0 +1,159 @@
+"""What an evaluation takes from each row: read in blocks that stay in the cache, shared out to threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _check, _settings
+from .._backends import workers
+from .._backends.contract import RowNumbers, Statistics
+from .._options import RowOptions
+from ..row_numbers import is_transformed, transformed_rows
+
+ROWS_AT_ONCE = 1 << 16  # whose numbers are kept: some megabytes
+BLOCK = 1 << 20  # bytes of logits that are read twice: half of a core's cache
+ALONE_BELOW = 1 << 17  # bytes of logits below which another thread would come too late
+
+
+class RowsRead(NamedTuple):
+    """The numbers of some rows, (n,) each; of a row that does not count they mean nothing."""
+
+    targets: np.ndarray
+    counts: np.ndarray  # whether it does
+    loss: np.ndarray  # these five are float64
+    weight: np.ndarray
+    nll: np.ndarray  # -log p of the target
+    brier: np.ndarray  # sum over the classes of (p_c - [c = y])^2
+    max_prob: np.ndarray
+    argmax: np.ndarray  # int64; -1 where the row is undefined
+    rank: np.ndarray  # int64
+
+
+def read_rows(backend: ModuleType, call: _check.Loss) -> Iterator[RowsRead]:
+    """The numbers of all rows, so many at a time that their own arrays stay small."""
+    x, targets = call.x, call.targets
+    if x.ndim == 1 or x.flags.c_contiguous:
+        x = x.reshape(-1, x.shape[-1])
+    if not x.size:
+        return
+    each = targets.size // len(x)  # rows for an index of the first axis
+    step = max(1, ROWS_AT_ONCE // each)
+    for first in range(0, len(x), step):
+        rows = slice(first * each, min(first + step, len(x)) * each)
+        yield _numbers(backend, x[first : first + step], targets[rows], _of_rows(call.options, rows))
+
+
+def _of_rows(options: Any, rows: slice) -> Any:
+    """The options of these rows alone."""
+    v = options.sample_weight
+    return options if v is None else options._replace(sample_weight=v[rows])
+
+
+def _numbers(backend: ModuleType, x: np.ndarray, targets: np.ndarray, options: Any) -> RowsRead:
+    n, each = targets.size, targets.size // len(x)
+    values, places = np.empty((5, n)), np.empty((2, n), np.int64)
+    squares = np.empty((n, len(Statistics._fields)))
+    step = max(1, BLOCK // (x[0].size * x.itemsize))
+
+    def read(first: int) -> None:
+        rows = slice(first * each, min(first + step, len(x)) * each)
+        to = RowNumbers(*(a[rows] for a in (*values, *places)))
+        _read_block(backend, x[first : first + step], targets[rows], _of_rows(options, rows), to, squares[rows])
+
+    _share(read, range(0, len(x), step), x.size * x.itemsize)
+    loss, _, _, log_prob, max_prob = values
+    argmax, rank = places
+    counts = np.ones(n, bool) if options.ignore_index is None else targets != options.ignore_index
+    weight = np.ones(n)
+    if options.sample_weight is not None:
+        counts &= options.sample_weight != 0
+        weight *= options.sample_weight
+    if options.class_weight is not None:
+        weight *= options.class_weight[np.where(counts, targets, 0)]
+    with np.errstate(all="ignore"):
+        brier = _brier(log_prob, max_prob, squares[:, Statistics._fields.index("rest")], rank == 0)
+    return RowsRead(targets, counts, loss, weight, -log_prob, brier, max_prob, argmax, rank)
+
+
+def _brier(log_prob: np.ndarray, max_prob: np.ndarray, rest: np.ndarray, leads: np.ndarray) -> np.ndarray:
+    """(1 - p_y)^2 and the other classes' p_c^2, whose sum is max_prob^2 (1 + rest) with p_y^2 among it.
+
+    rest has e^(2 (z_c - m)) of every class but one at the maximum: where the target leads, that is all others.
+    """
+    p, miss = np.exp(log_prob), -np.expm1(log_prob)
+    return miss * miss + np.where(leads, max_prob**2 * rest, np.maximum(max_prob**2 * (1 + rest) - p * p, 0))
+
+
+def _read_block(
+    backend: ModuleType, x: np.ndarray, targets: np.ndarray, options: Any, to: RowNumbers, squares: np.ndarray
+) -> None:
+    """The numbers of a block's rows; then, of the block in the cache, the statistics of twice its logits."""
+    if is_transformed(options):
+        call = _check.Loss(x, targets, options, x.shape[:-1], x.ndim - 1, "none", None, np.nan, {})
+        for rows, z, plain, _ in transformed_rows(call, targets):
+            part = RowNumbers(*(a[rows] for a in to))
+            backend.row_statistics(z, targets[rows], plain, part, None)
+            _squares(backend, z, targets[rows], plain, part, squares[rows])
+        backend.forward(x, targets, options, to.loss, None)
+        return
+    backend.row_statistics(x, targets, options, to, None)
+    _squares(
+        backend,
+        x,
+        targets,
+        RowOptions(ignore_index=options.ignore_index, sample_weight=options.sample_weight),
+        to,
+        squares,
+    )
+
+
+def _squares(
+    backend: ModuleType, x: np.ndarray, targets: np.ndarray, plain: Any, found: RowNumbers, squares: np.ndarray
+) -> None:
+    """The statistics of rows whose logits are doubled: their sum is that of e^(2 (z - m))."""
+    unused = np.empty(targets.size)
+    backend.forward(x, targets, plain._replace(logit_scale=2.0), unused, squares)
+    rest = squares[:, Statistics._fields.index("rest")]
+    if np.isfinite(rest).all():
+        return
+    flat = x.reshape(-1, x.shape[-1])
+    for row in np.flatnonzero((found.argmax >= 0) & ~np.isfinite(rest)):  # whose logits, doubled, are past their dtype
+        z = flat[row].astype(np.float64)
+        with np.errstate(over="ignore", under="ignore"):
+            e = np.exp(2 * (z - z.max()))
+        e[found.argmax[row]] = 0
+        rest[row] = e.sum()
+
+
+def _share(read: Any, firsts: range, size: int) -> None:
+    """Read all blocks, on as many threads as the settings in force allow, each under these settings."""
+    threads = 1 if size < ALONE_BELOW else min(_settings.threads(), len(firsts))
+    if threads == 1:
+        for first in firsts:
+            read(first)
+        return
+    settings = {**_settings.asked_for(), "threads": 1}
+    left, lock = iter(firsts), threading.Lock()
+
+    def work() -> None:
+        _settings.enter(settings)
+        try:
+            while True:
+                with lock:
+                    first = next(left, None)
+                if first is None:
+                    return
+                read(first)
+        finally:
+            _settings.leave()
+
+    def stop() -> None:
+        nonlocal left
+        left = iter(())
+
+    workers.share(work, threads - 1, stop, work)
