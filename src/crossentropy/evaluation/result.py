@@ -24,7 +24,7 @@ class Calibration(NamedTuple):
     """
 
     edges: np.ndarray  # one more than bins
-    count: np.ndarray
+    rows: np.ndarray  # how many
     confidence: np.ndarray  # its mean; NaN for an empty bin
     accuracy: np.ndarray  # the share of right predictions; NaN for an empty bin
 

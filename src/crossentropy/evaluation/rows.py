@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -34,18 +34,36 @@ class RowsRead(NamedTuple):
     rank: np.ndarray  # int64
 
 
-def read_rows(backend: ModuleType, call: _check.Loss) -> Iterator[RowsRead]:
-    """The numbers of all rows, so many at a time that their own arrays stay small."""
-    x, targets = call.x, call.targets
-    if x.ndim == 1 or x.flags.c_contiguous:
+class Beside:
+    """Arrays of logits that have different classes of the same rows; a slice of rows is an array of them together."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.parts, self.dtype = parts, np.result_type(*parts)
+        self.shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return np.concatenate([part[rows] for part in self.parts], axis=-1)
+
+
+def read_rows(backend: ModuleType, call: _check.Loss, parts: Sequence[np.ndarray] = ()) -> Iterator[RowsRead]:
+    """The numbers of all rows, so many at a time that their own arrays stay small.
+
+    With parts the rows lie in these, classes beside classes, and the call has their shape alone.
+    """
+    targets, x = call.targets, call.x
+    if x.ndim == 1 or (x.flags.c_contiguous and not parts):
         x = x.reshape(-1, x.shape[-1])
     if not x.size:
         return
     each = targets.size // len(x)  # rows for an index of the first axis
     step = max(1, ROWS_AT_ONCE // each)
     for first in range(0, len(x), step):
-        rows = slice(first * each, min(first + step, len(x)) * each)
-        yield _numbers(backend, x[first : first + step], targets[rows], _of_rows(call.options, rows))
+        some, rows = slice(first, first + step), slice(first * each, min(first + step, len(x)) * each)
+        logits = Beside([part[some] for part in parts]) if parts else x[some]
+        yield _numbers(backend, logits, targets[rows], _of_rows(call.options, rows))
 
 
 def _of_rows(options: Any, rows: slice) -> Any:
@@ -54,80 +72,87 @@ def _of_rows(options: Any, rows: slice) -> Any:
     return options if v is None else options._replace(sample_weight=v[rows])
 
 
-def _numbers(backend: ModuleType, x: np.ndarray, targets: np.ndarray, options: Any) -> RowsRead:
+def _numbers(backend: ModuleType, x: np.ndarray | Beside, targets: np.ndarray, options: Any) -> RowsRead:
     n, each = targets.size, targets.size // len(x)
     values, places = np.empty((5, n)), np.empty((2, n), np.int64)
-    squares = np.empty((n, len(Statistics._fields)))
-    step = max(1, BLOCK // (x[0].size * x.itemsize))
+    squares = np.empty(n)
+    size = each * x.shape[-1] * x.dtype.itemsize
+    step = max(1, BLOCK // size)
 
     def read(first: int) -> None:
         rows = slice(first * each, min(first + step, len(x)) * each)
         to = RowNumbers(*(a[rows] for a in (*values, *places)))
         _read_block(backend, x[first : first + step], targets[rows], _of_rows(options, rows), to, squares[rows])
 
-    _share(read, range(0, len(x), step), x.size * x.itemsize)
+    _share(read, range(0, len(x), step), len(x) * size)
     loss, _, _, log_prob, max_prob = values
     argmax, rank = places
-    counts = np.ones(n, bool) if options.ignore_index is None else targets != options.ignore_index
-    weight = np.ones(n)
+    counts, weight = weights_of(targets, options)
+    with np.errstate(all="ignore"):
+        brier = _brier(log_prob, max_prob, squares, rank == 0)
+    return RowsRead(targets, counts, loss, weight, -log_prob, brier, max_prob, argmax, rank)
+
+
+def weights_of(targets: np.ndarray, options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows count, and the weight of each that does, by which a mean is divided; of targets that are classes."""
+    counts = np.ones(targets.size, bool) if options.ignore_index is None else targets != options.ignore_index
+    weight = np.ones(targets.size)
     if options.sample_weight is not None:
         counts &= options.sample_weight != 0
         weight *= options.sample_weight
     if options.class_weight is not None:
         weight *= options.class_weight[np.where(counts, targets, 0)]
-    with np.errstate(all="ignore"):
-        brier = _brier(log_prob, max_prob, squares[:, Statistics._fields.index("rest")], rank == 0)
-    return RowsRead(targets, counts, loss, weight, -log_prob, brier, max_prob, argmax, rank)
+    return counts, weight
 
 
-def _brier(log_prob: np.ndarray, max_prob: np.ndarray, rest: np.ndarray, leads: np.ndarray) -> np.ndarray:
-    """(1 - p_y)^2 and the other classes' p_c^2, whose sum is max_prob^2 (1 + rest) with p_y^2 among it.
+def _brier(log_prob: np.ndarray, max_prob: np.ndarray, squares: np.ndarray, leads: np.ndarray) -> np.ndarray:
+    """(1 - p_y)^2 and the other classes' p_c^2.
 
-    rest has e^(2 (z_c - m)) of every class but one at the maximum: where the target leads, that is all others.
+    squares has p_c^2 of every class but one at the maximum: where the target leads, of all others.
     """
     p, miss = np.exp(log_prob), -np.expm1(log_prob)
-    return miss * miss + np.where(leads, max_prob**2 * rest, np.maximum(max_prob**2 * (1 + rest) - p * p, 0))
+    return miss * miss + np.where(leads, squares, np.maximum(max_prob * max_prob + (squares - p * p), 0))
 
 
 def _read_block(
     backend: ModuleType, x: np.ndarray, targets: np.ndarray, options: Any, to: RowNumbers, squares: np.ndarray
 ) -> None:
-    """The numbers of a block's rows; then, of the block in the cache, the statistics of twice its logits."""
-    if is_transformed(options):
-        call = _check.Loss(x, targets, options, x.shape[:-1], x.ndim - 1, "none", None, np.nan, {})
-        for rows, z, plain, _ in transformed_rows(call, targets):
-            part = RowNumbers(*(a[rows] for a in to))
-            backend.row_statistics(z, targets[rows], plain, part, None)
-            _squares(backend, z, targets[rows], plain, part, squares[rows])
-        backend.forward(x, targets, options, to.loss, None)
+    """The numbers of a block's rows, and their squares."""
+    if not is_transformed(options):
+        _read_plain(backend, x, targets, options, to, squares)
+        return
+    call = _check.Loss(x, targets, options, x.shape[:-1], x.ndim - 1, "none", None, np.nan, {})
+    for rows, z, plain, _ in transformed_rows(call, targets):
+        part = RowNumbers(*(a[rows] for a in to))
+        _read_plain(backend, z, targets[rows], plain, part, squares[rows])
+    backend.forward(x, targets, options, to.loss, None)
+
+
+def _read_plain(
+    backend: ModuleType, x: np.ndarray, targets: np.ndarray, options: Any, to: RowNumbers, squares: np.ndarray
+) -> None:
+    """The same of logits as they are. A backend that has no squares finds them in a second pass over the block.
+
+    They are the statistics of a row whose logits are doubled: with M its largest probability, M^2 times the sum of
+    e^(2 (z_c - m)).
+    """
+    if getattr(backend, "SQUARES", False):
+        backend.row_statistics(x, targets, options, to, None, squares)
         return
     backend.row_statistics(x, targets, options, to, None)
-    _squares(
-        backend,
-        x,
-        targets,
-        RowOptions(ignore_index=options.ignore_index, sample_weight=options.sample_weight),
-        to,
-        squares,
-    )
-
-
-def _squares(
-    backend: ModuleType, x: np.ndarray, targets: np.ndarray, plain: Any, found: RowNumbers, squares: np.ndarray
-) -> None:
-    """The statistics of rows whose logits are doubled: their sum is that of e^(2 (z - m))."""
-    unused = np.empty(targets.size)
-    backend.forward(x, targets, plain._replace(logit_scale=2.0), unused, squares)
-    rest = squares[:, Statistics._fields.index("rest")]
-    if np.isfinite(rest).all():
-        return
-    flat = x.reshape(-1, x.shape[-1])
-    for row in np.flatnonzero((found.argmax >= 0) & ~np.isfinite(rest)):  # whose logits, doubled, are past their dtype
-        z = flat[row].astype(np.float64)
-        with np.errstate(over="ignore", under="ignore"):
-            e = np.exp(2 * (z - z.max()))
-        e[found.argmax[row]] = 0
-        rest[row] = e.sum()
+    doubled = RowOptions(ignore_index=options.ignore_index, sample_weight=options.sample_weight, logit_scale=2.0)
+    unused, kept = np.empty(targets.size), np.empty((targets.size, len(Statistics._fields)))
+    backend.forward(x, targets, doubled, unused, kept)
+    rest = kept[:, Statistics._fields.index("rest")]
+    if not np.isfinite(rest).all():
+        flat = x.reshape(-1, x.shape[-1])
+        for row in np.flatnonzero((to.argmax >= 0) & ~np.isfinite(rest)):  # whose logits, doubled, are past their dtype
+            z = flat[row].astype(np.float64)
+            with np.errstate(over="ignore", under="ignore"):
+                e = np.exp(2 * (z - z.max()))
+            e[to.argmax[row]] = 0
+            rest[row] = e.sum()
+    squares[:] = to.max_prob * to.max_prob * rest
 
 
 def _share(read: Any, firsts: range, size: int) -> None:
