@@ -122,6 +122,13 @@ typedef struct {
 
 typedef enum { NOT_COUNTED, ABOVE, NOT_BELOW } counted_above;
 
+/* So far below the maximum that e^x is 0, and max - x finite; and never the maximum, whose ulp may be larger than that. */
+static inline double far_below(double max, int is_f64)
+{
+    const double least = is_f64 ? 1500 : 250, ulp = fabs(max) * (is_f64 ? 0x1p-52 : 0x1p-23);
+    return max - (least < ulp ? ulp : least);
+}
+
 /* The gradient of a row's log-probability and entropy: factor e^x (slope (max - x) + level), but at_max at the maximum,
  * where level may be far below slope, and value at the target. */
 typedef struct {

@@ -18,7 +18,10 @@ typedef struct {
 SIMD void NAME_R(columns_look_as)(const REAL *x, ptrdiff_t classes, vec top, EXP_FRAME f, vec y, vec of_y,
                                   NAME_R(column_looks) * p, int shifts, double unit)
 {
-    const vec zero = v_set1(0), one = v_set1(1), least = v_sub(top, v_set1(WIDE == 1 ? 1500 : 250));
+    const vec zero = v_set1(0), one = v_set1(1);
+    /* as far_below */
+    const vec ulp = v_mul(v_max(top, v_sub(zero, top)), v_set1(WIDE == 1 ? 0x1p-52 : 0x1p-23));
+    const vec least = v_sub(top, v_max(ulp, v_set1(WIDE == 1 ? 1500 : 250)));
     p->sum = exp_sum_of_none();
     for (int u = 0; u < WIDE; ++u) p->far[u] = lane_total_of_none_f64(), p->squares[u] = v_set1_f64(0);
     p->below = p->first = p->above = zero;

@@ -281,7 +281,7 @@ static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdif
     const looking r = {x,
                        frame_at(at),
                        v_set1((REAL)max),
-                       v_set1((REAL)(max - (WIDE == 1 ? 1500 : 250))),
+                       v_set1((REAL)far_below(max, WIDE == 1)),
                        v_set1((REAL)target),
                        v_set1((REAL)unit),
                        n,
@@ -318,7 +318,7 @@ static void NAME(log_probs_gradient)(const void *in, ptrdiff_t n, const log_prob
     const ELEMENT *x = in;
     ELEMENT *out = to;
     const EXP_FRAME f = frame_at(job->at);
-    const vec max = v_set1((REAL)job->max), least = v_set1((REAL)(job->max - (WIDE == 1 ? 1500 : 250)));
+    const vec max = v_set1((REAL)job->max), least = v_set1((REAL)far_below(job->max, WIDE == 1));
     const vec slope = v_set1((REAL)job->slope), level = v_set1((REAL)job->level);
     const vec times = v_set1((REAL)(job->factor / EXP_SCALE)), value = v_set1((REAL)job->value);
     const vec at_max = v_set1((REAL)job->at_max);

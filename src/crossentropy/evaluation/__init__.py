@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex, Unpack
+from typing import Any, NamedTuple, SupportsIndex, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,6 +29,7 @@ from .sums import DIGITS, carry, exact_sums
 __all__ = ["Calibration", "Evaluation", "EvaluationResult"]
 
 OF_EVALUATION = tuple(name for name in PER_ROW if OPTIONS[name].over != "rows")  # those come with the rows
+FEW = 4  # times as many classes as rows make an array of classes costlier than to look rows up in it
 CONFUSION_CLASSES = 128  # up to which pairs of classes are counted by default: 128 kB
 
 
@@ -94,13 +95,14 @@ class Evaluation:
         for name, value in self._options.items():
             if not OPTIONS[name].over and (rule := OPTIONS[name].rule) is not None:
                 rule(value, name)
-        self._top = tuple(sorted(set(_check.best_of(top, True, np.iinfo(np.int64).max))))
+        self._top = tuple(sorted(set(_check.best_of(top, True, None))))
         self._bins = integer(bins, "bins")
         if self._bins < 1:
             raise ValueError(f"bins must be at least 1, got {bins!r}")
         if confusion is not None and not isinstance(confusion, (bool, np.bool_)):
             raise TypeError(f"confusion must be True, False or None, got {confusion!r}")
         self._confusion = confusion
+        self._fixed = len(COUNTS) + len(self._top) + 2 * self._bins + (len(SUMS) + self._bins) * DIGITS
         self.reset()
 
     def reset(self) -> Evaluation:
@@ -112,9 +114,8 @@ class Evaluation:
             This one.
         """
         self._classes: int | None = None
-        self._totals = np.zeros(
-            len(COUNTS) + len(self._top) + 2 * self._bins + (len(SUMS) + self._bins) * DIGITS, np.int64
-        )
+        self._inner_edges = np.linspace(0, 1, self._bins + 1)[1:-1]
+        self._totals = np.zeros(self._fixed, np.int64)
         return self
 
     @property
@@ -172,18 +173,24 @@ class Evaluation:
             raise TypeError("targets of an Evaluation must be classes, integers of the rows' shape, got probabilities")
         classes = call.x.shape[-1]
         self._require(classes)
-        found = self._none_of(classes)
         backend, options = registry.current(), call.options
         index, weights = options.ignore_index, (options.class_weight, options.sample_weight)
         first_bad, _ = backend.scan_targets(call.targets, classes, index, *weights)
         if first_bad >= 0:
             where_it_is = _check.index_of(first_bad, call.rows_shape)
             raise _check.bad_target(where_it_is, call.targets[first_bad], classes)
+        # Few rows leave an array of all classes alone: theirs wait until all have been read, when nothing can fail.
+        few = FEW * call.targets.size < classes
+        found, pending = np.zeros(self._fixed, np.int64) if few else self._none_of(classes), list[_Classes]()
         for part in read_rows(backend, call, parts):
-            self._count(found, part, classes)
+            self._count(found, part, None if few else classes, pending)
         self._grow(classes)
-        self._totals += found
-        self._carry(self._totals)
+        self._totals[: found.size] += found
+        to = self._parts(self._totals, classes)
+        for each in pending:
+            each.tally(to)
+        carry(to["sums"])
+        carry(to["bin_confidence"])
         return self
 
     def update_beside(
@@ -317,8 +324,7 @@ class Evaluation:
 
     def _none_of(self, classes: int) -> np.ndarray:
         pairs = classes * classes if self._keeps_pairs(classes) else 0
-        fixed = len(COUNTS) + len(self._top) + 2 * self._bins + (len(SUMS) + self._bins) * DIGITS
-        return np.zeros(fixed + 3 * classes + pairs, np.int64)
+        return np.zeros(self._fixed + 3 * classes + pairs, np.int64)
 
     def _grow(self, classes: int) -> None:
         if self._classes is None:
@@ -356,48 +362,68 @@ class Evaluation:
 
     # ------------------------------------------------------------------ from rows to totals
 
-    def _count(self, found: np.ndarray, rows: RowsRead, classes: int) -> None:
-        """Add some rows to the totals."""
+    def _count(self, found: np.ndarray, rows: RowsRead, classes: int | None, pending: list[_Classes]) -> None:
+        """Add some rows to the totals; without ``classes`` theirs go to ``pending``."""
         to = self._parts(found, classes)
         counts, n = rows.counts, rows.loss.size
         if not counts.all():
             rows = RowsRead(*(a[counts] for a in rows))
         defined = rows.argmax >= 0
         finite_loss, finite_nll = np.isfinite(rows.loss), np.isfinite(rows.nll)
+        counted, all_defined = rows.loss.size, bool(defined.all())
         to["counts"] += (
             n,
-            rows.loss.size,
-            rows.loss.size - np.count_nonzero(defined),
+            counted,
+            counted - np.count_nonzero(defined),
             np.count_nonzero(defined & ~finite_loss),
             np.count_nonzero(defined & ~finite_nll),
         )
-        sums = to["sums"]
-        for place, (values, which) in enumerate(
-            ((rows.loss, finite_loss), (rows.weight, None), (rows.nll, finite_nll), (rows.brier, defined))
-        ):
-            some = values if which is None or which.all() else values[which]
-            sums[place] += exact_sums(some)[0]
-        targets = rows.targets.astype(np.int64, copy=False)
-        ranks = rows.rank if defined.all() else np.where(defined, rows.rank, np.iinfo(np.int64).max)
+        ranks = rows.rank if all_defined else np.where(defined, rows.rank, np.iinfo(np.int64).max)
         for place, k in enumerate(self._top):
             to["in_top"][place] += np.count_nonzero(ranks < k)
-        _tally(to["targets"], targets)
-        right = ranks == 0
-        if not defined.all():
-            rows, targets, right = RowsRead(*(a[defined] for a in rows)), targets[defined], right[defined]
-        bins = np.searchsorted(np.linspace(0, 1, self._bins + 1)[1:-1], rows.max_prob)
+        right, targets = ranks == 0, rows.targets.astype(np.int64, copy=False)
+        bins = np.searchsorted(self._inner_edges, rows.max_prob)
+        # The sums of all rows, and after them those of each bin: in one go, which takes less than the five.
+        values = np.concatenate([rows.loss, rows.weight, rows.nll, rows.brier, rows.max_prob])
+        groups = np.concatenate([np.repeat(np.arange(len(SUMS)), counted), len(SUMS) + bins])
+        keep = np.isfinite(values)
+        if not keep.all():
+            values, groups = values[keep], groups[keep]
+        exact = exact_sums(values, groups, len(SUMS) + self._bins)
+        to["sums"] += exact[: len(SUMS)]
+        to["bin_confidence"] += exact[len(SUMS) :]
+        predicted, of_predicted = rows.argmax, targets
+        if not all_defined:
+            bins, right, predicted, of_predicted = (a[defined] for a in (bins, right, predicted, targets))
         to["bin_rows"] += np.bincount(bins, minlength=self._bins)
         to["bin_right"] += np.bincount(bins[right], minlength=self._bins)
-        to["bin_confidence"] += exact_sums(rows.max_prob, bins, self._bins)
-        _tally(to["predicted"], rows.argmax)
-        _tally(to["right"], targets[right])
+        of_rows = _Classes(targets, predicted, of_predicted, right)
+        if classes is not None:
+            of_rows.tally(to)
+        else:
+            pending.append(of_rows)
+
+
+class _Classes(NamedTuple):
+    """The classes of some rows: of targets, and of predictions with their targets and whether they are right."""
+
+    targets: np.ndarray
+    predicted: np.ndarray
+    of_predicted: np.ndarray
+    right: np.ndarray
+
+    def tally(self, to: dict[str, np.ndarray]) -> None:
+        """Count them."""
+        _tally(to["targets"], self.targets)
+        _tally(to["predicted"], self.predicted)
+        _tally(to["right"], self.predicted[self.right])
         if "pairs" in to:
-            _tally(to["pairs"].reshape(-1), targets * classes + rows.argmax)
+            _tally(to["pairs"].reshape(-1), self.of_predicted * len(to["targets"]) + self.predicted)
 
 
 def _tally(counts: np.ndarray, of: np.ndarray) -> None:
     """Count each class; few rows leave most of many classes alone."""
-    if 4 * of.size < counts.size:
+    if FEW * of.size < counts.size:
         np.add.at(counts, of, 1)
     else:
         counts += np.bincount(of, minlength=counts.size)

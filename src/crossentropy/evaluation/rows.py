@@ -11,12 +11,13 @@ import numpy as np
 
 from .. import _check, _settings
 from .._backends import workers
-from .._backends.contract import RowNumbers, Statistics
+from .._backends.contract import RowNumbers
 from .._options import RowOptions
 from ..row_numbers import is_transformed, transformed_rows
 
 ROWS_AT_ONCE = 1 << 16  # whose numbers are kept: some megabytes
-BLOCK = 1 << 20  # bytes of logits that are read twice: half of a core's cache
+BLOCK = 1 << 22  # bytes of logits that a thread takes at a time
+READ_TWICE = 1 << 20  # the same where it reads them twice: half of a core's cache
 ALONE_BELOW = 1 << 17  # bytes of logits below which another thread would come too late
 
 
@@ -66,6 +67,11 @@ def read_rows(backend: ModuleType, call: _check.Loss, parts: Sequence[np.ndarray
         yield _numbers(backend, logits, targets[rows], _of_rows(call.options, rows))
 
 
+def _reads_once(backend: ModuleType) -> bool:
+    """Whether `row_statistics` has squares, too: beyond the contract of a backend, which the native one does."""
+    return getattr(backend, "SQUARES", False)
+
+
 def _of_rows(options: Any, rows: slice) -> Any:
     """The options of these rows alone."""
     v = options.sample_weight
@@ -77,7 +83,7 @@ def _numbers(backend: ModuleType, x: np.ndarray | Beside, targets: np.ndarray, o
     values, places = np.empty((5, n)), np.empty((2, n), np.int64)
     squares = np.empty(n)
     size = each * x.shape[-1] * x.dtype.itemsize
-    step = max(1, BLOCK // size)
+    step = max(1, (BLOCK if _reads_once(backend) else READ_TWICE) // size)
 
     def read(first: int) -> None:
         rows = slice(first * each, min(first + step, len(x)) * each)
@@ -133,26 +139,24 @@ def _read_plain(
 ) -> None:
     """The same of logits as they are. A backend that has no squares finds them in a second pass over the block.
 
-    They are the statistics of a row whose logits are doubled: with M its largest probability, M^2 times the sum of
-    e^(2 (z_c - m)).
+    The loss of doubled logits with the largest class for the target is log(1 + rest), with the sum ``rest`` of
+    e^(2 (z_c - m)) over the other classes; theirs are max_prob^2 times that.
     """
-    if getattr(backend, "SQUARES", False):
+    if _reads_once(backend):
         backend.row_statistics(x, targets, options, to, None, squares)
         return
     backend.row_statistics(x, targets, options, to, None)
-    doubled = RowOptions(ignore_index=options.ignore_index, sample_weight=options.sample_weight, logit_scale=2.0)
-    unused, kept = np.empty(targets.size), np.empty((targets.size, len(Statistics._fields)))
-    backend.forward(x, targets, doubled, unused, kept)
-    rest = kept[:, Statistics._fields.index("rest")]
-    if not np.isfinite(rest).all():
-        flat = x.reshape(-1, x.shape[-1])
-        for row in np.flatnonzero((to.argmax >= 0) & ~np.isfinite(rest)):  # whose logits, doubled, are past their dtype
+    backend.forward(x, to.argmax, RowOptions(ignore_index=-1, logit_scale=2.0), squares, None)
+    with np.errstate(over="ignore", under="ignore"):
+        np.expm1(squares, out=squares)
+        flat = None
+        for row in np.flatnonzero(~np.isfinite(squares)):  # whose logits, doubled, are past their dtype
+            flat = x.reshape(-1, x.shape[-1]) if flat is None else flat
             z = flat[row].astype(np.float64)
-            with np.errstate(over="ignore", under="ignore"):
-                e = np.exp(2 * (z - z.max()))
+            e = np.exp(2 * (z - z.max()))
             e[to.argmax[row]] = 0
-            rest[row] = e.sum()
-    squares[:] = to.max_prob * to.max_prob * rest
+            squares[row] = e.sum()
+        squares *= to.max_prob * to.max_prob
 
 
 def _share(read: Any, firsts: range, size: int) -> None:
