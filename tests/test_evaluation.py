@@ -83,7 +83,7 @@ def test_scores_are_scikit_learns(backend):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("classes", [3, 65, 1000, 6000])
 def test_brier_scores_by_every_way_of_the_kernels(kernels, dtype, classes):
-    """A tile of few classes, few elements, lanes with a larger maximum in a later block; a sure row, ties at the top."""
+    """A tile of few classes, few elements, lanes, a larger maximum in a later block; a sure row, ties at the top."""
     rng = np.random.default_rng(2)
     x = (2 * rng.standard_normal((40, classes))).astype(dtype)
     x[0, :], x[1, 1], x[2, -1] = 1, 40, 30

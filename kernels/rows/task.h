@@ -51,6 +51,7 @@ typedef struct {
     double softcap;
     const double *class_prior;    /* IN (classes,) or NULL */
     double margin, focal;
+    ptrdiff_t all_classes;    /* C of rows of which x has a block, without every target; 0: x has them whole */
 } row_options;
 
 /* The logits that the loss is of are not those that were given: c tanh(a z / c) + b_c, less m at the target. */
@@ -65,6 +66,15 @@ typedef struct {
     double rest;    /* the sum of e^(z - m) over every class but one at the maximum */
     double mass;    /* the sum of the target's weights over the classes, as the gradient needs it */
 } row_statistics;
+
+/* What forward finds of a row of a block of classes, where that is wanted: what blocks are merged by. */
+typedef struct {
+    double max;         /* -inf of a block of nothing but that, NaN of one that is undefined */
+    double rest;        /* as above */
+    double target;      /* the logit of a target that lies in the block; -inf where it does not */
+    double mass;        /* sum of t_c over the block, but for what an index target itself weighs */
+    double distance;    /* sum of those t_c (max - z_c) */
+} row_part;
 
 /* The numbers of each row beside its loss; NULL where they have no meaning. */
 typedef struct {
@@ -131,6 +141,7 @@ typedef struct {
     distillation_task distilled;
     double *sign; /* OUT of a weighted logsumexp (rows,) */
     row_numbers numbers;
+    row_part *parts; /* OUT of forward (rows,) or NULL; then there are no losses */
     row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
 } task;
 
