@@ -14,10 +14,10 @@ from typing import Any, SupportsIndex, Unpack
 
 import numpy as np
 
-from . import _arrays, _check, _mapped, _settings
+from . import _arrays, _check, _mapped, _settings, blocks
 from ._backends import registry
 from ._options import OPTIONS, PER_ROW, LossOptions, PerRowOptions, integer, passed, reduction_of, takes_options
-from ._reduction import loss_dtype
+from ._reduction import loss_dtype, rounded
 from .evaluation import OF_EVALUATION, Evaluation
 from .evaluation.rows import weights_of
 from .evaluation.sums import DIGITS, exact_sums, fraction
@@ -60,7 +60,8 @@ def cross_entropy(logits: Any, targets: Any, **options: Unpack[LossOptions]) -> 
 
     Notes
     -----
-    Sums are exact and rounded once: chunks of rows give the same bits however they are cut. A task works in one thread,
+    Sums are exact and rounded once: chunks of rows give the same bits however they are cut. Of chunks of classes each
+    is read by itself (`crossentropy.blocks`), which may round a row's last place otherwise. A task works in one thread,
     since the scheduler has the others, but for a number that `crossentropy.config` names around this call. Its settings
     are those of the tasks, wherever they run.
 
@@ -76,9 +77,18 @@ def cross_entropy(logits: Any, targets: Any, **options: Unpack[LossOptions]) -> 
     reduction, normalizer, empty = reduction_of(left)
     dtype = np.dtype(loss_dtype(np.empty(0, given.dtype)))
     of_row = {name: value for name, value in given.options.items() if name not in ("reduction", "normalizer", "empty")}
+    in_blocks = given.x.numblocks[-1] > 1 and "focal" not in of_row  # whose factor is known to no block by itself
+    found: Any = given.classes_merged(of_row) if in_blocks else None
     if reduction == "none":
-        return given.blocks(_losses, of_row, (), dtype)
-    parts = given.blocks(_sums, of_row, (KINDS, DIGITS), np.dtype(np.int64))
+        return found.map_blocks(_losses_of, of_row, dtype) if in_blocks else given.blocks(_losses, of_row, (), dtype)
+    sums = np.dtype(np.int64)
+    if in_blocks:
+        added = tuple(range(given.rows, given.rows + 2))
+        chunks = (*((1,) * count for count in found.numblocks), (KINDS,), (DIGITS,))
+        how = {"new_axis": added, "chunks": chunks, "dtype": sums, "meta": np.empty((0,) * (given.rows + 2), sums)}
+        parts = found.map_blocks(_sums_of, of_row, given.probabilities, **how)
+    else:
+        parts = given.blocks(_sums, of_row, (KINDS, DIGITS), sums)
     total = parts.sum(axis=tuple(range(given.rows)))
     by = None if reduction == "sum" else normalizer
     how = {"mean": reduction == "mean" and by is None, "by": by, "empty": empty}
@@ -240,17 +250,8 @@ class _Given:
 
     def blocks(self, function: Any, options: dict[str, Any], added: tuple[int, ...], dtype: Any, **more: Any) -> Any:
         """A Dask array of what a function makes of each chunk of rows: one of each row, or with ``added`` axes."""
-        rows = tuple(range(self.rows))
-        classes = self.rows
-        x = self.x
-        arguments: list[Any] = [x, (*rows, classes), self.targets]
-        arguments.append((*rows, classes) if self.probabilities else rows)
-        for w in self.arrays.values():
-            arguments += [w, rows]
-        for axis, sizes in enumerate(x.chunks[:-1]):
-            unknown = np.isnan(sizes).any()
-            starts = np.full(len(sizes), -1) if unknown else np.cumsum([0, *sizes[:-1]])
-            arguments += [da.from_array(starts.astype(np.int64), chunks=1), (axis,)]
+        rows, classes = tuple(range(self.rows)), self.rows
+        arguments = self._arguments()
         of_block = function is not _losses
         new = {classes + 1 + i: size for i, size in enumerate(added)}
         return da.blockwise(
@@ -263,6 +264,41 @@ class _Given:
             meta=np.empty((0,) * (self.rows + len(added)), dtype),
             align_arrays=False,
         )
+
+    def classes_merged(self, options: dict[str, Any]) -> Any:
+        """A Dask array of what `crossentropy.blocks` finds of each row, from its blocks of classes one by one."""
+        rows, classes = tuple(range(self.rows)), self.rows
+        sizes = self.x.chunks[-1]
+        ends = np.cumsum([0, *sizes])
+        firsts = da.from_array(ends[:-1], chunks=1)
+        names = tuple(self.arrays)
+        about = functools.partial(_chunk_of_classes, names, _settings.asked_for(), options, int(ends[-1]), self.rows)
+        found = da.blockwise(
+            about,
+            (*rows, classes),
+            *self._arguments(),
+            firsts,
+            (classes,),
+            adjust_chunks={classes: _one},
+            dtype=blocks.DTYPE,
+            meta=np.empty((0,) * (self.rows + 1), blocks.DTYPE),
+            align_arrays=False,
+        )
+        none = np.empty((0,) * self.rows, blocks.DTYPE)
+        return da.blockwise(_combined, rows, found, (*rows, classes), dtype=blocks.DTYPE, meta=none)
+
+    def _arguments(self) -> list[Any]:
+        """The arrays of a call with their axes: logits, targets, arrays of rows, and where chunks of rows begin."""
+        rows, classes = tuple(range(self.rows)), self.rows
+        arguments: list[Any] = [self.x, (*rows, classes), self.targets]
+        arguments.append((*rows, classes) if self.probabilities else rows)
+        for w in self.arrays.values():
+            arguments += [w, rows]
+        for axis, sizes in enumerate(self.x.chunks[:-1]):
+            unknown = np.isnan(sizes).any()
+            starts = np.full(len(sizes), -1) if unknown else np.cumsum([0, *sizes[:-1]])
+            arguments += [da.from_array(starts.astype(np.int64), chunks=1), (axis,)]
+        return arguments
 
 
 def _one(size: Any) -> int:
@@ -314,12 +350,12 @@ def _of_block(
         try:
             return function(chunks, given, {**options, **of_rows}, **more)
         except IndexError:
-            raise _located(chunks, given, options, of_rows, starts) from None
+            classes = sum(chunk.shape[-1] for chunk in chunks)
+            raise _located(classes, given, options, starts) from None
 
 
-def _located(chunks: list[Any], targets: Any, options: Any, of_rows: Any, starts: Any) -> IndexError:
+def _located(classes: int, targets: Any, options: Any, starts: Any) -> IndexError:
     """The error for the first bad target of a chunk, with its place in the whole."""
-    classes = sum(chunk.shape[-1] for chunk in chunks)
     bad = (targets < 0) | (targets >= classes)
     if (ignored := options.get("ignore_index")) is not None:
         bad &= targets != ignored
@@ -341,6 +377,56 @@ def _losses(chunks: list[Any], targets: Any, options: dict[str, Any]) -> Any:
 KINDS = 3  # losses, weights, and the counts of what has no digits
 
 
+def _chunk_of_classes(
+    names: tuple[str, ...],
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    classes: int,
+    rows: int,
+    x: Any,
+    targets: Any,
+    *others: Any,
+) -> np.ndarray:
+    """What is found of a block of classes: as `_of_block`, with an axis of one block after those of the rows."""
+    of_rows, starts, first = dict(zip(names, others, strict=False)), others[len(names) : -1], int(others[-1][0])
+    own = {name: value for name, value in options.items() if OPTIONS[name].over != "classes"}
+    for name in options.keys() - own.keys():
+        own[name] = np.asarray(options[name])[first : first + x.shape[-1]]
+    with registry.config(**{"threads": 1, **settings}):
+        try:
+            return blocks.chunk(x, targets, first, classes, **own, **of_rows)[..., np.newaxis]
+        except IndexError:
+            raise _located(classes, targets, options, starts) from None
+
+
+def _combined(found: Any) -> np.ndarray:
+    return blocks.combine(*(block[..., 0] for block in (found if isinstance(found, (list, tuple)) else [found])))
+
+
+def _of_rows_alone(options: dict[str, Any]) -> dict[str, Any]:
+    """What `blocks.aggregate` has still to do: the options that are numbers."""
+    return {name: value for name, value in options.items() if name in ("label_smoothing", "z_loss")}
+
+
+def _losses_of(found: np.ndarray, options: dict[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
+    return rounded(blocks.aggregate(found, **_of_rows_alone(options)), dtype.type)
+
+
+def _sums_of(found: np.ndarray, options: dict[str, Any], probabilities: bool) -> np.ndarray:
+    weights = found["sample_weight"] * (1.0 if probabilities else found["class_weight"])
+    losses = blocks.aggregate(found, **_of_rows_alone(options))
+    return _exact(losses.reshape(-1), weights.reshape(-1), found.ndim)
+
+
+def _exact(losses: np.ndarray, weights: np.ndarray, rows: int) -> np.ndarray:
+    """The exact sums of losses and weights, and how many losses are NaN, and inf; after so many axes of length 1."""
+    found = np.zeros((KINDS, DIGITS), np.int64)
+    finite = np.isfinite(losses)
+    found[0], found[1] = exact_sums(losses[finite])[0], exact_sums(weights)[0]
+    found[2, :2] = np.count_nonzero(np.isnan(losses)), np.count_nonzero(np.isposinf(losses))
+    return found.reshape((1,) * rows + found.shape)
+
+
 def _sums(chunks: list[Any], targets: Any, options: dict[str, Any]) -> np.ndarray:
     """The exact sums of a chunk's losses and weights, and how many losses are NaN, inf or -inf."""
     call = _check.loss(_whole(chunks), targets, options)
@@ -349,7 +435,7 @@ def _sums(chunks: list[Any], targets: Any, options: dict[str, Any]) -> np.ndarra
     losses, weights = np.empty(n), np.ones(n)
     if not row.probabilities:
         bad, _ = backend.scan_targets(call.targets, call.x.shape[-1], row.ignore_index, None, None)
-        if bad >= 0:
+        if bad >= 0 and _settings.checks_targets():
             raise IndexError
     if n:
         backend.forward(call.x, call.targets, row, losses, None)
@@ -358,12 +444,7 @@ def _sums(chunks: list[Any], targets: Any, options: dict[str, Any]) -> np.ndarra
         weights = weights[counts]
     elif row.sample_weight is not None:
         weights = row.sample_weight
-    finite = np.isfinite(losses)
-    found = np.zeros((1,) * len(call.rows_shape) + (KINDS, DIGITS), np.int64)
-    to = found.reshape(KINDS, DIGITS)
-    to[0], to[1] = exact_sums(losses[finite])[0], exact_sums(weights)[0]
-    to[2, :2] = np.count_nonzero(np.isnan(losses)), np.count_nonzero(np.isposinf(losses))
-    return found
+    return _exact(losses, weights, len(call.rows_shape))
 
 
 def _reduced(sums: np.ndarray, mean: bool, by: float | None, empty: float, result: np.dtype[Any]) -> Any:
