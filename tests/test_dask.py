@@ -191,7 +191,7 @@ def test_xarray_by_its_dask_arrays(rows):
 def test_views_of_memmaps_are_read_from_their_file(tmp_path, rows):
     np.save(tmp_path / "x.npy", rows[0])
     whole = np.load(tmp_path / "x.npy", mmap_mode="r")
-    for view in (whole, whole[5:200:3], whole[3:, 2:9], whole.T, whole[:0]):
+    for view in (whole, whole[5:200:3], whole[3:, 2:9], whole.T):
         lazy = ours.from_memmap(view, chunks=(50, 6))
         assert lazy.chunks == da.core.normalize_chunks((50, 6), view.shape)
         np.testing.assert_array_equal(lazy.compute(scheduler="sync"), view)
@@ -202,24 +202,30 @@ def test_views_of_memmaps_are_read_from_their_file(tmp_path, rows):
 
 
 PEAK = """
-import sys, numpy as np, dask
+import sys, numpy as np, dask, dask.array as da
 import crossentropy.dask as ours
 def now(name): return int(next(l for l in open("/proc/self/status") if l.startswith(name)).split()[1]) / 1024
 x = np.load(sys.argv[1], mmap_mode="r")
 y = np.zeros(len(x), int)
+def made(x, chunks):
+    return da.ones(x.shape, np.float32, chunks=chunks).map_blocks(np.negative)
 with dask.config.set(scheduler="threads", num_workers=2):
-    for chunks in ((64, 16384), (512, 2048)):
-        for function in (ours.cross_entropy, ours.evaluate):
-            function(ours.from_memmap(x[:512], chunks), y[:512]).compute()  # what is loaded once
-            before = now("VmRSS")
-            function(ours.from_memmap(x, chunks), y).compute()
-            print(now("VmHWM") - before)
+    for function, lazy, chunks in (
+        (ours.cross_entropy, ours.from_memmap, (64, 16384)),
+        (ours.evaluate, ours.from_memmap, (64, 16384)),
+        (ours.cross_entropy, made, (512, 2048)),
+        (ours.evaluate, made, (512, 2048)),
+    ):
+        function(lazy(x[:512], chunks), y[:512]).compute()  # what is loaded once
+        before = now("VmRSS")
+        function(lazy(x, chunks), y).compute()
+        print(now("VmHWM") - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_a_few_chunks(tmp_path):
-    """512 MB of logits, which a hole of a file holds, in chunks of 4 MB; eight are all classes of their rows."""
+    """Of 512 MB of logits, in a hole of a file or made by tasks, in chunks of 4 MB; eight of them have a row's classes."""
     file = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (8192, 16384))
     file.flush()
     done = subprocess.run(
@@ -229,8 +235,8 @@ def test_peak_memory_is_a_few_chunks(tmp_path):
     by_rows, evaluation, by_classes, gathered = map(float, done.stdout.split())
     assert by_rows < 60
     assert evaluation < 60
-    assert by_classes < 90
-    assert gathered < 200
+    assert by_classes < 60
+    assert gathered < 256
 
 
 CLUSTER = """
@@ -294,7 +300,8 @@ others = comm.allgather(evaluation)
 assert crossentropy.Evaluation().merge_state(others).compute().to_json() == whole
 comm.Allreduce(MPI.IN_PLACE, evaluation.totals, op=MPI.SUM)
 assert evaluation.compute().to_json() == whole
-print("rank", comm.rank, "of", comm.size)
+if comm.rank == 0:
+    print("the same on", comm.size)
 """
 
 
@@ -312,4 +319,4 @@ def test_mpi_merges_evaluations(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(done.stdout.split("\n"))[1:] == [f"rank {rank} of 3" for rank in range(3)]
+    assert done.stdout == "the same on 3\n"

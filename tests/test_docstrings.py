@@ -16,7 +16,7 @@ import crossentropy
 ROOT = Path(__file__).parent.parent
 # Modules of the package, with what they need; names that a module only passes on are examined where they are at home.
 MODULES = {"autograd": "", "distributions": "", "reference": "", "testing": "", "training": ""}
-MODULES |= {"numba_rows": "numba", "torch": "torch"}
+MODULES |= {"numba_rows": "numba", "torch": "torch", "dask": "dask"}
 RECORDS = (tuple, dict)  # what functions return, or take: their functions show them
 
 

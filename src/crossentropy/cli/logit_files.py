@@ -64,6 +64,8 @@ class Npy:
     """An array in an .npy file, or in an .npz file that is not compressed."""
 
     def __init__(self, where: _mapped.FileArray):
+        if where.dtype == "V2":  # as NumPy writes bfloat16
+            where = where._replace(dtype=_bfloat16())
         self.where, self.shape, self.dtype = where, where.shape, where.dtype
         whole = tuple(slice(0, size) for size in self.shape)
         where.part((slice(max(self.shape[0] - 1, 0), self.shape[0]), *whole[1:]) if whole else ())  # or it is cut off
@@ -71,6 +73,16 @@ class Npy:
     def read(self, first: int, last: int) -> np.ndarray:
         """These rows."""
         return self.where.part((slice(first, last), *(slice(0, size) for size in self.shape[1:])))
+
+
+def _bfloat16() -> np.dtype[Any]:
+    try:
+        from ml_dtypes import bfloat16
+    except ModuleNotFoundError:
+        raise ValueError(
+            "its numbers of two bytes look like bfloat16, which needs ml_dtypes: pip install ml_dtypes"
+        ) from None
+    return np.dtype(bfloat16)
 
 
 class Parts:

@@ -107,7 +107,9 @@ def weights_of(targets: np.ndarray, options: Any) -> tuple[np.ndarray, np.ndarra
         counts &= options.sample_weight != 0
         weight *= options.sample_weight
     if options.class_weight is not None:
-        classes = counts & (targets >= 0) & (targets < options.class_weight.size)  # all but what check=False lets through
+        classes = (
+            counts & (targets >= 0) & (targets < options.class_weight.size)
+        )  # all but what check=False lets through
         weight *= options.class_weight[np.where(classes, targets, 0)]
     return counts, weight
 
