@@ -71,6 +71,7 @@ cdef extern from "rows/task.h" nogil:
         double *entropy
         double *log_prob
         double *max_prob
+        double *squares
         int64_t *argmax
         int64_t *rank
     ctypedef struct schedule:
@@ -399,12 +400,12 @@ cdef int work_through(Buffers buffers, task *t, int threads) except -1:
 
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
         class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, parts=None, sign=None, numbers=None,
-        entropy_scale=None, tuple divergence=None, str hessian=None, tuple hess=None, tuple vector=None):
+        squares=None, entropy_scale=None, tuple divergence=None, str hessian=None, tuple hess=None, tuple vector=None):
     """Do the work of that name over all rows of x.
 
     x, q, out: see Buffers.rows_of. targets: (index targets, bytes of each and negative where signed, the ignored one or
     None). options, class_weight_in_lanes: see options_of. row_scale, entropy_scale: a number, or float64 (rows,).
-    numbers: RowNumbers, of which an array may be None. divergence: the kind, temperature and beta of a distillation.
+    numbers: RowNumbers, of which an array may be None; squares: float64 (rows,), beside these. divergence: the kind, temperature and beta of a distillation.
     hessian: the name of what goes to hess, beside the gradient.
     """
     cdef Buffers buffers = Buffers()
@@ -442,6 +443,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
         t.entropy_scale_step = 1
     if numbers is not None:
         numbers_of(&t.numbers, buffers, numbers)
+        t.numbers.squares = <double *>buffers.data(squares, PyBUF_WRITABLE)
     t.loss = <double *>buffers.data(loss, PyBUF_WRITABLE)
     t.parts = <row_part *>buffers.data(parts, PyBUF_WRITABLE)
     t.sign = <double *>buffers.data(sign, PyBUF_WRITABLE)

@@ -91,6 +91,7 @@ typedef struct {
 /* The numbers of each row beside its loss; NULL where they have no meaning. */
 typedef struct {
     double *logsumexp, *entropy, *log_prob, *max_prob;    /* OUT (rows,) */
+    double *squares;                                      /* OUT (rows,) the sum of p_c^2 but of one at the maximum */
     int64_t *argmax, *rank;                               /* OUT (rows,) */
 } row_numbers;
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         sigmoid_focal_loss_and_grad,
     )
     from .divergences import DistillationOptions, distillation
+    from .evaluation import Calibration, Evaluation, EvaluationResult
     from .linear import (
         LinearLogProbs,
         LinearLogProbsAndGrad,
@@ -65,6 +66,9 @@ _HOME = {
     "cross_entropy_grad_hess": "second_derivatives",
     "HessianOptions": "second_derivatives",
     "LossGradHess": "second_derivatives",
+    "Calibration": "evaluation",
+    "Evaluation": "evaluation",
+    "EvaluationResult": "evaluation",
     "linear_cross_entropy": "linear",
     "linear_cross_entropy_and_grad": "linear",
     "linear_log_probs": "linear",
@@ -89,7 +93,10 @@ _OPTIONAL = ("bench", "boosting", "cuda", "native", "numba_cpu", "numba_rows", "
 _MODULES = ("autograd", "blocks", "distributions", "reference", "testing", "training")
 
 __all__ = [
+    "Calibration",
     "DistillationOptions",
+    "Evaluation",
+    "EvaluationResult",
     "HessianOptions",
     "LinearLogProbs",
     "LinearLogProbsAndGrad",
