@@ -59,8 +59,11 @@ cdef extern from "rows/task.h" nogil:
         const double *class_prior
         double margin
         double focal
+        Py_ssize_t all_classes
     int is_transformed(const row_options *)
     ctypedef struct row_statistics:
+        pass
+    ctypedef struct row_part:
         pass
     ctypedef struct c_row_numbers "row_numbers":
         double *logsumexp
@@ -121,6 +124,7 @@ cdef extern from "rows/task.h" nogil:
         c_row_numbers numbers
         distillation_task distilled
         row_statistics *statistics
+        row_part *parts
         const c_product *product
         const c_biased *biased
         convert_function *convert
@@ -280,6 +284,9 @@ cdef int options_of(row_options *o, Buffers buffers, options, class_weight_in_la
     o.class_prior = <const double *>numbers(buffers, options.class_prior, &o.plain)
     o.margin = number(options.margin, &o.plain)
     o.focal = number(options.focal, &o.plain)
+    o.all_classes = options.all_classes
+    if o.all_classes:
+        o.plain = False
     if is_transformed(o) and o.class_weight != NULL:    # the lanes are float64, whatever the logits are
         o.class_weight_real, o.class_weight_unit = o.class_weight, 1
     return 0
@@ -385,8 +392,8 @@ cdef int work_through(Buffers buffers, task *t, int threads) except -1:
 
 
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
-        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, sign=None, numbers=None, entropy_scale=None,
-        tuple divergence=None, str hessian=None, tuple hess=None, tuple vector=None):
+        class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, parts=None, sign=None, numbers=None,
+        entropy_scale=None, tuple divergence=None, str hessian=None, tuple hess=None, tuple vector=None):
     """Do the work of that name over all rows of x.
 
     x, q, out: see Buffers.rows_of. targets: (index targets, bytes of each and negative where signed, the ignored one or
@@ -430,6 +437,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
     if numbers is not None:
         numbers_of(&t.numbers, buffers, numbers)
     t.loss = <double *>buffers.data(loss, PyBUF_WRITABLE)
+    t.parts = <row_part *>buffers.data(parts, PyBUF_WRITABLE)
     t.sign = <double *>buffers.data(sign, PyBUF_WRITABLE)
     cdef int reads = t.work == BACKWARD or t.work == LOG_SOFTMAX_BACKWARD or t.work == LOG_PROBS_BACKWARD
     t.statistics = <row_statistics *>buffers.data(statistics, PyBUF_SIMPLE if reads else PyBUF_WRITABLE)

@@ -51,6 +51,7 @@ typedef struct {
     double softcap;
     const double *class_prior;    /* IN (classes,) or NULL */
     double margin, focal;
+    ptrdiff_t all_classes; /* of rows of which x has a block, whose targets may lie in another; 0: x has them whole */
 } row_options;
 
 /* The logits that the loss is of are not those that were given: c tanh(a z / c) + b_c, less m at the target. */
@@ -61,15 +62,24 @@ static inline int is_transformed(const row_options *o)
 
 /* What forward keeps of a row for backward, and a log-softmax, whose mass is 0, for its own. */
 typedef struct {
-    double max;     /* m, the largest logit; NaN where the loss is */
-    double rest;    /* the sum of e^(z - m) over every class but one at the maximum */
-    double mass;    /* the sum of the target's weights over the classes, as the gradient needs it */
+    double max; /* m, the largest logit; NaN where the loss is */
+    double rest; /* the sum of e^(z - m) over every class but one at the maximum */
+    double mass; /* the sum of the target's weights over the classes, as the gradient needs it */
 } row_statistics;
+
+/* What forward finds of a row of a block of classes, where that is wanted: what blocks are merged by. */
+typedef struct {
+    double max; /* -inf of a block of nothing but that, NaN of one that is undefined */
+    double rest; /* as above */
+    double target; /* the logit of a target that lies in the block; -inf where it does not */
+    double mass; /* sum of t_c over the block, but for what an index target itself weighs */
+    double distance; /* sum of those t_c (max - z_c) */
+} row_part;
 
 /* The numbers of each row beside its loss; NULL where they have no meaning. */
 typedef struct {
-    double *logsumexp, *entropy, *log_prob, *max_prob;    /* OUT (rows,) */
-    int64_t *argmax, *rank;                               /* OUT (rows,) */
+    double *logsumexp, *entropy, *log_prob, *max_prob; /* OUT (rows,) */
+    int64_t *argmax, *rank; /* OUT (rows,) */
 } row_numbers;
 
 /* Of forward_backward: what is written beside the gradient (rows/hessians.c). */
@@ -89,23 +99,23 @@ typedef struct {
 
 /* How far a call has come: what its threads share. parallel.c alone knows it. */
 typedef struct {
-    ptrdiff_t next, at_once;    /* rows */
+    ptrdiff_t next, at_once; /* rows */
     flag stopped, out_of_memory;
-    double last_poll;    /* of the one thread that polls */
+    double last_poll; /* of the one thread that polls */
 } schedule;
 
 typedef struct {
     const isa_table *isa;
     work work;
-    int tiled;                /* done by by_tiles.c */
-    int (*poll)(void);        /* called now and then by the thread that called, and NULL for others; nonzero stops */
-    int long_rows;            /* within a row too, on one thread then */
+    int tiled; /* done by by_tiles.c */
+    int (*poll)(void); /* called now and then by the thread that called, and NULL for others; nonzero stops */
+    int long_rows; /* within a row too, on one thread then */
 
-    int dims;                       /* of the rows, after coalescing */
+    int dims; /* of the rows, after coalescing */
     ptrdiff_t shape[MAX_DIMS];
     ptrdiff_t rows, classes;
 
-    array x;        /* IN  logits */
+    array x; /* IN  logits */
     array
         q; /* IN  probability targets, the grad_output of log_softmax_backward, a teacher's logits, or the weights of a logsumexp */
     array out; /* OUT gradient, softmax or log-softmax */
@@ -130,6 +140,7 @@ typedef struct {
     distillation_task distilled;
     double *sign; /* OUT of a weighted logsumexp (rows,) */
     row_numbers numbers;
+    row_part *parts; /* OUT of forward (rows,) or NULL; then there are no losses */
     row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
 } task;
 

@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and editors; a test compares the two
-    from . import autograd, distributions, reference, testing, training
+    from . import autograd, blocks, distributions, reference, testing, training
     from ._backends.registry import backends, config, get_config, set_config
     from ._memory import empty_cache
     from ._options import LinearOptions, LossOptions, PerRowOptions
@@ -74,7 +74,7 @@ _HOME = {
 }
 # What needs more than NumPy, or is for those who look under the functions: imported when it is named, as the others.
 _OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "torch")
-_MODULES = ("autograd", "distributions", "reference", "testing", "training")
+_MODULES = ("autograd", "blocks", "distributions", "reference", "testing", "training")
 
 __all__ = [
     "DistillationOptions",
@@ -92,6 +92,7 @@ __all__ = [
     "__version__",
     "autograd",
     "backends",
+    "blocks",
     "config",
     "cross_entropy",
     "cross_entropy_and_grad",

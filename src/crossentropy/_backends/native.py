@@ -209,6 +209,11 @@ def forward(x: np.ndarray, targets: np.ndarray, options: Any, loss: np.ndarray, 
     _loss("forward", x, targets, options, loss=loss, statistics=statistics)
 
 
+def forward_block(x: np.ndarray, targets: np.ndarray, options: Any, parts: np.ndarray) -> None:
+    """What is found of a block of classes."""
+    _loss("forward", x, targets, options, parts=parts)
+
+
 def backward(
     x: np.ndarray,
     targets: np.ndarray,
