@@ -129,6 +129,8 @@ def problem(logits, target, weights: Weights, options: Options) -> Exception | N
     w = weights.weight
     if w is not None and (tuple(w.shape) != shape[-1:] or not w.is_floating_point()):
         return ValueError(f"weight must be floating of shape {shape[-1:]}, got {w.dtype} {tuple(w.shape)}")
+    if options.focal:
+        return ValueError(f"focal must be 0 where classes are spread over ranks, got {options.focal}")
     found = calls.problem_beside(shape[-1:], rows, weights, options, not target.is_floating_point())
     return ValueError(found) if found else None
 
@@ -136,7 +138,7 @@ def problem(logits, target, weights: Weights, options: Options) -> Exception | N
 def _named(call: Call) -> dict:
     """The options as keyword arguments of `crossentropy.blocks`."""
     weight, prior, v = call.weights
-    named = {name: getattr(call.options, name) for name in EXTRAS}
+    named = {name: getattr(call.options, name) for name in EXTRAS if name != "focal"}
     named["label_smoothing"] = call.options.label_smoothing
     if call.are_classes:
         named["ignore_index"] = call.options.ignore_index
@@ -234,7 +236,7 @@ def _reduced(rows: np.ndarray, by: float, call: Call) -> torch.Tensor:
 
 def _of_rows(call: Call) -> dict:
     """The options that are not of a block."""
-    names = ("label_smoothing", "z_loss", "focal")
+    names = ("label_smoothing", "z_loss")
     return {name: getattr(call.options, name) for name in names}
 
 
