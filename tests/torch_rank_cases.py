@@ -1,5 +1,6 @@
 """What ranks do together and find right, for torch_ranks.py: each case is a function of the rank that all four run."""
 
+import datetime
 import functools
 
 import numpy as np
@@ -11,6 +12,7 @@ from crossentropy.testing import dtypes, sweep, within
 from crossentropy.testing.ulps import refuses
 
 RANKS = 4
+TIMEOUT = datetime.timedelta(seconds=15)
 CASES = {}
 
 
@@ -23,7 +25,8 @@ def case(function):
 @functools.cache
 def groups():
     """The first so many ranks, by their number; made by all of them, in one order."""
-    return {**{n: dist.new_group(list(range(n))) for n in (2, 3)}, RANKS: dist.group.WORLD}
+    some = {n: dist.new_group(list(range(n)), timeout=TIMEOUT) for n in (2, 3)}
+    return {**some, RANKS: dist.group.WORLD}
 
 
 def sizes(rank):
@@ -231,8 +234,8 @@ def targets_on_one_rank_and_on_boundaries(rank):
 @case
 def within_the_contract(rank):
     """No loss that is not 0 comes out as 0, and none off by more than in one process."""
-    rng = np.random.default_rng(1)
     for size, g in sizes(rank):
+        rng = np.random.default_rng(size)  # the same on every rank
         for dtype, real in ((torch.float32, np.float64), (torch.float64, np.longdouble), (torch.bfloat16, np.float64)):
             for n, classes in ((400, 30), (60, 1000)):
                 x, y = sweep.rows(rng, n, classes)
