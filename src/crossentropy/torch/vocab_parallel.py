@@ -9,7 +9,7 @@ import torch
 
 from .._options import EXTRAS, OPTIONS, ExtraOptions, takes_options
 from . import calls, shard_losses, shards, vocab_parallel_ops
-from .bridge import NO_WEIGHTS, Options, Weights
+from .bridge import Options, Weights
 from .log_probs import TokenLogProbs
 from .log_probs_ops import Settings
 from .shard_log_probs import Call as LogProbsCall
@@ -125,7 +125,8 @@ def vocab_parallel_cross_entropy(
 def loss_and_divisor(logits, target, weights: Weights, options: Options, group, first: int = -1):
     """(the loss, what its mean divides by) of logits whose classes are last."""
     if problem := shard_losses.problem(logits, target, weights, options):
-        vocab_parallel_ops.refuse(shard_losses.Call(logits, target, NO_WEIGHTS, options), first, group, problem)
+        given = target if isinstance(target, torch.Tensor) else torch.zeros((), dtype=torch.int64)
+        vocab_parallel_ops.refuse(shard_losses.Call(logits, given, weights, options), first, group, problem)
     flat = first, group.group_name, logits, target, *weights, *options
     if logits.requires_grad and torch.is_grad_enabled():
         return vocab_parallel_ops.Losses.apply(*flat)
