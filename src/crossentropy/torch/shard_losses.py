@@ -208,7 +208,11 @@ def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark]):
     whole = blocks.combine(*of_blocks)
     rows = blocks.aggregate(whole, **_of_rows(call))
     by = _divisor(call, whole)
-    return _reduced(rows, by, call), torch.tensor(by), torch.from_numpy(whole.view(np.float64).reshape(n, len(blocks.DTYPE)))
+    return (
+        _reduced(rows, by, call),
+        torch.tensor(by),
+        torch.from_numpy(whole.view(np.float64).reshape(n, len(blocks.DTYPE))),
+    )
 
 
 def _check_owners(owners, ignored, counts) -> None:
