@@ -67,7 +67,7 @@ def binary_cross_entropy_with_logits(
     Notes
     -----
     w (r t softplus(-z) + (1 - t) softplus(z)), with softplus(z) = max(z, 0) + log1p(e^-|z|): within 2 ulp of float32
-    and of float64, however small (``docs/derivation.md``, section 8); soft targets and weights round once more each.
+    and of float64, however small (``docs/derivation.md``, section 7); soft targets and weights round once more each.
 
     Examples
     --------
