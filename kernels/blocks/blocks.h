@@ -116,10 +116,18 @@ typedef struct {
 typedef struct {
     compensated sum;      /* of e^x, but for the class at the maximum */
     double far;           /* of e^x (max - x) */
+    double squares;       /* of unit (e^x)^2, but for that class; with a unit of 0 there are none */
     ptrdiff_t counted;    /* how many are above the target */
 } block_look;
 
 typedef enum { NOT_COUNTED, ABOVE, NOT_BELOW } counted_above;
+
+/* So far below the maximum that e^x is 0, and max - x finite; and never the maximum, whose ulp may be larger than that. */
+static inline double far_below(double max, int is_f64)
+{
+    const double least = is_f64 ? 1500 : 250, ulp = fabs(max) * (is_f64 ? 0x1p-52 : 0x1p-23);
+    return max - (least < ulp ? ulp : least);
+}
 
 /* The gradient of a row's log-probability and entropy: factor e^x (slope (max - x) + level), but at_max at the maximum,
  * where level may be far below slope, and value at the target. */
@@ -186,7 +194,7 @@ typedef struct {
     ptrdiff_t (*place)(const void *x, ptrdiff_t n, double value); /* of the first that is value, or n */
     ptrdiff_t (*above)(const void *x, ptrdiff_t n, double value, int ties); /* how many; with ties, at it too */
     void (*look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
-                 counted_above counts, int *guards, block_look *found); /* of at most BLOCK */
+                 counted_above counts, double unit, int *guards, block_look *found); /* of at most BLOCK */
     void (*log_probs_gradient)(const void *x, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *out,
                                int bypass);
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
@@ -227,10 +235,10 @@ typedef struct {
                              const double *scale, const double *y, const double *value, const void *weights,
                              double keep, double floor);
     void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
-    /* as columns_sum, and far, the sum of e^x (max - x); the first class at the maximum; how many lie above class y,
-     * whose logits are the batch's z */
+    /* as columns_sum, and far, the sum of e^x (max - x); that of 2^-headroom (e^x)^2 below the maximum, or squares is NULL;
+     * the first class at the maximum; how many lie above class y, whose logits are the batch's z */
     void (*columns_look)(const void *tile, ptrdiff_t classes, double headroom, double limit, const double *y, batch *b,
-                         double *far, double *largest, double *above);
+                         double *far, double *squares, double *largest, double *above);
     /* near.h */
     where_rows_lie (*near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b);
     void (*near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles);

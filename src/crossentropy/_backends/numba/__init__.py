@@ -140,6 +140,11 @@ def forward(x, targets, options, loss, statistics):
     _run_loss(kernels.forward, x, targets, options, loss=loss, statistics=statistics)
 
 
+def forward_block(x, targets, options, parts):
+    """What is found of a block of classes."""
+    _run_loss(kernels.forward_block, x, targets, options, parts=parts)
+
+
 def backward(x, targets, statistics, options, row_scale, grad):
     """The gradient of the sum of row_scale_n loss_n."""
     _run_loss(kernels.backward, x, targets, options, out=grad, row_scale=row_scale, statistics=statistics)
