@@ -1,4 +1,4 @@
-/* Losses of one logit each, in blocks that threads take as they take rows: contiguous numbers of any type become
+/* Losses of one logit each, in blocks that threads take as they take rows. Contiguous numbers of any type become
  * float32 or float64 a few at a time, and the block functions (blocks/binary.h) do the rest. */
 #include <string.h>
 
