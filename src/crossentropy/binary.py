@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from . import _arrays, _check, _device, _memory, _settings
 from ._backends import registry
-from ._options import DEFAULTS, OPTIONS, real
+from ._options import DEFAULTS, real, reduction_of
 from ._reduction import as_scalar, loss_dtype
 from .api import LossAndGrad
 
@@ -236,7 +236,7 @@ def called(
     if not 0 <= gamma < math.inf:
         raise ValueError(f"gamma must be finite and not negative, got {gamma}")
     if reduction != DEFAULTS["reduction"]:
-        reduction = OPTIONS["reduction"].rule(reduction, "reduction")
+        reduction, *_ = reduction_of({"reduction": reduction})
     sources = {"logits": _check.array(logits, "logits"), "targets": _check.array(targets, "targets")}
     x, _ = _check.floats(sources["logits"], "logits")
     if sources["targets"].shape != x.shape:
