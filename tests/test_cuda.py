@@ -53,8 +53,7 @@ def test_options_pairwise(number, chosen):
     testing.check_options(options, dtype, [layouts[(2 * number + k) % len(layouts)] for k in (0, 1)])
 
 
-# Hidden states on a device go another way: test_cuda_linear.py. Blocks of classes and losses of one logit have no kernel
-# there.
+# Hidden states on a device go another way: test_cuda_linear.py. Blocks and losses of one logit have no kernel.
 ELSEWHERE = ("linear:", "blocks:", "binary:")
 
 

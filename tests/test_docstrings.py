@@ -65,7 +65,12 @@ def test_every_public_function_has_an_example_that_holds():
 def pages():
     """The pages with examples, and what they need."""
     found = [ROOT / "docs" / "settings.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
-    needed = {"pytorch.md": ["torch"], "numba.md": ["numba"], "boosters.md": ["xgboost", "lightgbm"]}
+    needed = {
+        "pytorch.md": ["torch"],
+        "numba.md": ["numba"],
+        "boosters.md": ["xgboost", "lightgbm"],
+        "scikit_learn.md": ["sklearn"],
+    }
     return [pytest.param(path, needed.get(path.name, []), id=path.name) for path in found if path.exists()]
 
 

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples"
 NEEDED = {
+    "scikit_learn": ["sklearn"],
     "pytorch_step": ["torch"],
     "data_parallel": ["torch"],
     "numba_loop": ["numba"],
@@ -18,6 +19,7 @@ NEEDED = {
     "streaming_evaluation": ["torch", "click", "rich", "matplotlib"],  # by way of character_model
 }
 SAYS = {
+    "scikit_learn": "after one pass over a stream",
     "numpy_classifier": "held out: loss",
     "pytorch_step": "the gradients differ by",
     "data_parallel": "the gradients differ by",
