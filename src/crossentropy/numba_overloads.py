@@ -118,7 +118,7 @@ def _of_loss(name: str, passed: dict[str, Any], logits: Any, targets: Any) -> tu
     from numba import types
 
     from ._backends.numba import calls, kernels
-    from ._options import NUMERIC, OPTIONS, REDUCTIONS
+    from ._options import ARRAYS, NUMERIC, OPTIONS, REDUCTIONS, WEIGHTS
     from .api import LossAndGrad
 
     require = calls.require
@@ -133,12 +133,18 @@ def _of_loss(name: str, passed: dict[str, Any], logits: Any, targets: Any) -> tu
     require("normalizer" not in passed or reduction == "mean", "normalizer goes with reduction='mean'")
     for key, kind in passed.items():
         if key in OPTIONS and OPTIONS[key].over:
-            real = isinstance(kind, types.Array) and kind.ndim == 1 and isinstance(kind.dtype, (types.Float, types.Boolean))
+            real = (
+                isinstance(kind, types.Array)
+                and kind.ndim == 1
+                and isinstance(kind.dtype, (types.Float, types.Boolean))
+            )
             require(real, f"{key} must be a one-dimensional array of floats in compiled code, got {kind}")
         elif key == "ignore_index":
             require(isinstance(kind, types.Integer), f"ignore_index must be an integer, got {kind}")
         elif key != "out":
-            require(isinstance(kind, (types.Float, types.Integer)), f"{key} must be a number in compiled code, got {kind}")
+            require(
+                isinstance(kind, (types.Float, types.Integer)), f"{key} must be a number in compiled code, got {kind}"
+            )
     wants_grad = name == "cross_entropy_and_grad"
     out = passed.get("out")
     if out is not None:
@@ -161,11 +167,15 @@ def _of_loss(name: str, passed: dict[str, Any], logits: Any, targets: Any) -> tu
         if key in passed:
             lines += [f"if not ({rule.format(key)}):", f"    raise ValueError('{key} must be {words}')"]
     lines += ["classes_of_rows = np.ascontiguousarray(targets)"]
-    for key, size in (("class_weight", 1), ("sample_weight", 0), ("where", 0), ("class_prior", 1)):
+    for key in (*ARRAYS, "where"):
         lines += [f"{key}_ = np.ascontiguousarray({key}).astype(np.float64)" if key in passed else f"{key}_ = None"]
         if key in passed:
-            check = "prior" if key == "class_prior" else "weights"
-            lines += [f"calls.require_{check}({key}_, logits.shape[{size}])"]
+            each, size = ("class", 1) if OPTIONS[key].over == "classes" else ("row", 0)
+            rule = "are_weights" if OPTIONS[key].entries is WEIGHTS else "are_priors"
+            lines += [f"if {key}_.size != logits.shape[{size}]:"]
+            lines += [f"    raise ValueError('{key} must have a number for each {each}')"]
+            lines += [f"if not calls.{rule}({key}_):"]
+            lines += [f"    raise ValueError('{key} must be {OPTIONS[key].entries.told}')"]
     if "where" in passed:
         lines += ["sample_weight_ = where_" + " * sample_weight_" * ("sample_weight" in passed)]
     ignored = "np.int64(ignore_index)" if "ignore_index" in passed else "0"

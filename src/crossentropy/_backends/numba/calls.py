@@ -183,23 +183,21 @@ def divisor(targets, classes, has_ignored, ignored, class_weight, sample_weight)
 
 
 @inner
-def require_weights(w, n):
-    """Nothing, but a ValueError for what are no weights."""
-    if w.size != n:
-        raise ValueError("class_weight must have a number for each class, sample_weight and where for each row")
+def are_weights(w):
+    """Whether all are finite and not negative."""
+    fits = True
     for value in w:
-        if not 0 <= value < np.inf:
-            raise ValueError("weights must be finite and not negative")
+        fits = fits and 0 <= value < np.inf
+    return fits
 
 
 @inner
-def require_prior(b, n):
-    """Nothing, but a ValueError for what is no prior."""
-    if b.size != n:
-        raise ValueError("class_prior must have a number for each class")
+def are_priors(b):
+    """Whether all are finite or -inf."""
+    fits = True
     for value in b:
-        if not value < np.inf:
-            raise ValueError("class_prior must be finite or -inf")
+        fits = fits and value < np.inf
+    return fits
 
 
 @inner
