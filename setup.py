@@ -53,6 +53,7 @@ SOURCES = [
     f"kernels/rows/{name}.c"
     for name in (
         "by_biases",
+        "by_elements",
         "by_products",
         "by_rows",
         "by_streams",

@@ -15,8 +15,8 @@ import crossentropy
 
 ROOT = Path(__file__).parent.parent
 # Modules of the package, with what they need; names that a module only passes on are examined where they are at home.
-MODULES = {"autograd": "", "boosting": "", "distributions": "", "reference": "", "testing": "", "training": ""}
-MODULES |= {"numba_rows": "numba", "torch": "torch"}
+NEEDS = {"dask": "dask", "numba_rows": "numba", "sklearn": "sklearn", "torch": "torch"}
+MODULES = dict.fromkeys(("autograd", "boosting", "distributions", "reference", "testing", "training"), "") | NEEDS
 RECORDS = (tuple, dict)  # what functions return, or take: their functions show them
 
 

@@ -90,6 +90,7 @@ void begin(task *t, schedule *s, ptrdiff_t rows_at_once)
 void take_part(const task *t)
 {
     if (t->work >= ADD_BIAS) by_biases(t);
+    else if (t->work == ELEMENTS) by_elements(t);
     else if (t->work >= PRODUCT) by_products(t);
     else if (t->work >= STREAM_READ) by_streams(t);
     else if (t->tiled) by_tiles(t);

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, SupportsIndex, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _device, _memory
+from . import _check, _device, _foreign, _memory
 from ._backends import registry
 from ._options import passed, takes_options
 from ._reduction import divisor, reduced, row_count, scaled
@@ -138,5 +138,6 @@ def cross_entropy_grad_hess(
         last = None if u is None else _check.classes_last(u, call.axis)
         scale = scaled(1.0, by)
         backend.forward_backward_hessian(call.x, call.targets, call.options, hessian, last, scale, rows, *of_rows)
-    found = reduced(backend, rows, call, by)
-    return LossGradHess(found, grad if out is None else out, hess if hess_out is None else hess_out)
+    loss = reduced(backend, rows, call, by)
+    found = LossGradHess(loss, grad if out is None else out, hess if hess_out is None else hess_out)
+    return _foreign.returned(found, logits)
