@@ -18,6 +18,7 @@ from .memory import address
 from .rows import SCRATCH, plus, sum_of
 from .tasks import _ARRAYS, _CHANGED, _ODD, _PLAIN, CHANGES, Task
 
+FIRST = np.int64  # the first row, as a number and no literal, so that kernels are those that Python calls
 LARGEST = np.finfo(np.float64).max
 
 
@@ -209,9 +210,9 @@ def run_losses(odd, spreads, x, out, rest, like):
     if x.size:
         task, memory = described(odd, x, out, dimensions, rest), np.empty(SCRATCH, like)
         if out is None:
-            kernels.forward(address(task), odd, 0, x.shape[0], memory, spreads)
+            kernels.forward(address(task), odd, FIRST(0), x.shape[0], memory, spreads)
         else:
-            kernels.forward_backward(address(task), odd, 0, x.shape[0], memory, spreads)
+            kernels.forward_backward(address(task), odd, FIRST(0), x.shape[0], memory, spreads)
         keep((task, memory, dimensions, x, out, rest))
 
 
@@ -224,7 +225,7 @@ def write_rows(kernel, odd, x, out, loss):
     if x.size:
         rest = (None, None, None, None, None, loss, 0, 0, *NOTHING)
         task, memory = described(odd, x, out, dimensions, rest), np.empty(SCRATCH, x.dtype)
-        kernel(address(task), odd, 0, x.shape[0], memory)
+        kernel(address(task), odd, FIRST(0), x.shape[0], memory)
         keep((task, memory, dimensions, x, out, loss))
 
 
