@@ -79,6 +79,8 @@ def test_the_examples_of_a_page_run(page, needed):
     """Block by block, in one namespace."""
     for module in needed:
         pytest.importorskip(module)
+    if "numba" in needed:
+        crossentropy.numba_overloads.init()  # as Numba does where the package is installed
     names, count = {}, 0
     for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         if ">>>" in block:
