@@ -73,7 +73,7 @@ _HOME = {
     "set_config": "_backends.registry",
 }
 # What needs more than NumPy, or is for those who look under the functions: imported when it is named, as the others.
-_OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "torch")
+_OPTIONAL = ("bench", "cuda", "jax", "keras", "native", "numba_cpu", "numba_rows", "torch")
 _MODULES = ("autograd", "distributions", "reference", "testing", "training")
 
 __all__ = [
