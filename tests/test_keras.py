@@ -6,7 +6,7 @@ from subprocesses import run
 pytest.importorskip("keras", reason="needs Keras")
 
 PROGRAM = """
-import warnings
+import doctest, warnings
 warnings.simplefilter("ignore")  # keras and its backends have some of their own
 import numpy as np
 import keras
@@ -55,6 +55,7 @@ for make, message in (
         raise AssertionError("no error")
     except ValueError as error:
         assert message in str(error), error
+assert doctest.testmod(ours, extraglobs={"np": np}).failed == 0
 print("trained on", keras.backend.backend())
 """
 

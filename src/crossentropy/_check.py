@@ -157,8 +157,8 @@ def require_where(w: Layout, x: Layout, axis: int) -> None:
         raise ValueError(f"where must have shape {shape}, got {w.shape}")
 
 
-def best_of(top: Any, index: bool, classes: int) -> tuple[int, ...]:
-    """The numbers of ``top``, checked."""
+def best_of(top: Any, index: bool, classes: int | None) -> tuple[int, ...]:
+    """The numbers of ``top``, checked; without ``classes`` before there are any."""
     try:
         best = tuple(integer(k, "top") for k in (top if isinstance(top, Iterable) else (top,)))
     except TypeError:
@@ -166,7 +166,10 @@ def best_of(top: Any, index: bool, classes: int) -> tuple[int, ...]:
     if best and not index:
         raise ValueError(f"top is for index targets, which have a rank, got top={top!r}")
     for k in best:
-        if not 1 <= k <= classes:
+        if classes is None:
+            if k < 1:
+                raise ValueError(f"top must be at least 1, got {k}")
+        elif not 1 <= k <= classes:
             raise ValueError(f"top must be of 1 to {classes}, the number of classes, got {k}")
     return best
 

@@ -177,7 +177,7 @@ def logsumexp(
     if sign is not None and not return_sign:
         rows[sign < 0] = np.nan
     shape, dtype = _check.kept_shape(given.shape, axes, bool(keepdims)), loss_dtype(given)
-    found = rounded(rows.reshape(shape), dtype)[()]
+    found: Any = rounded(rows.reshape(shape), dtype)[()]
     if sign is not None and return_sign:
         found = LogAndSign(found, rounded(sign.reshape(shape), dtype)[()])
     return _foreign.returned(found, x)

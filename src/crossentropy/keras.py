@@ -1,7 +1,7 @@
 """Keras 3's losses of logits by this package's kernels, on Keras's JAX and PyTorch backends.
 
-    >>> from crossentropy.keras import SparseCategoricalCrossentropy, CategoricalCrossentropy
-    >>> model.compile("adam", loss=SparseCategoricalCrossentropy())
+    from crossentropy.keras import SparseCategoricalCrossentropy, CategoricalCrossentropy
+    model.compile("adam", loss=SparseCategoricalCrossentropy())
 
 They are Keras's losses of these names with ``from_logits=True``: the model's last layer has no softmax.
 """

@@ -28,16 +28,21 @@ OPTIONS = (
 )
 
 
-class HessianOptions(TypedDict, total=False):
-    """The options of `cross_entropy_grad_hess`: ``**options: Unpack[HessianOptions]``."""
+class BoostingOptions(TypedDict, total=False):
+    """Those of objectives and metrics of boosters, whose data have the weights of rows: ``Unpack[BoostingOptions]``."""
 
-    axis: SupportsIndex
     class_weight: ArrayLike | None
-    sample_weight: ArrayLike | None
-    where: ArrayLike | None
     ignore_index: SupportsIndex | None
     label_smoothing: float
     z_loss: float
+
+
+class HessianOptions(BoostingOptions, total=False):
+    """The options of `cross_entropy_grad_hess`: ``**options: Unpack[HessianOptions]``."""
+
+    axis: SupportsIndex
+    sample_weight: ArrayLike | None
+    where: ArrayLike | None
     reduction: Literal["mean", "sum", "none"]
     normalizer: float | None
     empty: float
