@@ -319,7 +319,8 @@ def _chosen(name: str, how: _How, plain: Any, *arrays: jax.Array, **more: Any) -
         return plain(*arrays)
     # What the operations' results are, with all that JAX knows of arrays, as which axes of a mesh they differ along.
     results = jax.eval_shape(plain, *arrays)
-    call = jax.ffi.ffi_call(f"crossentropy_{name}", results, vmap_method="broadcast_all", **more)
+    ffi_call: Any = jax.ffi.ffi_call
+    call = ffi_call(f"crossentropy_{name}", results, vmap_method="broadcast_all", **more)
     return lax.platform_dependent(*arrays, cpu=lambda *arrays: call(*arrays, **how.attributes()), default=plain)
 
 
