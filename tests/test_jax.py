@@ -376,6 +376,24 @@ def test_settings_count_when_a_function_is_traced(rng):
         assert "@crossentropy_" not in jax.jit(lambda x: loss_of(x, y)).lower(x).as_text()
 
 
+def test_a_jaxlib_that_refuses_the_kernels(monkeypatch):
+    """A warning, once, and JAX's operations."""
+    module = crossentropy.jax
+
+    def refusing(name, capsule, platform):
+        raise ValueError("another version")
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refusing)
+    module._registered.cache_clear()
+    with pytest.warns(RuntimeWarning, match="does not take crossentropy's kernels.*another version") as found:
+        near([loss_of(X, Y) for _ in range(2)], [crossentropy.cross_entropy(X, Y, reduction="none")] * 2)
+    assert len(found) == 1
+    assert found[0].filename == __file__
+    monkeypatch.undo()
+    module._registered.cache_clear()
+    same(loss_of(X, Y), crossentropy.cross_entropy(X, Y, reduction="none"))  # the same functions, handed over again
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

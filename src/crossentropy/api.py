@@ -225,7 +225,8 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossO
     Returns
     -------
     scalar, or ndarray of the rows' shape with ``reduction='none'``
-        In nats; float64 for float64 and integer logits, otherwise float32.
+        In nats; float64 for float64 and integer logits, otherwise float32. Where the logits are another library's
+        array (a tensor on the CPU, JAX's, one of the array API standard), so is the result, of every function.
 
     Raises
     ------

@@ -321,7 +321,12 @@ def _chosen(name: str, how: _How, plain: Any, *arrays: jax.Array, **more: Any) -
     results = jax.eval_shape(plain, *arrays)
     ffi_call: Any = jax.ffi.ffi_call
     call = ffi_call(f"crossentropy_{name}", results, vmap_method="broadcast_all", **more)
-    return lax.platform_dependent(*arrays, cpu=lambda *arrays: call(*arrays, **how.attributes()), default=plain)
+
+    def kernel(*arrays: jax.Array) -> Any:
+        found = call(*arrays, **how.attributes())
+        return tuple(found) if isinstance(results, tuple) else found  # JAX 0.5 makes a list of several
+
+    return lax.platform_dependent(*arrays, cpu=kernel, default=plain)
 
 
 # By jit, so that what runs outside of any is compiled once.
