@@ -15,7 +15,7 @@ import crossentropy
 
 ROOT = Path(__file__).parent.parent
 # Modules of the package, with what they need; names that a module only passes on are examined where they are at home.
-NEEDS = {"dask": "dask", "numba_rows": "numba", "sklearn": "sklearn", "torch": "torch"}
+NEEDS = {"dask": "dask", "jax": "jax", "numba_rows": "numba", "sklearn": "sklearn", "torch": "torch"}
 MODULES = dict.fromkeys(("autograd", "boosting", "distributions", "reference", "testing", "training"), "") | NEEDS
 RECORDS = (tuple, dict)  # what functions return, or take: their functions show them
 
@@ -70,6 +70,8 @@ def pages():
         "numba.md": ["numba"],
         "boosters.md": ["xgboost", "lightgbm"],
         "scikit_learn.md": ["sklearn"],
+        "jax.md": ["jax"],
+        "arrays.md": ["xarray"],
     }
     return [pytest.param(path, needed.get(path.name, []), id=path.name) for path in found if path.exists()]
 
