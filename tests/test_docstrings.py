@@ -16,7 +16,7 @@ import crossentropy
 ROOT = Path(__file__).parent.parent
 # Modules of the package, with what they need; names that a module only passes on are examined where they are at home.
 MODULES = {"autograd": "", "distributions": "", "reference": "", "testing": "", "training": ""}
-MODULES |= {"numba_rows": "numba", "torch": "torch"}
+MODULES |= {"numba_rows": "numba", "torch": "torch", "transformers": "transformers"}
 RECORDS = (tuple, dict)  # what functions return, or take: their functions show them
 
 
@@ -65,7 +65,7 @@ def test_every_public_function_has_an_example_that_holds():
 def pages():
     """The pages with examples, and what they need."""
     found = [ROOT / "docs" / "settings.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
-    needed = {"pytorch.md": "torch", "numba.md": "numba"}
+    needed = {"pytorch.md": "torch", "numba.md": "numba", "transformers.md": "transformers"}
     return [pytest.param(path, needed.get(path.name), id=path.name) for path in found if path.exists()]
 
 

@@ -9,10 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples"
-NEEDED = {"pytorch_step": ["torch"], "numba_loop": ["numba"], "command_line": ["click", "sklearn", "pandas", "skops"]}
+NEEDED = {
+    "pytorch_step": ["torch"],
+    "transformers_model": ["torch", "transformers"],
+    "numba_loop": ["numba"],
+    "command_line": ["click", "sklearn", "pandas", "skops"],
+}
 SAYS = {
     "numpy_classifier": "held out: loss",
     "pytorch_step": "the gradients differ by",
+    "transformers_model": "the losses differ by",
     "language_model_loss": "perplexity",
     "gpu_arrays": "device",
     "numba_loop": "right",

@@ -61,7 +61,7 @@ def causal_lm_loss(
     shift_labels : Tensor, shape (..., T), optional
         Labels that are shifted already.
     **kw
-        Options of `crossentropy.torch.cross_entropy` by their names: ``z_loss``, ``label_smoothing``, ``inplace`` and
+        Options of `crossentropy.torch.cross_entropy` by their names: ``label_smoothing``, ``focal``, ``inplace`` and
         so on, but for those of rows. What else a model was called with is passed over, as transformers' loss does;
         what is nearly an option is an error.
 
@@ -306,7 +306,7 @@ def fuse_head(model: _Model, **options: Any) -> _Model:
         One of the types in the Notes, which is changed: its class becomes one that is derived from its own, with its
         name, and its ``loss_function`` becomes `causal_lm_loss` with the same options.
     **options
-        Those of `linear_causal_lm_loss`: ``z_loss``, ``label_smoothing``, ``rows`` and so on. The model's own cap and
+        Those of `linear_causal_lm_loss`: ``label_smoothing``, ``focal``, ``rows`` and so on. The model's own cap and
         scale of its logits are taken from its ``config``.
 
     Returns
