@@ -11,7 +11,8 @@ static void run_batches(place *p, ptrdiff_t first, ptrdiff_t last)
         p->n.rows = last - p->n.row < p->most_rows ? last - p->n.row : p->most_rows;
         read_batch(p);
         if (p->c.stopped) break;
-        if (t->loss) find_losses(t, &p->n);
+        if (t->parts) keep_parts(t, &p->n);
+        else if (t->loss) find_losses(t, &p->n);
         write_waiting(p);
         if (t->hess.data) write_hessians(p);
         if (t->out.data) write_batch(p);

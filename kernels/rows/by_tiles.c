@@ -77,8 +77,8 @@ static void restore_rows(tile *w)
     for (ptrdiff_t i = 0; i < w->n.rows; ++i) restore(w->t, &w->n, i);
 }
 
-/* The maximum of a row that columns_max calls undefined: +inf or -inf, or NaN where there is one. For the logsumexp alone,
- * so that the columns of every other work stay as short as they are. */
+/* The maximum of a row that columns_max calls undefined: +inf or -inf, or NaN where there is one. For the logsumexp and
+ * blocks alone, so that the columns of every other work stay as short as they are. */
 static double undefined_max(const tile *w, ptrdiff_t i)
 {
     double max = -INFINITY;
@@ -99,9 +99,9 @@ static void read_rows(tile *w, ptrdiff_t last)
     if (t->q.data) read_tile(&w->from_q, n->row, n->rows, last, w->q);
     find_targets(t, n);
     for (ptrdiff_t i = 0; i < n->rows && t->options.margin != 0; ++i)
-        if (!n->r.bad[i]) set(w, i, n->r.y[i], get(w, w->x, i, n->r.y[i]) - t->options.margin);
+        if (!n->r.bad[i] && n->r.y[i] >= 0) set(w, i, n->r.y[i], get(w, w->x, i, n->r.y[i]) - t->options.margin);
     for (ptrdiff_t i = 0; i < n->rows && t->targets.data; ++i)
-        n->b.z[i] = n->r.bad[i] ? -INFINITY : get(w, w->x, i, n->r.y[i]);
+        n->b.z[i] = n->r.bad[i] || n->r.y[i] < 0 ? -INFINITY : get(w, w->x, i, n->r.y[i]);
     if (t->work == BACKWARD) restore_rows(w);    /* whose maxima give the anchors that forward had */
     else w->k->columns_max(w->x, t->classes, &n->b);
     if (has_spread(t)) {
@@ -115,7 +115,7 @@ static void read_rows(tile *w, ptrdiff_t last)
         if (n->r.skipped[i]) set_unread(&n->b, i, 0);
         else if (n->r.bad[i]) set_unread(&n->b, i, NAN);
     }
-    for (ptrdiff_t i = 0; i < n->rows && t->work == LOGSUMEXP; ++i)
+    for (ptrdiff_t i = 0; i < n->rows && (t->work == LOGSUMEXP || t->parts); ++i)
         if (isnan(n->b.max[i])) n->b.max[i] = undefined_max(w, i);
     t->isa->complete(&n->b, n->rows, t->targets.data && (keeps || t->options.focal != 0), w->is_f64);
 }
@@ -197,8 +197,8 @@ static void find_numbers(tile *w, ptrdiff_t last)
         n->b.z[i] = has_target ? get(w, w->x, i, n->r.y[i]) : -INFINITY;
     }
     w->k->columns_max(w->x, t->classes, &n->b);
-    w->k->columns_look(w->x, t->classes, sum_headroom(w->is_f64), anchor_limit(w->is_f64), y, &n->b, l.far, largest,
-                       above);
+    w->k->columns_look(w->x, t->classes, sum_headroom(w->is_f64), anchor_limit(w->is_f64), y, &n->b, l.far,
+                       t->numbers.squares ? l.squares : NULL, largest, above);
     for (ptrdiff_t i = 0; i < n->rows; ++i) {
         l.largest[i] = (int64_t)largest[i], l.above[i] = (int64_t)above[i];
         if (isnan(n->b.max[i])) l.undefined[i] = undefined_max(w, i);
@@ -217,7 +217,8 @@ static void run_tile(tile *w, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t last)
         return;
     }
     read_rows(w, last);
-    if (t->loss) find_losses(t, &w->n);
+    if (t->parts) keep_parts(t, &w->n);
+    else if (t->loss) find_losses(t, &w->n);
     if (!t->out.data) return;
     if (t->hess.data) {
         find_tile_hessians(t, &w->n, w->x, w->h);

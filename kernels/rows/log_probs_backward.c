@@ -24,7 +24,7 @@ static void write_beyond(const place *p, block b, const void *x, const log_probs
 static void write_row(place *p, ptrdiff_t row, const row_statistics *s, int64_t y)
 {
     const task *t = p->t;
-    const double g_p = y < 0 ? 0 : t->row_scale[row * t->row_scale_step],
+    const double g_p = !t->targets.data ? 0 : t->row_scale[row * t->row_scale_step],
                  g_h = t->entropy_scale[row * t->entropy_scale_step];
     const double share = 1 / (1 + s->rest), slope = g_h, level = -(g_p + times(g_h, s->mass));
     const anchor at = anchor_at(s->max, 0, p->is_f64);

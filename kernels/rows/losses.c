@@ -14,8 +14,9 @@ void find_targets(const task *t, row_batch *n)
     for (ptrdiff_t i = 0; i < rows; ++i) {
         const int64_t y = as_they_lie ? as_they_lie[i] : t->targets.data ? target_at(&t->targets, row + i) : -1;
         const int skipped = (v && v[i] == 0) | (t->targets.data && is_ignored(&t->targets, y));
-        const int bad = t->targets.data && (uint64_t)y >= (uint64_t)t->classes;
-        r->y[i] = y;
+        const int outside = t->targets.data && (uint64_t)y >= (uint64_t)t->classes;
+        const int bad = outside && !t->options.all_classes;
+        r->y[i] = outside && !bad ? -1 : y;
         r->skipped[i] = skipped;
         r->bad[i] = bad;
         any |= skipped | bad;
@@ -23,10 +24,12 @@ void find_targets(const task *t, row_batch *n)
     r->any_unread = any;
 }
 
-/* 1 for what is no class: rows that are skipped or bad come here too, and what becomes of them is seen to later. */
+/* 1 for what is no class: rows that are skipped or bad come here too, and what becomes of them is seen to later. A class
+ * of another block weighs nothing in this one. */
 static double class_weight_of(const task *t, ptrdiff_t c)
 {
     const double *w = t->options.class_weight;
+    if (c < 0 && t->options.all_classes) return 0;
     return w && (size_t)c < (size_t)t->classes ? w[c] : 1;
 }
 
@@ -83,7 +86,7 @@ void find_losses(const task *t, row_batch *n)
         return;
     }
     /* From the float64 weights: the gradient at y subtracts W - w_y from it, which must be of the same W. */
-    const double smoothed = times(o->label_smoothing / (double)t->classes, o->class_weight_sum);
+    const double smoothed = times(floor_of(t), o->class_weight_sum);
     if (o->plain && !n->r.any_unread)
         for (ptrdiff_t i = 0; i < n->rows; ++i) loss[i] = (b->max[i] - b->z[i]) + b->log_sum[i];
     else
@@ -103,6 +106,19 @@ void keep_statistics(const task *t, const row_batch *n)
     }
 }
 
+void keep_parts(const task *t, const row_batch *n)
+{
+    const double smoothed = times(floor_of(t), t->options.class_weight_sum);
+    const int spreads = has_spread(t);
+    for (ptrdiff_t i = 0; i < n->rows; ++i) {
+        const double max = n->b.max[i], mass = t->targets.data ? smoothed : n->mass[i];
+        row_part r = {max, n->b.rest[i], n->b.z[i], mass, spreads ? n->distance[i] : 0};
+        if (max == INFINITY) r.max = NAN;
+        if (max == -INFINITY) r.rest = 0, r.distance = mass == 0 ? 0 : INFINITY;
+        t->parts[n->row + i] = r;
+    }
+}
+
 static void find_gradient(const task *t, double scale, const row_batch *n, ptrdiff_t i, row_gradients *g)
 {
     const row_options *o = &t->options;
@@ -113,10 +129,11 @@ static void find_gradient(const task *t, double scale, const row_batch *n, ptrdi
     focus f = {1, 0};
     double a = n->mass[i] + z_term;
     if (t->targets.data) {
-        const double w = class_weight_of(t, n->r.y[i]), d = o->label_smoothing / (double)t->classes;
+        const double w = class_weight_of(t, n->r.y[i]), d = floor_of(t);
         const double rest_of_w = o->class_weight ? o->class_weight_sum - w : (double)(t->classes - 1);
         const double own = (1 - o->label_smoothing) * w;
-        double others = times(d, rest_of_w), at_y = own + d * w;
+        /* Of a block the mass is that of all blocks, which the sum of its own weights is not. */
+        double others = o->all_classes ? n->mass[i] - d * w : times(d, rest_of_w), at_y = own + d * w;
         a += own;
         if (o->focal != 0) {
             const double smoothed = times(n->mass[i], log_sum) + (d == 0 ? 0 : n->distance[i]);
@@ -154,7 +171,7 @@ int find_gradients(const task *t, const row_batch *n, row_gradients *g)
 
 subtrahend subtrahend_of(const task *t, double scale)
 {
-    const double epsilon = t->options.label_smoothing, floor = epsilon / (double)t->classes;
+    const double epsilon = t->options.label_smoothing, floor = floor_of(t);
     const subtrahend s = {NULL, NULL, t->targets.data ? 0 : 1 - epsilon, floor,
                           t->targets.data && floor == 0 ? 0 : scale};
     return s;

@@ -31,11 +31,14 @@ static inline double times(double weight, double a) { return weight == 0 ? 0 : w
  * below counts as 0: no float32 result shows it, unless it is then multiplied by more than 2^20. */
 static inline double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
 
+/* What e^z is multiplied by before it is squared, so that this has the room that the sum has: 2^-headroom. */
+static inline double square_unit(int is_f64) { return is_f64 ? 0x1p-512 : 0x1p-64; }
+
 /* The targets of a batch. In arrays by field: structures of a row each, copied as a whole, wait for the stores of
  * their parts. */
 typedef struct {
     double v[BATCH];        /* row weight */
-    int64_t y[BATCH];       /* index target, or -1 */
+    int64_t y[BATCH];       /* index target, or -1, also where it lies in another block of classes */
     int skipped[BATCH];     /* ignored, or v = 0: never read */
     int bad[BATCH];         /* a target that is no class, let through by check=False or changed since the scan */
     int any_unread;         /* one is skipped or bad */
@@ -70,8 +73,16 @@ void restore(const task *t, row_batch *n, ptrdiff_t i);
  * mass becomes that of the gradient. */
 void find_losses(const task *t, row_batch *n);
 
-/* The statistics of the rows, into the task's. */
+/* The statistics of the rows, into the task's; and what they are made of in a block of classes. */
 void keep_statistics(const task *t, const row_batch *n);
+void keep_parts(const task *t, const row_batch *n);
+
+/* eps / C. */
+static inline double floor_of(const task *t)
+{
+    const row_options *o = &t->options;
+    return o->label_smoothing / (double)(o->all_classes ? o->all_classes : t->classes);
+}
 
 /* grad_c = factor p_c - scale t_c, but value at an index target. All 0 for a row that is not read, or NaN; returns
  * whether there is such a row. */

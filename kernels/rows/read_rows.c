@@ -86,7 +86,7 @@ void read_exactly(place *p, ptrdiff_t i)
         if (isnan(max)) break;
     }
     if (!isfinite(max)) {    /* of which the logsumexp is made; everything else is NaN there */
-        set_unread(&p->n.b, i, p->t->work == LOGSUMEXP ? max : NAN);
+        set_unread(&p->n.b, i, p->t->work == LOGSUMEXP || p->t->parts ? max : NAN);
         return;
     }
     sum_below(p, i, max, anchor_at(max, sum_headroom(p->is_f64), p->is_f64));
@@ -148,7 +148,7 @@ static void read_row(place *p, ptrdiff_t i, int64_t y)
 {
     double max;
     p->n.b.z[i] = y < 0 ? -INFINITY : read_element(&p->x, y);
-    if (p->fuses) p->n.b.z[i] = changed_target(p, p->n.b.z[i], p->slope + i);
+    if (p->fuses && y >= 0) p->n.b.z[i] = changed_target(p, p->n.b.z[i], p->slope + i);
     if (p->near_rows >= BATCH && !p->spreads && read_about(p, i, y, 0, &max)) return;
     block first = {0, 0};
     next_block(&p->c, &first);
@@ -190,8 +190,10 @@ void read_batch(place *p)
             const double max = isnan(p->n.b.max[i]) ? 0 : p->n.b.max[i];
             const anchor at = anchor_at(max, sum_headroom(p->is_f64), p->is_f64);
             p->n.b.shift[i] = at.shift, p->n.b.k[i] = at.k;
-            if (t->targets.data) p->n.b.z[i] = read_element(&p->x, p->n.r.y[i]);
-            if (p->fuses) p->n.b.z[i] = changed_target(p, p->n.b.z[i], p->slope + i);
+            const int has_target = t->targets.data && p->n.r.y[i] >= 0;
+            if (has_target) p->n.b.z[i] = read_element(&p->x, p->n.r.y[i]);
+            p->slope[i] = 1;
+            if (p->fuses && has_target) p->n.b.z[i] = changed_target(p, p->n.b.z[i], p->slope + i);
         }
         if (p->spreads_after && !isnan(p->n.b.max[i])) {
             const double mass = p->n.mass[i];    /* a backward's own */

@@ -14,7 +14,7 @@ int is_usual(const task *t)
     if (t->work == LOGSUMEXP || t->work == SOFTMAX || t->work == LOG_SOFTMAX) return 1;
     if ((t->work != FORWARD && t->work != FORWARD_BACKWARD) || !t->targets.data) return 0;
     if (t->targets.has_ignored && (t->targets.ignored >= EXACT || t->targets.ignored <= -EXACT)) return 0;
-    return o->label_smoothing == 0 && o->z_loss == 0 && o->focal == 0 && !is_transformed(o);
+    return o->label_smoothing == 0 && o->z_loss == 0 && o->focal == 0 && !o->all_classes && !is_transformed(o);
 }
 
 ptrdiff_t tiles_of_group(const task *t, ptrdiff_t tile_bytes, ptrdiff_t *kept)

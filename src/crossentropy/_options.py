@@ -344,9 +344,11 @@ NUMERIC = tuple(name for name in _OF_ROW if OPTIONS[name].numeric)
 NEED_INDEX = tuple(name for name, option in OPTIONS.items() if option.needs_index)
 
 # The options as backends get them: arrays are contiguous float64, (C,) or (N,), or None; ignore_index is None where no
-# target can equal it; numbers are floats. ``probabilities`` says which kind the targets are.
+# target can equal it; numbers are floats. ``probabilities`` says which kind the targets are; ``all_classes`` is how
+# many classes the rows have of which x has a block (crossentropy/blocks.py), 0 where it has them whole.
 _record: Any = collections.namedtuple  # whose fields a type checker can't know here
-RowOptions = _record("RowOptions", [*_OF_ROW, "probabilities"], defaults=[*(DEFAULTS[name] for name in _OF_ROW), False])
+_FIELDS = {name: DEFAULTS[name] for name in _OF_ROW} | {"probabilities": False, "all_classes": 0}
+RowOptions = _record("RowOptions", list(_FIELDS), defaults=list(_FIELDS.values()))
 
 
 # ---------------------------------------------------------------------- what callers pass

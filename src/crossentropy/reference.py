@@ -495,6 +495,124 @@ def largest_terms(z: Sequence[float], target: int | Sequence[float], options: Ro
     ]
 
 
+# ---------------------------------------------------------------------- blocks of classes
+
+
+class Block(NamedTuple):
+    """What a row's block of classes adds to its loss.
+
+    The sum of e^z over the block is e^max (1 + rest). ``target`` is the target's logit, -inf where that is a class of
+    another block; ``mass`` is the sum of what smoothing and probability targets weigh the classes by, t_c, and
+    ``distance`` that of t_c (max - z_c).
+    """
+
+    max: float
+    rest: float
+    target: float
+    mass: float
+    distance: float
+
+
+def spread_weights(target: int | Sequence[float] | None, classes: int, all_classes: int, options: Row) -> list[float]:
+    """t_c over a block, without what an index target itself weighs: w_c epsilon / C, or w_c q'_c."""
+    w = options.class_weight if options.class_weight is not None else [1.0] * classes
+    q, floor = target if isinstance(target, Sequence) else [0.0] * classes, options.label_smoothing / all_classes
+    return [times(w_c, (1.0 - options.label_smoothing) * q_c + floor) for w_c, q_c in zip(w, q, strict=True)]
+
+
+def block(z: Sequence[float], target: int | Sequence[float] | None, all_classes: int, options: Row = PLAIN) -> Block:
+    """The Block of some classes of a row that has so many: target is one of these, their probabilities, or elsewhere.
+
+    >>> crossentropy.reference.block([2.0, 2.0], None, 4)
+    Block(max=2.0, rest=1.0, target=-inf, mass=0.0, distance=0.0)
+    """
+    given, t = (
+        transformed(z, target if isinstance(target, int) else [], options),
+        spread_weights(target, len(z), all_classes, options),
+    )
+    mass, own = total(t), given.z[target] if isinstance(target, int) else -math.inf
+    if all(value == -math.inf for value in given.z):
+        return Block(-math.inf, 0.0, -math.inf, mass, math.inf if mass else 0.0)
+    s = partial(given.z, given.low)
+    distance = total([times(t_c, part) for c, t_c in enumerate(t) for part in below_max(given, s, c)])
+    return Block(s.max, s.rest, own, mass, distance)
+
+
+def merge_blocks(a: Block, b: Block) -> Block:
+    """The Block of both: what is below its own maximum is so much further below the larger one.
+
+    >>> both = crossentropy.reference.block([2.0], None, 2), crossentropy.reference.block([1.0], 0, 2)
+    >>> crossentropy.reference.merge_blocks(*both) == crossentropy.reference.block([2.0, 1.0], 1, 2)
+    True
+    """
+    s = merge(Partial(a.max, a.rest), Partial(b.max, b.rest)) if min(a.max, b.max) > -math.inf else max(a, b)
+    further = [times(each.mass, 0.0 if each.max == s.max else s.max - each.max) for each in (a, b)]
+    return Block(
+        s.max,
+        s.rest,
+        max(a.target, b.target),
+        total([a.mass, b.mass]),
+        total([a.distance, b.distance, *further]),
+    )
+
+
+def block_grad(
+    z: Sequence[float],
+    target: int | Sequence[float] | None,
+    all_classes: int,
+    top: float,
+    rest: float,
+    mass: float,
+    options: Row = PLAIN,
+) -> list[float]:
+    """The gradient of `cross_entropy` on a block, from the maximum and rest of all of them: v [a p_c - t_c].
+
+    ``mass`` is a but for the weight of a target in the block itself: that of all blocks, 2 lambda lse, and the weight
+    of a target that lies elsewhere.
+
+    >>> crossentropy.reference.block_grad([0.0], 0, 2, 0.0, 1.0, 0.0)
+    [-0.5]
+    """
+    if math.isnan(top):
+        return [math.nan] * len(z)
+    index = target if isinstance(target, int) else None
+    given, t = (
+        transformed(z, [] if index is None else index, options),
+        spread_weights(target, len(z), all_classes, options),
+    )
+    p = probabilities(given, Partial(top, rest))
+    w_y = 1.0 if options.class_weight is None or index is None else options.class_weight[index]
+    own = 0.0 if index is None else (1.0 - options.label_smoothing) * w_y
+    a = total([mass, own])
+    grad = [total([times(p_c, a), -t_c]) for p_c, t_c in zip(p, t, strict=True)]
+    if index is not None:
+        grad[index] = total([times(p[index], a), -t[index], -own])
+        if p[index] > 0.5:
+            grad[index] = total([mass, -t[index], -a * rest / (1.0 + rest)])
+    return [times(slope, options.weight * value) for slope, value in zip(given.slope, grad, strict=True)]
+
+
+def block_log_probs_grad(
+    z: Sequence[float], y: int | None, top: float, rest: float, distance: float, g_log_prob: float, g_entropy: float
+) -> list[float]:
+    """The gradient of `log_probs_grad` on a block, from the numbers of all of them; y is a class of it, or elsewhere.
+
+    >>> crossentropy.reference.block_log_probs_grad([0.0], None, 0.0, 1.0, 0.0, 1.0, 0.0)
+    [-0.5]
+    """
+    if math.isnan(top):
+        return [math.nan] * len(z)
+    p = probabilities(Transformed(list(z), None, []), Partial(top, rest))
+    grad = [
+        total([times(p_c * g_entropy, total([top, -value, -distance])), -g_log_prob * p_c])
+        for p_c, value in zip(p, z, strict=True)
+    ]
+    if y is not None:
+        below_1 = rest / (1.0 + rest) if p[y] > 0.5 else 1.0 - p[y]
+        grad[y] = total([times(p[y] * g_entropy, total([top, -z[y], -distance])), g_log_prob * below_1])
+    return grad
+
+
 # ---------------------------------------------------------------------- the batch (algorithm 1's cost)
 
 
@@ -816,6 +934,75 @@ def distillation_grad(
     kl = mixture_divergence(p_t, p_s, gap, beta)
     factor = temperature * (1.0 - beta)
     return [factor * p * (log_over_mixture(g, beta) - kl) if p else 0.0 for p, g in zip(p_s, gap, strict=True)]
+
+
+# ---------------------------------------------------------------------- losses of one logit each
+
+
+class Binary(NamedTuple):
+    """The options of a loss of one logit."""
+
+    weight: float = 1.0
+    pos_weight: float = 1.0  # of the target's share, t
+    gamma: float = 0.0  # of the focal factor; 0 is none
+    alpha: float | None = None  # what the target's share counts, and 1 - alpha the rest
+
+
+def softplus(z: float) -> float:
+    """log(1 + e^z) = max(z, 0) + log1p(e^(-|z|)): a sum of terms >= 0, none of which is a difference.
+
+    >>> crossentropy.reference.softplus(-50.0)
+    1.9287498479639178e-22
+    """
+    return max(z, 0.0) + math.log1p(math.exp(-abs(z))) if z == z else z
+
+
+def sigmoid(z: float) -> float:
+    """1 / (1 + e^-z), which for a negative z is u / (1 + u) with u = e^z.
+
+    >>> crossentropy.reference.sigmoid(0.0)
+    0.5
+    """
+    u = math.exp(-abs(z))
+    return (u if z < 0 else 1.0) / (1 + u) if z == z else z
+
+
+def _binary(z: float, t: float, options: Binary) -> tuple[float, float, float, float]:
+    """The plain loss and gradient, the probability q that the target has not, and what the target counts."""
+    up, rest = options.pos_weight * t, 1 - t
+    loss = times(up, softplus(-z)) + times(rest, softplus(z))
+    slope = rest * sigmoid(z) - up * sigmoid(-z)
+    q = rest * sigmoid(z) + t * sigmoid(-z)
+    return loss, slope, q, 1.0 if options.alpha is None else options.alpha * t + (1 - options.alpha) * rest
+
+
+def binary_cross_entropy(z: float, t: float, options: Binary = Binary()) -> float:  # noqa: B008  # it has no state
+    """The loss of a logit z, whose target is t with certainty 1 (or in between): the cross-entropy of (1 - t, t).
+
+    loss = w (r t softplus(-z) + (1 - t) softplus(z)), in a focal loss times (alpha t + (1 - alpha)(1 - t)) q^gamma
+    with q = t sigma(-z) + (1 - t) sigma(z) (Lin et al. 2017).
+
+    >>> crossentropy.reference.binary_cross_entropy(50.0, 1.0)
+    1.9287498479639178e-22
+    """
+    loss, _, q, share = _binary(z, t, options)
+    if options.gamma:
+        loss = times(q**options.gamma, loss)
+    return times(options.weight * share, loss)
+
+
+def binary_cross_entropy_grad(z: float, t: float, options: Binary = Binary()) -> float:  # noqa: B008
+    """Its gradient: w ((1 - t) sigma(z) - r t sigma(-z)); with a focal factor, of the product of both.
+
+    >>> crossentropy.reference.binary_cross_entropy_grad(0.0, 1.0)
+    -0.5
+    """
+    loss, slope, q, share = _binary(z, t, options)
+    if options.gamma:
+        both = sigmoid(z) * sigmoid(-z)
+        turn = options.gamma * (1 - 2 * t) * times(both, loss) / q if q > 0 and both > 0 else 0.0
+        slope = times(q**options.gamma, slope + turn)
+    return times(options.weight * share, slope)
 
 
 # ---------------------------------------------------------------------- second derivatives

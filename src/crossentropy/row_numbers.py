@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _arrays, _check, _device, _memory
+from . import _arrays, _check, _device, _foreign, _memory
 from ._backends import registry
 from ._backends.contract import RowNumbers, Statistics
 from ._options import PER_ROW, PerRowOptions, RowOptions, integer, passed, takes_options
@@ -121,7 +121,8 @@ def row_statistics(
     in_top = {k: rank < k for k in best}
     loss = None if given is None else loss
     log_prob, rank = (log_prob, rank) if index else (None, None)
-    return RowStatistics(loss, lse, entropy, log_prob, max_prob, argmax, rank, in_top)
+    found = RowStatistics(loss, lse, entropy, log_prob, max_prob, argmax, rank, in_top)
+    return _foreign.returned(found, logits)
 
 
 def _numbers(backend: ModuleType, call: _check.Loss, given: np.ndarray | None, statistics: np.ndarray | None) -> Any:
@@ -135,7 +136,7 @@ def _numbers(backend: ModuleType, call: _check.Loss, given: np.ndarray | None, s
         if not is_transformed(call.options):
             backend.row_statistics(call.x, given, call.options, to, statistics)
         else:
-            for rows, x, of_rows, _ in _transformed_rows(call, given):
+            for rows, x, of_rows, _ in transformed_rows(call, given):
                 part = RowNumbers(*(a[rows] for a in to))
                 kept = None if statistics is None else statistics[rows]
                 backend.row_statistics(x, _part(given, rows) if index else None, of_rows, part, kept)
@@ -171,7 +172,7 @@ def is_transformed(options: Any) -> bool:
     return options.logit_scale != 1 or options.softcap != 0 or options.class_prior is not None
 
 
-def _transformed_rows(call: _check.Loss, given: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray, Any, Any]]:
+def transformed_rows(call: _check.Loss, given: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray, Any, Any]]:
     """Some rows at a time: which, their logits transformed in float64, the options left for these, and the slopes."""
     options, shape = call.options, call.rows_shape
     scale, cap, prior = options.logit_scale, options.softcap, options.class_prior
@@ -305,7 +306,7 @@ def log_probs_backward(
         if not is_transformed(call.options):
             backend.log_probs_backward(call.x, index, statistics, call.options, *arrived, grad)
             return to if out is None else out
-        for rows, x, of_rows, slope in _transformed_rows(call, index):
+        for rows, x, of_rows, slope in transformed_rows(call, index):
             g = [a if isinstance(a, float) else a[rows] for a in arrived]
             backend.log_probs_backward(x, _part(index, rows), statistics[rows], of_rows, *g, x)
             with np.errstate(all="ignore"):

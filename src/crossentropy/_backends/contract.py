@@ -23,6 +23,16 @@ class Statistics(NamedTuple):
     mass: float  # sum of the target's weights over the classes, as the gradient needs it
 
 
+class BlockStatistics(NamedTuple):
+    """What a forward finds of a row of a block of classes: one row of the float64 array (N, 5)."""
+
+    max: float  # -inf of a block of nothing but that, NaN of one that is undefined
+    rest: float  # as in Statistics
+    target: float  # the logit of a target that is a class of the block; else -inf
+    mass: float  # sum of t_c, without what an index target itself weighs
+    distance: float  # sum of those t_c (m - z_c)
+
+
 FIELDS_OF_FEW = 8  # that a device keeps of a row where logits are transformed, or the loss is focal
 
 
@@ -56,6 +66,12 @@ class Backend(Protocol):
     write into what they get; ``grad`` and ``out`` may be ``x`` itself. ``targets`` is (N,) of any integer type, or
     probabilities like x; ``options`` are the options of a row (`crossentropy._options.RowOptions`). A bad target that
     comes this far (``config(check=False)``) gives NaN in its row.
+
+    With ``options.all_classes`` x has a block of the classes of rows that have so many, in `forward_block`, `backward`
+    and `log_probs_backward`: a target outside x's classes lies in another block and weighs nothing in this one, label
+    smoothing spreads epsilon over all classes, and the statistics of a backward are those of all blocks together. Their
+    mass then has in it what is no weight of the block's own target: 2 lambda lse, and (1 - epsilon) w_y of a target
+    elsewhere; and so the options of what that is made of are 0.
     """
 
     def scan_targets(
@@ -95,6 +111,12 @@ class Backend(Protocol):
         self, x: np.ndarray, targets: np.ndarray, options: Any, loss: np.ndarray, statistics: np.ndarray | None
     ) -> None:
         """The losses of the rows, into float64 (N,); and what the backward needs of each, where that is wanted."""
+
+    def forward_block(self, x: np.ndarray, targets: np.ndarray, options: Any, parts: np.ndarray) -> None:
+        """What is found of a block of classes, `BlockStatistics` of each row, into float64 (N, 5).
+
+        A row that does not count may have any numbers.
+        """
 
     def backward(
         self,
@@ -180,6 +202,28 @@ class Backend(Protocol):
 
         ``teacher`` is of x's shape and of a dtype no wider; ``kind`` one of `reference.KINDS`. A row of weight 0 is not
         read, and gives 0.
+        """
+
+    def binary(
+        self,
+        z: np.ndarray,
+        targets: np.ndarray,
+        weight: float | np.ndarray,
+        pos_weight: float | np.ndarray,
+        alpha: float,
+        gamma: float,
+        grad_output: float | np.ndarray,
+        at_once: int,
+        sums: np.ndarray,
+        loss: np.ndarray | None,
+        grad: np.ndarray | None,
+    ) -> None:
+        """The binary cross-entropy or focal loss of each logit, and grad_output times its gradient.
+
+        All are contiguous and one-dimensional. ``targets`` are of z's dtype, uint8 or int64; ``weight``, ``pos_weight``
+        and ``grad_output`` numbers, or of the loss's dtype, (N,); the first two may be (at_once,), which then repeat.
+        An ``alpha`` below 0 and a ``gamma`` of 0 are none. ``sums`` gets the sum of the losses of each ``at_once``
+        numbers, ``loss`` (float64 where z is, else float32) and ``grad`` what they are, where they are wanted.
         """
 
 

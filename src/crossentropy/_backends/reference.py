@@ -96,8 +96,17 @@ def forward(x, targets, options, loss, statistics):
             loss[n] = reference.cross_entropy(_row(x, index), target, row)
 
 
+def forward_block(x, targets, options, parts):
+    """What is found of a block of classes, row by row."""
+    for n, index, target, row in _targets(x, targets, options):
+        parts[n] = reference.block(_row(x, index), target, options.all_classes, row)
+
+
 def backward(x, targets, statistics, options, row_scale, grad):
     """The gradient of the sum of row_scale_n loss_n."""
+    if options.all_classes:
+        _backward_of_block(x, targets, statistics, options, row_scale, grad)
+        return
     for n, index, target, row in _targets(x, targets, options):
         scale = row_scale if isinstance(row_scale, float) else float(row_scale[n])
         if not row.weight:
@@ -109,6 +118,18 @@ def backward(x, targets, statistics, options, row_scale, grad):
                 grad[index] = [scale * value for value in reference.cross_entropy_grad(_row(x, index), target, row)]
 
 
+def _backward_of_block(x, targets, statistics, options, row_scale, grad):
+    """The same of a block of classes, from the statistics of all of them."""
+    for n, index, target, row in _targets(x, targets, options):
+        scale = row_scale if isinstance(row_scale, float) else float(row_scale[n])
+        if not row.weight:
+            grad[index] = 0.0
+            continue
+        found = reference.block_grad(_row(x, index), target, options.all_classes, *statistics[n].tolist(), row)
+        with np.errstate(over="ignore", under="ignore"):
+            grad[index] = [scale * value for value in found]
+
+
 def forward_backward(x, targets, options, row_scale, loss, grad):
     """The losses, then the gradient."""
     forward(x, targets, options, loss, None)
@@ -116,7 +137,7 @@ def forward_backward(x, targets, options, row_scale, loss, grad):
 
 
 def row_statistics(x, targets, options, numbers, statistics=None):
-    """The numbers of each row. Nothing is saved: the backward starts from x again."""
+    """The numbers of each row. What is saved is for blocks of classes: a backward of whole rows starts from x again."""
     if targets is not None:
         forward(x, targets, options, numbers.loss, None)
     for n, index, target, row in _index_targets(x, targets, options):
@@ -126,7 +147,10 @@ def row_statistics(x, targets, options, numbers, statistics=None):
         z = _row(x, index)
         largest = reference.largest(z, row)
         rank = x.shape[-1] if target is None else reference.rank(z, target, row)
-        s = reference.numbers_of(z, row).s
+        of_z = reference.numbers_of(z, row)
+        s = of_z.s
+        if statistics is not None:
+            statistics[n] = s.max, s.rest, of_z.distance
         if largest < 0:
             _put(
                 numbers, n, math.nan, largest, rank, logsumexp=reference.logsumexp(reference.transformed(z, [], row).z)
@@ -158,12 +182,14 @@ def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, g
         g_l, g_h = (g if isinstance(g, float) else float(g[n]) for g in (g_log_prob, g_entropy))
         if not row.weight:
             grad[index] = 0.0
-        elif targets is not None and target is None:
+        elif targets is not None and target is None and not options.all_classes:
             grad[index] = math.nan
         else:
             z = _row(x, index)
             with np.errstate(over="ignore", under="ignore"):  # where the logits' dtype ends
-                if targets is None:
+                if options.all_classes:
+                    grad[index] = reference.block_log_probs_grad(z, target, *statistics[n].tolist(), g_l, g_h)
+                elif targets is None:
                     grad[index] = [g_h * value for value in reference.entropy_grad(z, row)]
                 else:
                     grad[index] = reference.log_probs_grad(z, target, g_l, g_h, row)
@@ -199,3 +225,22 @@ def forward_backward_hessian(x, targets, options, hessian, vector, row_scale, lo
                 found = reference.cross_entropy_hessian_product(_row(x, index), target, _row(vector, index), row)
             with np.errstate(over="ignore", under="ignore"):
                 hess[index] = [scale * value for value in found]
+
+
+def binary(z, targets, weight, pos_weight, alpha, gamma, grad_output, at_once, sums, loss, grad):
+    """The losses of one logit each, and the gradient."""
+
+    def at(values, n):
+        return values if isinstance(values, float) else float(values[n % values.size])
+
+    sums[...] = 0
+    for n, (value, target) in enumerate(zip(z.astype(float).tolist(), targets.astype(float).tolist(), strict=True)):
+        options = reference.Binary(at(weight, n), at(pos_weight, n), gamma, None if alpha < 0 else alpha)
+        one = reference.binary_cross_entropy(value, target, options)
+        sums[n // at_once] += one
+        with np.errstate(over="ignore", under="ignore"):
+            if loss is not None:
+                loss[n] = one
+            if grad is not None:
+                slope = reference.binary_cross_entropy_grad(value, target, options)
+                grad[n] = reference.times(at(grad_output, n), slope)

@@ -16,6 +16,7 @@ from .layout import BLOCK, block, fill, number_at, put, row_of, stopped
 from .losses import (
     MASS,
     MAX,
+    PART_WIDTH,
     READ,
     REST,
     SKIPPED,
@@ -26,6 +27,7 @@ from .losses import (
     statistics_of,
     target_of,
     weight_of,
+    within,
     write_gradient,
 )
 from .memory import fence, load, view
@@ -131,6 +133,30 @@ def forward(task, odd, first, last, memory, spreads):
 
 
 @kernel
+def forward_block(task, odd, first, last, memory, spreads):
+    """Into parts what is found of a block of classes; of a row that does not count, nothing."""
+    t = task_at(task, odd)
+    x_buffer, q_buffer, _, pad = parts(memory)
+    hides = t.targets != 0 and t.class_weight == 0
+    for n in range(first, last):
+        if stopped(t.stop):
+            break
+        y = target_of(t, n) if t.targets else -1
+        if kind_of(t, n, y) != READ:
+            continue
+        y, x_row, mass, distance = within(t, y), row_of(t.x, t, n), 0.0, 0.0
+        m, rest, _, z = read_row(t.x, x_row, t.classes, y, t.margin, hides, x_buffer, pad, t.stop)
+        if math.isnan(m):
+            m, rest = undefined_max(t.x, x_row, t.classes, pad), 0.0
+            m = m if m < 0 else np.nan
+        elif spreads is not None:
+            q_row = row_of(t.q, t, n) if t.q.address else 0
+            mass, distance = spread(t, x_row, q_row, m, y, z, x_buffer, q_buffer)
+        found = view(t.parts + 8 * PART_WIDTH * n, PART_WIDTH, np.float64)
+        found[0], found[1], found[2], found[3], found[4] = m, rest, z if y >= 0 else -np.inf, mass, distance
+
+
+@kernel
 def forward_backward(task, odd, first, last, memory, spreads):
     """Into loss, and into out the gradient."""
     t = task_at(task, odd)
@@ -146,7 +172,7 @@ def backward(task, odd, first, last, memory, spreads):
         if stopped(t.stop):
             break
         y = target_of(t, n) if t.targets else -1
-        kind = kind_of(t, n, y)
+        kind, y = kind_of(t, n, y), within(t, y)
         kept = statistics_of(t, n)
         m, rest, mass = kept[MAX], kept[REST], kept[MASS]
         if kind == READ and not math.isnan(m):
@@ -228,12 +254,12 @@ def log_probs_backward(task, odd, first, last, memory):
         if stopped(t.stop):
             break
         y = target_of(t, n) if t.targets else -1
-        kind, kept = kind_of(t, n, y), statistics_of(t, n)
+        kind, kept, y = kind_of(t, n, y), statistics_of(t, n), within(t, y)
         m, rest, distance = kept[MAX], kept[REST], kept[MASS]
         if kind != READ or math.isnan(m):
             fill_unread(t, n, kind, scratch)
             continue
-        g_p = load(t.row_scale + 8 * n * t.row_scale_step, np.float64) if y >= 0 else 0.0
+        g_p = load(t.row_scale + 8 * n * t.row_scale_step, np.float64) if t.targets else 0.0
         g_h = load(t.entropy_scale + 8 * n * t.entropy_scale_step, np.float64)
         x_row, out_row, bypasses, stop = row_of(t.x, t, n), row_of(t.out, t, n), t.bypasses, t.stop
         z = number_at(t.x, x_row, y, memory) if y >= 0 else 0.0

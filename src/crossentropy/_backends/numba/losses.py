@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from ..contract import Statistics
+from ..contract import BlockStatistics, Statistics
 from .compiling import inner, merged
 from .exponentials import added, exp_at
 from .layout import BLOCK, block, block_to_write, fill, put_gradient, row_of, stopped
@@ -18,6 +18,7 @@ from .rows import CHUNK, PAD, gradient_frame, plus, sum_of, target_gradient, tim
 SKIPPED, BAD, READ = range(3)  # what becomes of a row
 
 WIDTH = len(Statistics._fields)  # float64 that are kept of a row
+PART_WIDTH = len(BlockStatistics._fields)  # and of a row of a block of classes
 MAX, REST, MASS = map(Statistics._fields.index, ("max", "rest", "mass"))
 
 
@@ -49,7 +50,19 @@ def kind_of(t, n, y):
         return READ
     if t.has_ignored and y == t.ignored:
         return SKIPPED
-    return READ if 0 <= y < t.classes else BAD
+    return READ if 0 <= y < t.classes or t.all_classes else BAD
+
+
+@inner
+def within(t, y):
+    """Target y; -1 where it is in another block of classes than x has."""
+    return y if 0 <= y < t.classes or not t.all_classes else -1
+
+
+@inner
+def floor_of(t):
+    """epsilon / C."""
+    return t.label_smoothing / (t.all_classes if t.all_classes else t.classes)
 
 
 @merged
@@ -60,8 +73,8 @@ def statistics_of(t, n):
 
 @inner
 def weight_of(t, y):
-    """((1 - epsilon) w_y, w_y): the weight of target y itself, and of its class; 0 for probability targets."""
-    if not t.targets:
+    """((1 - epsilon) w_y, w_y): the weight of target y itself, and of its class; 0 without one (-1)."""
+    if y < 0:
         return 0.0, 0.0
     w = load(t.class_weight + 8 * y, np.float64) if t.class_weight else 1.0
     return (1 - t.label_smoothing) * w, w
@@ -81,7 +94,7 @@ def spread(t, x_row, q_row, m, y, z_y, buffer, q_buffer):
     t_c = w_c (keep q_c + floor) is what label smoothing and probability targets spread over class c. Where there is a
     margin, the logit of y is z_y.
     """
-    floor, keep = t.label_smoothing / t.classes, 1 - t.label_smoothing
+    floor, keep = floor_of(t), 1 - t.label_smoothing
     has_w, has_q = t.class_weight != 0, t.q.address != 0
     mass, mass_error, distance, distance_error = 0.0, 0.0, 0.0, 0.0
     for at in range(0, t.classes, CHUNK):
@@ -113,7 +126,7 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch, 
     """factor e^(z - m) - scale t_c of row n, but ``value`` at class y, in float64 so that neither term overflows."""
     real = scratch.dtype.type
     x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
-    floor, keep = t.label_smoothing / t.classes, 1 - t.label_smoothing
+    floor, keep = floor_of(t), 1 - t.label_smoothing
     has_w, has_q = t.class_weight != 0, t.q.address != 0
     q_row = row_of(t.q, t, n) if has_q else 0
     (shift, magic, lowest), of_e, _ = gradient_frame(m, factor, scratch)
@@ -176,7 +189,7 @@ def write_gradient(t, n, y, m, rest, z, mass, distance, spreads, x_buffer, q_buf
     a = times(f, own + mass) + extra + z_term
     factor, value = scale * a / (1 + rest), 0.0
     if t.targets:
-        floor = times(t.label_smoothing / t.classes, w)
+        floor = times(floor_of(t), w)
         others, weight = times(f, mass - floor) + z_term, times(f, own + floor) + extra
         value = scale * target_gradient(m, rest, z, a, others, weight, scratch)
     if spreads is not None:

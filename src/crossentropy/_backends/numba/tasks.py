@@ -47,6 +47,8 @@ class Task(NamedTuple):
     entropy_scale: int  # as row_scale, for what arrives at entropies; row_scale at log-probabilities
     entropy_scale_step: int
     statistics: int  # address of float64 (rows, WIDTH): contract.Statistics of each row
+    parts: int  # address of float64 (rows, len(BlockStatistics._fields)): contract.BlockStatistics of each row
+    all_classes: int  # of rows of which x has a block of classes; 0: x has them whole
     bypasses: int  # whether stores to out bypass the caches
     stop: int  # address of an int64 that is not 0 once the call is to end
     label_smoothing: float = 0.0
@@ -141,7 +143,7 @@ def _options_as_fields(options) -> dict:
     return given
 
 
-_NO_OPTIONS = {"has_ignored": 0, "ignored": 0, "class_weight": 0, "sample_weight": 0}
+_NO_OPTIONS = {"has_ignored": 0, "ignored": 0, "class_weight": 0, "sample_weight": 0, "all_classes": 0}
 
 
 CHANGES = ("logit_scale", "softcap", "class_prior")  # the options that transform each logit: fields of ChangedRows
@@ -182,7 +184,7 @@ class Described(NamedTuple):
 
 def described(
     x, bypass_from, q=None, out=None, targets=None, options=None, row_scale=None, loss=None, statistics=None, sign=None,
-    numbers=None, entropy_scale=None,
+    numbers=None, entropy_scale=None, parts=None,
 ) -> Described:  # fmt: skip
     """The Task of one call; a result of ``bypass_from`` bytes or more, if not in place, bypasses the caches."""
     changed = changes(options)
@@ -221,10 +223,11 @@ def described(
             loss=address_of(loss),
             sign=address_of(sign),
             statistics=address_of(statistics),
+            parts=address_of(parts),
             bypasses=out is not None and out.nbytes >= bypass_from and address_of(out) != address_of(x),
             stop=address_of(stop),
             **(_NO_OPTIONS if options is None else _options_as_fields(options)),
         )
     )
-    held = (task, dimensions, *arrays, targets, options, scales, loss, statistics, sign, numbers)
+    held = (task, dimensions, *arrays, targets, options, scales, loss, statistics, sign, numbers, parts)
     return Described(address_of(task), 1 if changed else None if plain else True, stop, held)
