@@ -18,8 +18,9 @@ try:
     import torch
     from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 except ModuleNotFoundError as error:
-    message = f"{error}: crossentropy.transformers needs it; pip install 'crossentropy[transformers]'"
-    raise ModuleNotFoundError(message) from None
+    raise ModuleNotFoundError(
+        f"{error}: crossentropy.transformers needs it; pip install 'crossentropy[transformers]'"
+    ) from None
 
 from ._options import EXTRAS, unknown
 from .torch import cross_entropy, linear_cross_entropy
