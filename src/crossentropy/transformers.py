@@ -400,7 +400,8 @@ def unfuse_head(model: _Model) -> _Model:
         raise ValueError(f"model must be one that fuse_head has changed, got {type(model).__name__}")
     model.__class__ = type(model)._unfused
     before = model.__dict__.pop("_before_fusion")
-    del model.__dict__["_options_of_head"], model.__dict__["_loss_function"]
+    del model.__dict__["_options_of_head"]
+    model.__dict__.pop("_loss_function", None)
     if before is not None:
         model.loss_function = before
     return model
