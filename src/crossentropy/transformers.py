@@ -398,6 +398,10 @@ def unfuse_head(model: _Model) -> _Model:
     """
     if not isinstance(model, _Fused):
         raise ValueError(f"model must be one that fuse_head has changed, got {type(model).__name__}")
+    if "_unfused" not in vars(type(model)):  # FSDP does the same to a class
+        raise ValueError(
+            f"model's class must be the one that fuse_head made, got {type(model).__name__}, derived from it"
+        )
     model.__class__ = type(model)._unfused
     before = model.__dict__.pop("_before_fusion")
     del model.__dict__["_options_of_head"]
