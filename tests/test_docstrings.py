@@ -15,7 +15,7 @@ import crossentropy
 
 ROOT = Path(__file__).parent.parent
 # Modules of the package, with what they need; names that a module only passes on are examined where they are at home.
-NEEDS = {"dask": "dask", "jax": "jax", "numba_rows": "numba", "sklearn": "sklearn", "torch": "torch"}
+NEEDS = {name: name for name in ("dask", "jax", "sklearn", "torch", "transformers")} | {"numba_rows": "numba"}
 MODULES = dict.fromkeys(("autograd", "boosting", "distributions", "reference", "testing", "training"), "") | NEEDS
 RECORDS = (tuple, dict)  # what functions return, or take: their functions show them
 
@@ -72,6 +72,7 @@ def pages():
         "scikit_learn.md": ["sklearn"],
         "jax.md": ["jax"],
         "arrays.md": ["xarray"],
+        "transformers.md": ["transformers"],
     }
     return [pytest.param(path, needed.get(path.name, []), id=path.name) for path in found if path.exists()]
 

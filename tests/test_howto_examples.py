@@ -12,6 +12,7 @@ FOLDER = ROOT / "examples"
 NEEDED = {
     "scikit_learn": ["sklearn"],
     "pytorch_step": ["torch"],
+    "transformers_model": ["torch", "transformers"],
     "data_parallel": ["torch"],
     "jax_model": ["jax"],
     "numba_loop": ["numba"],
@@ -24,6 +25,7 @@ SAYS = {
     "numpy_classifier": "held out: loss",
     "pytorch_step": "the gradients differ by",
     "jax_model": "right on the other half",
+    "transformers_model": "the losses differ by",
     "data_parallel": "the gradients differ by",
     "language_model_loss": "perplexity",
     "gpu_arrays": "device",
