@@ -106,7 +106,6 @@ def compare(x, y, g, rank, edges, *, weight=None, prior=None, atol=2e-6, **optio
 
 @case
 def every_cut_of_every_dtype(rank):
-    groups()
     for size, g in sizes(rank):
         for kind in CUTS:
             for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
@@ -574,9 +573,9 @@ def dtensors_of_partial_sums(rank):
 
 @case
 def compiled_in_one_graph(rank):
+    g = groups()[2]
     if rank >= 2:
         return
-    g = groups()[2]
     _, y = data(6, 20)
     y[1] = -100
     edges = cuts("uneven", 20, 2)
@@ -668,9 +667,9 @@ def layers_of_dtensors(rank):
 
 @case
 def a_compiled_layer(rank):
+    g = groups()[2]
     if rank >= 2:
         return
-    g = groups()[2]
     x, w, b, y = layer_data()
     edges = cuts("even", 23, 2)
     lo, hi = edges[rank], edges[rank + 1]

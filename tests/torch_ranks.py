@@ -7,6 +7,7 @@ raised is written as JSON.
 
 import datetime
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -69,6 +70,7 @@ def _go_through(folder: Path, name: str, rank: int, ranks: int, timeout: datetim
     import torch.distributed as dist
 
     warnings.simplefilter("ignore")
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     found, path = {}, folder / f"{name}-{rank}.json"
     dist.init_process_group(
         "gloo",
