@@ -14,11 +14,19 @@ from crossentropy.testing.ulps import refuses
 RANKS = 4
 TIMEOUT = datetime.timedelta(seconds=15)
 CASES = {}
+OF_TWO = {}  # those that two ranks go through, beside the others: compilers take their time
+SLOW = {"dtensors_compiled", "a_compiled_layer", "every_cut_of_log_probabilities"}
 
 
 def case(function):
     """A function that raises where something is wrong."""
     CASES[function.__name__] = function
+    return function
+
+
+def case_of_two(function):
+    """The same for two ranks, which are all that there are."""
+    OF_TWO[function.__name__] = function
     return function
 
 
@@ -252,12 +260,20 @@ def within_the_contract(rank):
                 within(grad.double().numpy(), truth["grad"], of, "grad")
 
 
+LOG_PROB_OPTIONS = ({}, {"ignore_index": -1}, {"logit_scale": 0.5, "softcap": 4.0}, {"class_prior": 1})
+
+
 @case
-def log_probabilities_and_entropies(rank):
+def every_cut_of_log_probabilities(rank):
+    log_probabilities_and_entropies(rank, CUTS, (torch.float32, torch.float64, torch.bfloat16))
+
+
+@case
+def log_probabilities_and_entropies(rank, kinds=("uneven",), dtypes=(torch.float32,)):
     for size, g in sizes(rank):
-        for kind in CUTS:
-            for dtype in (torch.float32, torch.float64, torch.bfloat16):
-                for options in ({}, {"ignore_index": -1}, {"logit_scale": 0.5, "softcap": 4.0}, {"class_prior": 1}):
+        for kind in kinds:
+            for dtype in dtypes:
+                for options in LOG_PROB_OPTIONS:
                     x, y = data(8, 21, dtype=dtype, ahead=60)
                     y[3] = -1 if "ignore_index" in options else y[3]
                     edges = cuts(kind, 21, size)
@@ -571,11 +587,9 @@ def dtensors_of_partial_sums(rank):
     torch.testing.assert_close(loss.full_tensor(), ct.cross_entropy(x, y))
 
 
-@case
+@case_of_two
 def compiled_in_one_graph(rank):
-    g = groups()[2]
-    if rank >= 2:
-        return
+    g = dist.group.WORLD
     _, y = data(6, 20)
     y[1] = -100
     edges = cuts("uneven", 20, 2)
@@ -665,11 +679,9 @@ def layers_of_dtensors(rank):
         torch.testing.assert_close(rows.full_tensor(), ct.linear_cross_entropy(x, w, y, reduction="none"))
 
 
-@case
+@case_of_two
 def a_compiled_layer(rank):
-    g = groups()[2]
-    if rank >= 2:
-        return
+    g = dist.group.WORLD
     x, w, b, y = layer_data()
     edges = cuts("even", 23, 2)
     lo, hi = edges[rank], edges[rank + 1]

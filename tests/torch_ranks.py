@@ -37,6 +37,8 @@ def main(results: Path, *chosen: str) -> None:
         children = {}
         for rank in range(RANKS):
             children[_forked(_go_through, Path(folder), "cases", rank, RANKS, cases.TIMEOUT, of(cases.CASES))] = None
+        for rank in range(2):
+            children[_forked(_go_through, Path(folder), "pairs", rank, 2, cases.TIMEOUT, of(cases.OF_TWO))] = None
         for name, fault in of(faults.FAULTS).items():
             for rank in range(faults.RANKS):
                 pid = _forked(_go_through, Path(folder), name, rank, faults.RANKS, timeout, {name: fault})

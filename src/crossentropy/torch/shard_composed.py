@@ -38,7 +38,9 @@ def chunk(x: torch.Tensor, target: torch.Tensor, start: int, classes: int, *, en
     return found
 
 
-def gradient(x, target, whole: np.ndarray, start: int, classes: int, *, grad_output, out: torch.Tensor, **named) -> None:
+def gradient(
+    x, target, whole: np.ndarray, start: int, classes: int, *, grad_output, out: torch.Tensor, **named
+) -> None:
     """As `crossentropy.blocks.gradient`, into ``out``."""
     options = _options(named)
     epsilon, z_loss = options["label_smoothing"], options["z_loss"]

@@ -157,8 +157,11 @@ def records(call: Call, shards: Shards) -> np.ndarray:
         y = array(call.target.long()).reshape(-1)
         _check_classes(call, y, counts, shards.classes)
         mine = (y >= shards.start) & (y < shards.start + classes)
-    with on_torchs_threads(call.input):
-        block = blocks.chunk(array(call.input), array(call.target), shards.start, shards.classes, **_named(call))
+    try:
+        with on_torchs_threads(call.input):
+            block = blocks.chunk(array(call.input), array(call.target), shards.start, shards.classes, **_named(call))
+    except ValueError as error:  # of class weights, which are called otherwise here
+        raise ValueError(str(error).replace("class_weight", "weight")) from None
     block = block.reshape(-1)
     with np.errstate(over="ignore", under="ignore"):
         for name in call.dtype.names:
@@ -208,7 +211,11 @@ def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark]):
     whole = blocks.combine(*of_blocks)
     rows = blocks.aggregate(whole, **_of_rows(call))
     by = _divisor(call, whole)
-    return _reduced(rows, by, call), torch.tensor(by), torch.from_numpy(whole.view(np.float64).reshape(n, len(blocks.DTYPE)))
+    return (
+        _reduced(rows, by, call),
+        torch.tensor(by),
+        torch.from_numpy(whole.view(np.float64).reshape(n, len(blocks.DTYPE))),
+    )
 
 
 def _check_owners(owners, ignored, counts) -> None:
