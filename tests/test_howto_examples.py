@@ -14,6 +14,8 @@ NEEDED = {
     "data_parallel": ["torch"],
     "numba_loop": ["numba"],
     "command_line": ["click", "sklearn", "pandas", "skops"],
+    "boosters": ["xgboost", "lightgbm", "sklearn"],
+    "streaming_evaluation": ["torch", "click", "rich", "matplotlib"],  # by way of character_model
 }
 SAYS = {
     "numpy_classifier": "held out: loss",
@@ -23,6 +25,8 @@ SAYS = {
     "gpu_arrays": "device",
     "numba_loop": "right",
     "command_line": "H(P,Q)",
+    "boosters": "at most",
+    "streaming_evaluation": "the same bits: True",
 }
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the examples are in the source tree")
 

@@ -31,6 +31,9 @@ static inline double times(double weight, double a) { return weight == 0 ? 0 : w
  * below counts as 0: no float32 result shows it, unless it is then multiplied by more than 2^20. */
 static inline double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
 
+/* What e^z is multiplied by before it is squared, so that this has the room that the sum has: 2^-headroom. */
+static inline double square_unit(int is_f64) { return is_f64 ? 0x1p-512 : 0x1p-64; }
+
 /* The targets of a batch. In arrays by field: structures of a row each, copied as a whole, wait for the stores of
  * their parts. */
 typedef struct {
@@ -73,9 +76,6 @@ void find_losses(const task *t, row_batch *n);
 /* The statistics of the rows, into the task's; and what they are made of in a block of classes. */
 void keep_statistics(const task *t, const row_batch *n);
 void keep_parts(const task *t, const row_batch *n);
-
-/* An infinite maximum is told from an undefined one where something is made of it. */
-static inline int tells_infinities(const task *t) { return t->work == LOGSUMEXP || t->parts; }
 
 /* eps / C. */
 static inline double floor_of(const task *t)

@@ -23,6 +23,7 @@ sum_c t_c and sum_c t_c (m - z_c): sums of terms >= 0, so that nothing cancels i
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, NamedTuple, SupportsIndex, Unpack
 
 import numpy as np
@@ -31,7 +32,7 @@ from numpy.typing import ArrayLike
 from . import _check, _memory, _settings
 from ._backends import registry
 from ._backends.contract import BlockStatistics, RowNumbers, Statistics
-from ._options import OPTIONS, PER_ROW, PerRowOptions, integer, numeric_of, passed, takes_options
+from ._options import OPTIONS, PER_ROW, PerRowOptions, RowOptions, integer, numeric_of, passed, takes_options
 from ._reduction import gradient_array, row_count
 from .row_numbers import LOG_PROB_OPTIONS, LogProbOptions, is_transformed, transformed_rows
 
@@ -184,6 +185,7 @@ def chunk(
     classes: SupportsIndex,
     *,
     entropy: bool = False,
+    partition: SupportsIndex | None = None,
     **options: Unpack[PerRowOptions],
 ) -> np.ndarray:
     """What is found of a block of classes by itself, in one pass over its logits.
@@ -201,6 +203,10 @@ def chunk(
         C, of all blocks together.
     entropy : bool, default False
         Whether entropies and exact log-probabilities are to be made of the result, too (`log_probs`).
+    partition : int, optional
+        The parts of nearly the same size that all classes are in (`cuts`), of which the block has some whole. Each is
+        found by itself, and the result has an axis of these parts before that of the rows: concatenated over all
+        blocks and merged by ``combine(*parts)`` it has the same bits however many blocks there are.
     {options}
 
         What is over classes (``class_weight``, ``class_prior``) is over those of the block. ``z_loss`` is for
@@ -214,6 +220,7 @@ def chunk(
         the sum of what smoothing and probability targets weigh the classes by, t_c, and ``distance``, that of
         t_c (m - z_c); ``class_weight``, w_y where the target lies in the block, else 0; ``sample_weight``, v_n, 0 for
         a row that does not count. With ``entropy`` also ``spread``, the sum of e^(z_c - m) (m - z_c).
+        With ``partition`` of shape (parts, ...).
 
     Raises
     ------
@@ -225,7 +232,9 @@ def chunk(
     >>> float(found["max"][0]), float(found["rest"][0]), float(found["target"][0])
     (0.0, 2.0, 0.0)
     """
-    left = _passed("chunk", options, ("entropy",))
+    left = _passed("chunk", options, ("entropy", "partition"))
+    if partition is not None:
+        return _parts(logits, targets, start, classes, entropy, partition, left)
     if entropy and "margin" in left:
         raise ValueError("margin is the loss's own: chunk(entropy=True) takes none")
     b = _block(logits, targets, start, classes, left)
@@ -239,6 +248,28 @@ def chunk(
     return found.reshape(b.call.rows_shape)
 
 
+def _parts(logits: Any, targets: Any, start: Any, classes: Any, entropy: bool, partition: Any, left: Any) -> np.ndarray:
+    """The numbers of each part of a block, of a fixed partition of all classes."""
+    b = _block(logits, targets, start, classes, left)
+    at, first = cuts(classes, partition), integer(start, "start")
+    last = first + b.own
+    if first not in at or last not in at:
+        told = f"partition={len(at) - 1} cuts {at[-1]} classes at {', '.join(map(str, at))}"
+        raise ValueError(f"{told}, got a block from {first} to {last}")
+    x = _check.array(logits, "logits")
+    axis, found = integer(left.get("axis", -1), "axis"), []
+    for a, z in itertools.pairwise(at):
+        if first <= a and z <= last:
+            here = slice(a - first, z - first)
+            index = (slice(None),) * (axis % x.ndim) + (here,)
+            t = targets if b.local is not None else _check.array(targets, "targets")[index]
+            own: dict[str, Any] = {
+                name: np.asarray(value)[here] if name in _OVER_CLASSES else value for name, value in left.items()
+            }
+            found.append(chunk(x[index], t, a, classes, entropy=entropy, **own))
+    return np.stack(found) if found else identity((0, *b.call.rows_shape), entropy=entropy)
+
+
 def _passed(function: str, options: Any, more: tuple[str, ...]) -> dict[str, Any]:
     left = passed(function, options, more, PER_ROW)
     if "focal" in left:
@@ -248,50 +279,58 @@ def _passed(function: str, options: Any, more: tuple[str, ...]) -> dict[str, Any
 
 def _find(b: _Block, found: np.ndarray, entropy: bool) -> None:
     """The numbers of a block that has rows and classes."""
-    backend, call, o = registry.current(), b.call, b.options
-    parts = _memory.empty((len(found), len(BlockStatistics._fields)), np.dtype(np.float64))
-    backend.forward_block(call.x, b.given, o, parts)
-    for name, column in zip(BlockStatistics._fields, parts.T, strict=True):
-        found[name] = column
-    if o.probabilities:
-        _weigh_nothing(b, found)
-    elif (mine := b.mine) is not None:
+    o, call = b.options, b.call
+    if not entropy or o.probabilities or o.label_smoothing > 0:
+        parts = _memory.empty((len(found), len(BlockStatistics._fields)), np.dtype(np.float64))
+        registry.current().forward_block(call.x, b.given, o, parts)
+        for name, column in zip(BlockStatistics._fields, parts.T, strict=True):
+            found[name] = column
+        _find_mass_of_nothing(b, found)
+    if entropy:
+        _find_spread(b, found)
+    if (mine := b.mine) is not None and b.local is not None:
         found["class_weight"] = mine if o.class_weight is None else 0
-        if o.class_weight is not None and b.local is not None:
+        if o.class_weight is not None:
             found["class_weight"][mine] = o.class_weight[b.local[mine]]
     if b.bad is not None:
         found["max"][b.bad] = np.nan
-    if entropy:
-        _find_spread(b, found)
 
 
-def _weigh_nothing(b: _Block, found: np.ndarray) -> None:
-    """The mass of rows of which the block has nothing but -inf: probabilities on these count, too."""
-    o = b.options
-    for row in np.flatnonzero(found["max"] == -np.inf):
+def _find_mass_of_nothing(b: _Block, found: np.ndarray) -> None:
+    """The mass of rows of which the block has nothing but -inf: what these weigh in the loss is lost to no row."""
+    o, w = b.options, 1.0 if b.options.class_weight is None else b.options.class_weight
+    lost = np.flatnonzero(found["max"] == -np.inf)
+    floor = o.label_smoothing / o.all_classes
+    for row in lost if o.probabilities else ():
         q = b.call.targets[np.unravel_index(row, b.call.rows_shape)].astype(np.float64)
-        t = (1 - o.label_smoothing) * q + o.label_smoothing / o.all_classes
-        found["mass"][row] = t.sum() if o.class_weight is None else t @ o.class_weight
-    lost = found["max"] == -np.inf
+        found["mass"][row] = (w * ((1 - o.label_smoothing) * q + floor)).sum()
+    if not o.probabilities:
+        found["mass"][lost] = floor * (b.own if o.class_weight is None else o.class_weight.sum())
     found["distance"][lost] = np.where(found["mass"][lost] == 0, 0, np.inf)
 
 
 def _find_spread(b: _Block, found: np.ndarray) -> None:
-    """The sums of e^(z_c - m) (m - z_c), and the rests anew, of which no digit may be lost here."""
+    """The sums of e^(z_c - m) (m - z_c), maxima, targets, and rests, of which no digit may be lost here."""
     backend, call, n = registry.current(), b.call, len(found)
     values, places = _memory.empty((5, n), np.dtype(np.float64)), _memory.empty((2, n), np.dtype(np.int64))
     to, saved = RowNumbers(*values, *places), _memory.empty_rows(n, len(Statistics._fields))
-    plain = call.options._replace(class_weight=None, label_smoothing=0.0, z_loss=0.0, margin=0.0, ignore_index=None)
-    plain = plain._replace(probabilities=False, sample_weight=None)
+    given, mine = b.options, b.mine
+    plain = RowOptions(logit_scale=given.logit_scale, softcap=given.softcap, class_prior=given.class_prior)
     if not is_transformed(plain):
+        if mine is not None and b.local is not None:
+            here = np.flatnonzero(mine)
+            found["target"][here] = call.x[(*np.unravel_index(here, call.rows_shape), b.local[here])]
         backend.row_statistics(call.x, None, plain, to, saved)
     else:
         for rows, x, of_rows, _ in transformed_rows(call._replace(options=plain), None):
+            if mine is not None and b.local is not None:
+                here = np.flatnonzero(mine[rows])
+                found["target"][rows.start + here] = x[here, b.local[rows][here]]
             backend.row_statistics(x, None, of_rows, RowNumbers(*(a[rows] for a in to)), saved[rows])
     m, rest, distance = saved.T
-    lower = np.isfinite(m) & np.isfinite(found["max"])
-    found["max"][lower], found["rest"][lower] = m[lower], rest[lower]
-    found["spread"] = np.where(lower, distance * (1 + rest), 0)
+    nothing = to.logsumexp == -np.inf
+    found["max"], found["rest"] = np.where(nothing, -np.inf, m), np.where(nothing, 0, rest)
+    found["spread"] = np.where(nothing, 0, distance * (1 + rest))
 
 
 # ---------------------------------------------------------------------- blocks together
@@ -578,7 +617,7 @@ def log_probs_gradient(
     array([[-0.5,  0.5]])
     """
     more = ("grad_log_prob", "grad_entropy", "out")
-    left = passed("log_probs_gradient", options, more, LOG_PROB_OPTIONS)  # type: ignore[arg-type]
+    left = passed("log_probs_gradient", options, more, LOG_PROB_OPTIONS)
     b = _block(logits, index, start, classes, left)
     if b.local is None:
         raise TypeError("index must be classes, integers of the rows' shape, got probabilities")

@@ -28,12 +28,14 @@ from torch.overrides import handle_torch_function, has_torch_function_unary, has
 from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
 from . import calls, composed, dtensors, eager, short
+from .binary import binary_cross_entropy_with_logits, sigmoid_focal_loss
 from .bridge import NO_WEIGHTS, Options, Weights
 from .distillation import distillation
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
 from .linear_module import LinearCrossEntropyLoss
 from .log_probs import TokenLogProbs, entropy, token_log_probs, token_log_probs_and_entropy
 from .normalizer import normalizer
+from .patching import Patch, patch
 from .vocab_parallel import (
     vocab_parallel_cross_entropy,
     vocab_parallel_entropy,
@@ -45,7 +47,9 @@ __all__ = [
     "CrossEntropyLoss",
     "LinearCrossEntropyLoss",
     "LinearLogProbs",
+    "Patch",
     "TokenLogProbs",
+    "binary_cross_entropy_with_logits",
     "cross_entropy",
     "distillation",
     "empty_cache",
@@ -54,6 +58,8 @@ __all__ = [
     "linear_log_probs",
     "log_softmax",
     "normalizer",
+    "patch",
+    "sigmoid_focal_loss",
     "token_log_probs",
     "token_log_probs_and_entropy",
     "vocab_parallel_cross_entropy",
