@@ -309,6 +309,33 @@ def log_probabilities_and_entropies(rank, kinds=("uneven",), dtypes=(torch.float
 
 
 @case
+def in_pytorchs_operations(rank):
+    """What logits on a device go by, as far as it can be told without one: the same functions, on these."""
+    from crossentropy.torch import shard_composed
+
+    needed, shard_composed.is_needed = shard_composed.is_needed, lambda x: True
+    try:
+        w = torch.rand(12, generator=torch.Generator().manual_seed(3))
+        for options in (
+            {"reduction": "mean"},
+            {"label_smoothing": 0.2, "weight": w},
+            {"softcap": 3.0, "logit_scale": 0.7, "margin": 0.4, "prior": w},
+            {"z_loss": 0.1, "sample_weight": torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0, 3.0])},
+        ):
+            x, y = data(6, 12, ahead=30)
+            x[2], y[2] = float("nan"), -100
+            if "sample_weight" not in options:
+                x[4, :7] = -float("inf")
+            compare(x, y, dist.group.WORLD, rank, cuts("uneven", 12, RANKS), **options)
+        x, _ = data(6, 12)
+        compare(x, torch.softmax(x + 1, -1), dist.group.WORLD, rank, cuts("empty", 12, RANKS), label_smoothing=0.1)
+        within_the_contract(rank)
+        log_probabilities_and_entropies(rank)
+    finally:
+        shard_composed.is_needed = needed
+
+
+@case
 def one_collective(rank):
     """Counted where PyTorch counts them, and by the function that sends."""
     from torch.distributed.tensor.debug import CommDebugMode

@@ -15,8 +15,8 @@ import torch
 from .. import blocks
 from .._backends import registry
 from .._options import DEFAULTS, EXTRAS
-from . import cache, calls, private
-from .bridge import Options, Weights, array, loss_dtype, on_torchs_threads
+from . import cache, calls, private, shard_composed
+from .bridge import Options, Weights, array, host_array, loss_dtype, on_torchs_threads
 from .shards import Mark, Shards, digest
 
 ELSEWHERE = np.inf  # what stands for the logit of a target of another rank: its own would make the row undefined
@@ -72,8 +72,8 @@ class Call(NamedTuple):
         # The dtype of targets may differ: what they are is told by their values.
         text = repr((tuple(self.rows_shape), self.options, given, self.are_classes))
         v = self.weights.sample_weight
-        beside = None if v is None else array(v.double())
-        y = array(self.target.long()) if self.are_classes else None
+        beside = None if v is None else host_array(v.double())
+        y = host_array(self.target.long()) if self.are_classes else None
         return digest(np.frombuffer(text.encode(), np.uint8)), digest(y, beside)
 
     def weight_sum(self) -> float:
@@ -85,9 +85,9 @@ class Call(NamedTuple):
         """Which rows count, (N,); None for all."""
         found = None
         if self.are_classes:
-            found = array(self.target).reshape(-1) != self.options.ignore_index
+            found = host_array(self.target).reshape(-1) != self.options.ignore_index
         if self.weights.sample_weight is not None:
-            weighs = array(self.weights.sample_weight.double()).reshape(-1) != 0
+            weighs = host_array(self.weights.sample_weight.double()).reshape(-1) != 0
             found = weighs if found is None else found & weighs
         return None if found is None or found.all() else found
 
@@ -144,8 +144,36 @@ def _named(call: Call) -> dict:
         named["ignore_index"] = call.options.ignore_index
     for name, t in (("class_weight", weight), ("class_prior", prior), ("sample_weight", v)):
         if t is not None:
-            named[name] = array(t)
+            named[name] = t
     return named
+
+
+def _as_arrays(named: dict) -> dict:
+    return {name: array(value) if isinstance(value, torch.Tensor) else value for name, value in named.items()}
+
+
+def _flat(call: Call, x: torch.Tensor | None) -> torch.Tensor | None:
+    """What is of the logits' shape, or of the rows', as (N, C) or (N,)."""
+    n = call.rows_shape.numel()
+    return None if x is None else x.reshape(n, -1) if x.shape == call.input.shape else x.reshape(n)
+
+
+def _by_torch(call: Call) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """(logits, targets, options) for `shard_composed`."""
+    named = _named(call)
+    if call.weights.sample_weight is not None:
+        named["sample_weight"] = _flat(call, call.weights.sample_weight)
+    x = call.input.reshape(call.rows_shape.numel(), call.input.shape[-1])
+    return x, call.target.reshape(x.shape if not call.are_classes else x.shape[:1]), named
+
+
+def _chunk(call: Call, shards: Shards) -> np.ndarray:
+    place = shards.start, shards.classes
+    if shard_composed.is_needed(call.input):
+        x, target, named = _by_torch(call)
+        return shard_composed.chunk(x, target, *place, **named)
+    with on_torchs_threads(call.input):
+        return blocks.chunk(array(call.input), array(call.target), *place, **_as_arrays(_named(call)))
 
 
 def records(call: Call, shards: Shards) -> np.ndarray:
@@ -154,12 +182,11 @@ def records(call: Call, shards: Shards) -> np.ndarray:
     counts, found = call.counts(), np.zeros(n, call.dtype)
     mine = np.zeros(n, bool)
     if call.are_classes:
-        y = array(call.target.long()).reshape(-1)
+        y = host_array(call.target.long()).reshape(-1)
         _check_classes(call, y, counts, shards.classes)
         mine = (y >= shards.start) & (y < shards.start + classes)
     try:
-        with on_torchs_threads(call.input):
-            block = blocks.chunk(array(call.input), array(call.target), shards.start, shards.classes, **_named(call))
+        block = _chunk(call, shards)
     except ValueError as error:  # of class weights, which are called otherwise here
         raise ValueError(str(error).replace("class_weight", "weight")) from None
     block = block.reshape(-1)
@@ -197,7 +224,7 @@ def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark]):
     for name in parts.dtype.names:
         of_blocks[name] = parts[name]
     v = call.weights.sample_weight
-    of_blocks["sample_weight"] = 1.0 if v is None else array(v.double()).reshape(-1)
+    of_blocks["sample_weight"] = 1.0 if v is None else host_array(v.double()).reshape(-1)
     if call.are_classes:
         owned = parts["target"] != ELSEWHERE
         _check_owners(owned.sum(axis=0), parts["rest"] == -1, counts)
@@ -233,12 +260,12 @@ def _divisor(call: Call, whole: np.ndarray) -> float:
 def _reduced(rows: np.ndarray, by: float, call: Call) -> torch.Tensor:
     dtype = loss_dtype(call.input)
     if call.options.reduction == "none":
-        return torch.from_numpy(rows).to(dtype).reshape(call.rows_shape)
+        return torch.from_numpy(rows).to(call.input.device, dtype).reshape(call.rows_shape)
     total = registry.current().total(np.ascontiguousarray(rows))
     if call.options.reduction == "mean":
         by = call.options.normalizer or by
         total = total / by if by else np.nan
-    return torch.tensor(total, dtype=dtype)
+    return torch.tensor(total, dtype=dtype, device=call.input.device)
 
 
 def _of_rows(call: Call) -> dict:
@@ -271,8 +298,14 @@ def gradient(call: Call, statistics: torch.Tensor, arrived, start: int, classes:
     """The gradient on this rank's logits of what arrives at each row's loss, over the divisor."""
     out = cache.empty_like(call.input)
     whole = array(statistics).view(blocks.DTYPE).reshape(tuple(call.rows_shape))
-    g = np.broadcast_to(array(arrived[0].double()), tuple(call.rows_shape))
-    named, place = _named(call), (start, classes)
+    g, named, place = arrived[0].double(), _named(call), (start, classes)
+    if shard_composed.is_needed(call.input):
+        x, target, named = _by_torch(call)
+        g = g.expand(call.rows_shape).reshape(-1)
+        shard_composed.gradient(x, target, whole.reshape(-1), *place, grad_output=g, out=out.view(x.shape), **named)
+        return out
+    g = np.broadcast_to(array(g), tuple(call.rows_shape))
     with on_torchs_threads(call.input):
-        blocks.gradient(array(call.input), array(call.target), whole, *place, grad_output=g, out=array(out), **named)
+        more = {"grad_output": g, "out": array(out), **_as_arrays(named)}
+        blocks.gradient(array(call.input), array(call.target), whole, *place, **more)
     return out
