@@ -2,6 +2,8 @@
 
 import datetime
 import functools
+import re
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -374,6 +376,30 @@ def one_collective(rank):
     assert counts.get_total_counts() == 0
 
 
+def _peak():
+    """Bytes of memory that this process had at most since the peak was forgotten."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status).group(1))
+
+
+@case
+def no_memory_but_the_gradient(rank):
+    if not Path("/proc/self/clear_refs").exists():
+        return
+    rows, classes = 256, 16384
+    x, y = torch.randn(rows, classes), torch.arange(rows)
+    size = x.nbytes
+    loss_of = functools.partial(ct.vocab_parallel_cross_entropy, group=dist.group.WORLD, label_smoothing=0.1)
+    loss_of(x[:, :64], y)  # what is imported and made once
+    x.requires_grad_()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak()
+    loss = loss_of(x, y)
+    assert _peak() - before < size / 4, f"{_peak() - before} bytes in the forward, of logits of {size}"
+    loss.sum().backward()
+    assert _peak() - before < size * 1.25, f"{_peak() - before} bytes with the gradient of {size}"
+
+
 @case
 def shards_that_change(rank):
     """Vocabularies of other sizes in turn, of which some ranks have as many classes as before."""
@@ -386,7 +412,7 @@ def shards_that_change(rank):
     order = [6, 0, 9, 3]  # a rank need not have the classes that its number says
     first = order[rank]
     mine = x[:, first : first + 3].clone().requires_grad_()
-    loss = ct.vocab_parallel_cross_entropy(mine, y, group=g, vocab_range=(first, first + 3))
+    loss = ct.vocab_parallel_cross_entropy(mine, y, group=meshes()[0], vocab_range=(first, first + 3))
     torch.testing.assert_close(loss, ct.cross_entropy(x, y, reduction="none"))
     two = [ct.vocab_parallel_cross_entropy(mine, y, group=g, vocab_range=(first, first + 3)) for _ in range(2)]
     two[0].sum().backward()

@@ -236,7 +236,8 @@ def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark]):
     if counts is not None:
         of_blocks[:, ~counts] = blocks.identity(1)
     whole = blocks.combine(*of_blocks)
-    rows = blocks.aggregate(whole, **_of_rows(call))
+    numbers = {name: value for name, value in _named(call).items() if not isinstance(value, torch.Tensor)}
+    rows = blocks.aggregate(whole, **numbers)
     by = _divisor(call, whole)
     return (
         _reduced(rows, by, call),
@@ -266,12 +267,6 @@ def _reduced(rows: np.ndarray, by: float, call: Call) -> torch.Tensor:
         by = call.options.normalizer or by
         total = total / by if by else np.nan
     return torch.tensor(total, dtype=dtype, device=call.input.device)
-
-
-def _of_rows(call: Call) -> dict:
-    """The options that are not of a block."""
-    names = ("label_smoothing", "z_loss")
-    return {name: getattr(call.options, name) for name in names}
 
 
 def like_results(call: Call):
