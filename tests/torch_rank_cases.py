@@ -95,10 +95,10 @@ def compare(x, y, g, rank, edges, *, weight=None, prior=None, atol=2e-6, **optio
     arriving = torch.rand(loss.shape, generator=torch.Generator().manual_seed(5)).to(loss.dtype)
     loss.backward(arriving)
     assert torch.equal(mine.detach().nan_to_num(7), before.nan_to_num(7)), "the logits were written to"
-    losses = gathered(loss.detach(), g)
+    losses, grads = zip(*gathered((loss.detach(), mine.grad), g), strict=True)
     for other in losses:
         assert torch.equal(other.nan_to_num(-1.0), losses[0].nan_to_num(-1.0)), "other bits on another rank"
-    grad = whole_gradient(mine.grad, g)
+    grad = torch.cat(grads, -1)
     alone = x.clone().requires_grad_()
     shape = x.shape
     flat = alone.reshape(-1, shape[-1])
@@ -147,6 +147,8 @@ def options_of_the_table(rank):
     )
     for size, g in sizes(rank):
         for i, options in enumerate(chosen):
+            if i % 2 != size % 2 and size < RANKS:  # two ranks have one half of them, three the other
+                continue
             x, y = data(7, 37, seed=i)
             y[3], y[4] = -100, 5
             compare(x, y, g, rank, cuts(CUTS[i % 3], 37, size), **options)
@@ -241,9 +243,11 @@ def targets_on_one_rank_and_on_boundaries(rank):
 
 
 @case
-def within_the_contract(rank):
+def within_the_contract(rank, at_least=2):
     """No loss that is not 0 comes out as 0, and none off by more than in one process."""
     for size, g in sizes(rank):
+        if size < at_least:
+            continue
         rng = np.random.default_rng(size)  # the same on every rank
         for dtype, real in ((torch.float32, np.float64), (torch.float64, np.longdouble), (torch.bfloat16, np.float64)):
             for n, classes in ((400, 30), (60, 1000)):
@@ -331,7 +335,7 @@ def in_pytorchs_operations(rank):
             compare(x, y, dist.group.WORLD, rank, cuts("uneven", 12, RANKS), **options)
         x, _ = data(6, 12)
         compare(x, torch.softmax(x + 1, -1), dist.group.WORLD, rank, cuts("empty", 12, RANKS), label_smoothing=0.1)
-        within_the_contract(rank)
+        within_the_contract(rank, at_least=RANKS)
         log_probabilities_and_entropies(rank)
     finally:
         shard_composed.is_needed = needed
