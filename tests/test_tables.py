@@ -1,8 +1,11 @@
 """The command line on files as people have them: those of tests/data, and kinds made here, give what is right."""
 
+import gc
 import gzip
 import io
 import json
+import multiprocessing
+import os
 import pathlib
 import re
 import sys
@@ -537,6 +540,47 @@ def test_a_large_file_in_blocks_is_as_a_small_one(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "SAMPLE", 50)
     train(HERE / "missing.csv", "churn", cwd=tmp_path)
     assert features_of(tmp_path) == whole["features"].tolist()
+
+
+def test_another_process_makes_the_files_of_a_large_table(tmp_path, monkeypatch):
+    """It imports what that needs meanwhile; the files are those of a small one."""
+    from crossentropy.cli import results
+    from crossentropy.cli import train as command
+
+    def files():
+        train(HERE / "missing.csv", "churn", cwd=tmp_path)
+        return [(tmp_path / "crossentropy-train" / name).read_bytes() for name in results.PICTURES]
+
+    here = files()
+    monkeypatch.setattr(command, "LARGE", 0)
+    monkeypatch.setattr(command, "import_the_rest", lambda: None)
+    assert files() == here
+    out, _ = within("evaluate", "crossentropy-train/model.skops", HERE / "missing.csv", cwd=tmp_path)
+    assert "accuracy" in out
+
+
+def test_what_another_process_is_asked_for(monkeypatch):
+    """Its result or its error; what it can't do, or no more, is done here."""
+    from crossentropy.cli.beside import Beside
+
+    beside = Beside()
+    assert beside.ask(divmod, 7, 2)() == (3, 1)
+    beside.start(gc.collect)
+    number = beside.ask(os.getpid)
+    assert number() != os.getpid()
+    for result in (number, beside.ask(os.getpid)):  # it has ended
+        assert result() == os.getpid()
+    beside.start(gc.collect)
+    with pytest.raises(ZeroDivisionError):
+        beside.ask(divmod, 7, 0)()
+
+    def refused(process):
+        raise OSError("as many processes as are allowed")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refused)
+    beside = Beside()
+    beside.start(gc.collect)
+    assert beside.ask(os.getpid)() == os.getpid()
 
 
 def test_a_plain_file_is_read_by_pyarrow_as_by_pandas(tmp_path):

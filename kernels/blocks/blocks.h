@@ -266,6 +266,21 @@ typedef struct {
     void (*scale)(f32 *x, ptrdiff_t n, double by); /* x *= by, which a compiler must not know to be 1 */
 } stream_functions;
 
+/* Losses of one logit each (binary.h), over n contiguous numbers of float32 or float64. */
+typedef struct {
+    const void *z, *t;                                                       /* IN (n,) logits, targets */
+    const void *weight, *pos_weight, *grad_output;                           /* IN (n,), or NULL: the same for all */
+    double weight_of_all, pos_weight_of_all, grad_output_of_all;
+    double alpha, gamma;                                                     /* below 0, and 0: none */
+    void *loss, *grad;                                                       /* OUT (n,) or NULL */
+    int bypass;                                                              /* the caches: both are aligned */
+} binary_block;
+
+typedef struct {
+    double (*f32)(const binary_block *b, ptrdiff_t n); /* the sum of the losses */
+    double (*f64)(const binary_block *b, ptrdiff_t n);
+} binary_functions;
+
 typedef struct {
     const char *name;
     void (*fence)(void); /* after a thread's last store that bypasses the caches */
@@ -277,6 +292,7 @@ typedef struct {
     void (*transform)(f64 *z, ptrdiff_t n, double a, double c, f64 *slope);
     const block_functions *of[4]; /* by element */
     const stream_functions *streams;
+    const binary_functions *binary;
 } isa_table;
 
 extern const isa_table isa_base, isa_avx2, isa_avx512, isa_neon;

@@ -77,8 +77,8 @@ static void restore_rows(tile *w)
     for (ptrdiff_t i = 0; i < w->n.rows; ++i) restore(w->t, &w->n, i);
 }
 
-/* The maximum of a row that columns_max calls undefined: +inf or -inf, or NaN where there is one. For the logsumexp alone,
- * so that the columns of every other work stay as short as they are. */
+/* The maximum of a row that columns_max calls undefined: +inf or -inf, or NaN where there is one. For the logsumexp and
+ * blocks alone, so that the columns of every other work stay as short as they are. */
 static double undefined_max(const tile *w, ptrdiff_t i)
 {
     double max = -INFINITY;
@@ -115,7 +115,7 @@ static void read_rows(tile *w, ptrdiff_t last)
         if (n->r.skipped[i]) set_unread(&n->b, i, 0);
         else if (n->r.bad[i]) set_unread(&n->b, i, NAN);
     }
-    for (ptrdiff_t i = 0; i < n->rows && tells_infinities(t); ++i)
+    for (ptrdiff_t i = 0; i < n->rows && (t->work == LOGSUMEXP || t->parts); ++i)
         if (isnan(n->b.max[i])) n->b.max[i] = undefined_max(w, i);
     t->isa->complete(&n->b, n->rows, t->targets.data && (keeps || t->options.focal != 0), w->is_f64);
 }

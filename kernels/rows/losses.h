@@ -77,9 +77,6 @@ void find_losses(const task *t, row_batch *n);
 void keep_statistics(const task *t, const row_batch *n);
 void keep_parts(const task *t, const row_batch *n);
 
-/* An infinite maximum is told from an undefined one where something is made of it. */
-static inline int tells_infinities(const task *t) { return t->work == LOGSUMEXP || t->parts; }
-
 /* eps / C. */
 static inline double floor_of(const task *t)
 {

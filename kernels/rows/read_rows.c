@@ -86,7 +86,7 @@ void read_exactly(place *p, ptrdiff_t i)
         if (isnan(max)) break;
     }
     if (!isfinite(max)) {    /* of which the logsumexp is made; everything else is NaN there */
-        set_unread(&p->n.b, i, tells_infinities(p->t) ? max : NAN);
+        set_unread(&p->n.b, i, p->t->work == LOGSUMEXP || p->t->parts ? max : NAN);
         return;
     }
     sum_below(p, i, max, anchor_at(max, sum_headroom(p->is_f64), p->is_f64));

@@ -556,6 +556,8 @@ def result(
     if out is None:
         dtype = x.dtype.newbyteorder("=")
         return np.empty_like(x, dtype, subok=False) if x.nbytes < _memory.LARGE else _memory.empty_like(x, dtype)
+    if _device.is_tensor(out):
+        out = _foreign.as_array(out, called)
     if not isinstance(out, np.ndarray) or isinstance(out, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"{called} must be a plain array, got {type(out).__name__}")
     out = out.view(np.ndarray)

@@ -23,6 +23,7 @@ sum_c t_c and sum_c t_c (m - z_c): sums of terms >= 0, so that nothing cancels i
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, NamedTuple, SupportsIndex, Unpack
 
 import numpy as np
@@ -31,7 +32,7 @@ from numpy.typing import ArrayLike
 from . import _check, _memory, _settings
 from ._backends import registry
 from ._backends.contract import BlockStatistics, RowNumbers, Statistics
-from ._options import OPTIONS, PER_ROW, PerRowOptions, integer, numeric_of, passed, takes_options
+from ._options import OPTIONS, PER_ROW, PerRowOptions, RowOptions, integer, numeric_of, passed, takes_options
 from ._reduction import gradient_array, row_count
 from .row_numbers import LOG_PROB_OPTIONS, LogProbOptions, is_transformed, transformed_rows
 
@@ -184,6 +185,7 @@ def chunk(
     classes: SupportsIndex,
     *,
     entropy: bool = False,
+    partition: SupportsIndex | None = None,
     **options: Unpack[PerRowOptions],
 ) -> np.ndarray:
     """What is found of a block of classes by itself, in one pass over its logits.
@@ -201,6 +203,10 @@ def chunk(
         C, of all blocks together.
     entropy : bool, default False
         Whether entropies and exact log-probabilities are to be made of the result, too (`log_probs`).
+    partition : int, optional
+        The parts of nearly the same size that all classes are in (`cuts`), of which the block has some whole. Each is
+        found by itself, and the result has an axis of these parts before that of the rows: concatenated over all
+        blocks and merged by ``combine(*parts)`` it has the same bits however many blocks there are.
     {options}
 
         What is over classes (``class_weight``, ``class_prior``) is over those of the block. ``z_loss`` is for
@@ -214,6 +220,7 @@ def chunk(
         the sum of what smoothing and probability targets weigh the classes by, t_c, and ``distance``, that of
         t_c (m - z_c); ``class_weight``, w_y where the target lies in the block, else 0; ``sample_weight``, v_n, 0 for
         a row that does not count. With ``entropy`` also ``spread``, the sum of e^(z_c - m) (m - z_c).
+        With ``partition`` of shape (parts, ...).
 
     Raises
     ------
@@ -225,7 +232,9 @@ def chunk(
     >>> float(found["max"][0]), float(found["rest"][0]), float(found["target"][0])
     (0.0, 2.0, 0.0)
     """
-    left = _passed("chunk", options, ("entropy",))
+    left = _passed("chunk", options, ("entropy", "partition"))
+    if partition is not None:
+        return _parts(logits, targets, start, classes, entropy, partition, left)
     if entropy and "margin" in left:
         raise ValueError("margin is the loss's own: chunk(entropy=True) takes none")
     b = _block(logits, targets, start, classes, left)
@@ -237,6 +246,28 @@ def chunk(
     if b.skipped is not None:
         found[b.skipped] = identity((), entropy=entropy)
     return found.reshape(b.call.rows_shape)
+
+
+def _parts(logits: Any, targets: Any, start: Any, classes: Any, entropy: bool, partition: Any, left: Any) -> np.ndarray:
+    """The numbers of each part of a block, of a fixed partition of all classes."""
+    b = _block(logits, targets, start, classes, left)
+    at, first = cuts(classes, partition), integer(start, "start")
+    last = first + b.own
+    if first not in at or last not in at:
+        told = f"partition={len(at) - 1} cuts {at[-1]} classes at {', '.join(map(str, at))}"
+        raise ValueError(f"{told}, got a block from {first} to {last}")
+    x = _check.array(logits, "logits")
+    axis, found = integer(left.get("axis", -1), "axis"), []
+    for a, z in itertools.pairwise(at):
+        if first <= a and z <= last:
+            here = slice(a - first, z - first)
+            index = (slice(None),) * (axis % x.ndim) + (here,)
+            t = targets if b.local is not None else _check.array(targets, "targets")[index]
+            own: dict[str, Any] = {
+                name: np.asarray(value)[here] if name in _OVER_CLASSES else value for name, value in left.items()
+            }
+            found.append(chunk(x[index], t, a, classes, entropy=entropy, **own))
+    return np.stack(found) if found else identity((0, *b.call.rows_shape), entropy=entropy)
 
 
 def _passed(function: str, options: Any, more: tuple[str, ...]) -> dict[str, Any]:
@@ -279,17 +310,22 @@ def _find_mass_of_nothing(b: _Block, found: np.ndarray) -> None:
 
 
 def _find_spread(b: _Block, found: np.ndarray) -> None:
-    """The sums of e^(z_c - m) (m - z_c), with the maxima, rests and targets' logits: of rests no digit may be lost here."""
+    """The sums of e^(z_c - m) (m - z_c), maxima, targets, and rests, of which no digit may be lost here."""
     backend, call, n = registry.current(), b.call, len(found)
     values, places = _memory.empty((5, n), np.dtype(np.float64)), _memory.empty((2, n), np.dtype(np.int64))
     to, saved = RowNumbers(*values, *places), _memory.empty_rows(n, len(Statistics._fields))
-    plain = RowOptions(**{name: getattr(b.options, name) for name in LOG_PROB_OPTIONS if name in TRANSFORMS})
+    given, mine = b.options, b.mine
+    plain = RowOptions(logit_scale=given.logit_scale, softcap=given.softcap, class_prior=given.class_prior)
     if not is_transformed(plain):
+        if mine is not None and b.local is not None:
+            here = np.flatnonzero(mine)
+            found["target"][here] = call.x[(*np.unravel_index(here, call.rows_shape), b.local[here])]
         backend.row_statistics(call.x, None, plain, to, saved)
-        _find_targets(b, slice(0, n), call.x.reshape(n, b.own) if call.x.ndim > 2 else call.x, found)
     else:
         for rows, x, of_rows, _ in transformed_rows(call._replace(options=plain), None):
-            _find_targets(b, rows, x, found)
+            if mine is not None and b.local is not None:
+                here = np.flatnonzero(mine[rows])
+                found["target"][rows.start + here] = x[here, b.local[rows][here]]
             backend.row_statistics(x, None, of_rows, RowNumbers(*(a[rows] for a in to)), saved[rows])
     m, rest, distance = saved.T
     nothing = to.logsumexp == -np.inf
@@ -581,7 +617,7 @@ def log_probs_gradient(
     array([[-0.5,  0.5]])
     """
     more = ("grad_log_prob", "grad_entropy", "out")
-    left = passed("log_probs_gradient", options, more, LOG_PROB_OPTIONS)  # type: ignore[arg-type]
+    left = passed("log_probs_gradient", options, more, LOG_PROB_OPTIONS)
     b = _block(logits, index, start, classes, left)
     if b.local is None:
         raise TypeError("index must be classes, integers of the rows' shape, got probabilities")

@@ -2,10 +2,12 @@
 
 from ._backends.numba import (
     backward,
+    binary,
     distillation,
     forward,
     forward_backward,
     forward_backward_hessian,
+    forward_block,
     log_probs_backward,
     log_softmax,
     log_softmax_backward,
@@ -19,12 +21,14 @@ from .numba_rows import cross_entropy_grad_row, cross_entropy_row, log_softmax_r
 
 __all__ = [
     "backward",
+    "binary",
     "cross_entropy_grad_row",
     "cross_entropy_row",
     "distillation",
     "forward",
     "forward_backward",
     "forward_backward_hessian",
+    "forward_block",
     "log_probs_backward",
     "log_softmax",
     "log_softmax_backward",

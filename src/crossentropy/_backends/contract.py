@@ -71,7 +71,7 @@ class Backend(Protocol):
     and `log_probs_backward`: a target outside x's classes lies in another block and weighs nothing in this one, label
     smoothing spreads epsilon over all classes, and the statistics of a backward are those of all blocks together. Their
     mass then has in it what is no weight of the block's own target: 2 lambda lse, and (1 - epsilon) w_y of a target
-    elsewhere; ``options.z_loss`` and ``options.focal`` are 0.
+    elsewhere; and so the options of what that is made of are 0.
     """
 
     def scan_targets(
@@ -202,6 +202,28 @@ class Backend(Protocol):
 
         ``teacher`` is of x's shape and of a dtype no wider; ``kind`` one of `reference.KINDS`. A row of weight 0 is not
         read, and gives 0.
+        """
+
+    def binary(
+        self,
+        z: np.ndarray,
+        targets: np.ndarray,
+        weight: float | np.ndarray,
+        pos_weight: float | np.ndarray,
+        alpha: float,
+        gamma: float,
+        grad_output: float | np.ndarray,
+        at_once: int,
+        sums: np.ndarray,
+        loss: np.ndarray | None,
+        grad: np.ndarray | None,
+    ) -> None:
+        """The binary cross-entropy or focal loss of each logit, and grad_output times its gradient.
+
+        All are contiguous and one-dimensional. ``targets`` are of z's dtype, uint8 or int64; ``weight``, ``pos_weight``
+        and ``grad_output`` numbers, or of the loss's dtype, (N,); the first two may be (at_once,), which then repeat.
+        An ``alpha`` below 0 and a ``gamma`` of 0 are none. ``sums`` gets the sum of the losses of each ``at_once``
+        numbers, ``loss`` (float64 where z is, else float32) and ``grad`` what they are, where they are wanted.
         """
 
 

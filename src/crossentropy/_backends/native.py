@@ -35,7 +35,7 @@ SQUARES = True  # whether `row_statistics` takes squares, in the pass that it ma
 
 # Below, one thread is faster than two: waking the second takes longer than its share of the work, and longest where it
 # is one of Python's (docs/performance.md).
-SERIAL_BELOW = 2**15 if OPENMP else 2**18
+SERIAL_BELOW = _native.SERIAL_BELOW if OPENMP else 2**18
 
 # Below, a plain call takes a short way: with warm caches the long one costs a small call more than its work does, and
 # with cold caches (between a model's large operations) far more (docs/performance.md). Above, it is nothing.
@@ -320,6 +320,44 @@ def distillation(
     options = None if sample_weight is None else RowOptions(sample_weight=sample_weight, probabilities=True)
     divergence = kind, temperature, beta
     _run("distillation", x, q=teacher, out=grad, options=options, row_scale=row_scale, loss=loss, divergence=divergence)
+
+
+def _scale(values: Any, count: int) -> Any:
+    """A number for all, or numbers and their period: 0 where there is one for each."""
+    return values if isinstance(values, float) else (values, 0 if values.size == count else values.size)
+
+
+def binary(
+    z: np.ndarray,
+    targets: np.ndarray,
+    weight: float | np.ndarray,
+    pos_weight: float | np.ndarray,
+    alpha: float,
+    gamma: float,
+    grad_output: float | np.ndarray,
+    at_once: int,
+    sums: np.ndarray,
+    loss: np.ndarray | None,
+    grad: np.ndarray | None,
+) -> None:
+    """The losses of one logit each, in blocks that threads share out."""
+    bits, code, _ = _described(z)
+    integers = 0 if targets.dtype == z.dtype else targets.itemsize
+    _native.elements(
+        current_isa(),
+        1 if z.size < SERIAL_BELOW else current_threads(),
+        code,
+        bits,
+        targets if integers else _described(targets)[0],
+        integers,
+        *(_scale(values, z.size) for values in (weight, pos_weight, grad_output)),
+        alpha,
+        gamma,
+        at_once,
+        sums,
+        loss,
+        None if grad is None else _described(grad)[0],
+    )
 
 
 def stream(kind: str, x: np.ndarray, q: np.ndarray | None = None, out: np.ndarray | None = None) -> float:

@@ -18,7 +18,7 @@ from .. import training
 from .columns import Column
 from .source import BadData
 
-__all__ = ["Saved", "SoftmaxRegression", "date_parts", "features", "load", "save"]
+__all__ = ["Saved", "SoftmaxRegression", "as_file", "date_parts", "features", "load"]
 
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):
@@ -234,11 +234,11 @@ def skops():
     return io
 
 
-def save(path, saved: Saved):
-    """Write a model as a .skops file: a dict of the fields of `Saved`, columns as lists."""
+def as_file(saved: Saved) -> bytes:
+    """A model as the bytes of a .skops file: a dict of the fields of `Saved`, columns as lists."""
     io = skops()
     document = saved._asdict() | {"columns": [list(column) for column in saved.columns]}
-    io.dump(document, path, compression=zipfile.ZIP_DEFLATED)
+    return io.dumps(document, compression=zipfile.ZIP_DEFLATED)
 
 
 def load(path) -> Saved:

@@ -10,13 +10,15 @@ from pathlib import Path
 import click
 import numpy as np
 
+from . import results
+from .beside import Beside
 from .bundled import BUNDLED
 from .data_options import reading_options
 from .inputs import BadInput, Finite
 from .outputs import check_directory, check_free, console, loading, say, warn, write_all
 from .source import TAKEN, BadData, open_source
 
-FILES = ("loss.png", "confusion.png", "calibration.png", "model.npz", "model.skops", "report.html")
+FILES = (*results.PICTURES, "model.skops", "model.npz", "report.html")
 
 
 @click.command()
@@ -58,7 +60,8 @@ def train(data, label, drop, keep, reading, directory, force, **settings):
     """
     check_directory(directory)
     check_free(directory, FILES, force)
-    table, texts, frame, columns, label_name = load(data, label, drop, keep, reading)
+    beside = Beside()
+    table, texts, frame, columns, label_name = load(data, label, drop, keep, reading, beside)
     from . import column_table, labels
 
     held = texts != ""
@@ -92,10 +95,11 @@ def train(data, label, drop, keep, reading, directory, force, **settings):
     x = model.fit_features(pipeline, frame, rest)
     test = model.blockwise(pipeline, frame, rows[2]), y[rows[2]]
     del frame  # whose memory training has use for
-    run(pipeline, x, y[rest], count, test, columns, classes, names, directory, notes, Path(data).name, **settings)
+    name = Path(data).name
+    run(pipeline, x, y[rest], count, test, columns, classes, names, directory, notes, name, beside, **settings)
 
 
-def load(data, label, drop, keep, reading):
+def load(data, label, drop, keep, reading, beside):
     """A bundled set or a file: the table, the labels as text, the columns' values, and what they were taken as."""
     if data in BUNDLED:
         if label is not None:
@@ -107,6 +111,7 @@ def load(data, label, drop, keep, reading):
     source = open_source(data, BUNDLED)
     with contextlib.closing(source.raw), loading(source.name, source.size) as progress:
         if source.size > LARGE:
+            beside.start(results.imports)
             threading.Thread(target=import_the_rest, daemon=True).start()
         from . import columns as taking
         from . import labels
@@ -129,9 +134,7 @@ def import_the_rest():
     """What is needed after reading, imported meanwhile by another thread."""
     gc.disable()  # which finds nothing in modules, and looks often
     try:
-        from . import model, plots, scores  # noqa: F401
-
-        model.skops()
+        from . import model, scores  # noqa: F401
     finally:
         gc.enable()
 
@@ -149,9 +152,9 @@ def split(y, test_fraction, validation_fraction, seed):
     return rest[fitted], rest[watched], test
 
 
-def run(pipeline, x, y, count, test, columns, classes, names, directory, notes, name, **settings):
+def run(pipeline, x, y, count, test, columns, classes, names, directory, notes, name, beside, **settings):
     """Train on the first ``count`` observations, validate with the others, report on the test part, write."""
-    from . import fitting, model, plots, report_page, scores
+    from . import fitting, model, report_page, scores
 
     seed = settings.pop("seed")
     weighted = settings.pop("class_weight") == "balanced"
@@ -180,6 +183,8 @@ def run(pipeline, x, y, count, test, columns, classes, names, directory, notes, 
         notes = [history.warning, *notes]
     pipeline.steps.append(("softmax", estimator))
     found = scores.score(estimator.decision_function(test[0]), test[1], classes)
+    saved = model.Saved(pipeline, columns, *names)
+    made = beside.ask(results.made, history, name, test[1], found, classes, saved)
     trained = np.bincount(y, minlength=len(classes))
     for table in scores.tables(
         found, f"{name}: {trained.sum()} training, {len(test[1])} test observations", console.width, trained
@@ -190,11 +195,8 @@ def run(pipeline, x, y, count, test, columns, classes, names, directory, notes, 
     for line in scores.lines(found):
         say(line)
 
-    pictures = {
-        "loss.png": report_page.png(plots.cost(history, name)),
-        "confusion.png": report_page.png(plots.confusion(test[1], found.predicted, classes)),
-        "calibration.png": report_page.png(plots.calibration(found)),
-    }
+    contents = made()
+    pictures = [contents[file] for file in results.PICTURES]
     shown = {"patience": patience, "class_weight": "balanced" if weighted else "none", "seed": seed, **settings}
     page = report_page.page(
         title=f"{name}: {len(classes)} classes of {len(y) + len(test[1])} observations",
@@ -203,13 +205,12 @@ def run(pipeline, x, y, count, test, columns, classes, names, directory, notes, 
         columns=columns,
         said=f"{x.shape[1]} features, standardised",
         settings=[("trained", history.ended), *((key.replace("_", " "), value) for key, value in shown.items())],
-        pictures=list(zip(("Training", "Confusion", "Calibration"), pictures.values(), strict=True)),
+        pictures=list(zip(("Training", "Confusion", "Calibration"), pictures, strict=True)),
         training_counts=trained,
     )
     standard = pipeline.named_steps["standardise"]
     features = np.array(model.feature_names(pipeline))
-    saved = model.Saved(pipeline, columns, *names)
-    files = {each: lambda path, bytes_=content: path.write_bytes(bytes_) for each, content in pictures.items()}
+    files = {each: lambda path, bytes_=content: path.write_bytes(bytes_) for each, content in contents.items()}
     files["model.npz"] = lambda path: np.savez(
         path,
         weights=estimator.weights_,
@@ -219,7 +220,6 @@ def run(pipeline, x, y, count, test, columns, classes, names, directory, notes, 
         classes=np.array(classes),
         features=features,
     )
-    files["model.skops"] = lambda path: model.save(path, saved)
     files["report.html"] = lambda path: path.write_text(page, encoding="utf-8")
     write_all(directory, files)
     say(f"wrote {', '.join(files)} to {directory}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from . import (
     arguments,
     axes,
+    binary,
+    blocks,
     distillation,
     linear,
     log_softmax,
@@ -22,6 +24,8 @@ __all__ = [
     "EDGE_CASES",
     "arguments",
     "axes",
+    "binary",
+    "blocks",
     "both",
     "distillation",
     "linear",

@@ -1,0 +1,139 @@
+"""Blocks of classes beyond the conformance suite's: any split in any association, memory, bits, digits."""
+
+import functools
+import itertools
+import pickle
+import tracemalloc
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+import crossentropy
+from crossentropy import blocks, reference
+from crossentropy.testing import largest_error
+
+
+@st.composite
+def splits(draw):
+    """Logits, targets, cuts with blocks of no class among them, and the order in which pairs are combined."""
+    dtype, classes = draw(st.sampled_from([np.float32, np.float64])), draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    scale, offset = draw(st.sampled_from([0.01, 1, 5, 20])), draw(st.sampled_from([0, -50, 300]))
+    x, y = rng.standard_normal((4, classes)) * scale + offset, rng.integers(0, classes, 4)
+    x[np.arange(4), y] += draw(st.floats(0, 60))
+    cuts = sorted(draw(st.lists(st.integers(0, classes), max_size=7)))
+    pairs = draw(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=8, max_size=8))
+    return x.astype(dtype), y, [0, *cuts, classes], pairs
+
+
+@hypothesis.given(drawn=splits(), smoothing=st.sampled_from([0.0, 0.1]))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_any_split_in_any_association_is_the_whole(drawn, smoothing):
+    x, y, cuts, pairs = drawn
+    name, classes, options = x.dtype.name, x.shape[1], {"label_smoothing": smoothing}
+    parts = [blocks.chunk(x[:, a:b], y, a, classes, **options) for a, b in itertools.pairwise(cuts)]
+    at_once = blocks.aggregate(blocks.combine(*parts), **options)
+    for i, j in pairs:
+        if len(parts) > 1:
+            one = parts.pop(i % len(parts))
+            parts[j % len(parts)] = blocks.combine(one, parts[j % len(parts)])
+    row = reference.Row(**options)
+    rows = zip(x.astype(float).tolist(), y.tolist(), strict=True)
+    expected = np.array([reference.cross_entropy(z, c, row) for z, c in rows])
+    for losses in (at_once, blocks.aggregate(parts[0], **options)):
+        assert largest_error(losses.astype(x.dtype), expected, name) <= (2 if name == "float32" else 3)
+        assert (losses[expected > 0] > 0).all()  # no loss of 0 that is none
+
+
+def numbers(found):
+    """The numbers as they are, since NumPy has NaNs in records unequal."""
+    return found.view(np.float64)
+
+
+def test_the_identity_is_exactly_neutral():
+    x, y = np.random.default_rng(1).standard_normal((7, 9)), np.arange(7)
+    x[1, 0], x[2], y[3] = np.nan, -np.inf, -1
+    for entropy in (False, True):
+        found = blocks.chunk(x, y, 0, 12, entropy=entropy, ignore_index=-1)
+        none = blocks.identity(7, entropy=entropy)
+        for together in (blocks.combine(none, found), blocks.combine(found, none), blocks.combine(none, none, found)):
+            np.testing.assert_equal(numbers(together), numbers(found))
+        np.testing.assert_equal(numbers(pickle.loads(pickle.dumps(found))), numbers(found))
+        np.testing.assert_equal(blocks.combine(none, none), none)
+
+
+def test_no_digit_of_a_class_weight_is_lost():
+    """What arrives at a class of small weight beside one of large weight, which a sum of both would round away."""
+    x, y = np.random.default_rng(2).standard_normal((8, 12)) * 3, np.arange(8)
+    w = np.geomspace(1e-12, 1, 12)
+    x[np.arange(8), y] += 4
+    for smoothing in (0.0, 0.3):
+        options = {"label_smoothing": smoothing}
+        at = blocks.cuts(12, 3)
+        parts = [blocks.chunk(x[:, a:b], y, a, 12, class_weight=w[a:b], **options) for a, b in itertools.pairwise(at)]
+        whole = functools.reduce(blocks.combine, parts)
+        row = reference.Row(class_weight=w.tolist(), **options)
+        rows = list(zip(x.tolist(), y.tolist(), strict=True))
+        grads = [blocks.gradient(x[:, a:b], y, whole, a, 12, class_weight=w[a:b], **options)
+                 for a, b in itertools.pairwise(at)]  # fmt: skip
+        expected = [reference.cross_entropy_grad(z, c, row) for z, c in rows]
+        terms = np.array([reference.largest_terms(z, c, row) for z, c in rows])
+        assert largest_error(np.concatenate(grads, axis=1), expected, "float64", terms) <= 6
+
+
+def test_no_array_of_the_size_of_the_logits_is_made():
+    x, y = np.zeros((256, 20000), np.float32), np.arange(256)
+    out = np.empty_like(x)
+    tracemalloc.start()
+    try:
+        found = blocks.chunk(x, y, 10000, 40000, class_weight=np.ones(20000), label_smoothing=0.1)
+        blocks.gradient(x, y, found, 10000, 40000, out=out, label_smoothing=0.1, class_weight=np.ones(20000))
+        blocks.chunk(x, y, 10000, 40000, entropy=True)
+        assert tracemalloc.get_traced_memory()[1] < x.nbytes / 10
+    finally:
+        tracemalloc.stop()
+
+
+def test_bits_do_not_depend_on_threads_nor_on_where_a_block_lies():
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((64, 3000), dtype=np.float32), rng.integers(0, 9000, 64)
+    buffer = np.empty(64 * 3000 + 3, np.float32)[3:].reshape(64, 3000)
+    buffer[...] = x
+    wide = np.concatenate([x, x], axis=1)
+    first = blocks.chunk(x, y, 3000, 9000, partition=9, label_smoothing=0.1)
+    assert first.shape == (3, 64)
+    for where in (buffer, wide[:, :3000]):
+        assert blocks.chunk(where, y, 3000, 9000, partition=9, label_smoothing=0.1).tobytes() == first.tobytes()
+    with crossentropy.config(threads=1):
+        assert blocks.chunk(x, y, 3000, 9000, partition=9, label_smoothing=0.1).tobytes() == first.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "told"),
+    [
+        (lambda x, y: blocks.chunk(x, y, 0.5, 9), TypeError, "start must be an integer, got 0.5"),
+        (lambda x, y: blocks.chunk(x, y, 0, 0), ValueError, "classes must be positive, the number of all, got 0"),
+        (lambda x, y: blocks.chunk(np.float64(0), y, 0, 9), ValueError, "logits must have a class axis, got a scalar"),
+        (lambda x, y: blocks.chunk(x, y.astype(float), 0, 9), TypeError, "must be integers"),
+        (lambda x, y: blocks.chunk(x, y, 0, 9, class_weight=np.ones(9)), ValueError, r"must have shape \(3,\)"),
+        (lambda x, y: blocks.chunk(x, y, 0, 9, partition=0), ValueError, "partition must be positive, got 0"),
+        (lambda x, y: blocks.chunk(x, y, 0, 9, entropy=True, margin=1.0), ValueError, "margin is the loss's own"),
+        (lambda x, y: blocks.combine(), TypeError, "got a NoneType"),
+        (lambda x, y: blocks.aggregate(np.zeros(2)), TypeError, "got of dtype float64"),
+        (lambda x, y: blocks.gradient(x, y, blocks.identity(2), 0, 9, grad_output=np.ones(3)), ValueError, "got"),
+        (lambda x, y: blocks.gradient(x, y, blocks.identity(2), 0, 9, out=np.ones(3)), ValueError, "out must have"),
+    ],
+)
+def test_refuses(call, error, told):
+    with pytest.raises(error, match=told):
+        call(np.zeros((2, 3)), np.array([0, 8]))
+
+
+def test_a_target_that_is_no_class_makes_its_row_nan_where_targets_are_not_checked():
+    x, y = np.zeros((3, 4)), np.array([0, 8, -1])
+    with crossentropy.config(check=False):
+        found = blocks.chunk(x, y, 4, 8)
+        assert np.isnan(blocks.aggregate(found)).tolist() == [False, True, True]
+        assert np.isnan(blocks.gradient(x, y, found, 4, 8)).all(axis=1).tolist() == [False, True, True]
