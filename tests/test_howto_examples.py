@@ -17,6 +17,7 @@ SAYS = {
     "gpu_arrays": "device",
     "numba_loop": "right",
     "command_line": "H(P,Q)",
+    "blocks_of_classes": "the gradients differ by",
 }
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the examples are in the source tree")
 

@@ -44,7 +44,7 @@ class Sums(NamedTuple):
 
 
 @functools.cache
-def _logits(kind: str, prior_kind: str):
+def logits_of(kind: str, prior_kind: str):
     """The device function (address, c, prior, prior_step, scale, cap): a logit as options transform it, in float64."""
     number_at, prior_at = elements_of(kind).number_at, elements_of(prior_kind).number_at
 
@@ -58,6 +58,17 @@ def _logits(kind: str, prior_kind: str):
         return z
 
     return logit_at
+
+
+@device
+def slope_of(z, scale, cap):
+    """Of c tanh(a z / c): a s (2 - s), which keeps its digits where tanh is near 1."""
+    slope = scale
+    if cap != 0:
+        e = math.exp(-2.0 * abs(z * scale) / cap)
+        s = 2.0 * e / (1.0 + e)
+        slope = scale * (s * (2.0 - s))
+    return slope
 
 
 @device
@@ -88,7 +99,7 @@ def numbers(on: int, kind: str, prior_kind: str, threads: int) -> driver.Kernel:
     prior and its stride, the seven results, statistics; scale, cap): results that are 0 are not wanted.
     """
     elements, at_once = elements_of(kind), rows_for(threads)
-    real, real_size, logit_at = elements.real, elements.real_size, _logits(kind, prior_kind)
+    real, real_size, logit_at = elements.real, elements.real_size, logits_of(kind, prior_kind)
     frame_at, exp_at = exponential_of("float64").frame_at, exponential_of("float64").exp_at
     plus, wide, shape = sums_of("float64").plus, elements_of("float64"), Shape(threads, at_once, 0)
 
@@ -182,7 +193,7 @@ def gradient(on: int, kind: str, prior_kind: str) -> driver.Kernel:
 
     With h = d + log1p(R), where d = sum_c p_c (m - z_c) is the third of the statistics, log p_c + h is d - (m - z_c).
     """
-    elements, logit_at = elements_of(kind), _logits(kind, prior_kind)
+    elements, logit_at = elements_of(kind), logits_of(kind, prior_kind)
     real, real_size, put = elements.real, elements.real_size, elements.put
     frame_at, exp_at, number_at = (
         exponential_of("float64").frame_at,
@@ -193,16 +204,6 @@ def gradient(on: int, kind: str, prior_kind: str) -> driver.Kernel:
     @device
     def arriving(scale, address, step, n):
         return scale * np.float64(load(address + n * step, real)) if address != 0 else scale
-
-    @device
-    def slope_of(z, scale, cap):
-        """Of c tanh(a z / c): a s (2 - s), which keeps its digits where tanh is near 1."""
-        slope = scale
-        if cap != 0:
-            e = math.exp(-2.0 * abs(z * scale) / cap)
-            s = 2.0 * e / (1.0 + e)
-            slope = scale * (s * (2.0 - s))
-        return slope
 
     def body(
         x, x_outer, x_row, x_class, out, out_outer, out_row, out_class, inner, rows, classes, targets, target_step,
