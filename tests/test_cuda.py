@@ -59,6 +59,15 @@ def test_edge_case(name, dtype):
     testing.EDGE_CASES[name](dtype)
 
 
+# Many small calls each, of kernels that work in float64 whatever the logits are.
+OF_BLOCKS = [name for name in testing.EDGE_CASES if name.startswith("blocks:")]
+
+
+@pytest.mark.parametrize("name", OF_BLOCKS)
+def test_blocks_of_classes(name):
+    testing.EDGE_CASES[name](list(testing.dtypes().values())[OF_BLOCKS.index(name) % 3])
+
+
 @pytest.mark.parametrize("classes", [1, 70])
 @pytest.mark.parametrize("name", testing.PROPERTIES)
 def test_property(name, classes):

@@ -148,11 +148,11 @@ def numbers(on: int, kind: str, q_kind: str, prior_kind: str, threads: int) -> d
                 if defined and 0 <= y < classes:
                     z_y = lowered_at(begin + y * x_class, y, y, prior, prior_step, scale, cap, margin)
                 distance = sums.far if sums.far == MOST else sums.far + sums.far_error
-                store(at, m if defined else np.nan)
-                store(at + 8, sums.sum + sums.sum_error)
-                store(at + 16, z_y)
-                store(at + 24, sums.above)
-                store(at + 32, distance)
+                store(at, np.float64(m if defined else np.nan))
+                store(at + 8, np.float64(sums.sum + sums.sum_error))
+                store(at + 16, np.float64(z_y))
+                store(at + 24, np.float64(sums.above))
+                store(at + 32, np.float64(distance))
             base += np.int64(cuda.gridDim.x) * at_once
 
     return driver.Kernel(body, [*[types.int64] * 23, *[types.float64] * 4], shape.block)
@@ -170,9 +170,9 @@ def gradient(on: int, kind: str, q_kind: str, prior_kind: str) -> driver.Kernel:
     frame_at, exp_at = exponential_of("float64").frame_at, exponential_of("float64").exp_at
 
     def body(
-        x, x_outer, x_row, x_class, out, out_outer, out_row, out_class, q, q_outer, q_row, q_class, inner, rows, classes,
-        first, all_classes, targets, target_step, target_size, has_ignored, ignored, sample_weight, class_weight, prior,
-        prior_step, statistics, row_scale, row_scale_step, scale, cap, margin, smoothing, factor,
+        x, x_outer, x_row, x_class, out, out_outer, out_row, out_class, q, q_outer, q_row, q_class, inner, rows,
+        classes, first, all_classes, targets, target_step, target_size, has_ignored, ignored, sample_weight,
+        class_weight, prior, prior_step, statistics, row_scale, row_scale_step, scale, cap, margin, smoothing, factor,
     ):  # fmt: skip
         n = np.int64(cuda.blockIdx.x)
         magic, lowest = frame_at(0.0)
