@@ -41,9 +41,11 @@ PROBED_UNITS = {
         "void f(void) { _tile_dpbf16ps(0, 1, 2); }",
     ),
 }
+INTERFACE = "src/crossentropy/include"  # what the package gives to programs in C
 # What knows no ISA, with the compiler's own flags.
 SOURCES = [
     "kernels/_native.pyx",
+    "kernels/c_api.c",
     "kernels/math/compensated.c",
     "kernels/blocks/dispatch.c",
     "kernels/products/product.c",
@@ -51,6 +53,7 @@ SOURCES = [
     f"kernels/rows/{name}.c"
     for name in (
         "by_biases",
+        "by_elements",
         "by_products",
         "by_rows",
         "by_streams",
@@ -195,9 +198,14 @@ class BuildKernels(build_ext):
 native = Extension(
     "crossentropy._native",
     sources=SOURCES,
-    include_dirs=["kernels"],
+    include_dirs=["kernels", INTERFACE],
     # Every header and unit: they go into the sdist and an edit rebuilds.
-    depends=sorted(str(path) for kind in ("*.h", "*.c", "*.pyx", "*.pxi") for path in Path("kernels").rglob(kind)),
+    depends=sorted(
+        str(path)
+        for folder in ("kernels", INTERFACE)
+        for kind in ("*.h", "*.c", "*.pyx", "*.pxi")
+        for path in Path(folder).rglob(kind)
+    ),
     define_macros=[("Py_LIMITED_API", "0x030B0000")] * ABI3
     + [("HAVE_X86_UNITS", None)] * X86
     + [("HAVE_NEON_UNITS", None)] * ARM64,

@@ -20,6 +20,7 @@ cdef extern from "rows/task.h" nogil:
     enum: STREAM_ROW_ELEMENTS "STREAM_ROW"
     ctypedef enum element:
         pass
+    Py_ssize_t element_size(element) noexcept
     ctypedef struct isa_table:
         pass
     ctypedef struct array:
@@ -37,7 +38,7 @@ cdef extern from "rows/task.h" nogil:
         LOGSUMEXP, WEIGHTED_LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, FORWARD, BACKWARD, FORWARD_BACKWARD
         ROW_STATISTICS, LOG_PROBS_BACKWARD
         DISTILLATION
-        STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE, PRODUCT, CONVERT, ADD_BIAS, SUM_BIAS
+        STREAM_READ, STREAM_COPY, STREAM_COMBINE, STREAM_SCALE, PRODUCT, CONVERT, ELEMENTS, ADD_BIAS, SUM_BIAS
     ctypedef enum distillation_kind:
         FORWARD_KL, REVERSE_KL, JENSEN_SHANNON
     ctypedef enum hessian_kind:
@@ -70,6 +71,7 @@ cdef extern from "rows/task.h" nogil:
         double *entropy
         double *log_prob
         double *max_prob
+        double *squares
         int64_t *argmax
         int64_t *rank
     ctypedef struct schedule:
@@ -95,6 +97,23 @@ cdef extern from "rows/task.h" nogil:
         Py_ssize_t rows, columns, stride
         const void *bias
         double *sums
+    ctypedef struct binary_block:
+        const void *weight
+        const void *pos_weight
+        const void *grad_output
+        double weight_of_all, pos_weight_of_all, grad_output_of_all, alpha, gamma
+        void *loss
+        void *grad
+    ctypedef struct c_elements "elements":
+        element type
+        const void *z
+        const void *targets
+        int integers
+        Py_ssize_t weight_period, pos_weight_period
+        binary_block block
+        convert_function *widen
+        convert_function *narrow
+        Py_ssize_t count, at_once
     const product_unit *product_unit_named(const char *)
     convert_function *converter(const char *, element, element)
     int pairs_are_fast()
@@ -127,10 +146,14 @@ cdef extern from "rows/task.h" nogil:
         row_part *parts
         const c_product *product
         const c_biased *biased
+        const c_elements *elements
         convert_function *convert
     const isa_table *isa_select(const char *)
     int openmp_threads()
     void coalesce(task *)
+    enum: LEAST_AT_ONCE, BYPASS_FROM
+    enum: SERIAL_ELEMENTS "SERIAL_BELOW"
+    Py_ssize_t rows_at_once(const task *, int)
     void begin(task *, schedule *, Py_ssize_t) noexcept
     void c_run "run"(const task *, int) noexcept
     void take_part(const task *) noexcept
@@ -151,22 +174,15 @@ cdef extern from "math/compensated.h" nogil:
     double compensated_value(compensated)
     double total_of(const double *, Py_ssize_t)
 
-# A thread takes so many elements at a time: few enough that none waits long for the last of the others, and that signals,
-# which are looked at in between, are soon seen at the slowest layout, too (byte-swapped with the class axis first, in
-# the base unit).
 cdef enum:
-    MOST_AT_ONCE = 1 << 19
-    LEAST_AT_ONCE = 1 << 14
     LARGEST_SLICE = 1 << 23    # of targets
     LONG_ROW = 1 << 22
-    BYPASS_FROM = 1 << 24    # bytes
-    ROW_COST = 16    # a row of one class takes as long as so many classes do
-    MULTIPLE = 64    # rows: of every tile
 
 cdef int THREADS_AT_IMPORT = openmp_threads()
 OPENMP = THREADS_AT_IMPORT > 0
 ISAS = ("avx512", "avx2", "neon", "base")    # best first
 STREAM_ROW = STREAM_ROW_ELEMENTS
+SERIAL_BELOW = SERIAL_ELEMENTS
 STATISTICS = sizeof(row_statistics) // sizeof(double)    # fields of the record
 
 
@@ -331,15 +347,6 @@ def scan_targets(str isa, targets, int size, ignored, Py_ssize_t rows, Py_ssize_
     return scan.first_bad, compensated_value(scan.weights)
 
 
-cdef Py_ssize_t rows_at_once(const task *t, int threads) noexcept nogil:
-    if t.work >= PRODUCT:
-        return 1
-    cdef Py_ssize_t cost = t.classes + ROW_COST
-    cdef Py_ssize_t rows = min(MOST_AT_ONCE // cost, t.rows // (8 * threads))
-    rows = max(rows, LEAST_AT_ONCE // cost, 1)
-    return rows - rows % MULTIPLE if rows > MULTIPLE else rows
-
-
 cdef object share = None    # workers.py's
 
 
@@ -393,12 +400,12 @@ cdef int work_through(Buffers buffers, task *t, int threads) except -1:
 
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
         class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, parts=None, sign=None, numbers=None,
-        entropy_scale=None, tuple divergence=None, str hessian=None, tuple hess=None, tuple vector=None):
+        squares=None, entropy_scale=None, tuple divergence=None, str hessian=None, tuple hess=None, tuple vector=None):
     """Do the work of that name over all rows of x.
 
     x, q, out: see Buffers.rows_of. targets: (index targets, bytes of each and negative where signed, the ignored one or
     None). options, class_weight_in_lanes: see options_of. row_scale, entropy_scale: a number, or float64 (rows,).
-    numbers: RowNumbers, of which an array may be None. divergence: the kind, temperature and beta of a distillation.
+    numbers: RowNumbers, of which an array may be None; squares: float64 (rows,), beside these. divergence: the kind, temperature and beta of a distillation.
     hessian: the name of what goes to hess, beside the gradient.
     """
     cdef Buffers buffers = Buffers()
@@ -436,6 +443,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
         t.entropy_scale_step = 1
     if numbers is not None:
         numbers_of(&t.numbers, buffers, numbers)
+        t.numbers.squares = <double *>buffers.data(squares, PyBUF_WRITABLE)
     t.loss = <double *>buffers.data(loss, PyBUF_WRITABLE)
     t.parts = <row_part *>buffers.data(parts, PyBUF_WRITABLE)
     t.sign = <double *>buffers.data(sign, PyBUF_WRITABLE)
@@ -561,3 +569,6 @@ def light(str isa, int threads, x, targets, grad):
 
 
 include "products.pxi"
+include "elements.pxi"
+include "c_api.pxi"
+include "xla.pxi"

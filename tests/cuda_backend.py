@@ -270,3 +270,8 @@ def distillation(x, teacher, kind, temperature, beta, sample_weight, row_scale, 
     )
     loss[...] = losses.to_host().reshape(-1)
     grad[...] = to.to_host()
+
+
+def binary(*arguments):
+    """There is no kernel for these on a device: the public functions say so, and the suite's cases are left out."""
+    raise NotImplementedError

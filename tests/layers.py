@@ -19,10 +19,12 @@ MANY = 200
 # samples, has Hypothesis think of thirty arrays, or is one of hundreds.
 VALUES = {
     "test_a_gradient_on_probabilities_is_torchs",
+    "test_a_model_trains_as_with_its_own_loss",
     "test_ctrl_c_ends_a_long_call",
     "test_orders_of_strides",
     "test_property",
     "test_streamed_results_are_those_of_small_calls",
+    "test_the_loss_is_that_of_transformers",
     "test_the_same_bits_however_it_is_called",
     "test_values_and_gradients",
     "test_values_and_gradients_of_torchs_linear_samples",
@@ -48,6 +50,7 @@ SLOW = {
     "test_a_peer_that_is_missing_or_fails_gets_a_line",
     "test_a_bad_environment_variable_gets_one_line",  # nine processes; test_surroundings.py has the messages
     "test_a_stream_that_lacks_the_symbols",
+    "test_a_fused_model_is_compiled_in_one_graph",
     "test_a_module_compiled_with_everything",
     "test_distributed_data_parallel",
     "test_distributed_training_of_a_tied_embedding",
@@ -58,6 +61,7 @@ SLOW = {
     "test_info_says_why_a_backend_is_missing",
     "test_memory_of_a_chunk_of_logits",
     "test_no_memory_but_the_gradients",
+    "test_ranks_with_unequal_numbers_of_tokens_train_as_one_process",
     "test_records_are_complete",  # the quick benchmarks of every backend, ISA and number of threads
     "test_rows_from_python",  # Numba compiles each row function again for each dtype, and keeps none
     "test_the_document_says_on_what",  # the same benchmarks

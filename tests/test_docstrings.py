@@ -15,8 +15,8 @@ import crossentropy
 
 ROOT = Path(__file__).parent.parent
 # Modules of the package, with what they need; names that a module only passes on are examined where they are at home.
-MODULES = {"autograd": "", "distributions": "", "reference": "", "testing": "", "training": ""}
-MODULES |= {"numba_rows": "numba", "torch": "torch"}
+NEEDS = {"dask": "dask", "numba_rows": "numba", "sklearn": "sklearn", "torch": "torch"}
+MODULES = dict.fromkeys(("autograd", "boosting", "distributions", "reference", "testing", "training"), "") | NEEDS
 RECORDS = (tuple, dict)  # what functions return, or take: their functions show them
 
 
@@ -65,15 +65,15 @@ def test_every_public_function_has_an_example_that_holds():
 def pages():
     """The pages with examples, and what they need."""
     found = [ROOT / "docs" / "settings.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
-    needed = {"pytorch.md": "torch", "numba.md": "numba"}
-    return [pytest.param(path, needed.get(path.name), id=path.name) for path in found if path.exists()]
+    needed = {"pytorch.md": ["torch"], "numba.md": ["numba"], "boosters.md": ["xgboost", "lightgbm"]}
+    return [pytest.param(path, needed.get(path.name, []), id=path.name) for path in found if path.exists()]
 
 
 @pytest.mark.parametrize(("page", "needed"), pages())
 def test_the_examples_of_a_page_run(page, needed):
     """Block by block, in one namespace."""
-    if needed:
-        pytest.importorskip(needed)
+    for module in needed:
+        pytest.importorskip(module)
     names, count = {}, 0
     for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         if ">>>" in block:

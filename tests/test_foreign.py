@@ -1,4 +1,4 @@
-"""Arrays of other libraries: what pandas, PyArrow, Polars, PyTorch and JAX hold is taken, or told in a line."""
+"""Arrays of other libraries: what they hold is taken, or told in a line; what comes in comes out."""
 
 import re
 import warnings
@@ -25,8 +25,12 @@ def loss_and_grad(x=X, t=T, **options):
 
 
 def taken_as(given, plain, **options):
-    """An argument of another library gives what NumPy's array of the same numbers gives."""
-    for got, want in zip(loss_and_grad(**given, **options), loss_and_grad(**plain, **options), strict=True):
+    """An argument of another library gives what NumPy's array of the same numbers gives, which is NumPy's."""
+    found = loss_and_grad(**given, **options)
+    for got, want in zip(found, loss_and_grad(**plain, **options), strict=True):
+        if type(got) is not np.ndarray:
+            assert type(got) is type(given["x"])
+            got = crossentropy._check.array(got, "result")
         same(got, want)
 
 
@@ -130,7 +134,7 @@ def test_tensors(kind):
     taken_as({"x": x._neg_view()}, {"x": -plain})
     taken_as({"sample_weight": torch.tensor(W)}, {"sample_weight": W})
     taken_as({"grad_output": x[:, 0]}, {"grad_output": plain[:, 0]})
-    same(crossentropy.softmax(x), crossentropy.softmax(plain))
+    same(crossentropy._check.array(crossentropy.softmax(x), "result"), crossentropy.softmax(plain))
 
 
 def test_bfloat16_tensors_share_their_memory():
@@ -202,3 +206,127 @@ def test_protocols():
     sparse = pytest.importorskip("scipy.sparse")
     with refuses(TypeError, "logits must be an array, got csr_array: pass logits.toarray()"):
         loss_and_grad(sparse.csr_array(X))
+
+
+# ---------------------------------------------------------------------- what comes in comes out
+
+
+def _of_torch(a):
+    torch = pytest.importorskip("torch")
+    return torch.from_numpy(a), torch.Tensor
+
+
+def _of_jax(a):
+    jax = pytest.importorskip("jax")
+    return jax.numpy.asarray(a), jax.Array
+
+
+def _of_strict(a):
+    strict = pytest.importorskip("array_api_strict")
+    return strict.asarray(a), type(strict.asarray(a))
+
+
+CALLS = {
+    "log_softmax": lambda x, t: crossentropy.log_softmax(x),
+    "softmax": lambda x, t: crossentropy.softmax(x, axis=(0, 1)),
+    "logsumexp": lambda x, t: crossentropy.logsumexp(x),
+    "logsumexp, kept": lambda x, t: crossentropy.logsumexp(x, keepdims=True),
+    "logsumexp, signed": lambda x, t: crossentropy.logsumexp(x, axis=None, return_sign=True),
+    "cross_entropy": lambda x, t: crossentropy.cross_entropy(x, t),
+    "cross_entropy, none": lambda x, t: crossentropy.cross_entropy(x, t, reduction="none"),
+    "cross_entropy_and_grad": lambda x, t: crossentropy.cross_entropy_and_grad(x, t, label_smoothing=0.1),
+    "cross_entropy_grad": lambda x, t: crossentropy.cross_entropy_grad(x, t),
+    "cross_entropy_grad_hess": lambda x, t: crossentropy.cross_entropy_grad_hess(x, t),
+    "distillation": lambda x, t: crossentropy.distillation(x, x),
+    "row_statistics": lambda x, t: crossentropy.row_statistics(x, t, top=(1, 2)),
+    "linear_cross_entropy": lambda x, t: crossentropy.linear_cross_entropy(x, x, t),
+    "linear_cross_entropy_and_grad": lambda x, t: crossentropy.linear_cross_entropy_and_grad(x, x, t),
+    "linear_log_probs": lambda x, t: crossentropy.linear_log_probs(x, x, t),
+    "linear_log_probs_and_grad": lambda x, t: crossentropy.linear_log_probs_and_grad(x, x, t),
+}
+
+
+def flat(found):
+    if isinstance(found, dict):
+        found = tuple(found.values())
+    return [a for each in found for a in flat(each)] if isinstance(found, tuple) else [] if found is None else [found]
+
+
+@pytest.mark.parametrize("convert", [_of_torch, _of_jax, _of_strict])
+def test_what_comes_in_comes_out(convert):
+    """From every function, under the same names, with the same numbers."""
+    x, kind = convert(X)
+    t, _ = convert(T)
+    for name, call in CALLS.items():
+        got, want = call(x, t), call(X, T)
+        assert isinstance(got, kind) or type(got) is type(want), name
+        pairs = list(zip(flat(got), flat(want), strict=True))
+        assert pairs
+        for found, plain in pairs:
+            assert isinstance(found, kind), name
+            np.testing.assert_array_equal(np.asarray(found), plain)
+            assert found.shape == np.shape(plain)
+            assert found.dtype in (convert(np.asarray(plain))[0].dtype, x.dtype)
+    mixed = crossentropy.cross_entropy_and_grad(X, t)
+    assert isinstance(mixed.grad, np.ndarray)  # as the logits are
+
+
+def test_namespaces_are_those_of_array_api_compat():
+    """Whose tensors are PyTorch's own, too."""
+    compat = pytest.importorskip("array_api_compat")
+    for convert in (_of_torch, _of_jax, _of_strict):
+        x, _ = convert(X)
+        xp = compat.array_namespace(x)
+        loss, grad = crossentropy.cross_entropy_and_grad(x, convert(T)[0], reduction="none")
+        assert compat.array_namespace(loss, grad) is xp
+        assert compat.device(grad) == compat.device(x)
+        assert bool(xp.all(xp.abs(xp.sum(grad, axis=-1)) < 1e-6))
+
+
+def test_tensors_as_out():
+    """In their memory, and as the same tensor; a JAX array cannot be written."""
+    torch = pytest.importorskip("torch")
+    for dtype in (torch.float32, torch.bfloat16):
+        x, t = torch.from_numpy(X.copy()).to(dtype), torch.from_numpy(T)
+        want = crossentropy.cross_entropy_and_grad(x, t)
+        out = torch.empty_like(x)
+        loss, grad = crossentropy.cross_entropy_and_grad(x, t, out=out)
+        assert grad is out
+        assert torch.equal(out, want.grad)
+        assert torch.equal(loss, want.loss)
+        assert crossentropy.cross_entropy_grad(x, t, out=x) is x
+        assert torch.equal(x, want.grad)
+    hidden = torch.from_numpy(X.copy())
+    out = {"hidden": torch.empty_like(hidden)}
+    found = crossentropy.linear_cross_entropy_and_grad(hidden, hidden.clone(), t, wrt="hidden", out=out)
+    assert found.hidden is out["hidden"]
+    same(out["hidden"].numpy(), crossentropy.linear_cross_entropy_and_grad(X, X, T, wrt="hidden").hidden)
+    with refuses(ValueError, "out must not share memory with logits other than being logits itself"):
+        crossentropy.cross_entropy_grad(hidden[:3], t[:3], out=hidden[1:])
+    with refuses(TypeError, "out requires grad"):
+        crossentropy.softmax(hidden, out=torch.empty(4, 3, requires_grad=True))
+    jax = pytest.importorskip("jax")
+    with refuses(TypeError, "out must be a plain array, got ArrayImpl"):
+        crossentropy.softmax(X, out=jax.numpy.asarray(X))
+
+
+def test_results_from_frames_and_labelled_arrays_are_numpys():
+    """As docs/howto/arrays.md says: labels are the caller's to put back."""
+    xarray = pytest.importorskip("xarray")
+    x = xarray.DataArray(X, dims=("row", "label"), coords={"label": ["a", "b", "c"]})
+    t = xarray.DataArray(T, dims="row")
+    loss, grad = crossentropy.cross_entropy_and_grad(x, t)
+    assert type(grad) is np.ndarray
+    assert type(loss) is np.float32
+    same(x.copy(data=grad).sel(label="b").values, crossentropy.cross_entropy_grad(X, T)[:, 1])
+    same(crossentropy.log_softmax(x, axis=x.get_axis_num("row")), crossentropy.log_softmax(X, axis=0))
+    of_rows = xarray.apply_ufunc(
+        crossentropy.cross_entropy, x, t, input_core_dims=[["label"], []], kwargs={"reduction": "none"}
+    )
+    assert of_rows.dims == ("row",)
+    same(of_rows.values, crossentropy.cross_entropy(X, T, reduction="none"))
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, index=list("wxyz"), columns=list("abc"))
+    probabilities = crossentropy.softmax(frame)
+    assert type(probabilities) is np.ndarray
+    same(frame.__class__(probabilities, frame.index, frame.columns).loc["x"].values, crossentropy.softmax(X)[1])

@@ -9,15 +9,25 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples"
-NEEDED = {"pytorch_step": ["torch"], "numba_loop": ["numba"], "command_line": ["click", "sklearn", "pandas", "skops"]}
+NEEDED = {
+    "pytorch_step": ["torch"],
+    "data_parallel": ["torch"],
+    "numba_loop": ["numba"],
+    "command_line": ["click", "sklearn", "pandas", "skops"],
+    "boosters": ["xgboost", "lightgbm", "sklearn"],
+    "streaming_evaluation": ["torch", "click", "rich", "matplotlib"],  # by way of character_model
+}
 SAYS = {
     "numpy_classifier": "held out: loss",
     "pytorch_step": "the gradients differ by",
+    "data_parallel": "the gradients differ by",
     "language_model_loss": "perplexity",
     "gpu_arrays": "device",
     "numba_loop": "right",
     "command_line": "H(P,Q)",
     "blocks_of_classes": "the gradients differ by",
+    "boosters": "at most",
+    "streaming_evaluation": "the same bits: True",
 }
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the examples are in the source tree")
 

@@ -116,10 +116,18 @@ typedef struct {
 typedef struct {
     compensated sum;      /* of e^x, but for the class at the maximum */
     double far;           /* of e^x (max - x) */
+    double squares;       /* of unit (e^x)^2, but for that class; with a unit of 0 there are none */
     ptrdiff_t counted;    /* how many are above the target */
 } block_look;
 
 typedef enum { NOT_COUNTED, ABOVE, NOT_BELOW } counted_above;
+
+/* So far below the maximum that e^x is 0, and max - x finite; and never the maximum, whose ulp may be larger than that. */
+static inline double far_below(double max, int is_f64)
+{
+    const double least = is_f64 ? 1500 : 250, ulp = fabs(max) * (is_f64 ? 0x1p-52 : 0x1p-23);
+    return max - (least < ulp ? ulp : least);
+}
 
 /* The gradient of a row's log-probability and entropy: factor e^x (slope (max - x) + level), but at_max at the maximum,
  * where level may be far below slope, and value at the target. */
@@ -186,7 +194,7 @@ typedef struct {
     ptrdiff_t (*place)(const void *x, ptrdiff_t n, double value); /* of the first that is value, or n */
     ptrdiff_t (*above)(const void *x, ptrdiff_t n, double value, int ties); /* how many; with ties, at it too */
     void (*look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
-                 counted_above counts, int *guards, block_look *found); /* of at most BLOCK */
+                 counted_above counts, double unit, int *guards, block_look *found); /* of at most BLOCK */
     void (*log_probs_gradient)(const void *x, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *out,
                                int bypass);
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
@@ -227,10 +235,10 @@ typedef struct {
                              const double *scale, const double *y, const double *value, const void *weights,
                              double keep, double floor);
     void (*columns_log_softmax)(void *tile, ptrdiff_t classes, const batch *b);
-    /* as columns_sum, and far, the sum of e^x (max - x); the first class at the maximum; how many lie above class y,
-     * whose logits are the batch's z */
+    /* as columns_sum, and far, the sum of e^x (max - x); that of 2^-headroom (e^x)^2 below the maximum, or squares is NULL;
+     * the first class at the maximum; how many lie above class y, whose logits are the batch's z */
     void (*columns_look)(const void *tile, ptrdiff_t classes, double headroom, double limit, const double *y, batch *b,
-                         double *far, double *largest, double *above);
+                         double *far, double *squares, double *largest, double *above);
     /* near.h */
     where_rows_lie (*near_sums)(void *tile, ptrdiff_t classes, const usual_rows *u, batch *b);
     void (*near_numbers)(usual_rows *u, batch *b, ptrdiff_t tiles);
@@ -258,6 +266,21 @@ typedef struct {
     void (*scale)(f32 *x, ptrdiff_t n, double by); /* x *= by, which a compiler must not know to be 1 */
 } stream_functions;
 
+/* Losses of one logit each (binary.h), over n contiguous numbers of float32 or float64. */
+typedef struct {
+    const void *z, *t;                                                       /* IN (n,) logits, targets */
+    const void *weight, *pos_weight, *grad_output;                           /* IN (n,), or NULL: the same for all */
+    double weight_of_all, pos_weight_of_all, grad_output_of_all;
+    double alpha, gamma;                                                     /* below 0, and 0: none */
+    void *loss, *grad;                                                       /* OUT (n,) or NULL */
+    int bypass;                                                              /* the caches: both are aligned */
+} binary_block;
+
+typedef struct {
+    double (*f32)(const binary_block *b, ptrdiff_t n); /* the sum of the losses */
+    double (*f64)(const binary_block *b, ptrdiff_t n);
+} binary_functions;
+
 typedef struct {
     const char *name;
     void (*fence)(void); /* after a thread's last store that bypasses the caches */
@@ -269,6 +292,7 @@ typedef struct {
     void (*transform)(f64 *z, ptrdiff_t n, double a, double c, f64 *slope);
     const block_functions *of[4]; /* by element */
     const stream_functions *streams;
+    const binary_functions *binary;
 } isa_table;
 
 extern const isa_table isa_base, isa_avx2, isa_avx512, isa_neon;

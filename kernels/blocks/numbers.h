@@ -76,12 +76,12 @@ typedef struct {
     const ELEMENT *x;
     EXP_FRAME f;
     vec max, least;    /* least: what lies below it is as far, whose e^x is 0 */
-    vec target;
+    vec target, unit;
     ptrdiff_t n, leave;
 } looking;
 
 typedef struct {
-    vec sum[UNROLL], far[UNROLL], count[UNROLL];
+    vec sum[UNROLL], far[UNROLL], count[UNROLL], squares[UNROLL];
 } looks;
 
 /* As taken in math/exp_sum_of.h, without a loop that would keep the vectors in memory. */
@@ -109,26 +109,28 @@ SIMD void NAME(ask_for_next)(const ELEMENT *x, ptrdiff_t n)
 
 /* guards: for a row with a shift or with logits so low that e^x (max - x) is 0 times inf. */
 SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u, int leaves_out, int guards,
-                          counted_above counts, vec to_count)
+                          counted_above counts, vec to_count, int squares)
 {
     const vec z = guards ? v_max(r->least, x) : x;    /* NaN stays one */
     vec e = v_exp_summed(guards ? v_sub(z, r->f.shift) : z, r->f);
     p->far[u] = v_fma(e, v_sub(r->max, z), p->far[u]);
     if (leaves_out) e = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->leave - j))), e);
     p->sum[u] = v_add(p->sum[u], e);
+    if (squares) p->squares[u] = v_fma(v_mul(e, r->unit), e, p->squares[u]);
     if (counts == ABOVE) p->count[u] = v_add_where(v_less(r->target, to_count), p->count[u], v_set1(1));
     if (counts == NOT_BELOW) p->count[u] = v_add_where(v_less(to_count, r->target), p->count[u], v_set1(1));
 }
 
 /* What is past the end is far below, and counts for nothing. */
-SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_out, int guards, counted_above counts)
+SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_out, int guards, counted_above counts,
+                           int squares)
 {
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
         NAME(ask_for_next)(r->x + j, UNROLL * LANES);
         for (int u = 0; u < UNROLL; ++u) {
             const vec x = v_load(r->x + j + u * LANES);
-            NAME(look_step)(r, j + u * LANES, x, p, u, leaves_out, guards, counts, x);
+            NAME(look_step)(r, j + u * LANES, x, p, u, leaves_out, guards, counts, x, squares);
         }
     }
     if (j < end) NAME(ask_for_next)(r->x + j, end - j);
@@ -136,7 +138,7 @@ SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_o
         const vec x = NAME(at)(r->x, j, end, -INFINITY);
         const vec to_count = counts == NOT_BELOW ? NAME(at)(r->x, j, end, INFINITY) : x;
         const vec z = end - j >= LANES ? x : v_max(r->least, x);
-        NAME(look_step)(r, j, z, p, 0, leaves_out, guards, counts, to_count);
+        NAME(look_step)(r, j, z, p, 0, leaves_out, guards, counts, to_count, squares);
     }
 }
 
@@ -144,17 +146,18 @@ SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_o
 typedef struct {
     EXP_SUM sum;
     lane_total_f64 far[WIDE];
+    vec_f64 squares[WIDE];
 } look_sums;
 
 SIMD look_sums NAME(exactly_of_none)(void)
 {
     look_sums p;
     p.sum = exp_sum_of_none();
-    for (int u = 0; u < WIDE; ++u) p.far[u] = lane_total_of_none_f64();
+    for (int u = 0; u < WIDE; ++u) p.far[u] = lane_total_of_none_f64(), p.squares[u] = v_set1_f64(0);
     return p;
 }
 
-SIMD void NAME(look_exactly)(const looking *r, vec x, mask left_out, look_sums *p, int u)
+SIMD void NAME(look_exactly)(const looking *r, vec x, mask left_out, look_sums *p, int u, int squares)
 {
     const vec z = v_max(r->least, x);
     vec q;
@@ -167,7 +170,12 @@ SIMD void NAME(look_exactly)(const looking *r, vec x, mask left_out, look_sums *
             lane_total_add_f64(&p->far[part], v_mul_f64(term, more));
         } else p->far[part].sum = v_fma_f64(term, more, v_add_f64(p->far[part].sum, term));
     }
-    exp_sum_add(&p->sum, u, v_zero_where(left_out, high), q);
+    const vec others = v_zero_where(left_out, high);
+    exp_sum_add(&p->sum, u, others, q);
+    for (int part = 0; squares && part < WIDE; ++part) {
+        const vec_f64 power = v_widen(others, part), e = v_fma_f64(power, v_widen(q, part), power);
+        p->squares[part] = v_fma_f64(v_mul_f64(e, v_widen(r->unit, part)), e, p->squares[part]);
+    }
 }
 
 SIMD double NAME(far_of)(const look_sums *p)
@@ -189,7 +197,7 @@ static compensated NAME(look_at_lane)(const looking *r, ptrdiff_t j, int lane, d
     look_sums p = NAME(exactly_of_none)();
     for (int i = 0; i < rows; i += LANES) {
         const mask left_out = v_equal(v_load_real(lane_numbers), v_set1((REAL)(leader - i)));
-        NAME(look_exactly)(r, NAME(at)(column, i, rows, -INFINITY), left_out, &p, 0);
+        NAME(look_exactly)(r, NAME(at)(column, i, rows, -INFINITY), left_out, &p, 0, 0);
     }
     exp_sum_end_chunk(&p.sum);
     *far = NAME(far_of)(&p);
@@ -199,27 +207,32 @@ static compensated NAME(look_at_lane)(const looking *r, ptrdiff_t j, int lane, d
 /* Any chunk, in one copy for all that few chunks need. */
 NOT_INLINED static void NAME(look_any_chunk)(const looking *r, ptrdiff_t j, looks *p, counted_above counts)
 {
-    NAME(look_chunk)(r, j, p, 1, 1, counts);
+    NAME(look_chunk)(r, j, p, 1, 1, counts, 1);
 }
 
-SIMD void NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *fars, int guards, counted_above counts)
+SIMD lane_total NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *fars, int guards, counted_above counts,
+                                  int squares)
 {
+    lane_total of_squares = lane_total_of_none();
     for (ptrdiff_t j = 0; j < r->n; j += CHUNK) {
         if (guards || (r->leave >= j && r->leave < j + CHUNK)) NAME(look_any_chunk)(r, j, p, counts);
-        else NAME(look_chunk)(r, j, p, 0, 0, counts);
+        else NAME(look_chunk)(r, j, p, 0, 0, counts, squares);
         v_store_real(sums + j / CHUNK_VECTORS, NAME(taken_at_once)(p->sum));
         v_store_real(fars + j / CHUNK_VECTORS, NAME(taken_at_once)(p->far));
+        if (squares) lane_total_add(&of_squares, NAME(taken_at_once)(p->squares));
     }
+    return of_squares;
 }
 
 /* In lanes, of which those with more than a sixteenth of either sum are added again (rows.h, pass_rounded). */
-SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, counted_above counts)
+SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, counted_above counts, int squares)
 {
     REAL sums[GROUP / CHUNK_VECTORS], fars[GROUP / CHUNK_VECTORS];
     const int lanes = (int)((r->n + CHUNK - 1) / CHUNK) * LANES;
     looks p;
-    for (int u = 0; u < UNROLL; ++u) p.sum[u] = p.far[u] = p.count[u] = v_set1(0);
-    NAME(look_chunks)(r, &p, sums, fars, guards, counts);
+    for (int u = 0; u < UNROLL; ++u) p.sum[u] = p.far[u] = p.count[u] = p.squares[u] = v_set1(0);
+    const lane_total of_squares = NAME(look_chunks)(r, &p, sums, fars, guards, counts, squares);
+    found->squares = squares ? lane_total_value(of_squares) : 0;
     vec top_sum = v_set1(0), top_far = top_sum;
     lane_total sum_total = lane_total_of_none(), far_total = sum_total;
     for (int i = 0; i < lanes; i += LANES) {
@@ -244,46 +257,56 @@ SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, co
 }
 
 /* Of few elements, by the parts of e^x. */
-SIMD void NAME(look_few)(const looking *r, block_look *found)
+SIMD void NAME(look_few)(const looking *r, block_look *found, int squares)
 {
     look_sums p = NAME(exactly_of_none)();
     for (ptrdiff_t j = 0; j < r->n;) {
         const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
         for (; j < end; j += LANES) {
             const mask left_out = v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->leave - j)));
-            NAME(look_exactly)(r, NAME(at)(r->x, j, end, -INFINITY), left_out, &p, 0);
+            NAME(look_exactly)(r, NAME(at)(r->x, j, end, -INFINITY), left_out, &p, 0, squares);
         }
         exp_sum_end_chunk(&p.sum);
     }
     found->sum = lane_total_exact(p.sum.total);
     found->far = NAME(far_of)(&p);
+    found->squares = v_sum_f64(WIDE == 1 ? p.squares[0] : v_add_f64(p.squares[0], p.squares[WIDE - 1]));
 }
 
 /* Of at most GROUP elements: the sum of e^x but for class leave, that of e^x (max - x), and how many are above a target,
- * or not below it. The sum is NaN where an element is. */
+ * or not below it; and unless the unit is 0 the sum of unit (e^x)^2. The sum is NaN where an element is. */
 static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
-                       counted_above counts, int *guards, block_look *found)
+                       counted_above counts, double unit, int *guards, block_look *found)
 {
-    const looking r = {
-        x, frame_at(at), v_set1((REAL)max), v_set1((REAL)(max - (WIDE == 1 ? 1500 : 250))), v_set1((REAL)target),
-        n, leave};
+    const looking r = {x,
+                       frame_at(at),
+                       v_set1((REAL)max),
+                       v_set1((REAL)far_below(max, WIDE == 1)),
+                       v_set1((REAL)target),
+                       v_set1((REAL)unit),
+                       n,
+                       leave};
     const int shifts = at.shift != 0;
     found->counted = 0;
     if (n <= FEW) {
-        NAME(look_few)(&r, found);
+        NAME(look_few)(&r, found, unit != 0);
         if (counts) found->counted = NAME(above)(x, n, target, counts == NOT_BELOW);
     } else {
         if (!*guards && !shifts) {
-            if (counts == ABOVE) NAME(look_rounded)(&r, found, 0, ABOVE);
-            else if (counts == NOT_BELOW) NAME(look_rounded)(&r, found, 0, NOT_BELOW);
-            else NAME(look_rounded)(&r, found, 0, NOT_COUNTED);
+            if (unit != 0 && counts == ABOVE) NAME(look_rounded)(&r, found, 0, ABOVE, 1);
+            else if (unit != 0 && counts == NOT_BELOW) NAME(look_rounded)(&r, found, 0, NOT_BELOW, 1);
+            else if (unit != 0) NAME(look_rounded)(&r, found, 0, NOT_COUNTED, 1);
+            else if (counts == ABOVE) NAME(look_rounded)(&r, found, 0, ABOVE, 0);
+            else if (counts == NOT_BELOW) NAME(look_rounded)(&r, found, 0, NOT_BELOW, 0);
+            else NAME(look_rounded)(&r, found, 0, NOT_COUNTED, 0);
             *guards = !isfinite(found->sum.sum) || !isfinite(found->far);
         }
-        if (*guards || shifts) NAME(look_rounded)(&r, found, 1, counts);
+        if (*guards || shifts) NAME(look_rounded)(&r, found, 1, counts, 1);
         if (counts == NOT_BELOW) found->counted = n - found->counted;
     }
     found->sum = exp_sum_total(found->sum);
     found->far /= EXP_SCALE;
+    found->squares /= EXP_SCALE * EXP_SCALE;
 }
 
 /* ------------------------------------------------------------------ the gradient */
@@ -295,7 +318,7 @@ static void NAME(log_probs_gradient)(const void *in, ptrdiff_t n, const log_prob
     const ELEMENT *x = in;
     ELEMENT *out = to;
     const EXP_FRAME f = frame_at(job->at);
-    const vec max = v_set1((REAL)job->max), least = v_set1((REAL)(job->max - (WIDE == 1 ? 1500 : 250)));
+    const vec max = v_set1((REAL)job->max), least = v_set1((REAL)far_below(job->max, WIDE == 1));
     const vec slope = v_set1((REAL)job->slope), level = v_set1((REAL)job->level);
     const vec times = v_set1((REAL)(job->factor / EXP_SCALE)), value = v_set1((REAL)job->value);
     const vec at_max = v_set1((REAL)job->at_max);

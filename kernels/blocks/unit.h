@@ -4,6 +4,7 @@
 #ifndef UNIT_H
 #define UNIT_H
 
+#include "blocks/binary.h"
 #include "blocks/blocks.h"
 #include "blocks/complete.h"
 #include "blocks/scan.h"
@@ -150,6 +151,7 @@ const isa_table PASTE(isa, ISA) = {TEXT(ISA),
                                    complete,
                                    transform,
                                    {&functions_f16, &functions_bf16, &functions_f32, &functions_f64},
-                                   &functions_streams};
+                                   &functions_streams,
+                                   &functions_binary};
 
 #endif

@@ -197,8 +197,8 @@ static void find_numbers(tile *w, ptrdiff_t last)
         n->b.z[i] = has_target ? get(w, w->x, i, n->r.y[i]) : -INFINITY;
     }
     w->k->columns_max(w->x, t->classes, &n->b);
-    w->k->columns_look(w->x, t->classes, sum_headroom(w->is_f64), anchor_limit(w->is_f64), y, &n->b, l.far, largest,
-                       above);
+    w->k->columns_look(w->x, t->classes, sum_headroom(w->is_f64), anchor_limit(w->is_f64), y, &n->b, l.far,
+                       t->numbers.squares ? l.squares : NULL, largest, above);
     for (ptrdiff_t i = 0; i < n->rows; ++i) {
         l.largest[i] = (int64_t)largest[i], l.above[i] = (int64_t)above[i];
         if (isnan(n->b.max[i])) l.undefined[i] = undefined_max(w, i);

@@ -31,6 +31,9 @@ static inline double times(double weight, double a) { return weight == 0 ? 0 : w
  * below counts as 0: no float32 result shows it, unless it is then multiplied by more than 2^20. */
 static inline double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
 
+/* What e^z is multiplied by before it is squared, so that this has the room that the sum has: 2^-headroom. */
+static inline double square_unit(int is_f64) { return is_f64 ? 0x1p-512 : 0x1p-64; }
+
 /* The targets of a batch. In arrays by field: structures of a row each, copied as a whole, wait for the stores of
  * their parts. */
 typedef struct {

@@ -59,6 +59,25 @@ int was_out_of_memory(schedule *s) { return is_raised(&s->out_of_memory); }
 
 void stop(schedule *s) { raise_flag(&s->stopped); }
 
+/* A thread takes so many elements at a time: few enough that none waits long for the last of the others, and that
+ * signals, which are looked at in between, are soon seen at the slowest layout, too (byte-swapped with the class axis
+ * first, in the base unit). */
+enum {
+    MOST_AT_ONCE = 1 << 19,
+    ROW_COST = 16,    /* a row of one class takes as long as so many classes do */
+    MULTIPLE = 64     /* rows: of every tile */
+};
+
+ptrdiff_t rows_at_once(const task *t, int threads)
+{
+    if (t->work >= PRODUCT) return 1;
+    const ptrdiff_t cost = t->classes + ROW_COST, share = t->rows / (8 * (ptrdiff_t)threads);
+    const ptrdiff_t most = MOST_AT_ONCE / cost, least = LEAST_AT_ONCE / cost > 1 ? LEAST_AT_ONCE / cost : 1;
+    ptrdiff_t rows = share < most ? share : most;
+    if (rows < least) rows = least;
+    return rows > MULTIPLE ? rows - rows % MULTIPLE : rows;
+}
+
 void begin(task *t, schedule *s, ptrdiff_t rows_at_once)
 {
     s->next = 0;
@@ -71,6 +90,7 @@ void begin(task *t, schedule *s, ptrdiff_t rows_at_once)
 void take_part(const task *t)
 {
     if (t->work >= ADD_BIAS) by_biases(t);
+    else if (t->work == ELEMENTS) by_elements(t);
     else if (t->work >= PRODUCT) by_products(t);
     else if (t->work >= STREAM_READ) by_streams(t);
     else if (t->tiled) by_tiles(t);

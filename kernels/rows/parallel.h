@@ -14,6 +14,7 @@ void by_rows(const task *t);       /* rows in blocks of classes */
 void by_tiles(const task *t);      /* the same work for many rows at once */
 void by_streams(const task *t);    /* the roofs that a kernel's time is held against; they compute nothing */
 void by_products(const task *t);   /* shares of a product of matrices, or of a conversion */
+void by_elements(const task *t);   /* losses of one logit each */
 void by_biases(const task *t);     /* a bias, which is added to logits; the gradient on it */
 
 #endif

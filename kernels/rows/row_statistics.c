@@ -15,7 +15,7 @@ typedef struct {
     double max; /* up to here */
     anchor at;
     compensated sum;
-    double far;
+    double far, squares; /* these in units of 2^headroom */
     int64_t largest, above;
     int guards; /* what a block has found out for those after it: see look in blocks/numbers.h */
 } row_look;
@@ -27,7 +27,8 @@ static void raise_max(const place *p, row_look *r, double max)
     if (r->max > -INFINITY) {
         const double by = times_power_of_2(was.shift == at.shift ? 1 : exp_at(at, was.shift), was.k) *
                           (was.shift == at.shift ? times_power_of_2(1, -at.k) : 1);
-        const double sum = r->sum.sum * by + exp_at(at, r->max);
+        const double e = exp_at(at, r->max), sum = r->sum.sum * by + e;
+        r->squares = (r->squares * by) * by + (e * square_unit(p->is_f64)) * e;
         r->sum.sum = sum, r->sum.error = 0;
         r->far = r->far * by + times(sum, max - r->max);
     }
@@ -46,13 +47,15 @@ static void count_around(const place *p, row_look *r, block b, const void *x, in
 static int look_at_row(place *p, row_look *r, int64_t y, double z)
 {
     const double none = -INFINITY;
-    const row_look start = {none, {0, 0}, {0, 0}, 0, -1, 0, 0};
+    const double unit = p->t->numbers.squares ? square_unit(p->is_f64) : 0;
+    const row_look start = {none, {0, 0}, {0, 0}, 0, 0, -1, 0, 0};
     *r = start;
     for (block b = {0, 0}; p->is_f64 && next_block(&p->c, &b);) {
         const void *x = read_block(&p->x, b);
         const double top = p->k->max(x, b.n);
         if (!(top < INFINITY)) return 0;
-        if (top > r->max) raise_max(p, r, top), r->sum.sum = r->far = 0, r->largest = b.at + p->k->place(x, b.n, top);
+        if (top > r->max)
+            raise_max(p, r, top), r->sum.sum = r->far = r->squares = 0, r->largest = b.at + p->k->place(x, b.n, top);
     }
     for (block b = {0, 0}; next_block(&p->c, &b);) {
         const void *x = read_block(&p->x, b);
@@ -68,11 +71,11 @@ static int look_at_row(place *p, row_look *r, int64_t y, double z)
         if (r->max > none) {
             const int here = r->largest >= b.at && r->largest < b.at + b.n;
             block_look found;
-            p->k->look(x, b.n, r->at, r->max, here ? (ptrdiff_t)(r->largest - b.at) : -1, z, counts, &r->guards,
+            p->k->look(x, b.n, r->at, r->max, here ? (ptrdiff_t)(r->largest - b.at) : -1, z, counts, unit, &r->guards,
                        &found);
             if (isnan(found.sum.sum)) return 0;
             compensated_join(&r->sum, found.sum);
-            r->far += found.far, r->above += found.counted;
+            r->far += found.far, r->squares += found.squares, r->above += found.counted;
         } else if (isnan(p->k->max(x, b.n))) return 0;
         else if (counts) r->above += b.n; /* all -inf, as the target is */
     }
@@ -95,7 +98,7 @@ static void look_at(place *p, row_looks *l, ptrdiff_t i)
     batch *b = &p->n.b;
     row_look r;
     const int64_t y = p->t->targets.data ? p->n.r.y[i] : -1;
-    l->far[i] = 0, l->undefined[i] = NAN, l->largest[i] = -1, l->above[i] = p->t->classes;
+    l->far[i] = l->squares[i] = 0, l->undefined[i] = NAN, l->largest[i] = -1, l->above[i] = p->t->classes;
     b->z[i] = -INFINITY;
     if (p->n.r.skipped[i] || p->n.r.bad[i]) {
         set_unread(b, i, p->n.r.skipped[i] ? 0 : NAN);
@@ -112,10 +115,18 @@ static void look_at(place *p, row_looks *l, ptrdiff_t i)
     b->z[i] = z;
     b->max[i] = r.max, b->shift[i] = r.at.shift, b->k[i] = r.at.k;
     b->sum[i] = r.sum.sum, b->sum_error[i] = r.sum.error, b->base[i] = b->own[i] = 0;
-    l->far[i] = r.far, l->largest[i] = r.largest, l->above[i] = r.above;
+    l->far[i] = r.far, l->squares[i] = r.squares, l->largest[i] = r.largest, l->above[i] = r.above;
 }
 
 /* ------------------------------------------------------------------ all rows */
+
+/* Of row i, the sum of p_c^2 over every class but one at the maximum: over others there, which a tile counts, and below. */
+static double squares_of(const task *t, const batch *b, const row_looks *l, ptrdiff_t i)
+{
+    const double unit = b->unit[i];
+    return b->base[i] * b->share[i] * b->share[i] +
+           (l->squares[i] * unit) * (unit / square_unit(t->x.type == ELEMENT_F64));
+}
 
 /* Where all rows count and are defined: field by field, in loops that become vectors. */
 static void put_usual(const task *t, const row_batch *n, const row_looks *l)
@@ -134,6 +145,7 @@ static void put_usual(const task *t, const row_batch *n, const row_looks *l)
     if (to->rank) memcpy(to->rank + n->row, l->above, (size_t)rows * sizeof *l->above);
     if (to->log_prob)
         for (ptrdiff_t i = 0; i < rows; ++i) to->log_prob[n->row + i] = (b->z[i] - b->max[i]) - log_sum[i];
+    for (ptrdiff_t i = 0; i < rows && to->squares; ++i) to->squares[n->row + i] = squares_of(t, b, l, i);
     for (ptrdiff_t i = 0; i < rows && t->statistics; ++i) {
         const row_statistics s = {b->max[i], b->rest[i], distance[i]};
         t->statistics[n->row + i] = s;
@@ -158,6 +170,7 @@ void put_numbers(const task *t, row_batch *n, const row_looks *l)
         to->entropy[row] = undefined ? none : distance + log_sum;
         if (to->log_prob) to->log_prob[row] = undefined ? none : (b->z[i] - b->max[i]) - log_sum;
         to->max_prob[row] = undefined ? none : b->share[i];
+        if (to->squares) to->squares[row] = undefined ? none : squares_of(t, b, l, i);
         to->argmax[row] = undefined ? -1 : l->largest[i];
         if (to->rank) to->rank[row] = undefined ? t->classes : l->above[i];
         if (!t->statistics) continue;

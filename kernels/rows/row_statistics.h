@@ -9,7 +9,8 @@
 /* Of each row, beside what is in its batch; in arrays by field, as that is. */
 typedef struct {
     double far[BATCH];        /* the sum of e^z (max - z), in units of the batch's sum */
-    double undefined[BATCH];  /* of a row whose maximum is NaN: its logsumexp */
+    double squares[BATCH]; /* that of 2^-headroom (e^z)^2 below the maximum, in units of its square; where wanted */
+    double undefined[BATCH]; /* of a row whose maximum is NaN: its logsumexp */
     int64_t largest[BATCH], above[BATCH];
 } row_looks;
 

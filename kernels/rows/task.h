@@ -25,6 +25,7 @@ typedef enum {
     STREAM_SCALE,    /* by_streams.c */
     PRODUCT,
     CONVERT,    /* by_products.c */
+    ELEMENTS,    /* by_elements.c */
     ADD_BIAS,
     SUM_BIAS    /* by_biases.c */
 } work;
@@ -37,6 +38,17 @@ typedef struct {
     const void *bias;                   /* IN (columns,) of the same type */
     double *sums;                       /* IN OUT (columns,): a column's sum is added */
 } biased;
+
+/* Losses of one logit each: the block function's arguments for all of them, in the lanes' type but for the gradient. */
+typedef struct {
+    element type;    /* of z, the targets and the gradient, which are contiguous */
+    const void *z, *targets;
+    int integers; /* 0, or the bytes of each target: 1 (unsigned) or 8 (signed) */
+    ptrdiff_t weight_period, pos_weight_period; /* at_once; 0: a number for each */
+    binary_block block; /* z and t are not set */
+    convert_function *widen, *narrow; /* NULL but for 16 bits */
+    ptrdiff_t count, at_once; /* numbers; those of a block */
+} elements;
 
 /* The options of a loss, filled in by one function (options_of in _native.pyx). 0 or NULL is an option that is not set. */
 typedef struct {
@@ -79,6 +91,7 @@ typedef struct {
 /* The numbers of each row beside its loss; NULL where they have no meaning. */
 typedef struct {
     double *logsumexp, *entropy, *log_prob, *max_prob;    /* OUT (rows,) */
+    double *squares;                                      /* OUT (rows,) the sum of p_c^2 but of one at the maximum */
     int64_t *argmax, *rank;                               /* OUT (rows,) */
 } row_numbers;
 
@@ -133,6 +146,7 @@ typedef struct {
 
     const product *product; /* whose shares are the rows */
     const biased *biased; /* likewise */
+    const elements *elements; /* whose blocks are the rows */
     convert_function *convert; /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */
 
     schedule *schedule;
@@ -144,6 +158,10 @@ typedef struct {
     row_statistics *statistics; /* OUT of forward and log_softmax, IN of their backwards: (rows,) or NULL */
 } task;
 
+/* Elements below which one thread is faster than two: waking the second takes longer than its share of the work
+ * (docs/performance.md). Bytes of a result from which it bypasses the caches. Elements that a thread takes at least. */
+enum { SERIAL_BELOW = 1 << 15, BYPASS_FROM = 1 << 24, LEAST_AT_ONCE = 1 << 14 };
+
 enum { CONVERTED_AT_ONCE = 1 << 16, SUMMED_AT_ONCE = 1 << 10 };
 
 /* layout.c: merges the row dimensions that every array lets merge. */
@@ -154,6 +172,7 @@ int suits_tiles(const task *t);
 
 /* parallel.c: a call begins, with a schedule that must last as long; then run() does all the work, on at most so many
  * threads of OpenMP's, or threads of the caller's own each take part until nothing is left to do. */
+ptrdiff_t rows_at_once(const task *t, int threads);
 void begin(task *t, schedule *s, ptrdiff_t rows_at_once);
 void run(const task *t, int threads); /* on the calling thread where there is no OpenMP */
 void take_part(const task *t);

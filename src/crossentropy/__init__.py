@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and editors; a test compares the two
     from . import autograd, blocks, distributions, reference, testing, training
     from ._backends.registry import backends, config, get_config, set_config
+    from ._include import get_include
     from ._memory import empty_cache
     from ._options import LinearOptions, LossOptions, PerRowOptions
     from .api import (
@@ -25,7 +26,14 @@ if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and edit
         logsumexp,
         softmax,
     )
+    from .binary import (
+        binary_cross_entropy_with_logits,
+        binary_cross_entropy_with_logits_and_grad,
+        sigmoid_focal_loss,
+        sigmoid_focal_loss_and_grad,
+    )
     from .divergences import DistillationOptions, distillation
+    from .evaluation import Calibration, Evaluation, EvaluationResult
     from .linear import (
         LinearLogProbs,
         LinearLogProbsAndGrad,
@@ -49,11 +57,18 @@ _HOME = {
     "cross_entropy_grad": "api",
     "LogAndSign": "api",
     "LossAndGrad": "api",
+    "binary_cross_entropy_with_logits": "binary",
+    "binary_cross_entropy_with_logits_and_grad": "binary",
+    "sigmoid_focal_loss": "binary",
+    "sigmoid_focal_loss_and_grad": "binary",
     "distillation": "divergences",
     "DistillationOptions": "divergences",
     "cross_entropy_grad_hess": "second_derivatives",
     "HessianOptions": "second_derivatives",
     "LossGradHess": "second_derivatives",
+    "Calibration": "evaluation",
+    "Evaluation": "evaluation",
+    "EvaluationResult": "evaluation",
     "linear_cross_entropy": "linear",
     "linear_cross_entropy_and_grad": "linear",
     "linear_log_probs": "linear",
@@ -67,17 +82,21 @@ _HOME = {
     "RowStatistics": "row_numbers",
     "row_statistics": "row_numbers",
     "empty_cache": "_memory",
+    "get_include": "_include",
     "backends": "_backends.registry",
     "config": "_backends.registry",
     "get_config": "_backends.registry",
     "set_config": "_backends.registry",
 }
 # What needs more than NumPy, or is for those who look under the functions: imported when it is named, as the others.
-_OPTIONAL = ("bench", "cuda", "native", "numba_cpu", "numba_rows", "torch")
+_OPTIONAL = ("bench", "boosting", "cuda", "native", "numba_cpu", "numba_rows", "sklearn", "torch")
 _MODULES = ("autograd", "blocks", "distributions", "reference", "testing", "training")
 
 __all__ = [
+    "Calibration",
     "DistillationOptions",
+    "Evaluation",
+    "EvaluationResult",
     "HessianOptions",
     "LinearLogProbs",
     "LinearLogProbsAndGrad",
@@ -92,6 +111,8 @@ __all__ = [
     "__version__",
     "autograd",
     "backends",
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_and_grad",
     "blocks",
     "config",
     "cross_entropy",
@@ -102,6 +123,7 @@ __all__ = [
     "distributions",
     "empty_cache",
     "get_config",
+    "get_include",
     "linear_cross_entropy",
     "linear_cross_entropy_and_grad",
     "linear_log_probs",
@@ -111,6 +133,8 @@ __all__ = [
     "reference",
     "row_statistics",
     "set_config",
+    "sigmoid_focal_loss",
+    "sigmoid_focal_loss_and_grad",
     "softmax",
     "testing",
     "training",

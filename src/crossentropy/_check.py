@@ -157,8 +157,8 @@ def require_where(w: Layout, x: Layout, axis: int) -> None:
         raise ValueError(f"where must have shape {shape}, got {w.shape}")
 
 
-def best_of(top: Any, index: bool, classes: int) -> tuple[int, ...]:
-    """The numbers of ``top``, checked."""
+def best_of(top: Any, index: bool, classes: int | None) -> tuple[int, ...]:
+    """The numbers of ``top``, checked; without ``classes`` before there are any."""
     try:
         best = tuple(integer(k, "top") for k in (top if isinstance(top, Iterable) else (top,)))
     except TypeError:
@@ -166,7 +166,10 @@ def best_of(top: Any, index: bool, classes: int) -> tuple[int, ...]:
     if best and not index:
         raise ValueError(f"top is for index targets, which have a rank, got top={top!r}")
     for k in best:
-        if not 1 <= k <= classes:
+        if classes is None:
+            if k < 1:
+                raise ValueError(f"top must be at least 1, got {k}")
+        elif not 1 <= k <= classes:
             raise ValueError(f"top must be of 1 to {classes}, the number of classes, got {k}")
     return best
 
@@ -553,6 +556,8 @@ def result(
     if out is None:
         dtype = x.dtype.newbyteorder("=")
         return np.empty_like(x, dtype, subok=False) if x.nbytes < _memory.LARGE else _memory.empty_like(x, dtype)
+    if _device.is_tensor(out):
+        out = _foreign.as_array(out, called)
     if not isinstance(out, np.ndarray) or isinstance(out, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"{called} must be a plain array, got {type(out).__name__}")
     out = out.view(np.ndarray)

@@ -1,4 +1,4 @@
-"""Arrays of other libraries on the host, as NumPy's: what NumPy would refuse, or take for objects, is taken or told.
+"""Arrays of other libraries on the host: as NumPy's, where NumPy would refuse them or take them for objects; and back.
 
 None of the libraries is imported here: one whose array a caller has is there.
 """
@@ -44,6 +44,48 @@ def _converted(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name} must be an array: {error}") from error
     way = f": pass {name}.toarray()" if hasattr(value, "toarray") else ""  # SciPy's sparse arrays
     raise TypeError(f"{name} must be an array, got {type(value).__name__}{way}")
+
+
+# ---------------------------------------------------------------------- results, as what came in
+
+
+def returned(found: Any, given: Any) -> Any:
+    """A result (arrays and scalars, in tuples and dicts) as arrays of the library that ``given`` is from.
+
+    That is PyTorch, or one with the array API standard's ``__array_namespace__``; NumPy's own otherwise.
+    """
+    if isinstance(given, (np.ndarray, np.generic)) or type(given) in _PLAIN:
+        return found
+    if _device.is_tensor(given):
+        return _each(found, _as_tensor)
+    if not hasattr(given, "__array_namespace__"):
+        return found
+    xp, device = given.__array_namespace__(), getattr(given, "device", None)
+
+    def of_library(a: np.ndarray) -> Any:
+        try:
+            return xp.asarray(a, device=device)
+        except (TypeError, ValueError):  # JAX's, which may be a sharding that this shape does not have
+            return xp.asarray(a)
+
+    return _each(found, of_library)
+
+
+def _each(found: Any, convert: Any) -> Any:
+    """Convert what is NumPy's, wherever it stands."""
+    if isinstance(found, (np.ndarray, np.generic)):
+        return convert(np.asarray(found))
+    if isinstance(found, dict):
+        return {name: _each(value, convert) for name, value in found.items()}
+    return type(found)(*(_each(value, convert) for value in found)) if isinstance(found, tuple) else found
+
+
+def _as_tensor(a: np.ndarray) -> Any:
+    """In the same memory."""
+    torch = sys.modules["torch"]
+    if a.dtype.name == "bfloat16":
+        return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(a)
 
 
 # ---------------------------------------------------------------------- PyTorch and JAX

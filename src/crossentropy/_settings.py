@@ -78,6 +78,12 @@ def in_force() -> Settings:
     return _over(_stack.get()[-1], _defaults())
 
 
+def asked_for() -> dict[str, Any]:
+    """What `config` and `set_config` say here, and neither the environment nor the machine: as another one takes it."""
+    found = _over(_stack.get()[-1], _process.own)
+    return {name: value for name, value in found._asdict().items() if value is not None}
+
+
 def _default_threads() -> int:
     own, openmp = os.environ.get("CROSSENTROPY_NUM_THREADS"), os.environ.get("OMP_NUM_THREADS")
     if own:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _device, _memory
+from . import _check, _device, _foreign, _memory
 from ._backends import registry
 from ._backends.contract import LogAndSign as LogAndSign
 from ._options import LossOptions, is_plain, passed, takes_options
@@ -160,7 +160,8 @@ def logsumexp(
             rows = _memory.empty_rows(row_count(last))
             registry.current().logsumexp(last, rows)
             result = rounded(rows.reshape(last.shape[:-1]), loss_dtype(last))
-            return np.expand_dims(result, axes) if keepdims else result[()]
+            result = np.expand_dims(result, axes) if keepdims else result[()]
+            return result if type(x) is np.ndarray else _foreign.returned(result, x)
     else:
         given, weights, axes = _check.weighted(x, b, axis)
         arrays = [given, weights]
@@ -177,9 +178,9 @@ def logsumexp(
         rows[sign < 0] = np.nan
     shape, dtype = _check.kept_shape(given.shape, axes, bool(keepdims)), loss_dtype(given)
     found = rounded(rows.reshape(shape), dtype)[()]
-    if sign is None or not return_sign:
-        return found
-    return LogAndSign(found, rounded(sign.reshape(shape), dtype)[()])
+    if sign is not None and return_sign:
+        found = LogAndSign(found, rounded(sign.reshape(shape), dtype)[()])
+    return _foreign.returned(found, x)
 
 
 def _like_x(name: str, x: ArrayLike, axis: int | tuple[int, ...] | None, out: np.ndarray | None) -> Any:
@@ -197,7 +198,10 @@ def _like_x(name: str, x: ArrayLike, axis: int | tuple[int, ...] | None, out: np
             function(rows, rows)
             moved = _check.axes_last(to, axes)
             moved[...] = rows.reshape(moved.shape)
-    return out if out is not None else to if to.ndim else to[()]
+    if out is not None:
+        return out
+    found = to if to.ndim else to[()]
+    return found if type(x) is np.ndarray else _foreign.returned(found, x)
 
 
 # ---------------------------------------------------------------------- the loss
@@ -248,7 +252,8 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossO
     rows = _memory.empty_rows(row_count(call.x))
     if rows.size:
         backend.forward(call.x, call.targets, call.options, rows, None)
-    return reduced(backend, rows, call, by)
+    loss = reduced(backend, rows, call, by)
+    return loss if type(logits) is np.ndarray else _foreign.returned(loss, logits)
 
 
 @takes_options
@@ -367,4 +372,5 @@ def _loss_and_grad(
     elif rows.size:
         grad = _check.classes_last(to, call.axis)
         backend.forward_backward(call.x, call.targets, call.options, scaled(g, by), rows, grad)
-    return LossAndGrad(reduced(backend, rows, call, by), to if out is None else out)
+    found = LossAndGrad(reduced(backend, rows, call, by), to if out is None else out)
+    return found if type(logits) is np.ndarray else _foreign.returned(found, logits)

@@ -8,7 +8,7 @@ from typing import Any, Literal, SupportsIndex, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _device, _memory
+from . import _check, _device, _foreign, _memory
 from ._backends import registry
 from ._options import passed, takes_options
 from ._reduction import divisor, reduced, row_count, scaled
@@ -126,4 +126,5 @@ def distillation(
             with np.errstate(over="ignore", under="ignore"):
                 grad[...] = into
     wide = call._replace(x=x)  # whose loss is of the wider dtype
-    return LossAndGrad(reduced(backend, rows, wide, by), to if out is None else out)
+    found = LossAndGrad(reduced(backend, rows, wide, by), to if out is None else out)
+    return _foreign.returned(found, student_logits)

@@ -2,6 +2,7 @@
 
 from ._backends.numba import (
     backward,
+    binary,
     distillation,
     forward,
     forward_backward,
@@ -20,6 +21,7 @@ from .numba_rows import cross_entropy_grad_row, cross_entropy_row, log_softmax_r
 
 __all__ = [
     "backward",
+    "binary",
     "cross_entropy_grad_row",
     "cross_entropy_row",
     "distillation",

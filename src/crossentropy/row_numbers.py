@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _arrays, _check, _device, _memory
+from . import _arrays, _check, _device, _foreign, _memory
 from ._backends import registry
 from ._backends.contract import RowNumbers, Statistics
 from ._options import PER_ROW, PerRowOptions, RowOptions, integer, passed, takes_options
@@ -121,7 +121,8 @@ def row_statistics(
     in_top = {k: rank < k for k in best}
     loss = None if given is None else loss
     log_prob, rank = (log_prob, rank) if index else (None, None)
-    return RowStatistics(loss, lse, entropy, log_prob, max_prob, argmax, rank, in_top)
+    found = RowStatistics(loss, lse, entropy, log_prob, max_prob, argmax, rank, in_top)
+    return _foreign.returned(found, logits)
 
 
 def _numbers(backend: ModuleType, call: _check.Loss, given: np.ndarray | None, statistics: np.ndarray | None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, SupportsIndex, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _device, _memory
+from . import _check, _device, _foreign, _memory
 from ._backends import registry
 from ._options import passed, takes_options
 from ._reduction import divisor, reduced, row_count, scaled
@@ -28,16 +28,21 @@ OPTIONS = (
 )
 
 
-class HessianOptions(TypedDict, total=False):
-    """The options of `cross_entropy_grad_hess`: ``**options: Unpack[HessianOptions]``."""
+class BoostingOptions(TypedDict, total=False):
+    """Those of objectives and metrics of boosters, whose data have the weights of rows: ``Unpack[BoostingOptions]``."""
 
-    axis: SupportsIndex
     class_weight: ArrayLike | None
-    sample_weight: ArrayLike | None
-    where: ArrayLike | None
     ignore_index: SupportsIndex | None
     label_smoothing: float
     z_loss: float
+
+
+class HessianOptions(BoostingOptions, total=False):
+    """The options of `cross_entropy_grad_hess`: ``**options: Unpack[HessianOptions]``."""
+
+    axis: SupportsIndex
+    sample_weight: ArrayLike | None
+    where: ArrayLike | None
     reduction: Literal["mean", "sum", "none"]
     normalizer: float | None
     empty: float
@@ -133,5 +138,6 @@ def cross_entropy_grad_hess(
         last = None if u is None else _check.classes_last(u, call.axis)
         scale = scaled(1.0, by)
         backend.forward_backward_hessian(call.x, call.targets, call.options, hessian, last, scale, rows, *of_rows)
-    found = reduced(backend, rows, call, by)
-    return LossGradHess(found, grad if out is None else out, hess if hess_out is None else hess_out)
+    loss = reduced(backend, rows, call, by)
+    found = LossGradHess(loss, grad if out is None else out, hess if hess_out is None else hess_out)
+    return _foreign.returned(found, logits)

@@ -204,5 +204,27 @@ class Backend(Protocol):
         read, and gives 0.
         """
 
+    def binary(
+        self,
+        z: np.ndarray,
+        targets: np.ndarray,
+        weight: float | np.ndarray,
+        pos_weight: float | np.ndarray,
+        alpha: float,
+        gamma: float,
+        grad_output: float | np.ndarray,
+        at_once: int,
+        sums: np.ndarray,
+        loss: np.ndarray | None,
+        grad: np.ndarray | None,
+    ) -> None:
+        """The binary cross-entropy or focal loss of each logit, and grad_output times its gradient.
+
+        All are contiguous and one-dimensional. ``targets`` are of z's dtype, uint8 or int64; ``weight``, ``pos_weight``
+        and ``grad_output`` numbers, or of the loss's dtype, (N,); the first two may be (at_once,), which then repeat.
+        An ``alpha`` below 0 and a ``gamma`` of 0 are none. ``sums`` gets the sum of the losses of each ``at_once``
+        numbers, ``loss`` (float64 where z is, else float32) and ``grad`` what they are, where they are wanted.
+        """
+
 
 FUNCTIONS = tuple(name for name in vars(Backend) if not name.startswith("_"))

@@ -31,9 +31,11 @@ _PLAIN = {np.dtype(np.float32): 2, np.dtype(np.float64): 3}
 
 OPENMP = _native.OPENMP
 
+SQUARES = True  # whether `row_statistics` takes squares, in the pass that it makes for all else
+
 # Below, one thread is faster than two: waking the second takes longer than its share of the work, and longest where it
 # is one of Python's (docs/performance.md).
-SERIAL_BELOW = 2**15 if OPENMP else 2**18
+SERIAL_BELOW = _native.SERIAL_BELOW if OPENMP else 2**18
 
 # Below, a plain call takes a short way: with warm caches the long one costs a small call more than its work does, and
 # with cold caches (between a model's large operations) far more (docs/performance.md). Above, it is nothing.
@@ -238,8 +240,18 @@ def forward_backward(
     _loss("forward_backward", x, targets, options, out=grad, row_scale=row_scale, loss=loss)
 
 
-def row_statistics(x: np.ndarray, targets: Any, options: Any, numbers: RowNumbers, statistics: Any = None) -> None:
-    """The numbers of each row, and what `log_probs_backward` needs of them."""
+def row_statistics(
+    x: np.ndarray,
+    targets: Any,
+    options: Any,
+    numbers: RowNumbers,
+    statistics: Any = None,
+    squares: np.ndarray | None = None,
+) -> None:
+    """The numbers of each row, and what `log_probs_backward` needs of them.
+
+    Beyond the contract, ``squares`` is float64 (N,) for the sum of p_c^2 over every class but one at the maximum.
+    """
     index = targets is not None and not options.probabilities
     # A loss that sums over the classes once more, or is not of the logits as they are, is one for itself.
     is_apart = targets is not None and (
@@ -255,6 +267,7 @@ def row_statistics(x: np.ndarray, targets: Any, options: Any, numbers: RowNumber
         class_weight_in_lanes=_in_lanes(options.class_weight, x),
         loss=numbers.loss if index and not is_apart else None,
         numbers=numbers,
+        squares=squares,
         statistics=statistics,
     )
     if is_apart:
@@ -307,6 +320,44 @@ def distillation(
     options = None if sample_weight is None else RowOptions(sample_weight=sample_weight, probabilities=True)
     divergence = kind, temperature, beta
     _run("distillation", x, q=teacher, out=grad, options=options, row_scale=row_scale, loss=loss, divergence=divergence)
+
+
+def _scale(values: Any, count: int) -> Any:
+    """A number for all, or numbers and their period: 0 where there is one for each."""
+    return values if isinstance(values, float) else (values, 0 if values.size == count else values.size)
+
+
+def binary(
+    z: np.ndarray,
+    targets: np.ndarray,
+    weight: float | np.ndarray,
+    pos_weight: float | np.ndarray,
+    alpha: float,
+    gamma: float,
+    grad_output: float | np.ndarray,
+    at_once: int,
+    sums: np.ndarray,
+    loss: np.ndarray | None,
+    grad: np.ndarray | None,
+) -> None:
+    """The losses of one logit each, in blocks that threads share out."""
+    bits, code, _ = _described(z)
+    integers = 0 if targets.dtype == z.dtype else targets.itemsize
+    _native.elements(
+        current_isa(),
+        1 if z.size < SERIAL_BELOW else current_threads(),
+        code,
+        bits,
+        targets if integers else _described(targets)[0],
+        integers,
+        *(_scale(values, z.size) for values in (weight, pos_weight, grad_output)),
+        alpha,
+        gamma,
+        at_once,
+        sums,
+        loss,
+        None if grad is None else _described(grad)[0],
+    )
 
 
 def stream(kind: str, x: np.ndarray, q: np.ndarray | None = None, out: np.ndarray | None = None) -> float:

@@ -225,3 +225,22 @@ def forward_backward_hessian(x, targets, options, hessian, vector, row_scale, lo
                 found = reference.cross_entropy_hessian_product(_row(x, index), target, _row(vector, index), row)
             with np.errstate(over="ignore", under="ignore"):
                 hess[index] = [scale * value for value in found]
+
+
+def binary(z, targets, weight, pos_weight, alpha, gamma, grad_output, at_once, sums, loss, grad):
+    """The losses of one logit each, and the gradient."""
+
+    def at(values, n):
+        return values if isinstance(values, float) else float(values[n % values.size])
+
+    sums[...] = 0
+    for n, (value, target) in enumerate(zip(z.astype(float).tolist(), targets.astype(float).tolist(), strict=True)):
+        options = reference.Binary(at(weight, n), at(pos_weight, n), gamma, None if alpha < 0 else alpha)
+        one = reference.binary_cross_entropy(value, target, options)
+        sums[n // at_once] += one
+        with np.errstate(over="ignore", under="ignore"):
+            if loss is not None:
+                loss[n] = one
+            if grad is not None:
+                slope = reference.binary_cross_entropy_grad(value, target, options)
+                grad[n] = reference.times(at(grad_output, n), slope)

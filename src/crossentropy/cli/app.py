@@ -13,7 +13,7 @@ from .inputs import BadInput
 COMMANDS = {
     "train": "Train a classifier on a table; report on held-out data.",
     "predict": "The classes that a trained model gives to a table's rows.",
-    "evaluate": "A trained model's report on a table with labels.",
+    "evaluate": "A trained model's report on a table with labels; or one of logits in files.",
     "bench": "Time the kernels beside the machine's memory and other libraries.",
     "plot": "Draw the loss -log p of one observation against p.",
     "info": "What runs here, and why something does not.",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import _check, _device
+from .. import _check, _device, _foreign
 from .._backends import registry
 from .._options import LINEAR, LinearOptions, passed, takes_options
 from . import calls, engine, log_probs, products
@@ -91,7 +91,8 @@ def linear_cross_entropy(
         return of_device(hidden, weight, targets, bias=bias, rows=rows, **options)
     left = passed("linear_cross_entropy", options, ("bias", "rows"), LINEAR)
     layer = calls.layer(hidden, weight, bias, rows)
-    return engine.loss(layer, calls.loss(layer, targets, left), products.for_arrays(layer.hidden.dtype))
+    loss = engine.loss(layer, calls.loss(layer, targets, left), products.for_arrays(layer.hidden.dtype))
+    return _foreign.returned(loss, hidden)
 
 
 @functools.partial(takes_options, names=LINEAR)
@@ -176,7 +177,8 @@ def linear_cross_entropy_and_grad(
     g = _check.grad_output(grad_output, call)
     to = calls.gradients(layer, calls.wanted(wrt), out, accumulate, call.sources | _arrays_of(grad_output=grad_output))
     by = products.for_arrays(layer.hidden.dtype)
-    return LinearLossAndGrad(engine.loss_and_gradients(layer, call, by, to, g), *to.results)
+    found = LinearLossAndGrad(engine.loss_and_gradients(layer, call, by, to, g), *to.results)
+    return _foreign.returned(found, hidden)
 
 
 # ---------------------------------------------------------------------- log-probabilities of chosen classes
@@ -243,7 +245,8 @@ def linear_log_probs(
         of_device = registry.device_backend("hidden").linear_log_probs
         return LinearLogProbs(*of_device(hidden, weight, index, bias=bias, rows=rows, ignore_index=ignore_index))
     layer, call = _chosen(hidden, weight, index, bias, rows, ignore_index)
-    return LinearLogProbs(*log_probs.log_probs(layer, call, products.for_arrays(layer.hidden.dtype)))
+    found = log_probs.log_probs(layer, call, products.for_arrays(layer.hidden.dtype))
+    return _foreign.returned(LinearLogProbs(*found), hidden)
 
 
 def linear_log_probs_and_grad(
@@ -304,7 +307,7 @@ def linear_log_probs_and_grad(
     g = [_check.grad_output(value, call, name) for name, value in given.items()]
     to = calls.gradients(layer, calls.wanted(wrt), out, accumulate, call.sources | _arrays_of(**given))
     found = log_probs.log_probs(layer, call, products.for_arrays(layer.hidden.dtype), to, g)
-    return LinearLogProbsAndGrad(*found, *to.results)
+    return _foreign.returned(LinearLogProbsAndGrad(*found, *to.results), hidden)
 
 
 def _chosen(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import _arrays, _check, _memory
+from .. import _arrays, _check, _device, _foreign, _memory
 from .._options import integer
 
 GRADIENTS = _check.GRADIENTS
@@ -105,6 +105,8 @@ def gradients(
 def _place(out: Any, like: np.ndarray, real: np.dtype, others: dict[str, np.ndarray], called: str) -> np.ndarray:
     if out is None:
         return _memory.empty(like.shape, like.dtype.newbyteorder("="))
+    if _device.is_tensor(out):
+        out = _foreign.as_array(out, called)
     if isinstance(out, np.ndarray) and out.dtype == real and like.itemsize < real.itemsize:
         like = np.broadcast_to(np.zeros((), real), like.shape)  # a sum of float32 for parameters of 16 bits
     return _check.result(out, like, others, may_be_x=False, called=called)

@@ -27,18 +27,29 @@ from torch.overrides import handle_torch_function, has_torch_function_unary, has
 
 from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
-from . import calls, composed, eager, short
+from . import calls, composed, dtensors, eager, short
+from .binary import binary_cross_entropy_with_logits, sigmoid_focal_loss
 from .bridge import NO_WEIGHTS, Options, Weights
 from .distillation import distillation
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
 from .linear_module import LinearCrossEntropyLoss
 from .log_probs import TokenLogProbs, entropy, token_log_probs, token_log_probs_and_entropy
+from .normalizer import normalizer
+from .patching import Patch, patch
+from .vocab_parallel import (
+    vocab_parallel_cross_entropy,
+    vocab_parallel_entropy,
+    vocab_parallel_log_probs,
+    vocab_parallel_log_probs_and_entropy,
+)
 
 __all__ = [
     "CrossEntropyLoss",
     "LinearCrossEntropyLoss",
     "LinearLogProbs",
+    "Patch",
     "TokenLogProbs",
+    "binary_cross_entropy_with_logits",
     "cross_entropy",
     "distillation",
     "empty_cache",
@@ -46,8 +57,15 @@ __all__ = [
     "linear_cross_entropy",
     "linear_log_probs",
     "log_softmax",
+    "normalizer",
+    "patch",
+    "sigmoid_focal_loss",
     "token_log_probs",
     "token_log_probs_and_entropy",
+    "vocab_parallel_cross_entropy",
+    "vocab_parallel_entropy",
+    "vocab_parallel_log_probs",
+    "vocab_parallel_log_probs_and_entropy",
 ]
 
 # The keywords of PyTorch's own, for the hint at a misspelt one.
@@ -197,6 +215,8 @@ def _loss(input, target, weights: Weights, options: Options, inplace: bool, dtyp
     if dtype is not None:
         input = calls.converted(input, dtype)
     if not calls.are_ours(input, target, weights):
+        if dtensors.are_among(input, target, *weights):
+            return dtensors.cross_entropy(input, target, weights, options, dtype, _loss)
         return composed.by_torch(input, target, weights, options, dtype)
     if type(options.ignore_index) is not int or type(options.label_smoothing) is not float:
         ignore_index = calls.as_number(operator.index, options.ignore_index)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .._options import EXTRAS, ExtraOptions, takes_options
-from . import calls, linear_calls, linear_composed, linear_eager
+from . import calls, dtensors, linear_calls, linear_composed, linear_eager
 from .bridge import Options, Weights
 from .linear_bridge import Layer, Settings
 
 # The other keywords, for the hint at a misspelt one.
 _OWN = (
     *("linear_bias", "weight", "reduction", "ignore_index", "label_smoothing", "options", "rows", "shift"),
-    *("class_prior", "sample_weight", "where", "normalizer"),
+    *("class_prior", "sample_weight", "where", "normalizer", "group", "vocab_range"),
 )
 
 
@@ -45,6 +45,8 @@ def linear_cross_entropy(
     normalizer: float | torch.Tensor | None = None,
     rows: int | None = None,
     shift: bool = False,
+    group: Any = None,
+    vocab_range: tuple[int, int] | None = None,
     **extras: Unpack[ExtraOptions],
 ) -> torch.Tensor:
     """Cross-entropy of targets against the softmax of a linear layer, whose logits are never all there.
@@ -80,6 +82,11 @@ def linear_cross_entropy(
         For causal models: ``input`` (..., T, H), whose position t is judged by the target (..., T) of t + 1, and the
         last one by none. The loss of ``input[..., :-1, :]`` and ``target[..., 1:]``, with no copy of the hidden states.
         Not in PyTorch.
+    group, vocab_range : optional
+        The ranks over which the vocabulary is spread, each with its own rows of ``linear_weight`` (and of
+        ``linear_bias``, ``weight``, ``class_prior``) and all with the same ``input`` and ``target``, as for
+        `vocab_parallel_cross_entropy`. The gradient on ``input`` is summed over them, by an all-reduce. By default the
+        vocabulary is here alone. Not in PyTorch.
     {options}
         Not in PyTorch.
 
@@ -129,6 +136,8 @@ def linear_cross_entropy(
             normalizer=normalizer,
             rows=rows,
             shift=shift,
+            group=group,
+            vocab_range=vocab_range,
             **extras,
         )
     more = calls.extras("linear_cross_entropy", extras, _OWN)
@@ -150,13 +159,28 @@ def linear_cross_entropy(
     rows_shape = (*layer.rows_shape, *layer.weight.shape[1:-1])
     if problem := calls.problem_beside(layer.weight.shape[:1], rows_shape, weights, settings, not probabilities):
         raise ValueError(problem)
-    loss = _loss(layer, target, weights, settings)
+    if group is not None or vocab_range is not None:
+        loss = _spread(layer, target, weights, settings, group, vocab_range)
+    else:
+        loss = _loss(layer, target, weights, settings)
     loss = loss if divisor is None else loss / divisor
     return loss[..., :-1] if lacks_last and reduction == "none" else loss
 
 
+def _spread(layer: Layer, target, weights: Weights, settings: Settings, group, vocab_range) -> torch.Tensor:
+    """The loss of a vocabulary that is spread over the ranks of a group."""
+    from . import linear_shards, shards
+
+    if layer.weight.dim() != 2:
+        raise ValueError(f"group goes with a linear_weight of shape (V, H), got {tuple(layer.weight.shape)}")
+    place = shards.place_of(group, vocab_range, len(layer.weight))
+    return linear_shards.cross_entropy(layer, target, weights, settings, *place)[0]
+
+
 def _loss(layer: Layer, target, weights: Weights, settings: Settings) -> torch.Tensor:
     """The loss of checked arguments, by the kernels or composed."""
+    if dtensors.are_among(*layer, target, *weights):
+        return dtensors.linear_cross_entropy(layer, target, weights, settings, _loss)
     is_ours = layer.weight.dim() == 2 and linear_calls.are_ours(layer, target, *weights)
     if not is_ours or calls.is_pytorchs(target, *weights):
         return linear_composed.cross_entropy(layer, target, weights, settings)

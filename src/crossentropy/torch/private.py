@@ -54,3 +54,27 @@ def needs_operator(grad_output) -> bool:
     The latter is ``is_grads_batched``, for which PyTorch calls an operator once for each gradient.
     """
     return is_traced(grad_output) or _is_batched(grad_output)
+
+
+def all_gather(every: torch.Tensor, mine: torch.Tensor, group) -> None:
+    """The parts of all ranks, one after the other: by the name that PyTorch gives it without a warning."""
+    import torch.distributed as dist
+
+    by = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # the latter deprecated from 2.13 on
+    by(every, mine, group=group)
+
+
+def all_gather_traced(mine: torch.Tensor, ranks: int, group_name: str) -> torch.Tensor:
+    """The same as operators, which can be traced."""
+    every = torch.ops._c10d_functional.all_gather_into_tensor(mine, ranks, group_name)
+    return torch.ops._c10d_functional.wait_tensor(every)
+
+
+def group_named(name: str):
+    """The process group of such a name, as traced programs know it."""
+    return torch.distributed.distributed_c10d._resolve_process_group(name)
+
+
+def all_reduce_traced(x: torch.Tensor, group_name: str) -> torch.Tensor:
+    """The sum over the ranks of a group, as operators."""
+    return torch.ops._c10d_functional.wait_tensor(torch.ops._c10d_functional.all_reduce(x, "sum", group_name))

@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from ... import _memory
 from ..._options import RowOptions
 from ...reference import HESSIANS, KINDS
 from ..contract import Statistics
@@ -19,7 +20,7 @@ from ..contract import Statistics
 try:
     from numba import config
 
-    from . import kernels, tasks, threads
+    from . import elements, kernels, tasks, threads
     from .rows import SCRATCH
 except ImportError as error:
     raise ImportError(f"numba is missing ({error}): pip install 'crossentropy[numba]'") from error
@@ -169,3 +170,24 @@ def distillation(x, teacher, kind, temperature, beta, sample_weight, row_scale, 
     options = None if sample_weight is None else RowOptions(sample_weight=sample_weight)
     given = KINDS.index(kind), temperature, beta
     _run(kernels.distill, x, *given, q=teacher, out=grad, options=options, row_scale=row_scale, loss=loss)
+
+
+def binary(z, targets, weight, pos_weight, alpha, gamma, grad_output, at_once, sums, loss, grad):
+    """The losses of one logit each, in blocks that threads share out."""
+    wide = np.float64 if z.itemsize == 8 else np.float32
+    given = [a if a.dtype == wide else _memory.copied(a, wide) for a in (z, targets)]
+    scales = [np.full(1, a, wide) if isinstance(a, float) else a for a in (weight, pos_weight, grad_output)]
+    none = np.empty(0, wide)
+    to = none if grad is None else grad if grad.dtype == wide else np.empty(grad.size, wide)
+    kept, stop = none if loss is None else loss, np.zeros(1, np.uint8)
+
+    def work(first, last):
+        _call(elements.binary, *given, *scales, alpha, gamma, at_once, sums, kept, to, first, last, stop)
+
+    if z.size < SERIAL_BELOW:
+        work(0, sums.size)
+    else:
+        threads.in_parallel(work, sums.size, z.size, stop)
+    if grad is not None and to is not grad:
+        with np.errstate(over="ignore", under="ignore"):
+            grad[...] = to

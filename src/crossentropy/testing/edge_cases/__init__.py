@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     arguments,
     axes,
+    binary,
     blocks,
     distillation,
     linear,
@@ -23,6 +24,7 @@ __all__ = [
     "EDGE_CASES",
     "arguments",
     "axes",
+    "binary",
     "blocks",
     "both",
     "distillation",

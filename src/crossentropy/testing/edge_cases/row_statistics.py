@@ -100,6 +100,15 @@ def _(dtype):
         require(abs(row_statistics([50.0, 0.0]).entropy / (51 * np.exp(-50.0)) - 1) < 1e-15)
 
 
+@edge_case("row statistics: logits with larger gaps than any e^x spans")
+def _(dtype):
+    most = {"float16": 6e4, "float64": 1e300}.get(np.dtype(dtype).name, 1e38)
+    for classes in (3, 70):
+        x = numbers(3, classes, dtype)
+        x[0, 0], x[1, 1:3], x[2] = most, most, -most
+        check(x, np.array([0, 1, 2]))
+
+
 @edge_case("row statistics: two leaders")
 def _(dtype):
     for classes in (5, 66):

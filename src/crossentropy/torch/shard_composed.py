@@ -1,0 +1,128 @@
+"""A block of classes in PyTorch's operations, for logits that lie where no kernel knows blocks: on a device.
+
+The numbers are those of `crossentropy.blocks`, in float64, of some rows at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .. import blocks
+from .._options import DEFAULTS
+
+AT_ONCE = 2**24  # numbers in float64
+
+
+def chunk(x: torch.Tensor, target: torch.Tensor, start: int, classes: int, *, entropy: bool = False, **named):
+    """As `crossentropy.blocks.chunk` of logits (N, C) and targets (N,) or (N, C), with options as tensors."""
+    found = blocks.identity(len(x), entropy=entropy)
+    options = _options(named)
+    for rows in _parts(x):
+        y, z, mine, _ = _transformed(x[rows], target[rows], start, options)
+        m, e, lowest = _below(z)
+        names = {"max": m, "rest": e.sum(1).where(m.isfinite(), _undefined(m)), "target": _at(z, y, mine)}
+        t = _beside(target[rows], options, classes, x.shape[1], z)
+        if t is not None:
+            t = t.expand(z.shape)
+            names["mass"], names["distance"] = t.sum(1), torch.where(t == 0, 0, t * (m[:, None] - z)).sum(1)
+        if y is not None:
+            w = options["class_weight"]
+            names["class_weight"] = mine.double() if w is None else torch.where(mine, w[y], 0)
+        if entropy:
+            names["spread"] = torch.where(e == 0, 0, e * lowest).sum(1).where(m.isfinite(), _undefined(m))
+        for name, values in names.items():
+            found[name][rows] = values.cpu().numpy()
+    v = options["sample_weight"]
+    found["sample_weight"] = 1 if v is None else v.cpu().numpy()
+    return found
+
+
+def gradient(
+    x, target, whole: np.ndarray, start: int, classes: int, *, grad_output, out: torch.Tensor, **named
+) -> None:
+    """As `crossentropy.blocks.gradient`, into ``out``."""
+    options = _options(named)
+    epsilon, z_loss = options["label_smoothing"], options["z_loss"]
+    numbers = {name: torch.from_numpy(np.ascontiguousarray(whole[name])).to(x.device) for name in whole.dtype.names}
+    g = grad_output.double() * numbers["sample_weight"]
+    for rows in _parts(x):
+        y, z, mine, slope = _transformed(x[rows], target[rows], start, options)
+        n = {name: values[rows] for name, values in numbers.items()}
+        m, rest = n["max"].where(n["max"].isfinite(), torch.nan), n["rest"]
+        p = torch.exp(z - m[:, None]) / (1 + rest)[:, None]
+        others = n["mass"] + 2 * z_loss * (m + torch.log1p(rest)) if z_loss else n["mass"]
+        own = (1 - epsilon) * n["class_weight"] if y is not None else torch.zeros_like(others)
+        grad = (own + others)[:, None] * p
+        t = _beside(target[rows], options, classes, x.shape[1], z)
+        if t is not None:
+            grad = grad - t
+        if y is not None:
+            at = y[:, None]
+            leads = _at(z, y, mine) == m
+            p_y = p.gather(1, at)[:, 0]
+            below_1 = torch.where(leads, -rest / (1 + rest), p_y - 1)
+            t_y = 0 if t is None else t.expand(z.shape).gather(1, at)[:, 0]
+            value = own * below_1 + others * p_y - t_y
+            grad = grad.scatter(1, at, torch.where(mine, value, grad.gather(1, at)[:, 0])[:, None])
+        grad = torch.where(grad == 0, 0, grad * slope) * g[rows][:, None]
+        out[rows] = torch.where((n["sample_weight"] == 0)[:, None], 0, grad).to(out.dtype)
+
+
+def _options(named: dict) -> dict:
+    return {**{name: DEFAULTS[name] for name in ("class_weight", "class_prior", "sample_weight")}, **DEFAULTS, **named}
+
+
+def _parts(x: torch.Tensor):
+    if not x.shape[1]:
+        return []
+    step = max(1, AT_ONCE // x.shape[1])
+    return [slice(i, min(i + step, len(x))) for i in range(0, len(x), step)]
+
+
+def _transformed(x, target, start: int, options: dict):
+    """(classes among this block's, or None; logits in float64; whose class is here; their slopes)."""
+    z, slope = x.double() * options["logit_scale"], options["logit_scale"]
+    if cap := options["softcap"]:
+        e = torch.exp(-2 * z.abs() / cap)
+        s = 2 * e / (1 + e)
+        z, slope = cap * torch.tanh(z / cap), slope * s * (2 - s)
+    if options["class_prior"] is not None:
+        z = z + options["class_prior"].double()
+    if target.is_floating_point():
+        return None, z, None, slope
+    y = target.long() - start
+    mine = (y >= 0) & (y < x.shape[1]) & (target.long() != options["ignore_index"])
+    y = torch.where(mine, y, 0)
+    if options["margin"]:
+        z = z.scatter_add(1, y[:, None], torch.where(mine, -options["margin"], 0.0)[:, None].to(z.dtype))
+    return y, z, mine, slope
+
+
+def _below(z: torch.Tensor):
+    """(the maximum, NaN where a row is undefined; e^(z - m) but for one at the maximum; m - z)."""
+    m = z.amax(1)
+    m = torch.where(m == torch.inf, torch.nan, m)
+    lowest = m[:, None] - z
+    e = torch.exp(-lowest).scatter(1, z.argmax(1, keepdim=True), 0.0)
+    return m, e, lowest
+
+
+def _undefined(m: torch.Tensor) -> torch.Tensor:
+    return torch.where(m.isnan(), torch.nan, torch.zeros_like(m))
+
+
+def _at(z, y, mine):
+    return -torch.inf if y is None else torch.where(mine, z.gather(1, y[:, None])[:, 0], -torch.inf)
+
+
+def _beside(target, options: dict, classes: int, own: int, z):
+    """What smoothing and probabilities weigh the classes by; None for nothing."""
+    epsilon, w = options["label_smoothing"], options["class_weight"]
+    if target.is_floating_point():
+        t = (1 - epsilon) * target.double() + epsilon / classes
+    elif epsilon:
+        t = z.new_full((1, own), epsilon / classes)
+    else:
+        return None
+    return t if w is None else t * w.double()

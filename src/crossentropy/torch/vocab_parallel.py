@@ -1,0 +1,299 @@
+"""Losses of logits whose classes are spread over the ranks of a process group, by one exchange of a few bytes a row."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Unpack
+
+import torch
+
+from .._options import EXTRAS, OPTIONS, ExtraOptions, takes_options
+from . import calls, shard_losses, shards, vocab_parallel_ops
+from .bridge import Options, Weights
+from .log_probs import TokenLogProbs
+from .log_probs_ops import Settings
+from .shard_log_probs import Call as LogProbsCall
+
+_OWN = (
+    *("weight", "group", "vocab_range", "ignore_index", "label_smoothing", "reduction", "normalizer"),
+    *("class_prior", "sample_weight", "where"),
+)
+
+
+@functools.partial(takes_options, names=EXTRAS)
+def vocab_parallel_cross_entropy(
+    vocab_parallel_logits: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    group: Any = None,
+    vocab_range: tuple[int, int] | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "none",
+    normalizer: float | torch.Tensor | None = None,
+    class_prior: torch.Tensor | None = None,
+    sample_weight: torch.Tensor | None = None,
+    where: torch.Tensor | None = None,
+    **extras: Unpack[ExtraOptions],
+) -> torch.Tensor:
+    """Cross-entropy of logits of which each rank has the columns of some classes (tensor parallelism).
+
+    Every rank calls it with its columns and with the same targets, and gets the same loss, to the last bit. In the
+    forward the ranks exchange 16 bytes a row, once; in the backward nothing.
+
+    Parameters
+    ----------
+    vocab_parallel_logits : Tensor, shape (..., V_r)
+        This rank's classes, last, in any strides: float32, float64, bfloat16 or float16, the same on every rank. V_r
+        may differ, and be 0. Not written to.
+    target : Tensor
+        Classes among those of all ranks: any integer dtype, shape (...), the same on every rank. Or this rank's
+        probabilities: floating, of the shape of the logits.
+    weight : Tensor, shape (V_r,), optional
+        w_c >= 0 of this rank's classes, finite. On every rank or on none.
+    group : ProcessGroup or DeviceMesh, optional
+        The ranks that have the classes, by default all: gloo's or NCCL's, or a mesh of one axis.
+    vocab_range : (int, int), optional
+        This rank's classes, [first, last): on every rank or on none. By default the ranks' classes follow each other in
+        the order of ranks.
+    ignore_index : int, default -100
+        Rows with this target do not count, and are not read.
+    label_smoothing : float in [0, 1], default 0
+        epsilon: targets become (1 - epsilon) of themselves plus epsilon / C, with the C of all ranks.
+    reduction : {'none', 'mean', 'sum'}
+        'mean' divides by the sum of the weights of the rows' targets that count; by the rows for probabilities.
+    normalizer : float, or Tensor without axes, optional
+        What 'mean' divides by in place of its own divisor; see `normalizer`.
+    class_prior : Tensor, shape (V_r,), optional
+        Added to the logits of this rank's classes, after ``softcap``. On every rank or on none.
+    sample_weight, where : Tensor, shape (...), optional
+        As for `cross_entropy`, the same on every rank.
+    {options}
+
+    Returns
+    -------
+    Tensor
+        In nats: of the rows' shape, or a scalar; float64 for float64 logits, otherwise float32. Differentiable once in
+        this rank's logits.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        For what does not fit, on the rank that passes it; a RuntimeError on the others.
+    ValueError
+        On every rank, where the ranks' rows, targets or options differ, or their ``vocab_range`` are not each class
+        once.
+    RuntimeError
+        Where a rank is gone, or does not come within the group's timeout.
+
+    Notes
+    -----
+    Eq. 5 and 6 of the note: of a block of classes a rank knows the largest logit m and the sum R of the others'
+    e^(z - m); the target's logit is on one rank. From these, in the order of ranks and in float64, come the row's: with
+    no subtraction that could cancel, and so within the accuracy contract. 16 bytes a row for logits of 32 bits and
+    fewer, 8 for each of those numbers otherwise; class weights together with label smoothing take 4 (8) more. Once for
+    each number of rows the ranks exchange 72 bytes more, their shapes.
+
+    Examples
+    --------
+    >>> import torch, torch.distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> logits = torch.zeros(2, 4, requires_grad=True)  # on one rank: all classes
+    >>> loss = crossentropy.torch.vocab_parallel_cross_entropy(logits, torch.tensor([0, 3]), reduction="mean")
+    >>> loss.backward()
+    >>> loss.detach(), logits.grad[0]
+    (tensor(1.3863), tensor([-0.3750,  0.1250,  0.1250,  0.1250]))
+    >>> dist.destroy_process_group()
+    """
+    more = calls.extras("vocab_parallel_cross_entropy", extras, _OWN)
+    group, first = _place(group, vocab_range, vocab_parallel_logits)
+    reduction = OPTIONS["reduction"].rule(reduction, "reduction")
+    number, divisor = calls.normalizer_given(normalizer, reduction)
+    options = Options(
+        shard_losses.index_of(ignore_index),
+        OPTIONS["label_smoothing"].rule(label_smoothing, "label_smoothing"),
+        **more,
+        normalizer=number,
+        reduction=reduction if divisor is None else "sum",
+    )
+    weights = calls.weights_given(weight, class_prior, sample_weight, where)
+    loss, _ = loss_and_divisor(vocab_parallel_logits, target, weights, options, group, first)
+    return loss if divisor is None else loss / divisor
+
+
+def loss_and_divisor(logits, target, weights: Weights, options: Options, group, first: int = -1):
+    """(the loss, what its mean divides by) of logits whose classes are last."""
+    if problem := shard_losses.problem(logits, target, weights, options):
+        given = target if isinstance(target, torch.Tensor) else torch.zeros((), dtype=torch.int64)
+        vocab_parallel_ops.refuse(shard_losses.Call(logits, given, weights, options), first, group, problem)
+    flat = first, group.group_name, logits, target, *weights, *options
+    if logits.requires_grad and torch.is_grad_enabled():
+        return vocab_parallel_ops.Losses.apply(*flat)
+    return vocab_parallel_ops.Losses.numbers(*flat)[:2]
+
+
+def vocab_parallel_log_probs(
+    vocab_parallel_logits: torch.Tensor,
+    index: torch.Tensor,
+    *,
+    group: Any = None,
+    vocab_range: tuple[int, int] | None = None,
+    ignore_index: int | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = 0.0,
+    class_prior: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """log p of a chosen class of each row, as `token_log_probs`, of logits whose classes are spread over ranks.
+
+    Parameters
+    ----------
+    vocab_parallel_logits, group, vocab_range
+        As for `vocab_parallel_cross_entropy`.
+    index : Tensor, shape (...)
+        A class for each row, among those of all ranks: any integer dtype, the same on every rank.
+    ignore_index, logit_scale, softcap, class_prior
+        As for `token_log_probs`; ``class_prior`` of this rank's classes.
+
+    Returns
+    -------
+    Tensor
+        Of the rows' shape, in nats, differentiable once in this rank's logits; float64 for float64, otherwise float32.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError, RuntimeError
+        As `vocab_parallel_cross_entropy`.
+
+    Examples
+    --------
+    >>> import torch, torch.distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> crossentropy.torch.vocab_parallel_log_probs(torch.zeros(2, 4), torch.tensor([0, 3]))
+    tensor([-1.3863, -1.3863])
+    >>> dist.destroy_process_group()
+    """
+    more = ignore_index, logit_scale, softcap, class_prior
+    return _log_probs(vocab_parallel_logits, index, group, vocab_range, *more)[0]
+
+
+def vocab_parallel_entropy(
+    vocab_parallel_logits: torch.Tensor,
+    *,
+    group: Any = None,
+    vocab_range: tuple[int, int] | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = 0.0,
+    class_prior: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The entropy of the softmax of each row, as `entropy`, of logits whose classes are spread over ranks.
+
+    Parameters
+    ----------
+    vocab_parallel_logits, group, vocab_range
+        As for `vocab_parallel_cross_entropy`.
+    logit_scale, softcap, class_prior
+        As for `entropy`; ``class_prior`` of this rank's classes.
+
+    Returns
+    -------
+    Tensor
+        Of the rows' shape, in nats, differentiable once in this rank's logits; float64 for float64, otherwise float32.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `vocab_parallel_cross_entropy`.
+
+    Examples
+    --------
+    >>> import torch, torch.distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> crossentropy.torch.vocab_parallel_entropy(torch.zeros(2, 4))
+    tensor([1.3863, 1.3863])
+    >>> dist.destroy_process_group()
+    """
+    return _log_probs(vocab_parallel_logits, None, group, vocab_range, None, logit_scale, softcap, class_prior)[1]
+
+
+def vocab_parallel_log_probs_and_entropy(
+    vocab_parallel_logits: torch.Tensor,
+    index: torch.Tensor,
+    *,
+    group: Any = None,
+    vocab_range: tuple[int, int] | None = None,
+    ignore_index: int | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = 0.0,
+    class_prior: torch.Tensor | None = None,
+) -> TokenLogProbs:
+    """`vocab_parallel_log_probs` and `vocab_parallel_entropy` at once: one read of the logits and one exchange.
+
+    Parameters
+    ----------
+    vocab_parallel_logits, index, group, vocab_range, ignore_index, logit_scale, softcap, class_prior
+        As for `vocab_parallel_log_probs`.
+
+    Returns
+    -------
+    TokenLogProbs
+        Named tuple (log_prob, entropy).
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError, RuntimeError
+        As `vocab_parallel_cross_entropy`.
+
+    Examples
+    --------
+    >>> import torch, torch.distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> crossentropy.torch.vocab_parallel_log_probs_and_entropy(torch.zeros(1, 4), torch.tensor([0]))
+    TokenLogProbs(log_prob=tensor([-1.3863]), entropy=tensor([1.3863]))
+    >>> dist.destroy_process_group()
+    """
+    more = ignore_index, logit_scale, softcap, class_prior
+    return TokenLogProbs(*_log_probs(vocab_parallel_logits, index, group, vocab_range, *more))
+
+
+def _log_probs(logits, index, group, vocab_range, ignore_index, logit_scale, softcap, prior):
+    group, first = _place(group, vocab_range, logits)
+    ignore_index = None if ignore_index is None else shard_losses.index_of(ignore_index)
+    numbers = [OPTIONS[name].rule(x, name) for name, x in (("logit_scale", logit_scale), ("softcap", softcap))]
+    settings = Settings(-1, ignore_index, *numbers)
+    if problem := _problem(logits, index, prior):
+        call = LogProbsCall(logits, None, None, settings)
+        vocab_parallel_ops.refuse(call, first, group, problem)
+    flat = first, group.group_name, logits, index, prior, *settings
+    if logits.requires_grad and torch.is_grad_enabled():
+        return vocab_parallel_ops.LogProbs.apply(*flat)
+    return vocab_parallel_ops.LogProbs.numbers(*flat)[:2]
+
+
+def _problem(logits, index, prior) -> Exception | None:
+    rows = tuple(logits.shape[:-1])
+    if index is not None:
+        if not isinstance(index, torch.Tensor):
+            return TypeError(f"index must be a tensor, got {type(index).__name__}")
+        if index.dtype not in calls.INTEGERS:
+            return TypeError(f"index must have an integer dtype, got {index.dtype}")
+        if tuple(index.shape) != rows:
+            return ValueError(f"index must have the shape of the rows, {rows}, got {tuple(index.shape)}")
+    classes = logits.shape[-1]
+    if prior is not None and (
+        not isinstance(prior, torch.Tensor) or tuple(prior.shape) != (classes,) or not prior.is_floating_point()
+    ):
+        got = f"{prior.dtype} {tuple(prior.shape)}" if isinstance(prior, torch.Tensor) else type(prior).__name__
+        return ValueError(f"class_prior must be floating of shape ({classes},), got {got}")
+    return None
+
+
+def _place(group, vocab_range, logits):
+    """(the process group, the first class that is said to be this rank's, or -1)."""
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(f"vocab_parallel_logits must be a tensor, got {type(logits).__name__}")
+    if logits.dtype not in calls.FLOATS:
+        raise TypeError(f"vocab_parallel_logits must be float32, float64, bfloat16 or float16, got {logits.dtype}")
+    if not logits.dim():
+        raise ValueError("vocab_parallel_logits must have shape (..., V_r), got a scalar")
+    return shards.place_of(group, vocab_range, logits.shape[-1])

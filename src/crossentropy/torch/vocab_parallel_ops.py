@@ -1,0 +1,217 @@
+"""What ranks do together for numbers of rows whose classes are spread over them: eagerly, as operators, in autograd.
+
+A forward is three steps: the records of this rank's classes, the exchange, the numbers from all records. Traced, they
+are two operators with PyTorch's own collective between them, so that a compiler sees what is sent. The backward takes
+the numbers of the whole rows to this rank's classes, and sends nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch.library import custom_op
+
+from . import private, shard_log_probs, shard_losses, shards
+from .bridge import Options, weights_of
+from .log_probs_ops import Settings
+from .ops import COUNT, OPTIONS, WEIGHTS
+
+
+class _LogProbs(NamedTuple):
+    """Log-probabilities and entropies."""
+
+    name = "vocab_parallel_log_probs"
+    schema = "Tensor input, Tensor? index, Tensor? prior, int dim, int? ignore_index, float logit_scale, float softcap"
+    tensors = 3
+    of = shard_log_probs
+
+    @staticmethod
+    def call(arguments):
+        """The call of an operator's arguments."""
+        return shard_log_probs.Call(*arguments[:3], Settings(*arguments[3:]))
+
+
+class _Losses(NamedTuple):
+    """The loss, and what a mean divides by."""
+
+    name = "vocab_parallel_cross_entropy"
+    schema = f"Tensor input, Tensor target, {WEIGHTS}, {OPTIONS}"
+    tensors = 2 + COUNT
+    of = shard_losses
+
+    @staticmethod
+    def call(arguments):
+        """The call of an operator's arguments."""
+        weights, options = weights_of(arguments[2 : 2 + COUNT]), Options(*arguments[2 + COUNT :])
+        return shard_losses.Call(*arguments[:2], weights, options)
+
+
+def mark_of(call, first: int) -> shards.Mark:
+    """What is known of a message before the rows are read."""
+    rows, width, classes = call.rows_shape.numel(), call.dtype.itemsize, call.input.shape[-1]
+    return shards.mark_of(rows, width, classes, first, call.digests(), call.weight_sum())
+
+
+def _exchanged(kind, call, first: int, group):
+    """(the numbers of all rows, this rank's shards), eagerly."""
+    device, records = shards.device_of(call.input, group), functools.partial(kind.of.records, call)
+    parts, found, marks = shards.exchanged(group, mark_of(call, first), call.dtype, records, device, None)
+    return kind.of.results(call, parts, found, marks), found
+
+
+def refuse(call, first: int, group, problem: Exception):
+    """Raise what is wrong with the arguments of this rank, once the others know that something is."""
+    rows, width, classes = call.rows_shape.numel(), call.dtype.itemsize, call.input.shape[-1]
+    mark = shards.mark_of(rows, width, classes, first, (0, 0), 0.0)
+    shards.exchanged(group, mark, call.dtype, None, shards.device_of(call.input, group), problem)
+    raise problem
+
+
+def _operators(kind):
+    """The operators of a kind: a message, the results from all of them, and the gradient."""
+    place = "int first, str group_name"
+
+    @custom_op(f"crossentropy::{kind.name}_message", mutates_args=(), schema=f"({kind.schema}, {place}) -> Tensor")
+    def message(*arguments):
+        *given, first, name = arguments
+        call, group = kind.call(given), private.group_named(name)
+        mark = mark_of(call, first)
+        shards.shake_hands(group, mark, shards.device_of(call.input, group), None)
+        part, mark, _ = shards.prepared(group, mark, functools.partial(kind.of.records, call), None)
+        return shards.message(part, mark.rows * mark.width, mark, call.input.device)
+
+    @message.register_fake
+    def _(*arguments):
+        call, size = kind.call(arguments[:-2]), 1
+        for n in call.rows_shape:
+            size = size * n
+        return call.input.new_empty(size * call.dtype.itemsize + shards.SIZE, dtype=torch.uint8)
+
+    @custom_op(
+        f"crossentropy::{kind.name}_results",
+        mutates_args=(),
+        schema=f"(Tensor every, {kind.schema}, {place}) -> (Tensor, Tensor, Tensor, Tensor)",
+    )
+    def results(every, *arguments):
+        *given, first, name = arguments
+        call, group = kind.call(given), private.group_named(name)
+        mark = mark_of(call, first)
+        found, marks, changed = shards.read(group, every, mark, None)
+        if changed:  # on every rank alike
+            numbers, found = _exchanged(kind, call, first, group)
+        else:
+            parts = shards.rows_of(every, len(found.counts), mark, call.dtype)
+            numbers = kind.of.results(call, parts, found, marks)
+        return *numbers, torch.tensor([found.start, found.classes])
+
+    @results.register_fake
+    def _(every, *arguments):
+        return *kind.of.like_results(kind.call(arguments[:-2])), torch.empty(2, dtype=torch.int64)
+
+    @custom_op(
+        f"crossentropy::{kind.name}_backward",
+        mutates_args=(),
+        schema=f"(Tensor? g, Tensor? h, Tensor statistics, Tensor place, {kind.schema}) -> Tensor",
+    )
+    def backward(g, h, statistics, place, *arguments):
+        return kind.of.gradient(kind.call(arguments), statistics, (g, h), *place.tolist())
+
+    @backward.register_fake
+    def _(g, h, statistics, place, *arguments):
+        return torch.empty_like(arguments[0])
+
+    return message, results, backward
+
+
+class _Function(torch.autograd.Function):
+    """Two numbers of the rows, differentiable in the logits."""
+
+    kind: type
+    operators: tuple
+
+    @classmethod
+    def numbers(cls, first: int, name: str, *arguments):
+        """(the two, statistics, (the first class of this rank, all classes))."""
+        if private.is_traced(*arguments[: cls.kind.tensors]):
+            message, results, _ = cls.operators
+            group = private.group_named(name)
+            every = private.all_gather_traced(message(*arguments, first, name), shards.len_of(group), name)
+            return results(every, *arguments, first, name)
+        numbers, found = _exchanged(cls.kind, cls.kind.call(arguments), first, private.group_named(name))
+        return *numbers, (found.start, found.classes)
+
+    @classmethod
+    def gradient(cls, arriving, statistics, place, arguments):
+        """The gradient on this rank's logits, whose classes begin at the first of ``place``, of so many."""
+        if isinstance(place, torch.Tensor) or any(g is not None and private.needs_operator(g) for g in arriving):
+            place = place if isinstance(place, torch.Tensor) else torch.tensor(place)
+            return cls.operators[2](*arriving, statistics, place, *arguments)
+        return cls.kind.of.gradient(cls.kind.call(arguments), statistics, arriving, *place)
+
+
+def _keep(ctx, place, *tensors) -> None:
+    """Save tensors, and where this rank's classes are: two integers, or traced a tensor of them."""
+    traced = isinstance(place, torch.Tensor)
+    ctx.save_for_backward(*tensors, *([place] if traced else []))
+    ctx.place = None if traced else place
+
+
+def _kept(ctx):
+    """(where this rank's classes are, the tensors)."""
+    tensors = ctx.saved_tensors
+    return (ctx.place, *tensors) if ctx.place is not None else (tensors[-1], *tensors[:-1])
+
+
+def once() -> None:
+    """Raise where a gradient is to be differentiated."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the gradient of a loss whose classes are spread over ranks can't be differentiated again: call backward "
+            "without create_graph"
+        )
+
+
+class LogProbs(_Function):
+    """(log_prob, entropy)."""
+
+    kind, operators = _LogProbs, _operators(_LogProbs)
+
+    @staticmethod
+    def forward(ctx, first, name, *arguments):  # noqa: D102
+        log_prob, entropy, statistics, place = LogProbs.numbers(first, name, *arguments)
+        _keep(ctx, place, statistics, *arguments[:3])
+        ctx.rest = arguments[3:]
+        return log_prob, entropy
+
+    @staticmethod
+    def backward(ctx, *arriving):  # noqa: D102
+        once()
+        place, statistics, *tensors = _kept(ctx)
+        if tensors[1] is None:
+            arriving = None, arriving[1]
+        found = LogProbs.gradient(arriving, statistics, place, (*tensors, *ctx.rest))
+        return None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)
+
+
+class Losses(_Function):
+    """(loss, divisor)."""
+
+    kind, operators = _Losses, _operators(_Losses)
+
+    @staticmethod
+    def forward(ctx, first, name, *arguments):  # noqa: D102
+        loss, divisor, statistics, place = Losses.numbers(first, name, *arguments)
+        ctx.mark_non_differentiable(divisor)
+        _keep(ctx, place, statistics, divisor, *arguments[: _Losses.tensors])
+        ctx.rest = arguments[_Losses.tensors :]
+        return loss, divisor
+
+    @staticmethod
+    def backward(ctx, grad_loss, _):  # noqa: D102
+        once()
+        place, statistics, divisor, *tensors = _kept(ctx)
+        g = shard_losses.arriving(grad_loss, divisor, Options(*ctx.rest))
+        found = Losses.gradient((g, None), statistics, place, (*tensors, *ctx.rest))
+        return None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)

@@ -1,0 +1,705 @@
+"""What ranks do together and find right, for torch_ranks.py: each case is a function of the rank that all four run."""
+
+import datetime
+import functools
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+import crossentropy.torch as ct
+from crossentropy.testing import dtypes, sweep, within
+from crossentropy.testing.ulps import refuses
+
+RANKS = 4
+TIMEOUT = datetime.timedelta(seconds=15)
+CASES = {}
+
+
+def case(function):
+    """A function that raises where something is wrong."""
+    CASES[function.__name__] = function
+    return function
+
+
+@functools.cache
+def groups():
+    """The first so many ranks, by their number; made by all of them, in one order."""
+    some = {n: dist.new_group(list(range(n)), timeout=TIMEOUT) for n in (2, 3)}
+    return {**some, RANKS: dist.group.WORLD}
+
+
+def sizes(rank):
+    """(size, group) of those groups that the rank is in."""
+    return [(size, g) for size, g in groups().items() if rank < size]
+
+
+def cuts(kind, classes, size):
+    """Where each rank's classes begin, and the end."""
+    if kind == "even":
+        return [classes * i // size for i in range(size + 1)]
+    if kind == "uneven":
+        return [0, *(1 + (classes - 1) * i // (size - 1) for i in range(size))]
+    return [0, 0, *(classes * (i + 1) // (size - 1) for i in range(size - 1))]  # none on the first
+
+
+CUTS = ("even", "uneven", "empty")
+
+
+def data(rows, classes, seed=0, dtype=torch.float32, scale=3.0, ahead=0):
+    g = torch.Generator().manual_seed(seed)
+    x, y = scale * torch.randn(rows, classes, generator=g), torch.randint(0, classes, (rows,), generator=g)
+    if ahead:
+        x[torch.arange(rows), y] += torch.linspace(0, ahead, rows)
+    return x.to(dtype), y
+
+
+def gathered(t, g):
+    """The parts of all ranks."""
+    parts = [None] * dist.get_world_size(g)
+    dist.all_gather_object(parts, t, group=g)
+    return parts
+
+
+def whole_gradient(part, g):
+    return torch.cat(gathered(part, g), -1)
+
+
+def of_rank(t, edges, rank):
+    return None if t is None else t[..., edges[rank] : edges[rank + 1]]
+
+
+def compare(x, y, g, rank, edges, *, weight=None, prior=None, atol=2e-6, **options):
+    """The loss and gradient of spread logits, and those of one process."""
+    lo, hi = edges[rank], edges[rank + 1]
+    mine = x[..., lo:hi].clone().requires_grad_()
+    before = mine.detach().clone()
+    loss = ct.vocab_parallel_cross_entropy(
+        mine,
+        of_rank(y, edges, rank) if y.is_floating_point() else y,
+        of_rank(weight, edges, rank),
+        group=g,
+        class_prior=of_rank(prior, edges, rank),
+        **options,
+    )
+    arriving = torch.rand(loss.shape, generator=torch.Generator().manual_seed(5)).to(loss.dtype)
+    loss.backward(arriving)
+    assert torch.equal(mine.detach().nan_to_num(7), before.nan_to_num(7)), "the logits were written to"
+    losses = gathered(loss.detach(), g)
+    for other in losses:
+        assert torch.equal(other.nan_to_num(-1.0), losses[0].nan_to_num(-1.0)), "other bits on another rank"
+    grad = whole_gradient(mine.grad, g)
+    alone = x.clone().requires_grad_()
+    shape = x.shape
+    flat = alone.reshape(-1, shape[-1])
+    y_flat = y.reshape(-1, shape[-1]) if y.is_floating_point() else y.reshape(-1)
+    beside = {k: v.reshape(-1) if isinstance(v, torch.Tensor) and v.dim() else v for k, v in options.items()}
+    beside = {"reduction": "none", **beside}
+    wanted = ct.cross_entropy(flat, y_flat, weight, class_prior=prior, dtype=loss.dtype, **beside)
+    wanted = wanted.reshape(loss.shape)
+    wanted.backward(arriving)
+    torch.testing.assert_close(loss, wanted, rtol=2e-6, atol=atol, equal_nan=True)
+    tight = {"rtol": 1e-5, "atol": 1e-6} if x.itemsize > 2 else {"rtol": 1e-2, "atol": 1e-4}
+    torch.testing.assert_close(grad, alone.grad, equal_nan=True, **tight)
+    return loss
+
+
+@case
+def every_cut_of_every_dtype(rank):
+    groups()
+    for size, g in sizes(rank):
+        for kind in CUTS:
+            for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+                x, y = data(7, 37, dtype=dtype)
+                y[2] = -100
+                compare(x, y, g, rank, cuts(kind, 37, size))
+
+
+@case
+def options_of_the_table(rank):
+    w = torch.rand(37, generator=torch.Generator().manual_seed(3)) + 0.1
+    w[5] = 0
+    v = torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0, 1.0, 3.0])
+    chosen = (
+        {"label_smoothing": 0.1},
+        {"label_smoothing": 1.0, "weight": w},
+        {"weight": w},
+        {"weight": w, "label_smoothing": 0.3, "z_loss": 0.01, "reduction": "mean"},
+        {"z_loss": 1e-3},
+        {"sample_weight": v, "reduction": "mean"},
+        {"where": v > 0, "weight": w, "reduction": "sum"},
+        {"reduction": "mean"},
+        {"reduction": "mean", "normalizer": 11.0},
+        {"reduction": "mean", "normalizer": torch.tensor(11)},
+        {"logit_scale": 0.3},
+        {"softcap": 5.0, "label_smoothing": 0.1},
+        {"prior": w - 0.5},
+        {"margin": 0.7, "logit_scale": 2.0},
+    )
+    for size, g in sizes(rank):
+        for i, options in enumerate(chosen):
+            x, y = data(7, 37, seed=i)
+            y[3], y[4] = -100, 5
+            compare(x, y, g, rank, cuts(CUTS[i % 3], 37, size), **options)
+
+
+@case
+def probabilities_spread_like_the_logits(rank):
+    for size, g in sizes(rank):
+        for kind in CUTS:
+            x, _ = data(6, 20)
+            q = torch.softmax(torch.randn(6, 20, generator=torch.Generator().manual_seed(9)), -1)
+            w = torch.rand(20, generator=torch.Generator().manual_seed(3))
+            for options in ({}, {"label_smoothing": 0.2}, {"weight": w, "reduction": "mean"}, {"z_loss": 0.1}):
+                compare(x, q, g, rank, cuts(kind, 20, size), **options)
+
+
+@case
+def rows_of_any_number_of_axes(rank):
+    for size, g in sizes(rank):
+        edges = cuts("uneven", 11, size)
+        x, y = data(24, 11)
+        compare(x.reshape(2, 3, 4, 11), y.reshape(2, 3, 4), g, rank, edges)
+        compare(x[0], y[0], g, rank, edges)
+        strided = x.T.contiguous().T.reshape(4, 6, 11).transpose(0, 1)
+        compare(strided, y.reshape(6, 4), g, rank, edges)
+        wide = torch.empty(24, 40)[:, 3:14].copy_(x)  # columns of a larger matrix
+        compare(wide, y, g, rank, edges)
+
+
+@case
+def fewer_classes_than_ranks(rank):
+    for size, g in sizes(rank):
+        for classes in (1, 2):
+            x, y = data(5, classes)
+            compare(x, y, g, rank, [min(i, classes) for i in range(size + 1)])
+
+
+@case
+def no_rows(rank):
+    for size, g in sizes(rank):
+        x, y = data(0, 9)
+        edges = cuts("even", 9, size)
+        assert compare(x, y, g, rank, edges).shape == (0,)
+        assert compare(x, y, g, rank, edges, reduction="sum") == 0
+        assert compare(x, y, g, rank, edges, reduction="mean").isnan()
+
+
+@case
+def rows_that_do_not_count(rank):
+    for size, g in sizes(rank):
+        x, y = data(6, 12)
+        y[1] = y[4] = -100
+        x[1], x[4, 3] = float("nan"), float("inf")
+        for kind in CUTS:
+            edges = cuts(kind, 12, size)
+            compare(x, y, g, rank, edges, reduction="mean", label_smoothing=0.1)
+            mine = x[:, edges[rank] : edges[rank + 1]].clone().requires_grad_()
+            loss = ct.vocab_parallel_cross_entropy(mine, torch.full_like(y, -100), group=g, reduction="mean")
+            loss.backward()
+            assert loss.isnan()
+            assert not mine.grad.any()
+
+
+@case
+def infinities(rank):
+    for size, g in sizes(rank):
+        edges = cuts("even", 12, size)
+        for masked in range(size):  # a rank of nothing but -inf, which may have some targets
+            x, y = data(6, 12)
+            x[:, edges[masked] : edges[masked + 1]] = -float("inf")
+            compare(x, y, g, rank, edges)
+            compare(x, y, g, rank, edges, z_loss=0.1)
+        x, y = data(6, 12)
+        x[0], x[1, 5], x[2, 7] = -float("inf"), float("inf"), float("nan")
+        x[3, y[3]], x[4, y[4]] = float("inf"), float("nan")
+        compare(x, y, g, rank, edges)
+        compare(x, y, g, rank, edges, label_smoothing=0.1)
+
+
+@case
+def targets_on_one_rank_and_on_boundaries(rank):
+    for size, g in sizes(rank):
+        edges = cuts("even", 12, size)
+        for owner in range(size):
+            x, _ = data(6, 12)
+            lo, hi = edges[owner], edges[owner + 1]
+            compare(x, torch.full((6,), lo), g, rank, edges)
+            compare(x, torch.full((6,), hi - 1, dtype=torch.uint8), g, rank, edges)
+        x, _ = data(2 * size, 12)
+        y = torch.tensor([c for i in range(size) for c in (edges[i], edges[i + 1] - 1)])
+        compare(x, y, g, rank, edges, weight=torch.arange(12.0))
+
+
+@case
+def within_the_contract(rank):
+    """No loss that is not 0 comes out as 0, and none off by more than in one process."""
+    for size, g in sizes(rank):
+        rng = np.random.default_rng(size)  # the same on every rank
+        for dtype, real in ((torch.float32, np.float64), (torch.float64, np.longdouble), (torch.bfloat16, np.float64)):
+            for n, classes in ((400, 30), (60, 1000)):
+                x, y = sweep.rows(rng, n, classes)
+                x = torch.from_numpy(x).to(dtype)
+                edges = cuts(CUTS[(size + n) % 3], classes, size)
+                mine = x[:, edges[rank] : edges[rank + 1]].clone().requires_grad_()
+                loss = ct.vocab_parallel_cross_entropy(mine, torch.from_numpy(y), group=g)
+                loss.sum().backward()
+                grad = whole_gradient(mine.grad, g)
+                name = {torch.float32: "float32", torch.float64: "float64"}.get(dtype, "bfloat16")
+                truth = sweep.truth(x.double().numpy(), y, real)
+                of = dtypes()[name]
+                assert not ((loss.detach().double().numpy() == 0) & (truth["loss"].astype(np.float32) > 0)).any()
+                within(loss.detach().double().numpy(), truth["loss"], of, "loss")
+                within(grad.double().numpy(), truth["grad"], of, "grad")
+
+
+@case
+def log_probabilities_and_entropies(rank):
+    for size, g in sizes(rank):
+        for kind in CUTS:
+            for dtype in (torch.float32, torch.float64, torch.bfloat16):
+                for options in ({}, {"ignore_index": -1}, {"logit_scale": 0.5, "softcap": 4.0}, {"class_prior": 1}):
+                    x, y = data(8, 21, dtype=dtype, ahead=60)
+                    y[3] = -1 if "ignore_index" in options else y[3]
+                    edges = cuts(kind, 21, size)
+                    x[5, edges[1] : edges[2]] = -float("inf")
+                    x[5, y[5]] = 1.0
+                    here, alone = dict(options), dict(options)
+                    if "class_prior" in options:
+                        alone["class_prior"] = torch.linspace(-2, 2, 21)
+                        here["class_prior"] = of_rank(alone["class_prior"], edges, rank)
+                    mine = of_rank(x, edges, rank).clone().requires_grad_()
+                    found = ct.vocab_parallel_log_probs_and_entropy(mine, y, group=g, **here)
+                    ref = x.clone().requires_grad_()
+                    want = ct.token_log_probs_and_entropy(ref, y, **alone)
+                    for a, b in zip(found, want, strict=True):
+                        torch.testing.assert_close(a, b, rtol=3e-7 if dtype is not torch.float64 else 3e-15, atol=0)
+                    u = torch.rand(8, generator=torch.Generator().manual_seed(2))
+                    ((found.log_prob * u).sum() - found.entropy.sum()).backward()
+                    ((want.log_prob * u).sum() - want.entropy.sum()).backward()
+                    grad = whole_gradient(mine.grad, g)
+                    loose = {"rtol": 1e-2, "atol": 1e-5} if dtype is torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-7}
+                    torch.testing.assert_close(grad, ref.grad, **loose)
+        x, y = data(8, 21)
+        edges = cuts("even", 21, size)
+        mine = of_rank(x, edges, rank).clone().requires_grad_()
+        ct.vocab_parallel_entropy(mine, group=g).sum().backward()
+        ref = x.clone().requires_grad_()
+        ct.entropy(ref).sum().backward()
+        torch.testing.assert_close(whole_gradient(mine.grad, g), ref.grad)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                ct.vocab_parallel_log_probs(mine, y, group=g), ct.token_log_probs(x, y), rtol=3e-7, atol=0
+            )
+
+
+@case
+def one_collective(rank):
+    """Counted where PyTorch counts them, and by the function that sends."""
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    from crossentropy.torch import private
+
+    g, edges = groups()[RANKS], cuts("even", 20, RANKS)
+    x, y = data(6, 20)
+    mine = of_rank(x, edges, rank).clone().requires_grad_()
+    calls, sent = [], private.all_gather
+
+    def counted(every, own, group):
+        calls.append(own.numel())
+        sent(every, own, group)
+
+    private.all_gather = counted
+    try:
+        ct.vocab_parallel_cross_entropy(mine, y, group=g).sum().backward()
+        calls.clear()  # the first has shaken hands on the number of rows
+        ct.vocab_parallel_cross_entropy(mine, y + 0, group=g).sum().backward()
+        assert len(calls) == 1, calls
+        assert calls[0] <= 16 * 6 + 80, calls
+        ct.vocab_parallel_log_probs_and_entropy(mine, y, group=g)
+        calls.clear()
+        found = ct.vocab_parallel_log_probs_and_entropy(mine, y, group=g)
+        (found.log_prob + found.entropy).sum().backward()
+        assert calls == [calls[0]]
+        assert calls[0] <= 16 * 6 + 80, calls
+    finally:
+        private.all_gather = sent
+    with CommDebugMode() as counts:
+        loss = ct.vocab_parallel_cross_entropy(mine, y, group=g)
+    assert counts.get_total_counts() == 1, counts.get_comm_counts()
+    with CommDebugMode() as counts:
+        loss.sum().backward()
+    assert counts.get_total_counts() == 0
+
+
+@case
+def shards_that_change(rank):
+    """Vocabularies of other sizes in turn, of which some ranks have as many classes as before."""
+    g = groups()[RANKS]
+    for classes in (10, 11, 10, 12, 11):
+        x, y = data(5, classes)
+        edges = [min(3 * i, classes) for i in range(RANKS)] + [classes]  # as DTensor cuts them
+        compare(x, y, g, rank, edges)
+    x, y = data(5, 12)
+    order = [6, 0, 9, 3]  # a rank need not have the classes that its number says
+    first = order[rank]
+    mine = x[:, first : first + 3].clone().requires_grad_()
+    loss = ct.vocab_parallel_cross_entropy(mine, y, group=g, vocab_range=(first, first + 3))
+    torch.testing.assert_close(loss, ct.cross_entropy(x, y, reduction="none"))
+    two = [ct.vocab_parallel_cross_entropy(mine, y, group=g, vocab_range=(first, first + 3)) for _ in range(2)]
+    two[0].sum().backward()
+    full = x.clone().requires_grad_()
+    ct.cross_entropy(full, y, reduction="sum").backward()
+    torch.testing.assert_close(mine.grad, full.grad[:, first : first + 3])
+
+
+@case
+def refusals_that_leave_everything_as_it_is(rank):
+    g, edges = groups()[RANKS], cuts("even", 20, RANKS)
+    x, y = data(6, 20)
+    mine = of_rank(x, edges, rank)
+    bad = (
+        (IndexError, "target[3] must be a class in [0, 20)", {"target": torch.where(torch.arange(6) == 3, 20, y)}),
+        (ValueError, "target must have the shape of the rows", {"target": y[:, None].expand(6, 2)}),
+        (ValueError, "weight must be", {"weight": torch.ones(3)}),
+        (ValueError, "reduction must be", {"reduction": "average"}),
+        (ValueError, "label_smoothing must be in [0, 1]", {"label_smoothing": 2.0}),
+        (TypeError, "did you mean 'z_loss'", {"zloss": 2.0}),
+        (ValueError, "vocab_range must be the 5 classes of this rank", {"vocab_range": (0, 4)}),
+        (TypeError, "group must be a process group", {"group": "WORLD"}),
+        (TypeError, "target must be", {"target": [1, 2]}),
+        (ValueError, "focal must be 0", {"focal": 2.0}),
+    )
+    for error, words, given in bad:
+        given = {"target": y, "group": g, **given}
+        with refuses(error, words):
+            ct.vocab_parallel_cross_entropy(mine, given.pop("target"), **given)
+    compare(x, y, g, rank, edges)
+
+
+@case
+def no_second_derivative(rank):
+    g, edges = groups()[RANKS], cuts("even", 20, RANKS)
+    x, y = data(6, 20)
+    mine = of_rank(x, edges, rank).clone().requires_grad_()
+    loss = ct.vocab_parallel_cross_entropy(mine, y, group=g, reduction="mean")
+    with refuses(RuntimeError, "differentiated again"):
+        torch.autograd.grad(loss, mine, create_graph=True)
+
+
+@case
+def the_number_of_all_tokens(rank):
+    y = torch.tensor([[1, 2, -100], [0, -100, -100]])[: 2 - rank % 2] if rank else torch.zeros(0, dtype=torch.int64)
+    found = ct.normalizer(y)
+    assert found.dtype is torch.int64
+    assert found.item() == 2 + 3 + 2
+    w = torch.tensor([0.5, 2.0, 0.25])
+    found = ct.normalizer(list(y), w)  # one micro-batch or more, none on rank 0
+    assert found.dtype is torch.float64
+    assert found.item() == 2.25 + 2.75 + 2.25
+    assert ct.normalizer(torch.full((5,), -100)).item() == 1
+    assert ct.normalizer(torch.rand(3, 7)).item() == 12
+    for size, g in sizes(rank):
+        assert ct.normalizer(torch.zeros(rank, dtype=torch.uint8), group=g).item() == sum(range(size))
+    count = ct.normalizer(torch.zeros(2**22, dtype=torch.int8).expand(2, -1))
+    assert count.item() == 2**25
+
+
+def _step(model, x, y, by=None, micro_batches=1):
+    """The gradient of a step: of the mean over all tokens, or of means of means."""
+    import contextlib
+
+    for i, (a, b) in enumerate(zip(x.chunk(micro_batches), y.chunk(micro_batches), strict=True)):
+        more_to_come = i < micro_batches - 1 and hasattr(model, "no_sync")
+        with model.no_sync() if more_to_come else contextlib.nullcontext():
+            if by is None:
+                loss = ct.cross_entropy(model(a), b, ignore_index=-100) / micro_batches
+            else:
+                loss = ct.cross_entropy(model(a), b, normalizer=by)
+            loss.backward()
+
+
+def _layer():
+    torch.manual_seed(1)
+    return torch.nn.Linear(8, 50)
+
+
+def _batch(rank):
+    """(all rows, this rank's): the ranks have other numbers of tokens that count, one of them none."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(48, 8, generator=g), torch.randint(0, 50, (48,), generator=g)
+    y[:17], y[12] = -100, 3
+    y[:12] = -100
+    rows = slice(12 * rank, 12 * rank + 12)
+    return (x, y), (x[rows], y[rows])
+
+
+@case
+def distributed_data_parallel_is_one_big_batch(rank):
+    whole, (x, y) = _batch(rank)
+    alone = _layer()
+    ct.cross_entropy(alone(whole[0]), whole[1]).backward()
+    for micro_batches in (1, 3):
+        model = torch.nn.parallel.DistributedDataParallel(_layer())
+        by = ct.normalizer(y.chunk(micro_batches)) / RANKS  # since DDP divides by the number of ranks
+        _step(model, x, y, by, micro_batches)
+        for a, b in zip(model.module.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-6 * b.grad.abs().max().item())
+
+
+@case
+def fully_sharded_data_parallel_is_one_big_batch(rank):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    whole, (x, y) = _batch(rank)
+    alone = _layer()
+    ct.cross_entropy(alone(whole[0]), whole[1]).backward()
+    model = _layer()
+    fully_shard(model, mesh=init_device_mesh("cpu", (RANKS,)))
+    _step(model, x, y, ct.normalizer(y) / RANKS)
+    for a, b in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(a.grad.full_tensor(), b.grad, rtol=0, atol=1e-6 * b.grad.abs().max().item())
+
+
+@functools.cache
+def meshes():
+    """Of one axis, and of two."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "vocab"))
+
+
+def placed(t, mesh, *placements):
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(t, mesh, list(placements))
+
+
+def compare_dtensor(x, y, x_there, y_there, weight=None, weight_there=None, **options):
+    """The loss and gradient of a DTensor, and those of what it stands for."""
+    x_there = x_there.detach().requires_grad_()
+    loss = ct.cross_entropy(x_there, y_there, weight_there, **options)
+    alone = x.clone().requires_grad_()
+    wanted = ct.cross_entropy(alone, y, weight, **options)
+    torch.testing.assert_close(loss.full_tensor(), wanted, equal_nan=True, rtol=1e-5, atol=2e-6)
+    (loss if not loss.dim() else loss.sum()).backward()
+    wanted.sum().backward()
+    assert x_there.grad.placements == x_there.placements
+    torch.testing.assert_close(x_there.grad.full_tensor(), alone.grad, rtol=1e-5, atol=1e-6)
+    return loss
+
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+@case
+def dtensors_with_their_rows_spread(rank):
+    """A mean over all rows, not a mean of means: other numbers of them count on each rank."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    mesh, _ = meshes()
+    x, y = data(10, 7)  # 3, 3, 3 and 1 rows
+    y[:3], y[4] = -100, -100
+    w = torch.rand(7, generator=torch.Generator().manual_seed(1))
+    there = placed(x, mesh, Shard(0)), placed(y, mesh, Shard(0))
+    for reduction in REDUCTIONS:
+        compare_dtensor(x, y, *there, reduction=reduction)
+        compare_dtensor(x, y, there[0], y, w, w, reduction=reduction, label_smoothing=0.1)
+        compare_dtensor(x, y, there[0], y, w, placed(w, mesh, Replicate()), reduction=reduction, z_loss=0.1)
+    compare_dtensor(x, y, *there, reduction="mean", normalizer=4.0)
+    q = torch.softmax(x + 1, 1)
+    compare_dtensor(x, q, there[0], placed(q, mesh, Shard(0)))
+    images, classes = torch.randn(4, 3, 5, 2, generator=torch.Generator().manual_seed(4)), y[:10].clamp(0, 2)
+    classes = classes.repeat(4).reshape(4, 5, 2)
+    for axis in (0, 2):
+        compare_dtensor(images, classes, placed(images, mesh, Shard(axis)), classes)
+        compare_dtensor(images, classes, placed(images, mesh, Shard(axis)), classes, reduction="none")
+
+
+@case
+def dtensors_with_their_classes_spread(rank):
+    from torch.distributed.tensor import Replicate, Shard
+
+    mesh, _ = meshes()
+    for classes in (20, 10, 3):  # even; 3, 3, 3 and 1; fewer than ranks
+        x, y = data(6, classes)
+        y[2] = -100
+        w = torch.rand(classes, generator=torch.Generator().manual_seed(1))
+        there = placed(x, mesh, Shard(1))
+        for reduction in REDUCTIONS:
+            compare_dtensor(x, y, there, y, reduction=reduction)
+            compare_dtensor(x, y, there, placed(y, mesh, Replicate()), w, w, reduction=reduction, label_smoothing=0.1)
+        q = torch.softmax(x + 1, 1)
+        compare_dtensor(x, q, there, placed(q, mesh, Shard(1)))
+        compare_dtensor(x, q, there, q)
+    images, labels = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(4)), torch.arange(10).reshape(2, 5)
+    compare_dtensor(images, labels % 9, placed(images, mesh, Shard(1)), labels % 9)
+    one, label = torch.randn(9, generator=torch.Generator().manual_seed(4)), torch.tensor(3)
+    compare_dtensor(one, label, placed(one, mesh, Shard(0)), label)
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    with CommDebugMode() as counts:
+        ct.cross_entropy(there, y)
+    assert counts.get_total_counts() == 1, counts.get_comm_counts()
+
+
+@case
+def dtensors_on_a_mesh_of_two_axes(rank):
+    from torch.distributed.tensor import Replicate, Shard
+
+    _, mesh = meshes()
+    x, y = data(5, 11)
+    y[0] = y[1] = -100
+    w = torch.rand(11, generator=torch.Generator().manual_seed(1))
+    for placements in ((Shard(0), Shard(1)), (Shard(1), Shard(0)), (Replicate(), Shard(1)), (Shard(0), Replicate())):
+        there = placed(x, mesh, *placements)
+        for reduction in REDUCTIONS:
+            compare_dtensor(x, y, there, y, w, w, reduction=reduction, z_loss=0.01)
+    both = placed(x, mesh, Shard(0), Shard(0))
+    compare_dtensor(x, y, both, y)
+
+
+@case
+def dtensors_of_partial_sums(rank):
+    """Logits that are a product over what is spread, not yet summed."""
+    from torch.distributed.tensor import DTensor, Partial
+
+    mesh, _ = meshes()
+    x, y = data(5, 11)
+    part = DTensor.from_local(x / RANKS, mesh, [Partial()])
+    loss = ct.cross_entropy(part, y)
+    torch.testing.assert_close(loss.full_tensor(), ct.cross_entropy(x, y))
+
+
+@case
+def compiled_in_one_graph(rank):
+    if rank >= 2:
+        return
+    g = groups()[2]
+    _, y = data(6, 20)
+    y[1] = -100
+    edges = cuts("uneven", 20, 2)
+    weight = torch.randn(20, 8, generator=torch.Generator().manual_seed(6))
+    hidden = torch.randn(6, 8, generator=torch.Generator().manual_seed(7))
+
+    def loss_of(hidden, weight, y):
+        logits = hidden @ weight.T
+        found = ct.vocab_parallel_log_probs_and_entropy(logits, y, group=g, ignore_index=-100)
+        loss = ct.vocab_parallel_cross_entropy(logits, y, group=g, reduction="mean", label_smoothing=0.1)
+        return loss - 0.01 * (found.log_prob + found.entropy).sum()
+
+    results = []
+    for function in (loss_of, torch.compile(loss_of, fullgraph=True, backend="aot_eager")):
+        mine = weight[edges[rank] : edges[rank + 1]].clone().requires_grad_()
+        loss = function(hidden, mine, y)
+        loss.backward()
+        results.append((loss.detach(), mine.grad))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def layer_data(n=9, h=6, classes=23, dtype=torch.float32):
+    g = torch.Generator().manual_seed(8)
+    x, w, b = (torch.randn(*shape, generator=g).to(dtype) for shape in ((n, h), (classes, h), (classes,)))
+    y = torch.randint(0, classes, (n,), generator=g)
+    y[1] = -100
+    return x, w, b, y
+
+
+def close_layers(found, wanted, loss, wanted_loss):
+    torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-6)
+    for a, b in zip(found, wanted, strict=True):
+        loose = {"rtol": 2e-2, "atol": 2e-3} if a.dtype is torch.bfloat16 else {"rtol": 2e-5, "atol": 2e-6}
+        torch.testing.assert_close(a, b, **loose)
+
+
+@case
+def hidden_states_against_a_spread_vocabulary(rank):
+    v = torch.tensor([1.0, 2.0, 0.0, 1.0, 0.5, 1.0, 1.0, 1.0, 3.0])
+    chosen = (
+        {},
+        {"rows": 4, "reduction": "none"},
+        {"label_smoothing": 0.1, "z_loss": 0.01, "rows": 5},
+        {"reduction": "sum", "sample_weight": v, "rows": 2},
+        {"shift": True},
+    )
+    for size, g in sizes(rank):
+        for i, options in enumerate(chosen):
+            for dtype in (torch.float32, torch.float64, torch.bfloat16)[: 1 if i else 3]:
+                x, w, b, y = layer_data(dtype=dtype)
+                weight = torch.rand(23, generator=torch.Generator().manual_seed(1))
+                edges = cuts(CUTS[i % 3], 23, size)
+                lo, hi = edges[rank], edges[rank + 1]
+                mine = [t.clone().requires_grad_() for t in (x, w[lo:hi], b[lo:hi])]
+                alone = [t.clone().requires_grad_() for t in (x, w, b)]
+                found = ct.linear_cross_entropy(
+                    *mine[:2], y, linear_bias=mine[2], weight=weight[lo:hi], group=g, **options
+                )
+                wanted = ct.linear_cross_entropy(*alone[:2], y, linear_bias=alone[2], weight=weight, **options)
+                found.sum().backward()
+                wanted.sum().backward()
+                grads = [mine[0].grad, torch.cat(gathered(mine[1].grad, g)), torch.cat(gathered(mine[2].grad, g))]
+                close_layers(grads, [t.grad for t in alone], found, wanted)
+
+
+@case
+def layers_of_dtensors(rank):
+    from torch.distributed.tensor import Replicate, Shard
+
+    one, two = meshes()
+    x, w, _, y = layer_data()
+    alone = [t.clone().requires_grad_() for t in (x, w)]
+    wanted = ct.linear_cross_entropy(*alone, y, label_smoothing=0.1)
+    wanted.backward()
+    for mesh, of_x, of_w in (
+        (one, [Replicate()], [Shard(0)]),
+        (one, [Shard(0)], [Replicate()]),
+        (one, [Shard(0)], [Shard(0)]),
+        (two, [Shard(0), Replicate()], [Replicate(), Shard(0)]),
+        (two, [Replicate(), Shard(0)], [Shard(0), Shard(0)]),
+    ):
+        there = [placed(x, mesh, *of_x).requires_grad_(), placed(w, mesh, *of_w).requires_grad_()]
+        loss = ct.linear_cross_entropy(*there, y, label_smoothing=0.1)
+        loss.backward()
+        close_layers([t.grad.full_tensor() for t in there], [t.grad for t in alone], loss.full_tensor(), wanted)
+        rows = ct.linear_cross_entropy(*(t.detach() for t in there), y, reduction="none")
+        torch.testing.assert_close(rows.full_tensor(), ct.linear_cross_entropy(x, w, y, reduction="none"))
+
+
+@case
+def a_compiled_layer(rank):
+    if rank >= 2:
+        return
+    g = groups()[2]
+    x, w, b, y = layer_data()
+    edges = cuts("even", 23, 2)
+    lo, hi = edges[rank], edges[rank + 1]
+
+    def loss_of(x, w, b, y):
+        return ct.linear_cross_entropy(x * 1.0, w, y, linear_bias=b, group=g)
+
+    results = []
+    for function in (loss_of, torch.compile(loss_of, fullgraph=True, backend="aot_eager")):
+        mine = [t.clone().requires_grad_() for t in (x, w[lo:hi], b[lo:hi])]
+        loss = function(*mine, y)
+        loss.backward()
+        results.append(([t.grad for t in mine], loss.detach()))
+    close_layers(results[1][0], results[0][0], results[1][1], results[0][1])
+
+
+@case
+def dtensors_compiled(rank):
+    from torch.distributed.tensor import Shard
+
+    mesh, _ = meshes()
+    x, y = data(8, 20)
+    for placement in (Shard(0), Shard(1)):
+        there = placed(x, mesh, placement).requires_grad_()
+        compiled = torch.compile(ct.cross_entropy, fullgraph=True, backend="aot_eager")
+        loss = compiled(there, y)
+        loss.backward()
+        alone = x.clone().requires_grad_()
+        wanted = ct.cross_entropy(alone, y)
+        wanted.backward()
+        torch.testing.assert_close(loss.full_tensor(), wanted)
+        torch.testing.assert_close(there.grad.full_tensor(), alone.grad)
