@@ -31,6 +31,7 @@ SAYS = {
     "gpu_arrays": "device",
     "numba_loop": "right",
     "command_line": "H(P,Q)",
+    "blocks_of_classes": "the gradients differ by",
     "boosters": "at most",
     "streaming_evaluation": "the same bits: True",
 }
