@@ -454,6 +454,12 @@ def test_several_devices_and_threads():
         right(jax.value_and_grad(jax.shard_map(local, mesh=mesh, in_specs=P("rows"), out_specs=P()))(x, y))
         mapped = jax.pmap(lambda x, y: loss_of(x, y))(x.reshape(2, 32, -1), y.reshape(2, 32))
         np.testing.assert_array_equal(mapped.ravel(), crossentropy.cross_entropy(x, y, reduction="none"))
+        for place in (NamedSharding(mesh, P("rows")), jax.devices()[1]):  # arrays for the functions for NumPy, too
+            a = jax.device_put(x, place)
+            loss, grad = crossentropy.cross_entropy_and_grad(a, y)
+            assert grad.sharding == a.sharding
+            np.testing.assert_array_equal(grad, want.grad)
+            assert float(loss) == want.loss
         threads = [threading.Thread(target=lambda: [right(step(x, y)) for _ in range(20)]) for _ in range(4)]
         [t.start() for t in threads]
         [t.join() for t in threads]

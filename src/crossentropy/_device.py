@@ -24,4 +24,7 @@ def holds(value: Any) -> bool:
         return value.is_cuda
     if hasattr(value, "__cuda_array_interface__"):
         return True
-    return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] == CUDA
+    try:
+        return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] == CUDA
+    except BufferError:  # JAX's, over several devices
+        return False

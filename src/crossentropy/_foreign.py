@@ -124,8 +124,11 @@ def _of_jax(value: Any, name: str) -> np.ndarray:
     if any(kind.__name__ == "Tracer" for kind in type(value).__mro__):
         raise TypeError(
             f"{name} is traced by JAX and has no values yet: call this function outside of jit, grad and vmap, or "
-            "through jax.pure_callback"
+            "through jax.pure_callback; crossentropy.jax has losses for inside of them"
         )
+    devices = value.devices() if hasattr(value, "devices") else ()
+    if others := {device.platform for device in devices} - {"cpu"}:
+        raise TypeError(f"{name} must lie on the CPU, or on one CUDA device, got an array on {', '.join(others)}")
     return _converted(value, name)
 
 
