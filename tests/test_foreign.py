@@ -176,6 +176,10 @@ def test_jax():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     taken_as({"x": jax.numpy.array(X), "t": jax.numpy.array(T)}, {})
     taken_as({"x": jax.numpy.array(X, jax.numpy.bfloat16)}, {"x": X.astype(ml_dtypes.bfloat16)})
+    deleted = jax.numpy.array(X)
+    deleted.delete()
+    with refuses(TypeError, "x has no values any more: JAX's array was deleted, or donated to a compiled function"):
+        crossentropy.softmax(deleted)
     for transform in (jax.jit, jax.grad):
         with refuses(TypeError, "logits is traced by JAX and has no values yet"):
             transform(lambda x: crossentropy.cross_entropy(x, T))(X)

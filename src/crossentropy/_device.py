@@ -26,5 +26,5 @@ def holds(value: Any) -> bool:
         return True
     try:
         return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] == CUDA
-    except BufferError:  # JAX's, over several devices
+    except (BufferError, TypeError):  # JAX's, over several devices; or deleted
         return False

@@ -126,6 +126,8 @@ def _of_jax(value: Any, name: str) -> np.ndarray:
             f"{name} is traced by JAX and has no values yet: call this function outside of jit, grad and vmap, or "
             "through jax.pure_callback; crossentropy.jax has losses for inside of them"
         )
+    if getattr(value, "is_deleted", bool)():
+        raise TypeError(f"{name} has no values any more: JAX's array was deleted, or donated to a compiled function")
     devices = value.devices() if hasattr(value, "devices") else ()
     if others := {device.platform for device in devices} - {"cpu"}:
         raise TypeError(f"{name} must lie on the CPU, or on one CUDA device, got an array on {', '.join(others)}")
