@@ -136,6 +136,14 @@ def test_bits_do_not_depend_on_threads_nor_on_where_a_block_lies():
         assert blocks.chunk(x, y, 3000, 9000, partition=9, label_smoothing=0.1).tobytes() == first.tobytes()
 
 
+class OnDevice:
+    """What a CUDA array is known by."""
+
+    @property
+    def __cuda_array_interface__(self):
+        return {"shape": (2, 3), "typestr": "<f4", "data": (0, False), "strides": None, "version": 3}
+
+
 @pytest.mark.parametrize(
     ("call", "error", "told"),
     [
@@ -146,6 +154,7 @@ def test_bits_do_not_depend_on_threads_nor_on_where_a_block_lies():
         (lambda x, y: blocks.chunk(x, y, 0, 9, class_weight=np.ones(9)), ValueError, r"must have shape \(3,\)"),
         (lambda x, y: blocks.chunk(x, y, 0, 9, partition=0), ValueError, "partition must be positive, got 0"),
         (lambda x, y: blocks.chunk(x, y, 0, 9, entropy=True, margin=1.0), ValueError, "margin is the loss's own"),
+        (lambda x, y: blocks.chunk(OnDevice(), y, 0, 9), TypeError, "logits must be on the host, got a CUDA array"),
         (lambda x, y: blocks.combine(), TypeError, "got a NoneType"),
         (lambda x, y: blocks.aggregate(np.zeros(2)), TypeError, "got of dtype float64"),
         (lambda x, y: blocks.gradient(x, y, blocks.identity(2), 0, 9, grad_output=np.ones(3)), ValueError, "got"),
