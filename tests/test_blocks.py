@@ -48,13 +48,11 @@ def test_any_split_in_any_association_is_the_whole(drawn, smoothing):
         assert (losses[expected > 0] > 0).all()  # no loss of 0 that is none
 
 
-@pytest.mark.parametrize("name", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("name", ["float32", "float64"])
 def test_long_rows_in_blocks(kernels, name):
     """Past the classes that kernels take as tiles, and past a block of theirs: the target in each in turn."""
-    if name not in crossentropy.testing.dtypes():
-        pytest.skip("bfloat16 arrays need ml_dtypes")
     rng, cuts = np.random.default_rng(4), (0, 70, 70, 2300)
-    x = (rng.standard_normal((4, 2300)) * 3).astype(crossentropy.testing.dtypes()[name])
+    x = (rng.standard_normal((4, 2300)) * 3).astype(name)
     x[1, 69], x[2, 2299], x[3, 5] = 30, 30, 30  # leaders: a target, a target past a block, and another class
     y, w = np.array([70, 69, 2299, 2200]), rng.uniform(0, 2, 2300)
     check(x, y, cuts)
@@ -65,8 +63,8 @@ def test_long_rows_in_blocks(kernels, name):
         losses, grad = of_blocks(x, y, cuts, softcap=20.0, margin=0.5)
         whole = crossentropy.cross_entropy_and_grad(x, y, **given)
         np.testing.assert_allclose(losses, whole.loss, rtol=3e-7)
-        eps = 1e-6 if name == "float32" else 8e-3
-        np.testing.assert_allclose(grad.astype(float), whole.grad.astype(float), rtol=eps, atol=1e-30)
+
+        np.testing.assert_allclose(grad.astype(float), whole.grad.astype(float), rtol=1e-6, atol=1e-30)
     x[:, :70] = -np.inf
     q = rng.dirichlet(np.ones(2300), 4).astype(np.float64 if name == "float64" else np.float32)
     q[:2, :70] = 0
