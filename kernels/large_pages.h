@@ -19,7 +19,7 @@ static inline void ask_for_large_pages(void *data, size_t bytes)
     if (bytes < WORTH_LARGE_PAGES) return;
     const uintptr_t from = ((uintptr_t)data + LARGE_PAGE - 1) & ~(LARGE_PAGE - 1);
     const uintptr_t to = ((uintptr_t)data + bytes) & ~(LARGE_PAGE - 1);
-    if (to > from) (void)madvise((void *)from, to - from, MADV_HUGEPAGE);    /* refused: the pages are small */
+    if (to > from) (void)madvise((void *)from, to - from, MADV_HUGEPAGE); /* refused: the pages are small */
 #else
     (void)data, (void)bytes;
 #endif

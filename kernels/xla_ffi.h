@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct xla_error xla_error;    /* NULL: none */
+typedef struct xla_error xla_error; /* NULL: none */
 
 typedef struct xla_extension {
     size_t size;
@@ -15,7 +15,7 @@ typedef struct xla_extension {
     struct xla_extension *next;
 } xla_extension;
 
-enum { XLA_METADATA = 1 };    /* the extension by which a handler is asked for its version, and not called */
+enum { XLA_METADATA = 1 }; /* the extension by which a handler is asked for its version, and not called */
 
 typedef struct {
     size_t size;
@@ -37,13 +37,21 @@ typedef struct {
     xla_extension *extension;
     xla_version version;
     const void *internal;
-    xla_error *(*create_error)(xla_failure *);    /* and more, which nothing here calls */
+    xla_error *(*create_error)(xla_failure *); /* and more, which nothing here calls */
 } xla_api;
 
 enum {
-    XLA_S8 = 2, XLA_S16, XLA_S32, XLA_S64,
-    XLA_U8, XLA_U16, XLA_U32, XLA_U64,
-    XLA_F16, XLA_F32, XLA_F64,
+    XLA_S8 = 2,
+    XLA_S16,
+    XLA_S32,
+    XLA_S64,
+    XLA_U8,
+    XLA_U16,
+    XLA_U32,
+    XLA_U64,
+    XLA_F16,
+    XLA_F32,
+    XLA_F64,
     XLA_BF16 = 16
 };
 
@@ -61,12 +69,12 @@ typedef struct {
     xla_extension *extension;
     int64_t count;
     int *kinds;
-    void **at;    /* each an xla_buffer */
+    void **at; /* each an xla_buffer */
 } xla_buffers;
 
 typedef struct {
     const char *text;
-    size_t length;    /* without a 0 at the end */
+    size_t length; /* without a 0 at the end */
 } xla_text;
 
 typedef struct {
@@ -82,7 +90,7 @@ typedef struct {
     int64_t count;
     int *kinds;
     xla_text **names;
-    void **at;    /* an xla_scalar where the kind says so */
+    void **at; /* an xla_scalar where the kind says so */
 } xla_attributes;
 
 typedef struct {
@@ -97,8 +105,8 @@ typedef struct {
 
 typedef struct {
     size_t size;
-    xla_version version;    /* OUT */
-    uint32_t traits;        /* OUT */
+    xla_version version; /* OUT */
+    uint32_t traits; /* OUT */
 } xla_metadata;
 
 typedef struct {
