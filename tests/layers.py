@@ -22,6 +22,7 @@ VALUES = {
     "test_a_model_trains_as_with_its_own_loss",
     "test_ctrl_c_ends_a_long_call",
     "test_orders_of_strides",
+    "test_products",
     "test_property",
     "test_streamed_results_are_those_of_small_calls",
     "test_the_loss_is_that_of_transformers",
