@@ -61,6 +61,7 @@ SLOW = {
     "test_every_option_at_once",  # Numba compiles it for a minute
     "test_some_options_of_each_row",
     "test_from_parallel_loops",
+    "test_functions_of_rows",
     "test_functions_of_rows_that_are_strided",
     "test_no_row_counts_in_compiled_code",
     "test_the_environment_s_isa_and_threads",
