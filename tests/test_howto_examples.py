@@ -10,21 +10,28 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples"
 NEEDED = {
+    "scikit_learn": ["sklearn"],
     "pytorch_step": ["torch"],
+    "transformers_model": ["torch", "transformers"],
     "data_parallel": ["torch"],
+    "jax_model": ["jax"],
     "numba_loop": ["numba"],
     "command_line": ["click", "sklearn", "pandas", "skops"],
     "boosters": ["xgboost", "lightgbm", "sklearn"],
     "streaming_evaluation": ["torch", "click", "rich", "matplotlib"],  # by way of character_model
 }
 SAYS = {
+    "scikit_learn": "after one pass over a stream",
     "numpy_classifier": "held out: loss",
     "pytorch_step": "the gradients differ by",
+    "jax_model": "right on the other half",
+    "transformers_model": "the losses differ by",
     "data_parallel": "the gradients differ by",
     "language_model_loss": "perplexity",
     "gpu_arrays": "device",
     "numba_loop": "right",
     "command_line": "H(P,Q)",
+    "blocks_of_classes": "the gradients differ by",
     "boosters": "at most",
     "streaming_evaluation": "the same bits: True",
 }

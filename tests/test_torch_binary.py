@@ -19,7 +19,7 @@ def data(dtype, shape=(6, 5)):
 
 
 def both(function, theirs, z, t, **options):
-    """Loss and gradient are of the kind of PyTorch's, and what it computes in float64, with other gradients arriving."""
+    """Loss and gradient are of the kind of PyTorch's, and what it computes in float64; what arrives is not 1."""
     wide = {name: a.double() if isinstance(a, torch.Tensor) else a for name, a in options.items()}
     kind = theirs(z, t, **options)
     exact = z.detach().double().requires_grad_()

@@ -23,7 +23,6 @@
 #include "simd/simd.h"
 
 #define BINARY_NEAR 80    /* e^-80 and its half ulp are normal numbers of float32 */
-enum { WIDENED_AT_ONCE = 64 };
 
 /* High (1 + q) EXP_SCALE^-1 as u + low. What the scale's own rounding is short of is 2^-26 of float32's u at most, and
  * nothing of float64's digits that a result can show. */
@@ -66,40 +65,33 @@ SIMD vec_f32 log1p_near_f32(vec_f32 u, vec_f32 low)
     return v_sub_f32(u, v_fnma_f32(v_mul_f32(rest, rest), low, v_mul_f32(s, v_fnma_f32(y, p, u))));
 }
 
-/* The numbers of a vector: those that come, 1 or 0 for weights that are none. */
-#define DEFINE_BINARY_LANES(T)                                                             \
-    typedef struct {                                                                       \
-        vec_##T z, t, w, r, s;                                                             \
-    } binary_lanes_##T;                                                                    \
-    SIMD vec_##T binary_number_##T(const T *x, double otherwise, ptrdiff_t j, ptrdiff_t n) \
-    {                                                                                      \
-        if (x == NULL) return v_set1_##T((T)otherwise);                                    \
-        return n < LANES_##T ? load_part_##T(x + j, n, 0) : load_##T(x + j);               \
-    }                                                                                      \
-    /* n of them from j on; lanes beyond are of no meaning */                              \
-    SIMD binary_lanes_##T binary_load_##T(const binary_block *b, ptrdiff_t j, ptrdiff_t n) \
-    {                                                                                      \
-        const binary_lanes_##T x = {                                                       \
-            binary_number_##T(b->z, 0, j, n),                                              \
-            binary_number_##T(b->t, 0, j, n),                                              \
-            binary_number_##T(b->weight, b->weight_of_all, j, n),                          \
-            binary_number_##T(b->pos_weight, b->pos_weight_of_all, j, n),                  \
-            binary_number_##T(b->grad_output, b->grad_output_of_all, j, n),                \
-        };                                                                                 \
-        return x;                                                                          \
-    }                                                                                      \
-    SIMD void binary_store_##T(T *x, vec_##T a, ptrdiff_t j, ptrdiff_t n, int bypass)      \
-    {                                                                                      \
-        if (n < LANES_##T) store_part_##T(x + j, n, a);                                    \
-        else if (bypass) bypass_##T(x + j, a);                                             \
-        else store_##T(x + j, a);                                                          \
-    }                                                                                      \
-    SIMD vec_##T binary_counted_##T(vec_##T loss, ptrdiff_t n)                             \
-    {                                                                                      \
-        if (n == LANES_##T) return loss;                                                   \
-        T kept[LANES_##T] = {0};                                                           \
-        store_part_##T(kept, n, loss);                                                     \
-        return load_##T(kept);                                                             \
+/* The numbers of a vector. */
+#define DEFINE_BINARY_LANES(T)                                                                                \
+    typedef struct {                                                                                          \
+        vec_##T z, t, w, r, s;                                                                                \
+    } binary_lanes_##T;                                                                                       \
+    SIMD vec_##T binary_scale_##T(const T *x, double of_all, ptrdiff_t j)                                     \
+    {                                                                                                         \
+        return x ? load_##T(x + j) : v_set1_##T((T)of_all);                                                   \
+    }                                                                                                         \
+    SIMD binary_lanes_##T binary_load_##T(const binary_block *b, ptrdiff_t j)                                 \
+    {                                                                                                         \
+        const binary_lanes_##T x = {                                                                          \
+            load_##T((const T *)b->z + j),                                                                    \
+            load_##T((const T *)b->t + j),                                                                    \
+            binary_scale_##T(b->weight, b->weight_of_all, j),                                                 \
+            binary_scale_##T(b->pos_weight, b->pos_weight_of_all, j),                                         \
+            binary_scale_##T(b->grad_output, b->grad_output_of_all, j),                                       \
+        };                                                                                                    \
+        return x;                                                                                             \
+    }                                                                                                         \
+    SIMD void binary_store_##T(const binary_block *b, ptrdiff_t j, vec_##T loss, vec_##T grad)                \
+    {                                                                                                         \
+        T *const losses = (T *)b->loss + (b->loss ? j : 0), *const slopes = (T *)b->grad + (b->grad ? j : 0); \
+        if (b->loss && b->bypass) bypass_##T(losses, loss);                                                   \
+        else if (b->loss) store_##T(losses, loss);                                                            \
+        if (b->grad && b->bypass) bypass_##T(slopes, grad);                                                   \
+        else if (b->grad) store_##T(slopes, grad);                                                            \
     }
 DEFINE_BINARY_LANES(f32)
 DEFINE_BINARY_LANES(f64)
@@ -174,66 +166,71 @@ static double binary_f64(const binary_block *b, ptrdiff_t n)
 {
     vec_f64 total = v_set1_f64(0);
     for (ptrdiff_t j = 0; j < n; j += LANES_f64) {
-        const ptrdiff_t here = n - j < LANES_f64 ? n - j : LANES_f64;
-        vec_f64 grad, loss = binary_any(binary_load_f64(b, j, here), b, &grad);
-        if (b->loss) binary_store_f64(b->loss, loss, j, here, 0);
-        if (b->grad) binary_store_f64(b->grad, grad, j, here, b->bypass);
-        total = v_add_f64(total, binary_counted_f64(loss, here));
+        vec_f64 grad;
+        const vec_f64 loss = binary_any(binary_load_f64(b, j), b, &grad);
+        binary_store_f64(b, j, loss, grad);
+        total = v_add_f64(total, loss);
     }
     return v_sum_f64(total);
 }
 
-/* The same of n <= WIDENED_AT_ONCE float32 numbers from j on, in float64. */
-static NOT_INLINED double binary_widened(const binary_block *b, ptrdiff_t j, ptrdiff_t n, f32 *loss, f32 *grad)
+/* The same of BINARY_MULTIPLE float32 numbers from j on, in float64. */
+static NOT_INLINED double binary_widened(const binary_block *b, ptrdiff_t j, f32 *loss, f32 *grad)
 {
-    f64 numbers[7][WIDENED_AT_ONCE];
-    const void *from[5] = {b->z, b->t, b->weight, b->pos_weight, b->grad_output};
-    for (int k = 0; k < 5; ++k)
-        if (from[k])
-            for (ptrdiff_t i = 0; i < n; ++i) numbers[k][i] = ((const f32 *)from[k])[j + i];
+    f64 numbers[7][BINARY_MULTIPLE];
     binary_block wide = *b;
-    wide.z = numbers[0], wide.t = numbers[1], wide.loss = numbers[5], wide.grad = numbers[6], wide.bypass = 0;
-    if (b->weight) wide.weight = numbers[2];
-    if (b->pos_weight) wide.pos_weight = numbers[3];
-    if (b->grad_output) wide.grad_output = numbers[4];
-    const double sum = binary_f64(&wide, n);
-    for (ptrdiff_t i = 0; loss && i < n; ++i) loss[i] = (f32)numbers[5][i];
-    for (ptrdiff_t i = 0; grad && i < n; ++i) grad[i] = (f32)numbers[6][i];
-    return sum;
-}
-
-static double binary_focal_f32(const binary_block *b, ptrdiff_t n)
-{
-    double total = 0;
-    for (ptrdiff_t j = 0; j < n; j += WIDENED_AT_ONCE) {
-        const ptrdiff_t here = n - j < WIDENED_AT_ONCE ? n - j : WIDENED_AT_ONCE;
-        total += binary_widened(b, j, here, b->loss ? (f32 *)b->loss + j : NULL, b->grad ? (f32 *)b->grad + j : NULL);
+    const void **of[5] = {&wide.z, &wide.t, &wide.weight, &wide.pos_weight, &wide.grad_output};
+    for (int k = 0; k < 5; ++k) {
+        const f32 *from = *of[k];
+        if (from == NULL) continue;
+        for (int i = 0; i < BINARY_MULTIPLE; i += LANES_f32) {
+            const vec_f32 x = load_f32(from + j + i);
+            store_f64(numbers[k] + i, v_widen_low_f32(x));
+            store_f64(numbers[k] + i + LANES_f64, v_widen_high_f32(x));
+        }
+        *of[k] = numbers[k];
     }
-    return total;
+    wide.loss = numbers[5], wide.grad = numbers[6], wide.bypass = 0;
+    const double sum = binary_f64(&wide, BINARY_MULTIPLE);
+    for (int i = 0; i < BINARY_MULTIPLE; i += LANES_f32) {
+        const f64 *l = numbers[5] + i, *g = numbers[6] + i;
+        store_f32(loss + i, v_narrow_f32(load_f64(l), load_f64(l + LANES_f64)));
+        store_f32(grad + i, v_narrow_f32(load_f64(g), load_f64(g + LANES_f64)));
+    }
+    return sum;
 }
 
 static double binary_f32(const binary_block *b, ptrdiff_t n)
 {
-    if (b->gamma != 0 || b->alpha >= 0) return binary_focal_f32(b, n);
     const vec_f32 limit = v_set1_f32(BINARY_NEAR);
+    const int is_focal = b->gamma != 0 || b->alpha >= 0;
     vec_f64 low = v_set1_f64(0), high = low;
-    for (ptrdiff_t j = 0; j < n; j += LANES_f32) {
-        const ptrdiff_t here = n - j < LANES_f32 ? n - j : LANES_f32;
-        const binary_lanes_f32 x = binary_load_f32(b, j, here);
-        const vec_f32 size = v_max_f32(x.z, v_sub_f32(v_set1_f32(0), x.z));
-        const mask_f32 near = v_less_f32(size, limit);
-        vec_f32 grad, loss = binary_near(x, size, &grad);
-        if (mask_count_f32(near) < LANES_f32) {
-            f32 numbers[2][LANES_f32] = {{0}, {0}};
-            binary_widened(b, j, here, numbers[0], numbers[1]);
-            loss = v_where_f32(near, loss, load_f32(numbers[0])), grad = v_where_f32(near, grad, load_f32(numbers[1]));
+    double total = 0;
+    for (ptrdiff_t j = 0; j < n; j += BINARY_MULTIPLE) {
+        f32 losses[BINARY_MULTIPLE], slopes[BINARY_MULTIPLE];
+        int widened = is_focal;
+        if (is_focal) total += binary_widened(b, j, losses, slopes);
+        for (int i = 0; i < BINARY_MULTIPLE; i += LANES_f32) {
+            vec_f32 loss, grad;
+            if (is_focal) {
+                loss = load_f32(losses + i), grad = load_f32(slopes + i);
+            } else {
+                const binary_lanes_f32 x = binary_load_f32(b, j + i);
+                const vec_f32 size = v_max_f32(x.z, v_sub_f32(v_set1_f32(0), x.z));
+                const mask_f32 near = v_less_f32(size, limit);
+                loss = binary_near(x, size, &grad);
+                if (mask_count_f32(near) < LANES_f32) {
+                    if (!widened) binary_widened(b, j, losses, slopes);
+                    widened = 1;
+                    loss = v_where_f32(near, loss, load_f32(losses + i));
+                    grad = v_where_f32(near, grad, load_f32(slopes + i));
+                }
+                low = v_add_f64(low, v_widen_low_f32(loss)), high = v_add_f64(high, v_widen_high_f32(loss));
+            }
+            binary_store_f32(b, j + i, loss, grad);
         }
-        if (b->loss) binary_store_f32(b->loss, loss, j, here, b->bypass);
-        if (b->grad) binary_store_f32(b->grad, grad, j, here, b->bypass);
-        loss = binary_counted_f32(loss, here);
-        low = v_add_f64(low, v_widen_low_f32(loss)), high = v_add_f64(high, v_widen_high_f32(loss));
     }
-    return v_sum_f64(v_add_f64(low, high));
+    return total + v_sum_f64(v_add_f64(low, high));
 }
 
 static const binary_functions functions_binary = {binary_f32, binary_f64};

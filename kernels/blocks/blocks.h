@@ -266,7 +266,9 @@ typedef struct {
     void (*scale)(f32 *x, ptrdiff_t n, double by); /* x *= by, which a compiler must not know to be 1 */
 } stream_functions;
 
-/* Losses of one logit each (binary.h), over n contiguous numbers of float32 or float64. */
+#define BINARY_MULTIPLE 16    /* of what losses of one logit are worked on at a time */
+
+/* Losses of one logit each (binary.h), over n contiguous numbers of float32 or float64, n a multiple of that. */
 typedef struct {
     const void *z, *t;                                                       /* IN (n,) logits, targets */
     const void *weight, *pos_weight, *grad_output;                           /* IN (n,), or NULL: the same for all */

@@ -1,5 +1,7 @@
-/* Losses of one logit each, in blocks that threads take as they take rows: contiguous numbers of any type become
+/* Losses of one logit each, in blocks that threads take as they take rows. Contiguous numbers of any type become
  * float32 or float64 a few at a time, and the block functions (blocks/binary.h) do the rest. */
+#include <string.h>
+
 #include "rows/parallel.h"
 
 enum { AT_ONCE = 1 << 10 };    /* numbers that are converted, and then still lie in the first cache */
@@ -34,6 +36,39 @@ static const void *weights_at(const void *x, ptrdiff_t i, ptrdiff_t period, ptrd
     return x ? (const char *)x + (period ? i % period : i) * size : NULL;
 }
 
+static double losses(const task *t, const binary_block *b, ptrdiff_t n)
+{
+    return t->elements->type == ELEMENT_F64 ? t->isa->binary->f64(b, n) : t->isa->binary->f32(b, n);
+}
+
+/* Of the n numbers from i on that are too few: beside them weights of 0. */
+static double last_losses(const task *t, const binary_block *b, ptrdiff_t i, ptrdiff_t n, ptrdiff_t size)
+{
+    union {
+        f64 f64[BINARY_MULTIPLE];
+        f32 f32[BINARY_MULTIPLE];
+    } room[7];
+    memset(room, 0, sizeof room);
+    binary_block last = *b;
+    const void **of[5] = {&last.z, &last.t, &last.weight, &last.pos_weight, &last.grad_output};
+    for (int k = 0; k < 5; ++k) {
+        if (*of[k] == NULL) continue;
+        memcpy(&room[k], (const char *)*of[k] + i * size, (size_t)(n * size));
+        *of[k] = &room[k];
+    }
+    if (b->weight == NULL) {
+        for (ptrdiff_t k = 0; k < n; ++k)
+            if (size == 8) room[2].f64[k] = b->weight_of_all;
+            else room[2].f32[k] = (f32)b->weight_of_all;
+        last.weight = &room[2];
+    }
+    last.loss = &room[5], last.grad = &room[6], last.bypass = 0;
+    const double sum = losses(t, &last, BINARY_MULTIPLE);
+    if (b->loss) memcpy((char *)b->loss + i * size, &room[5], (size_t)(n * size));
+    if (b->grad) memcpy((char *)b->grad + i * size, &room[6], (size_t)(n * size));
+    return sum;
+}
+
 /* The sum of the losses of n numbers from i on. */
 static double some(const task *t, ptrdiff_t i, ptrdiff_t n)
 {
@@ -54,7 +89,9 @@ static double some(const task *t, ptrdiff_t i, ptrdiff_t n)
     b.grad = !e->block.grad ? NULL : e->widen ? (char *)grad.f32 : (char *)e->block.grad + i * size;
     const uintptr_t places = (uintptr_t)(b.loss ? b.loss : b.grad) | (uintptr_t)(b.grad ? b.grad : b.loss);
     b.bypass = t->bypass && !e->widen && places % 64 == 0;
-    const double sum = is_f64 ? t->isa->binary->f64(&b, n) : t->isa->binary->f32(&b, n);
+    const ptrdiff_t whole = n - n % BINARY_MULTIPLE;
+    double sum = whole ? losses(t, &b, whole) : 0;
+    if (n > whole) sum += last_losses(t, &b, whole, n - whole, wide);
     if (b.grad && e->widen) e->narrow(b.grad, (char *)e->block.grad + i * size, n, 0);
     return sum;
 }

@@ -31,7 +31,7 @@ class _NegLogLoss(_BaseScorer):  # type: ignore[misc]  # scikit-learn has no typ
     >>> x, y = load_iris(return_X_y=True)
     >>> model = crossentropy.sklearn.SoftmaxRegression(alpha=0.01).fit(x, y)
     >>> round(crossentropy.sklearn.neg_log_loss_scorer(model, x, y), 3)
-    -0.177
+    -0.141
     """
 
     def __init__(self) -> None:

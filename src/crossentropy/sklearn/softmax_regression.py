@@ -63,7 +63,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         How many iterations may pass without a better one.
     batch_size : int, default 64
         Observations of a step of `partial_fit`.
-    learning_rate : float, default 0.1
+    learning_rate : float, default 0.2
         Of `partial_fit`: AdaGrad's, which divides each coefficient's step by the root of the sum of its squared
         gradients, so that features of any scale may be learned.
     random_state : int, RandomState or None
@@ -120,7 +120,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
         batch_size: int = 64,
-        learning_rate: float = 0.1,
+        learning_rate: float = 0.2,
         random_state: Any = None,
     ) -> None:
         self.alpha = alpha
