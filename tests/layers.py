@@ -49,6 +49,10 @@ FIRST = {
 # None at all.
 SLOW = {
     "test_a_peer_that_is_missing_or_fails_gets_a_line",
+    "test_a_worker_that_is_killed_changes_nothing",  # clusters of processes, as the next two
+    "test_dask_processes_have_the_same_bits",
+    "test_mpi_merges_evaluations",
+    "test_the_command_has_a_few_blocks_in_memory_at_a_time",  # of a gigabyte
     "test_a_bad_environment_variable_gets_one_line",  # nine processes; test_surroundings.py has the messages
     "test_a_stream_that_lacks_the_symbols",
     "test_a_fused_model_is_compiled_in_one_graph",
