@@ -3,9 +3,11 @@
 The extra `docs` has what it needs. A picture of every page, and an audit of it, is `docs/look.mjs`.
 """
 
+import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("KERAS_BACKEND", "jax")  # whose losses are documented
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 import crossentropy

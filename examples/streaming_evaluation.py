@@ -22,7 +22,7 @@ def main():
     """Train for a few seconds, evaluate, print."""
     torch.set_num_threads(1)
     corpus = Corpus.of(text())
-    (run,) = train(HEADS["crossentropy"], corpus=corpus, steps=60)
+    (run,) = train(HEADS["crossentropy"], corpus=corpus, steps=30)
 
     whole, one, other = crossentropy.Evaluation(), crossentropy.Evaluation(), crossentropy.Evaluation()
     for i, (logits, targets) in enumerate(parts(run.model, corpus)):

@@ -17,7 +17,7 @@ def _begin_c_api():
     threads = os.environ.get("CROSSENTROPY_NUM_THREADS", "")
     if isa_select(name) == NULL:
         name = supported_isas()[0].encode()
-    c_api_begin(name, int(threads) if threads.isdecimal() else 0)
+    c_api_begin(name, min(int(threads), 1 << 16) if threads.isdecimal() else 0)
 
 
 def _after_fork():

@@ -62,8 +62,13 @@ cdef extern from "xla_ffi.h" nogil:
         xla_metadata *metadata
 
 
-cdef const char *XLA_ISAS[4]    # in the order of ISAS
-XLA_ISAS[:] = [b"avx512", b"avx2", b"neon", b"base"]
+cdef enum:
+    MOST_ISAS = 8
+
+cdef const char *XLA_ISAS[MOST_ISAS]    # those of ISAS, and then its last
+cdef tuple ISA_NAMES = tuple(ISAS[min(i, len(ISAS) - 1)].encode() for i in range(MOST_ISAS))    # keeps what these point to
+for place in range(MOST_ISAS):
+    XLA_ISAS[place] = <bytes>ISA_NAMES[place]
 
 
 cdef xla_error *refused(xla_call *call, const char *message, int code=XLA_INVALID_ARGUMENT) noexcept nogil:
@@ -175,7 +180,7 @@ cdef const char *describe(xla_work *w, xla_call *call, work kind, const xla_buff
     memset(w, 0, sizeof(xla_work))
     if x.dims < 1 or x.dims > 64 or not 0 <= axis < x.dims:
         return "logits must have their class axis, and no more than 64 axes"
-    t.isa = isa_select(XLA_ISAS[attribute(call, "isa", 3) & 3])
+    t.isa = isa_select(XLA_ISAS[attribute(call, "isa", MOST_ISAS - 1) & (MOST_ISAS - 1)])
     d = 0
     while t.isa == NULL:    # compiled on another machine, and kept
         t.isa = isa_select(XLA_ISAS[d])

@@ -133,7 +133,8 @@ total = reference_backend.total
 def _call(x, targets, options):
     rows = x.shape[:-1]
     o, real = options._asdict(), np.float64 if x.itemsize == 8 else np.float32
-    given = {name: value for name, value in o.items() if name not in ("class_weight", "sample_weight", "probabilities")}
+    apart = ("class_weight", "sample_weight", "probabilities", "all_classes")
+    given = {name: value for name, value in o.items() if name not in apart}
     if o["class_weight"] is not None:
         given["class_weight"] = Array(o["class_weight"].astype(real))
     if o["class_prior"] is not None:
@@ -161,7 +162,26 @@ def forward(x, targets, options, loss, statistics):
     statistics[...] = kept.given[backend.calls.STATISTICS].value.to_host()[:, : statistics.shape[1]]
 
 
+def _from_0(x, targets, options):
+    """Targets as if the block were the first one: those of another lie past its classes."""
+    if options.probabilities:
+        return targets
+    here = (targets >= 0) & (targets < x.shape[-1])
+    return np.where(here | (targets == options.ignore_index), targets, x.shape[-1])
+
+
+def forward_block(x, targets, options, parts):
+    x_there, t, given = _call(x, _from_0(x, targets, options), options)
+    parts[...] = backend.forward_block(x_there, t, 0, options.all_classes, **given).to_host()
+
+
 def backward(x, targets, statistics, options, row_scale, grad):
+    if options.all_classes:
+        x_there, t, given = _call(x, _from_0(x, targets, options), options)
+        to, g = _device(grad), _scale(row_scale, x)
+        backend.backward_block(x_there, t, Array(statistics), 0, options.all_classes, grad_output=g, out=to, **given)
+        grad[...] = to.to_host()
+        return
     x_there, t, given = _call(x, targets, options)
     _, kept = backend.forward(x_there, t, **given)
     real = np.float64 if x.itemsize == 8 else np.float32
@@ -216,7 +236,9 @@ def row_statistics(x, targets, options, numbers, statistics=None):
 def log_probs_backward(x, targets, statistics, options, g_log_prob, g_entropy, grad):
     t = None if targets is None else Array(targets.reshape(x.shape[:-1]))
     kept = Array(statistics.astype(np.float64 if x.itemsize == 8 else np.float32))
-    saved = backend.restored_log_probs(kept, _device(x), t, **_options_there(x, options, targets is not None))
+    of_block = options.all_classes > 0
+    given = _options_there(x, options, targets is not None)
+    saved = backend.restored_log_probs(kept, _device(x), t, of_block, **given)
     to = _device(grad)
     backend.log_probs_backward(saved, _scale(g_log_prob, x), _scale(g_entropy, x), out=to)
     grad[...] = to.to_host()

@@ -57,6 +57,13 @@ SLOW = {
     "test_it_learns",  # the example's command trains, too
     "test_kernels_are_compiled_once_and_kept",  # by Numba, several times in processes of their own
     "test_kernels_of_several_processes_go_together",
+    "test_every_option_at_once",  # Numba compiles it for a minute
+    "test_some_options_of_each_row",
+    "test_from_parallel_loops",
+    "test_functions_of_rows_that_are_strided",
+    "test_no_row_counts_in_compiled_code",
+    "test_the_environment_s_isa_and_threads",
+    "test_the_example_extensions_are_built_and_right",  # by setuptools and Cython
     "test_machine_code",  # of CUDA kernels, which take seconds each to compile
     "test_info_says_why_a_backend_is_missing",
     "test_memory_of_a_chunk_of_logits",

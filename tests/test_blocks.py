@@ -13,6 +13,7 @@ import pytest
 import crossentropy
 from crossentropy import blocks, reference
 from crossentropy.testing import largest_error
+from crossentropy.testing.edge_cases.blocks import check, of_blocks
 
 
 @st.composite
@@ -45,6 +46,31 @@ def test_any_split_in_any_association_is_the_whole(drawn, smoothing):
     for losses in (at_once, blocks.aggregate(parts[0], **options)):
         assert largest_error(losses.astype(x.dtype), expected, name) <= (2 if name == "float32" else 3)
         assert (losses[expected > 0] > 0).all()  # no loss of 0 that is none
+
+
+@pytest.mark.parametrize("name", ["float32", "float64", "bfloat16"])
+def test_long_rows_in_blocks(kernels, name):
+    """Past the classes that kernels take as tiles, and past a block of theirs: the target in each in turn."""
+    if name not in crossentropy.testing.dtypes():
+        pytest.skip("bfloat16 arrays need ml_dtypes")
+    rng, cuts = np.random.default_rng(4), (0, 70, 70, 2300)
+    x = (rng.standard_normal((4, 2300)) * 3).astype(crossentropy.testing.dtypes()[name])
+    x[1, 69], x[2, 2299], x[3, 5] = 30, 30, 30  # leaders: a target, a target past a block, and another class
+    y, w = np.array([70, 69, 2299, 2200]), rng.uniform(0, 2, 2300)
+    check(x, y, cuts)
+    check(x, y, cuts, reference.Row(1.0, w.tolist(), 0.1, 0.01), class_weight=w, label_smoothing=0.1,
+          z_loss=0.01)  # fmt: skip
+    if name != "float64":  # the reference's own way to a capped logit is slow
+        given = {"softcap": 20.0, "margin": 0.5, "reduction": "none"}
+        losses, grad = of_blocks(x, y, cuts, softcap=20.0, margin=0.5)
+        whole = crossentropy.cross_entropy_and_grad(x, y, **given)
+        np.testing.assert_allclose(losses, whole.loss, rtol=3e-7)
+        eps = 1e-6 if name == "float32" else 8e-3
+        np.testing.assert_allclose(grad.astype(float), whole.grad.astype(float), rtol=eps, atol=1e-30)
+    x[:, :70] = -np.inf
+    q = rng.dirichlet(np.ones(2300), 4).astype(np.float64 if name == "float64" else np.float32)
+    q[:2, :70] = 0
+    check(x, q, cuts)
 
 
 def numbers(found):

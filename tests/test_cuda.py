@@ -53,13 +53,22 @@ def test_options_pairwise(number, chosen):
     testing.check_options(options, dtype, [layouts[(2 * number + k) % len(layouts)] for k in (0, 1)])
 
 
-# Hidden states on a device go another way: test_cuda_linear.py. Blocks and losses of one logit have no kernel.
+# Hidden states on a device go another way (test_cuda_linear.py), losses of one logit have no kernel there. Blocks of
+# classes are below: many small calls each, of kernels that work in float64 whatever the logits are.
 ELSEWHERE = ("linear:", "blocks:", "binary:")
 
 
 @pytest.mark.parametrize("name", [name for name in testing.EDGE_CASES if not name.startswith(ELSEWHERE)])
 def test_edge_case(name, dtype):
     testing.EDGE_CASES[name](dtype)
+
+
+OF_BLOCKS = [name for name in testing.EDGE_CASES if name.startswith("blocks:")]
+
+
+@pytest.mark.parametrize("name", OF_BLOCKS)
+def test_blocks_of_classes(name):
+    testing.EDGE_CASES[name](list(testing.dtypes().values())[OF_BLOCKS.index(name) % 3])
 
 
 @pytest.mark.parametrize("classes", [1, 70])

@@ -225,7 +225,7 @@ with dask.config.set(scheduler="threads", num_workers=2):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_a_few_chunks(tmp_path):
-    """Of 512 MB of logits, in a hole of a file or made by tasks, in chunks of 4 MB; eight of them have a row's classes."""
+    """Of 512 MB of logits, in a hole of a file or made by tasks, in chunks of 4 MB; eight have all classes of rows."""
     file = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (8192, 16384))
     file.flush()
     done = subprocess.run(

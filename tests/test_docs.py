@@ -2,6 +2,8 @@
 
 import doctest
 import re
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -84,3 +86,8 @@ def test_the_examples_for_language_models_run():
             result = runner.run(test, clear_globs=False)
             names.update(test.globs)
             assert not result.failed, block
+
+
+def test_the_picture_of_who_holds_what_is_what_its_script_draws():
+    script = ROOT / "docs" / "who_holds_what.py"
+    assert subprocess.run([sys.executable, script, "--check"]).returncode == 0

@@ -15,7 +15,7 @@ import crossentropy
 
 ROOT = Path(__file__).parent.parent
 # Modules of the package, with what they need; names that a module only passes on are examined where they are at home.
-NEEDS = {"dask": "dask", "numba_rows": "numba", "sklearn": "sklearn", "torch": "torch"}
+NEEDS = {name: name for name in ("dask", "jax", "sklearn", "torch", "transformers")} | {"numba_rows": "numba"}
 MODULES = dict.fromkeys(("autograd", "boosting", "distributions", "reference", "testing", "training"), "") | NEEDS
 RECORDS = (tuple, dict)  # what functions return, or take: their functions show them
 
@@ -70,6 +70,9 @@ def pages():
         "numba.md": ["numba"],
         "boosters.md": ["xgboost", "lightgbm"],
         "scikit_learn.md": ["sklearn"],
+        "jax.md": ["jax"],
+        "arrays.md": ["xarray"],
+        "transformers.md": ["transformers"],
     }
     return [pytest.param(path, needed.get(path.name, []), id=path.name) for path in found if path.exists()]
 
@@ -79,6 +82,8 @@ def test_the_examples_of_a_page_run(page, needed):
     """Block by block, in one namespace."""
     for module in needed:
         pytest.importorskip(module)
+    if "numba" in needed:
+        crossentropy.numba_overloads.init()  # as Numba does where the package is installed
     names, count = {}, 0
     for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         if ">>>" in block:

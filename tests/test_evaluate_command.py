@@ -133,7 +133,7 @@ def test_what_is_wrong_gets_one_line(folder, data):
         (r"y.npy: logits must have shape \(..., C\), got \(400,\)", "y.npy", "y.npy"),
         ("none.npy: no such file or folder", "none.npy", "y.npy"),
         ("objects.npy: it holds Python objects", "objects.npy", "y.npy"),
-        ("cut.npy: it must have 11328 bytes, got 11320: was it cut off", "cut.npy", "y.npy"),
+        ("cut.npy: must have 11328 bytes, got 11320: was it cut off", "cut.npy", "y.npy"),
         ("text.npy: ", "text.npy", "y.npy"),
         ("empty: no .npy files in it, nor is it a Zarr store", "empty", "y.npy"),
         (r"mixed/1.npy: it must be float32 \(n, 7\), as 0.npy is, got float32 \(400, 6\)", "mixed", "y.npy"),

@@ -56,29 +56,38 @@ def gradient_of_mean(x, t, rows=None, **options):
 def test_losses_and_gradients_are_those_of_numpy(kind, axis, rng):
     x = jnp.asarray(X, kind)
     y = rng.integers(0, X.shape[axis], np.delete(X.shape, axis))
+
+    @jax.jit
+    def values(x):
+        wide = partial(loss_of, labels=y, axis=axis, dtype=jnp.float32)
+        # The sum of the losses is what forward does not expect, and their mean is.
+        grads = jax.grad(lambda x: wide(x).sum())(x), jax.grad(lambda x: wide(x).mean())(x)
+        theirs = optax.softmax_cross_entropy_with_integer_labels(x, y, axis)
+        return wide(x), loss_of(x, y, axis), theirs, *grads
+
     loss, grad = of_numpy(x, y, axis=axis, reduction="none")
-    got = jax.jit(partial(loss_of, axis=axis, dtype=jnp.float32))(x, y)
-    same(got, loss)
-    same(loss_of(x, y, axis=axis), np.asarray(jnp.asarray(loss).astype(kind)))
-    near(
-        loss_of(x, y, axis=axis), optax.softmax_cross_entropy_with_integer_labels(x, y, axis), 16 * jnp.finfo(kind).eps
-    )
-    # The sum of the losses is what forward does not expect, and their mean is.
-    same(jax.jit(jax.grad(lambda x: loss_of(x, y, axis=axis, dtype=jnp.float32).sum()))(x), grad)
-    got = jax.jit(jax.value_and_grad(lambda x: loss_of(x, y, axis=axis, dtype=jnp.float32).mean()))(x)
-    same(got[1], gradient_of_mean(x, y, axis=axis))
-    near(got[0], loss.mean())
+    wide, as_optax, theirs, of_sum, of_mean = values(x)
+    same(wide, loss)
+    same(as_optax, np.asarray(jnp.asarray(loss).astype(kind)))
+    near(as_optax, theirs, 16 * jnp.finfo(kind).eps)
+    same(of_sum, grad)
+    same(of_mean, gradient_of_mean(x, y, axis=axis))
 
 
 def test_float64():
+    def values(x):
+        grads = jax.grad(lambda x: loss_of(x, Y).sum())(x), jax.grad(lambda x: loss_of(x, Y).mean())(x)
+        return loss_of(x, Y), *grads, log_softmax(x, 1), softmax_cross_entropy(x, Q)
+
     with jax.enable_x64(True):
-        x = jnp.asarray(X, jnp.float64)
-        loss, grad = of_numpy(x, Y, reduction="none")
-        same(loss_of(x, Y), loss)
-        same(jax.jit(jax.grad(lambda x: loss_of(x, Y).sum()))(x), grad)
-        same(jax.jit(jax.grad(lambda x: loss_of(x, Y).mean()))(x), of_numpy(x, Y).grad)
-        same(log_softmax(x, 1), crossentropy.log_softmax(np.asarray(x), 1))
-        same(softmax_cross_entropy(x, Q), crossentropy.cross_entropy(np.asarray(x), Q, reduction="none"))
+        x = np.asarray(X, np.float64)
+        each, of_sum, of_mean, log_p, of_probabilities = jax.jit(values)(x)
+    loss, grad = of_numpy(x, Y, reduction="none")
+    same(each, loss)
+    same(of_sum, grad)
+    same(of_mean, of_numpy(x, Y).grad)
+    same(log_p, crossentropy.log_softmax(x, 1))
+    same(of_probabilities, crossentropy.cross_entropy(x, Q, reduction="none"))
 
 
 def test_whatever_arrives(rng):
@@ -183,22 +192,23 @@ def test_probabilities():
 
 
 def test_log_softmax(rng):
-    g = rng.normal(size=X.shape).astype(np.float32)
-    axes = (-1, 0, (0, 2), None, (2, 1))
+    g, where = rng.normal(size=X.shape).astype(np.float32), rng.random(X.shape) < 0.7
+    axes = (-1, (0, 2), None)
 
-    def all_of(f):
-        return [jax.value_and_grad(lambda x, a=axis: (f(x, a) * g).sum())(X) for axis in axes]
+    def values(f):
+        each = [f(X, axis) for axis in axes]
+        grads = [jax.grad(lambda x, a=axis: (f(x, a) * g).sum())(X) for axis in axes]
+        return each, grads, f(X, 1, where)
 
-    want = jax.jit(lambda: all_of(jax.nn.log_softmax))()
-    near(jax.jit(lambda: all_of(log_softmax))(), want, 1e-5)
-    with crossentropy.config(backend="reference"):
-        near(jax.jit(lambda: all_of(log_softmax))(), want, 1e-5)
-    for axis, got in zip(axes, jax.jit(lambda: [log_softmax(X, a) for a in axes])(), strict=True):
+    each, grads, masked = jax.jit(lambda: values(log_softmax))()
+    want = jax.jit(lambda: values(jax.nn.log_softmax))()
+    near((each, grads, masked), want, 1e-5)
+    for axis, got in zip(axes, each, strict=True):
         same(got, crossentropy.log_softmax(X, axis))
     _, saved = crossentropy.autograd.log_softmax_forward(X)
-    same(jax.grad(lambda x: (log_softmax(x) * g).sum())(X), crossentropy.autograd.log_softmax_backward(saved, g))
-    where = rng.random(X.shape) < 0.7
-    near(log_softmax(X, 1, where), jax.nn.log_softmax(X, 1, where))
+    same(grads[0], crossentropy.autograd.log_softmax_backward(saved, g))
+    with crossentropy.config(backend="reference"):
+        near(jax.jit(lambda: values(log_softmax))(), want, 1e-5)
 
 
 def test_several_axes_of_classes(rng):
@@ -364,6 +374,24 @@ def test_settings_count_when_a_function_is_traced(rng):
         same(lowered.compile()(x), want)
     with crossentropy.config(backend="reference"):
         assert "@crossentropy_" not in jax.jit(lambda x: loss_of(x, y)).lower(x).as_text()
+
+
+def test_a_jaxlib_that_refuses_the_kernels(monkeypatch):
+    """A warning, once, and JAX's operations."""
+    module = crossentropy.jax
+
+    def refusing(name, capsule, platform):
+        raise ValueError("another version")
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refusing)
+    module._registered.cache_clear()
+    with pytest.warns(RuntimeWarning, match="does not take crossentropy's kernels.*another version") as found:
+        near([loss_of(X, Y) for _ in range(2)], [crossentropy.cross_entropy(X, Y, reduction="none")] * 2)
+    assert len(found) == 1
+    assert found[0].filename == __file__
+    monkeypatch.undo()
+    module._registered.cache_clear()
+    same(loss_of(X, Y), crossentropy.cross_entropy(X, Y, reduction="none"))  # the same functions, handed over again
 
 
 @pytest.mark.parametrize(

@@ -418,6 +418,16 @@ def test_a_head_that_is_not_plain_and_a_forward_of_ones_own_are_refused():
     assert type(capped) is transformers.Gemma2ForCausalLM
 
 
+def test_a_class_that_was_derived_since_is_not_taken_away():
+    """As FSDP derives one, which the model needs to be whole."""
+    (tokens, labels, _), model = next(batches()), fuse_head(MODELS["llama"]())
+    model.__class__ = type("Sharded", (type(model),), {})
+    assert model(tokens, labels=labels).logits is None
+    with pytest.raises(ValueError, match=r"class must be the one that fuse_head made, got Sharded"):
+        unfuse_head(model)
+    assert model(tokens, labels=labels).logits is None
+
+
 def test_a_head_may_be_fused_again_and_gives_back_a_loss_function_that_was_set():
     (tokens, labels, _), model = next(batches()), with_our_loss(MODELS["llama"]())
     fuse_head(model, label_smoothing=0.5)

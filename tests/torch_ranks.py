@@ -7,6 +7,7 @@ raised is written as JSON.
 
 import datetime
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -36,6 +37,8 @@ def main(results: Path, *chosen: str) -> None:
         children = {}
         for rank in range(RANKS):
             children[_forked(_go_through, Path(folder), "cases", rank, RANKS, cases.TIMEOUT, of(cases.CASES))] = None
+        for rank in range(2):
+            children[_forked(_go_through, Path(folder), "pairs", rank, 2, cases.TIMEOUT, of(cases.OF_TWO))] = None
         for name, fault in of(faults.FAULTS).items():
             for rank in range(faults.RANKS):
                 pid = _forked(_go_through, Path(folder), name, rank, faults.RANKS, timeout, {name: fault})
@@ -69,6 +72,7 @@ def _go_through(folder: Path, name: str, rank: int, ranks: int, timeout: datetim
     import torch.distributed as dist
 
     warnings.simplefilter("ignore")
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     found, path = {}, folder / f"{name}-{rank}.json"
     dist.init_process_group(
         "gloo",

@@ -75,7 +75,7 @@ static ptrdiff_t NAME(above)(const void *in, ptrdiff_t n, double value, int ties
 typedef struct {
     const ELEMENT *x;
     EXP_FRAME f;
-    vec max, least;    /* least: what lies below it is as far, whose e^x is 0 */
+    vec max, least, lowest;    /* what lies below least is as far, and its e^x that of lowest, less the shift: 0 */
     vec target, unit;
     ptrdiff_t n, leave;
 } looking;
@@ -112,7 +112,7 @@ SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u,
                           counted_above counts, vec to_count, int squares)
 {
     const vec z = guards ? v_max(r->least, x) : x;    /* NaN stays one */
-    vec e = v_exp_summed(guards ? v_sub(z, r->f.shift) : z, r->f);
+    vec e = v_exp_summed(guards ? v_max(r->lowest, v_sub(z, r->f.shift)) : z, r->f);
     p->far[u] = v_fma(e, v_sub(r->max, z), p->far[u]);
     if (leaves_out) e = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->leave - j))), e);
     p->sum[u] = v_add(p->sum[u], e);
@@ -282,6 +282,7 @@ static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdif
                        frame_at(at),
                        v_set1((REAL)max),
                        v_set1((REAL)far_below(max, WIDE == 1)),
+                       v_set1((REAL)far_below(max - at.shift, WIDE == 1)),
                        v_set1((REAL)target),
                        v_set1((REAL)unit),
                        n,

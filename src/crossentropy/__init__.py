@@ -8,6 +8,7 @@ Names are imported when they are first used: ``import crossentropy`` costs littl
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `_HOME` and `_MODULES` say, for type checkers and editors; a test compares the two
@@ -89,7 +90,7 @@ _HOME = {
     "set_config": "_backends.registry",
 }
 # What needs more than NumPy, or is for those who look under the functions: imported when it is named, as the others.
-_OPTIONAL = ("bench", "boosting", "cuda", "native", "numba_cpu", "numba_rows", "sklearn", "torch")
+_OPTIONAL = ("bench", "boosting", "cuda", "jax", "keras", "native", "numba_cpu", "numba_overloads", "numba_rows", "sklearn", "torch")
 _MODULES = ("autograd", "blocks", "distributions", "reference", "testing", "training")
 
 __all__ = [
@@ -145,6 +146,8 @@ if not TYPE_CHECKING:  # a checker would take it for saying that every name exis
     def __getattr__(name):
         if name in _HOME:
             value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+            if overloads := sys.modules.get("crossentropy.numba_overloads"):  # Numba has asked for the functions
+                overloads.register()
         elif name in _MODULES or name in _OPTIONAL:
             value = importlib.import_module(f".{name}", __name__)
         else:

@@ -177,7 +177,7 @@ def logsumexp(
     if sign is not None and not return_sign:
         rows[sign < 0] = np.nan
     shape, dtype = _check.kept_shape(given.shape, axes, bool(keepdims)), loss_dtype(given)
-    found = rounded(rows.reshape(shape), dtype)[()]
+    found: Any = rounded(rows.reshape(shape), dtype)[()]
     if sign is not None and return_sign:
         found = LogAndSign(found, rounded(sign.reshape(shape), dtype)[()])
     return _foreign.returned(found, x)
@@ -225,7 +225,8 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossO
     Returns
     -------
     scalar, or ndarray of the rows' shape with ``reduction='none'``
-        In nats; float64 for float64 and integer logits, otherwise float32.
+        In nats; float64 for float64 and integer logits, otherwise float32. Where the logits are another library's
+        array (a tensor on the CPU, JAX's, one of the array API standard), so is the result, of every function.
 
     Raises
     ------

@@ -16,17 +16,29 @@ import numpy as np
 
 from . import _arrays, _check, _mapped, _settings, blocks
 from ._backends import registry
-from ._options import OPTIONS, PER_ROW, LossOptions, PerRowOptions, integer, passed, reduction_of, takes_options
+from ._options import (
+    NUMERIC,
+    OPTIONS,
+    PER_ROW,
+    LossOptions,
+    PerRowOptions,
+    integer,
+    passed,
+    reduction_of,
+    takes_options,
+)
 from ._reduction import loss_dtype, rounded
 from .evaluation import OF_EVALUATION, Evaluation
 from .evaluation.rows import weights_of
 from .evaluation.sums import DIGITS, exact_sums, fraction
 
 try:
-    import dask
-    import dask.array as da
+    import dask.array
+    from dask.delayed import delayed
 except ImportError as error:
     raise ImportError(f"crossentropy.dask needs Dask ({error}): pip install 'crossentropy[dask]'") from None
+
+da: Any = dask.array  # whose functions have no types
 
 __all__ = ["cross_entropy", "evaluate", "from_memmap"]
 
@@ -139,17 +151,17 @@ def evaluate(
     """
     left = passed("evaluate", options, ("top", "bins", "confusion"), PER_ROW)
     of_evaluation = {name: value for name, value in left.items() if name in OF_EVALUATION}
-    how = {"top": top, "bins": bins, "confusion": confusion}
+    how: dict[str, Any] = {"top": top, "bins": bins, "confusion": confusion}
     Evaluation(**how, **of_evaluation)  # what is wrong is told now
     given = _Given(logits, targets, left)
     if given.probabilities:
         raise TypeError("targets of an evaluation must be classes, integers of the rows' shape, got probabilities")
     parts = given.blocks(_evaluated, given.options, (), np.dtype(object), how=how)
     merged = list(parts.to_delayed().ravel())
-    merge = dask.delayed(_merged, pure=True)
+    merge = delayed(_merged, pure=True)
     while len(merged) > 1:
         merged = [merge(merged[i : i + MERGED_AT_ONCE]) for i in range(0, len(merged), MERGED_AT_ONCE)]
-    return dask.delayed(_result, pure=True)(merged[0])
+    return delayed(_result, pure=True)(merged[0])
 
 
 def from_memmap(array: np.memmap[Any, Any], chunks: Any = "auto") -> Any:
@@ -405,7 +417,7 @@ def _combined(found: Any) -> np.ndarray:
 
 def _of_rows_alone(options: dict[str, Any]) -> dict[str, Any]:
     """What `blocks.aggregate` has still to do: the options that are numbers."""
-    return {name: value for name, value in options.items() if name in ("label_smoothing", "z_loss")}
+    return {name: value for name, value in options.items() if name in NUMERIC}
 
 
 def _losses_of(found: np.ndarray, options: dict[str, Any], dtype: np.dtype[Any]) -> np.ndarray:

@@ -89,8 +89,8 @@ def softmax_cross_entropy_with_integer_labels(
 
     Examples
     --------
-    >>> logits = jnp.array([[50.0, 0.0], [0.0, 0.0]])
-    >>> softmax_cross_entropy_with_integer_labels(logits, jnp.array([0, 1])).tolist()
+    >>> logits = np.array([[50.0, 0.0], [0.0, 0.0]], np.float32)
+    >>> crossentropy.jax.softmax_cross_entropy_with_integer_labels(logits, np.array([0, 1])).tolist()
     [1.9287498933537385e-22, 0.6931471824645996]
     """
     x = _floating(logits, "logits")
@@ -141,8 +141,9 @@ def softmax_cross_entropy(
 
     Examples
     --------
-    >>> softmax_cross_entropy(jnp.array([1.2, -0.8, -0.5]), jnp.array([1.0, 0.0, 0.0])).round(4).tolist()
-    0.27610000967979431
+    >>> logits = np.array([1.2, -0.8, -0.5], np.float32)
+    >>> round(float(crossentropy.jax.softmax_cross_entropy(logits, np.array([1, 0, 0]))), 6)
+    0.276125
     """
     x = _floating(logits, "logits")
     q = jnp.asarray(labels)
@@ -182,7 +183,7 @@ def log_softmax(x: Any, axis: int | tuple[int, ...] | None = -1, where: Any = No
 
     Examples
     --------
-    >>> log_softmax(jnp.array([50.0, 0.0])).tolist()
+    >>> crossentropy.jax.log_softmax(np.array([50.0, 0.0], np.float32)).tolist()
     [-1.9287498933537385e-22, -50.0]
     """
     x = _floating(x, "x")
@@ -291,11 +292,11 @@ def _result(losses: jax.Array, counts: jax.Array | None, dtype: Any) -> jax.Arra
 @functools.cache
 def _registered() -> bool:
     """Whether XLA takes the functions of the native backend, which are handed to it once."""
-    from . import _native
+    from ._backends import native
 
     jax.default_backend()  # before it is there, what is handed over waits for it, and so would an error
     try:
-        for name, capsule in _native.xla_handlers().items():
+        for name, capsule in native.xla_handlers().items():
             jax.ffi.register_ffi_target(f"crossentropy_{name}", capsule, platform="cpu")
     except Exception as error:  # XLA's own, of no common kind
         message = f"this jaxlib does not take crossentropy's kernels, and JAX's operations compute instead: {error}"
@@ -318,8 +319,14 @@ def _chosen(name: str, how: _How, plain: Any, *arrays: jax.Array, **more: Any) -
         return plain(*arrays)
     # What the operations' results are, with all that JAX knows of arrays, as which axes of a mesh they differ along.
     results = jax.eval_shape(plain, *arrays)
-    call = jax.ffi.ffi_call(f"crossentropy_{name}", results, vmap_method="broadcast_all", **more)
-    return lax.platform_dependent(*arrays, cpu=lambda *arrays: call(*arrays, **how.attributes()), default=plain)
+    ffi_call: Any = jax.ffi.ffi_call
+    call = ffi_call(f"crossentropy_{name}", results, vmap_method="broadcast_all", **more)
+
+    def kernel(*arrays: jax.Array) -> Any:
+        found = call(*arrays, **how.attributes())
+        return tuple(found) if isinstance(results, tuple) else found  # JAX 0.5 makes a list of several
+
+    return lax.platform_dependent(*arrays, cpu=kernel, default=plain)
 
 
 # By jit, so that what runs outside of any is compiled once.

@@ -3,6 +3,7 @@
 from ._backends.native import (
     ISAS,
     OPENMP,
+    SQUARES,
     STREAM_ROW,
     SUPPORTED_ISAS,
     THREADS,
@@ -31,6 +32,7 @@ from ._backends.native import (
 __all__ = [
     "ISAS",
     "OPENMP",
+    "SQUARES",
     "STREAM_ROW",
     "SUPPORTED_ISAS",
     "THREADS",

@@ -18,8 +18,9 @@ try:
     import torch
     from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 except ModuleNotFoundError as error:
-    message = f"{error}: crossentropy.transformers needs it; pip install 'crossentropy[transformers]'"
-    raise ModuleNotFoundError(message) from None
+    raise ModuleNotFoundError(
+        f"{error}: crossentropy.transformers needs it; pip install 'crossentropy[transformers]'"
+    ) from None
 
 from ._options import EXTRAS, unknown
 from .torch import cross_entropy, linear_cross_entropy
@@ -61,7 +62,7 @@ def causal_lm_loss(
     shift_labels : Tensor, shape (..., T), optional
         Labels that are shifted already.
     **kw
-        Options of `crossentropy.torch.cross_entropy` by their names: ``z_loss``, ``label_smoothing``, ``inplace`` and
+        Options of `crossentropy.torch.cross_entropy` by their names: ``label_smoothing``, ``focal``, ``inplace`` and
         so on, but for those of rows. What else a model was called with is passed over, as transformers' loss does;
         what is nearly an option is an error.
 
@@ -306,7 +307,7 @@ def fuse_head(model: _Model, **options: Any) -> _Model:
         One of the types in the Notes, which is changed: its class becomes one that is derived from its own, with its
         name, and its ``loss_function`` becomes `causal_lm_loss` with the same options.
     **options
-        Those of `linear_causal_lm_loss`: ``z_loss``, ``label_smoothing``, ``rows`` and so on. The model's own cap and
+        Those of `linear_causal_lm_loss`: ``label_smoothing``, ``focal``, ``rows`` and so on. The model's own cap and
         scale of its logits are taken from its ``config``.
 
     Returns
@@ -397,9 +398,14 @@ def unfuse_head(model: _Model) -> _Model:
     """
     if not isinstance(model, _Fused):
         raise ValueError(f"model must be one that fuse_head has changed, got {type(model).__name__}")
+    if "_unfused" not in vars(type(model)):  # FSDP does the same to a class
+        raise ValueError(
+            f"model's class must be the one that fuse_head made, got {type(model).__name__}, derived from it"
+        )
     model.__class__ = type(model)._unfused
     before = model.__dict__.pop("_before_fusion")
-    del model.__dict__["_options_of_head"], model.__dict__["_loss_function"]
+    del model.__dict__["_options_of_head"]
+    model.__dict__.pop("_loss_function", None)
     if before is not None:
         model.loss_function = before
     return model

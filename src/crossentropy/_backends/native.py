@@ -44,6 +44,7 @@ LIGHT_BELOW = 2**20
 ISAS = _native.ISAS
 SUPPORTED_ISAS = _native.supported_isas()
 STREAM_ROW = _native.STREAM_ROW
+xla_handlers = _native.xla_handlers
 
 if len(Statistics._fields) != _native.STATISTICS:
     raise ImportError("the compiled module keeps other statistics of a row than contract.py names: rebuild it")

@@ -49,8 +49,13 @@ def open_rows(path: str, wanted: str) -> Rows:
         if not rows.shape:
             raise ValueError("it holds a single number")
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadData(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise _told(path, error) from None
     return rows
+
+
+def _told(path: Any, error: Exception) -> BadData:
+    """A line of the file, for an error that may name it or not."""
+    return BadData(f"{path}: {(getattr(error, 'strerror', None) or str(error)).removeprefix(f'{path} ')}")
 
 
 def rows_at_once(rows: Rows) -> int:
@@ -97,7 +102,7 @@ class Parts:
             try:
                 self.parts.append(Npy(_mapped.of_npy(str(path))))
             except (OSError, ValueError, EOFError) as error:
-                raise BadData(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+                raise _told(path, error) from None
         first = self.parts[0]
         for path, part in zip(paths, self.parts, strict=True):
             if not part.shape or part.shape[1:] != first.shape[1:] or part.dtype != first.dtype:

@@ -214,9 +214,11 @@ def _loss(input, target, weights: Weights, options: Options, inplace: bool, dtyp
     """The loss, by the kernels where they take such a call."""
     if dtype is not None:
         input = calls.converted(input, dtype)
-    if not calls.are_ours(input, target, weights):
-        if dtensors.are_among(input, target, *weights):
-            return dtensors.cross_entropy(input, target, weights, options, dtype, _loss)
+    ours = calls.are_ours(input, target, weights)
+    # Traced, a DTensor passes for a plain tensor.
+    if (not ours or torch.compiler.is_compiling()) and dtensors.are_among(input, target, *weights):
+        return dtensors.cross_entropy(input, target, weights, options, dtype, _loss)
+    if not ours:
         return composed.by_torch(input, target, weights, options, dtype)
     if type(options.ignore_index) is not int or type(options.label_smoothing) is not float:
         ignore_index = calls.as_number(operator.index, options.ignore_index)

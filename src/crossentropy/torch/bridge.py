@@ -73,6 +73,11 @@ def array(x: torch.Tensor):
     return x.view(torch.uint16).numpy().view(bfloat16()) if x.dtype == torch.bfloat16 else x.numpy()
 
 
+def host_array(x: torch.Tensor) -> np.ndarray:
+    """The tensor as a NumPy array, from a device in memory of its own."""
+    return array(x.detach().cpu())
+
+
 def tensor(a) -> torch.Tensor:
     """A result of the package's functions as a tensor, in the same memory."""
     return a if isinstance(a, torch.Tensor) else torch.from_numpy(np.asarray(a))

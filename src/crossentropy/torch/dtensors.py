@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 import torch
@@ -13,12 +14,12 @@ from .normalizer import divisor
 
 def are_among(*tensors) -> bool:
     """Whether any of these is a DTensor."""
-    wrapped = [t for t in tensors if isinstance(t, torch.Tensor) and private.is_wrapper(t)]
-    if not wrapped:
+    others = [t for t in tensors if isinstance(t, torch.Tensor) and not private.is_plain(t)]
+    if not others or not (torch.compiler.is_compiling() or "torch.distributed.tensor" in sys.modules):
         return False
     from torch.distributed.tensor import DTensor
 
-    return any(isinstance(t, DTensor) for t in wrapped)
+    return any(isinstance(t, DTensor) for t in others)
 
 
 class Layout(NamedTuple):
@@ -42,11 +43,12 @@ def layout_of(mesh, placements, axis: int, dim: int) -> Layout:
         if type(placement) is not Shard:
             continue  # partial sums are to be summed first; what is sharded in another order is gathered
         at = placement.dim % dim
+        here = placement if placement.dim == at else Shard(at)  # Dynamo makes none of a number that it took for dynamic
         if at != axis:
-            logits[i], rows[i] = Shard(at), Shard(at - (at > axis))
+            logits[i], rows[i] = here, here if at < axis else Shard(at - 1)
             spread.append(i)
         elif vocab is None:
-            logits[i], classes[i], vocab = Shard(at), Shard(0), i
+            logits[i], classes[i], vocab = here, Shard(0), i
     return Layout(mesh, logits, rows, classes, vocab, spread)
 
 

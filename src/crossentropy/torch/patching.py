@@ -88,6 +88,15 @@ class Patch:
         Calls that this package has computed.
     fallbacks : Counter
         Calls that PyTorch's own function has computed, by their reason.
+
+    Examples
+    --------
+    >>> import torch
+    >>> patched = crossentropy.torch.patch("log_softmax")
+    >>> _ = torch.nn.functional.log_softmax(torch.zeros(2, 4), -1)
+    >>> patched.undo()
+    >>> patched.names, patched.calls
+    (('log_softmax',), 1)
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
@@ -117,7 +126,7 @@ class Patch:
                 self.undo()
 
     def undo(self) -> None:
-        """Give PyTorch its functions back, unless another patch still holds them; nothing where it is undone."""
+        """Give PyTorch its functions back, those that no other patch still holds; nothing where that is done."""
         with _lock:
             if self not in _in_force:
                 return

@@ -13,7 +13,8 @@ _tracing_state = torch._C._get_tracing_state
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
-def _is_plain(x) -> bool:
+def is_plain(x) -> bool:
+    """Whether a tensor, if it is one, is of no class but PyTorch's own."""
     return x is None or type(x) is torch.Tensor or type(x) is torch.nn.Parameter
 
 
@@ -34,7 +35,7 @@ def is_onnx_export() -> bool:
 
 def is_wrapper(x) -> bool:
     """Whether a tensor wraps others and handles functions itself, as a DTensor does."""
-    return not _is_plain(x) and is_traceable_wrapper_subclass(x)
+    return not is_plain(x) and is_traceable_wrapper_subclass(x)
 
 
 def is_traced(input, target=None, *others) -> bool:
@@ -43,7 +44,7 @@ def is_traced(input, target=None, *others) -> bool:
         torch.compiler.is_compiling()
         or _modes() > 0  # make_fx, FakeTensorMode, selective checkpointing, counters
         or _tracing_state() is not None
-        or not (_is_plain(input) and _is_plain(target) and all(map(_is_plain, others)))
+        or not (is_plain(input) and is_plain(target) and all(map(is_plain, others)))
         or input.is_meta
     )
 

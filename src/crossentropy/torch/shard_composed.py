@@ -21,13 +21,16 @@ def chunk(x: torch.Tensor, target: torch.Tensor, start: int, classes: int, *, en
     for rows in _parts(x):
         y, z, mine, _ = _transformed(x[rows], target[rows], start, options)
         m, e, lowest = _below(z)
-        names = {"max": m, "rest": e.sum(1).where(m.isfinite(), _undefined(m)), "target": _at(z, y, mine)}
+        names = {"max": m, "rest": e.sum(1).where(m.isfinite(), _undefined(m))}
         t = _beside(target[rows], options, classes, x.shape[1], z)
         if t is not None:
             t = t.expand(z.shape)
-            names["mass"], names["distance"] = t.sum(1), torch.where(t == 0, 0, t * (m[:, None] - z)).sum(1)
+            mass, distance = t.sum(1), torch.where(t == 0, 0, t * lowest).sum(1)
+            lost = torch.where(mass == 0, 0.0, torch.inf)  # of a block of nothing but -inf
+            names["mass"], names["distance"] = mass, torch.where(m == -torch.inf, lost.to(m.dtype), distance)
         if y is not None:
             w = options["class_weight"]
+            names["target"] = _at(z, y, mine)
             names["class_weight"] = mine.double() if w is None else torch.where(mine, w[y], 0)
         if entropy:
             names["spread"] = torch.where(e == 0, 0, e * lowest).sum(1).where(m.isfinite(), _undefined(m))
@@ -50,7 +53,7 @@ def gradient(
         y, z, mine, slope = _transformed(x[rows], target[rows], start, options)
         n = {name: values[rows] for name, values in numbers.items()}
         m, rest = n["max"].where(n["max"].isfinite(), torch.nan), n["rest"]
-        p = torch.exp(z - m[:, None]) / (1 + rest)[:, None]
+        p = _exp_of_difference(z, m) / (1 + rest)[:, None]
         others = n["mass"] + 2 * z_loss * (m + torch.log1p(rest)) if z_loss else n["mass"]
         own = (1 - epsilon) * n["class_weight"] if y is not None else torch.zeros_like(others)
         grad = (own + others)[:, None] * p
@@ -67,6 +70,35 @@ def gradient(
             grad = grad.scatter(1, at, torch.where(mine, value, grad.gather(1, at)[:, 0])[:, None])
         grad = torch.where(grad == 0, 0, grad * slope) * g[rows][:, None]
         out[rows] = torch.where((n["sample_weight"] == 0)[:, None], 0, grad).to(out.dtype)
+
+
+def log_probs_gradient(x, index, numbers: torch.Tensor, start: int, g_p, g_h, out, **named) -> None:
+    """The gradient of log-probabilities and entropies, from (N, 3): max, rest, and sum_c p_c (m - z_c)."""
+    options = _options(named)
+    for rows in _parts(x):
+        target = x.new_zeros(len(x[rows]), dtype=torch.int64) if index is None else index[rows]
+        y, z, mine, slope = _transformed(x[rows], target, start, options)
+        m, rest, spread = numbers[rows].T
+        log_sum = torch.log1p(rest)
+        p = _exp_of_difference(z, m) / (1 + rest)[:, None]
+        above = (z - m[:, None]) + spread[:, None]  # log p_c + h
+        grad = -g_p[rows, None] * p - g_h[rows, None] * torch.where(p == 0, 0, p * above)
+        if index is not None:
+            at = y[:, None]
+            z_y = _at(z, y, mine)
+            left = torch.where(z_y == m, rest / (1 + rest), -torch.expm1(z_y - m - log_sum))  # 1 - p_y
+            p_y, above_y = p.gather(1, at)[:, 0], above.gather(1, at)[:, 0]
+            value = g_p[rows] * left - g_h[rows] * torch.where(p_y == 0, 0, p_y * above_y)
+            grad = grad.scatter(1, at, torch.where(mine, value, grad.gather(1, at)[:, 0])[:, None])
+        grad = torch.where(grad == 0, 0, grad * slope)
+        if index is not None and options["ignore_index"] is not None:
+            grad = torch.where((target == options["ignore_index"])[:, None], 0, grad)
+        out[rows] = grad.to(out.dtype)
+
+
+def is_needed(x: torch.Tensor) -> bool:
+    """Whether logits lie where kernels have no blocks."""
+    return not x.is_cpu
 
 
 def _options(named: dict) -> dict:
@@ -92,7 +124,9 @@ def _transformed(x, target, start: int, options: dict):
     if target.is_floating_point():
         return None, z, None, slope
     y = target.long() - start
-    mine = (y >= 0) & (y < x.shape[1]) & (target.long() != options["ignore_index"])
+    mine = (y >= 0) & (y < x.shape[1])
+    if options["ignore_index"] is not None:
+        mine = mine & (target.long() != options["ignore_index"])
     y = torch.where(mine, y, 0)
     if options["margin"]:
         z = z.scatter_add(1, y[:, None], torch.where(mine, -options["margin"], 0.0)[:, None].to(z.dtype))
@@ -104,8 +138,17 @@ def _below(z: torch.Tensor):
     m = z.amax(1)
     m = torch.where(m == torch.inf, torch.nan, m)
     lowest = m[:, None] - z
-    e = torch.exp(-lowest).scatter(1, z.argmax(1, keepdim=True), 0.0)
+    e = _exp_of_difference(z, m).scatter(1, z.argmax(1, keepdim=True), 0.0)
     return m, e, lowest
+
+
+def _exp_of_difference(z: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+    """e^(z - m), the rounding of z - m put right."""
+    m = m[:, None]
+    d = z - m
+    seen = z - d
+    lost = (z - (d + seen)) + (seen - m)
+    return torch.exp(d) * (1 + torch.where(lost.isfinite(), lost, 0))
 
 
 def _undefined(m: torch.Tensor) -> torch.Tensor:
@@ -113,7 +156,8 @@ def _undefined(m: torch.Tensor) -> torch.Tensor:
 
 
 def _at(z, y, mine):
-    return -torch.inf if y is None else torch.where(mine, z.gather(1, y[:, None])[:, 0], -torch.inf)
+    """The target's logit of each row, -inf where that is elsewhere."""
+    return torch.where(mine, z.gather(1, y[:, None])[:, 0], -torch.inf)
 
 
 def _beside(target, options: dict, classes: int, own: int, z):

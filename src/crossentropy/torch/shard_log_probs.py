@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from .. import autograd
-from . import cache
-from .bridge import array, loss_dtype, on_torchs_threads
+from . import cache, shard_composed
+from .bridge import array, host_array, loss_dtype, on_torchs_threads
 from .log_probs_ops import Settings
 from .shards import Shards, digest
 
@@ -55,7 +55,7 @@ class Call(NamedTuple):
         return 0.0
 
     def _index(self) -> np.ndarray | None:
-        return None if self.index is None else array(self.index.long()).reshape(-1)
+        return None if self.index is None else host_array(self.index.long()).reshape(-1)
 
     def counts(self, index: np.ndarray | None) -> np.ndarray | None:
         """Which rows count; None for all."""
@@ -85,7 +85,9 @@ def records(call: Call, shards: Shards) -> np.ndarray:
             at = f"[{', '.join(map(str, where))}]" if call.rows_shape else ""
             raise IndexError(f"index{at} must be a class in [0, {shards.classes}), got {index[np.argmax(bad)]}")
     found["max"], found["target"] = -np.inf, NOT_MINE
-    if n and classes:
+    if n and classes and shard_composed.is_needed(call.input):
+        _by_torch(call, shards, index, counts, found)
+    elif n and classes:
         x = array(call.input)
         rows, options = _as_chosen(call, np.zeros(n, np.int64), counts)
         with on_torchs_threads(call.input):
@@ -106,6 +108,23 @@ def records(call: Call, shards: Shards) -> np.ndarray:
         found[~counts] = 0
         found["rest"][~counts] = -1  # that it does not count, for those who think it does
     return found
+
+
+def _by_torch(call: Call, shards: Shards, index, counts, found: np.ndarray) -> None:
+    """The same in PyTorch's operations."""
+    x = call.input.reshape(len(found), -1)
+    y = torch.full((len(x),), -1) if index is None else call.index.reshape(-1)
+    options = {**call.settings._asdict(), "class_prior": call.prior}
+    block = shard_composed.chunk(x, y.to(x.device), shards.start, shards.classes, entropy=True, **options)
+    for name in ("max", "rest", "target"):
+        found[name] = block[name]
+    found["spread"] = block["spread"] / (1 + block["rest"])
+    if index is None:
+        found["target"] = NOT_MINE
+        return
+    mine, _ = _mine(index, counts, shards.start, x.shape[1])
+    found["target"][found["target"] == np.inf] = np.nan
+    found["target"][~mine] = NOT_MINE
 
 
 def _mine(index, counts, start: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +177,7 @@ def results(call: Call, parts: np.ndarray, _, __) -> tuple[torch.Tensor, torch.T
 
 def _as_result(values: np.ndarray, call: Call, shape) -> torch.Tensor:
     with np.errstate(over="ignore", under="ignore"):
-        return torch.from_numpy(values).to(loss_dtype(call.input)).reshape(shape)
+        return torch.from_numpy(values).to(call.input.device, loss_dtype(call.input)).reshape(shape)
 
 
 def like_results(call: Call):
@@ -202,9 +221,17 @@ def check_owners(owners, ignored, counts, targets, name: str) -> None:
 def gradient(call: Call, statistics: torch.Tensor, arriving, start: int, _: int) -> torch.Tensor:
     """The gradient on this rank's logits: of what arrives at log_prob and entropy, None for nothing."""
     out = cache.empty_like(call.input)
-    n, classes, statistics = call.rows_shape.numel(), call.input.shape[-1], array(statistics)
+    n, classes = call.rows_shape.numel(), call.input.shape[-1]
     if not n or not classes:
         return out
+    if shard_composed.is_needed(call.input):
+        x = call.input.reshape(n, classes)
+        g = [x.new_zeros(n, dtype=torch.float64) if g is None else g.double().reshape(n) for g in arriving]
+        index, options = call.index, {**call.settings._asdict(), "class_prior": call.prior}
+        index = None if index is None else index.reshape(n)
+        shard_composed.log_probs_gradient(x, index, statistics.to(x.device), start, *g, out.view(n, classes), **options)
+        return out
+    statistics = array(statistics)
     index = call._index()
     counts = call.counts(index)
     mine, at = np.zeros(n, bool), np.zeros(n, np.int64)

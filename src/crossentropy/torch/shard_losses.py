@@ -15,8 +15,8 @@ import torch
 from .. import blocks
 from .._backends import registry
 from .._options import DEFAULTS, EXTRAS
-from . import cache, calls, private
-from .bridge import Options, Weights, array, loss_dtype, on_torchs_threads
+from . import cache, calls, private, shard_composed
+from .bridge import Options, Weights, array, host_array, loss_dtype, on_torchs_threads
 from .shards import Mark, Shards, digest
 
 ELSEWHERE = np.inf  # what stands for the logit of a target of another rank: its own would make the row undefined
@@ -72,8 +72,8 @@ class Call(NamedTuple):
         # The dtype of targets may differ: what they are is told by their values.
         text = repr((tuple(self.rows_shape), self.options, given, self.are_classes))
         v = self.weights.sample_weight
-        beside = None if v is None else array(v.double())
-        y = array(self.target.long()) if self.are_classes else None
+        beside = None if v is None else host_array(v.double())
+        y = host_array(self.target.long()) if self.are_classes else None
         return digest(np.frombuffer(text.encode(), np.uint8)), digest(y, beside)
 
     def weight_sum(self) -> float:
@@ -85,9 +85,9 @@ class Call(NamedTuple):
         """Which rows count, (N,); None for all."""
         found = None
         if self.are_classes:
-            found = array(self.target).reshape(-1) != self.options.ignore_index
+            found = host_array(self.target).reshape(-1) != self.options.ignore_index
         if self.weights.sample_weight is not None:
-            weighs = array(self.weights.sample_weight.double()).reshape(-1) != 0
+            weighs = host_array(self.weights.sample_weight.double()).reshape(-1) != 0
             found = weighs if found is None else found & weighs
         return None if found is None or found.all() else found
 
@@ -144,8 +144,36 @@ def _named(call: Call) -> dict:
         named["ignore_index"] = call.options.ignore_index
     for name, t in (("class_weight", weight), ("class_prior", prior), ("sample_weight", v)):
         if t is not None:
-            named[name] = array(t)
+            named[name] = t
     return named
+
+
+def _as_arrays(named: dict) -> dict:
+    return {name: array(value) if isinstance(value, torch.Tensor) else value for name, value in named.items()}
+
+
+def _flat(call: Call, x: torch.Tensor | None) -> torch.Tensor | None:
+    """What is of the logits' shape, or of the rows', as (N, C) or (N,)."""
+    n = call.rows_shape.numel()
+    return None if x is None else x.reshape(n, -1) if x.shape == call.input.shape else x.reshape(n)
+
+
+def _by_torch(call: Call) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """(logits, targets, options) for `shard_composed`."""
+    named = _named(call)
+    if call.weights.sample_weight is not None:
+        named["sample_weight"] = _flat(call, call.weights.sample_weight)
+    x = call.input.reshape(call.rows_shape.numel(), call.input.shape[-1])
+    return x, call.target.reshape(x.shape if not call.are_classes else x.shape[:1]), named
+
+
+def _chunk(call: Call, shards: Shards) -> np.ndarray:
+    place = shards.start, shards.classes
+    if shard_composed.is_needed(call.input):
+        x, target, named = _by_torch(call)
+        return shard_composed.chunk(x, target, *place, **named)
+    with on_torchs_threads(call.input):
+        return blocks.chunk(array(call.input), array(call.target), *place, **_as_arrays(_named(call)))
 
 
 def records(call: Call, shards: Shards) -> np.ndarray:
@@ -154,11 +182,13 @@ def records(call: Call, shards: Shards) -> np.ndarray:
     counts, found = call.counts(), np.zeros(n, call.dtype)
     mine = np.zeros(n, bool)
     if call.are_classes:
-        y = array(call.target.long()).reshape(-1)
+        y = host_array(call.target.long()).reshape(-1)
         _check_classes(call, y, counts, shards.classes)
         mine = (y >= shards.start) & (y < shards.start + classes)
-    with on_torchs_threads(call.input):
-        block = blocks.chunk(array(call.input), array(call.target), shards.start, shards.classes, **_named(call))
+    try:
+        block = _chunk(call, shards)
+    except ValueError as error:  # of class weights, which are called otherwise here
+        raise ValueError(str(error).replace("class_weight", "weight")) from None
     block = block.reshape(-1)
     with np.errstate(over="ignore", under="ignore"):
         for name in call.dtype.names:
@@ -194,7 +224,7 @@ def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark]):
     for name in parts.dtype.names:
         of_blocks[name] = parts[name]
     v = call.weights.sample_weight
-    of_blocks["sample_weight"] = 1.0 if v is None else array(v.double()).reshape(-1)
+    of_blocks["sample_weight"] = 1.0 if v is None else host_array(v.double()).reshape(-1)
     if call.are_classes:
         owned = parts["target"] != ELSEWHERE
         _check_owners(owned.sum(axis=0), parts["rest"] == -1, counts)
@@ -206,7 +236,8 @@ def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark]):
     if counts is not None:
         of_blocks[:, ~counts] = blocks.identity(1)
     whole = blocks.combine(*of_blocks)
-    rows = blocks.aggregate(whole, **_of_rows(call))
+    numbers = {name: value for name, value in _named(call).items() if not isinstance(value, torch.Tensor)}
+    rows = blocks.aggregate(whole, **numbers)
     by = _divisor(call, whole)
     return (
         _reduced(rows, by, call),
@@ -230,18 +261,12 @@ def _divisor(call: Call, whole: np.ndarray) -> float:
 def _reduced(rows: np.ndarray, by: float, call: Call) -> torch.Tensor:
     dtype = loss_dtype(call.input)
     if call.options.reduction == "none":
-        return torch.from_numpy(rows).to(dtype).reshape(call.rows_shape)
+        return torch.from_numpy(rows).to(call.input.device, dtype).reshape(call.rows_shape)
     total = registry.current().total(np.ascontiguousarray(rows))
     if call.options.reduction == "mean":
         by = call.options.normalizer or by
         total = total / by if by else np.nan
-    return torch.tensor(total, dtype=dtype)
-
-
-def _of_rows(call: Call) -> dict:
-    """The options that are not of a block."""
-    names = ("label_smoothing", "z_loss")
-    return {name: getattr(call.options, name) for name in names}
+    return torch.tensor(total, dtype=dtype, device=call.input.device)
 
 
 def like_results(call: Call):
@@ -268,8 +293,14 @@ def gradient(call: Call, statistics: torch.Tensor, arrived, start: int, classes:
     """The gradient on this rank's logits of what arrives at each row's loss, over the divisor."""
     out = cache.empty_like(call.input)
     whole = array(statistics).view(blocks.DTYPE).reshape(tuple(call.rows_shape))
-    g = np.broadcast_to(array(arrived[0].double()), tuple(call.rows_shape))
-    named, place = _named(call), (start, classes)
+    g, named, place = arrived[0].double(), _named(call), (start, classes)
+    if shard_composed.is_needed(call.input):
+        x, target, named = _by_torch(call)
+        g = g.expand(call.rows_shape).reshape(-1)
+        shard_composed.gradient(x, target, whole.reshape(-1), *place, grad_output=g, out=out.view(x.shape), **named)
+        return out
+    g = np.broadcast_to(array(g), tuple(call.rows_shape))
     with on_torchs_threads(call.input):
-        blocks.gradient(array(call.input), array(call.target), whole, *place, grad_output=g, out=array(out), **named)
+        more = {"grad_output": g, "out": array(out), **_as_arrays(named)}
+        blocks.gradient(array(call.input), array(call.target), whole, *place, **more)
     return out

@@ -199,6 +199,11 @@ def remember(group, mark: Mark, shards: Shards) -> None:
     _known[group].shards[mark.classes, mark.first] = shards
 
 
+def named(group) -> tuple[str, int]:
+    """(the name that traced programs have for a group, its number of ranks)."""
+    return group.group_name, group.size()
+
+
 def rank_of(group) -> int:
     """The rank of this process in a group."""
     return group.rank()

@@ -127,10 +127,10 @@ def loss_and_divisor(logits, target, weights: Weights, options: Options, group, 
     if problem := shard_losses.problem(logits, target, weights, options):
         given = target if isinstance(target, torch.Tensor) else torch.zeros((), dtype=torch.int64)
         vocab_parallel_ops.refuse(shard_losses.Call(logits, given, weights, options), first, group, problem)
-    flat = first, group.group_name, logits, target, *weights, *options
+    place, arguments = vocab_parallel_ops.Place(first, *shards.named(group)), (logits, target, *weights, *options)
     if logits.requires_grad and torch.is_grad_enabled():
-        return vocab_parallel_ops.Losses.apply(*flat)
-    return vocab_parallel_ops.Losses.numbers(*flat)[:2]
+        return vocab_parallel_ops.Losses.apply(*place, *arguments)
+    return vocab_parallel_ops.numbers(*vocab_parallel_ops.LOSSES, place, arguments)[:2]
 
 
 def vocab_parallel_log_probs(
@@ -264,10 +264,10 @@ def _log_probs(logits, index, group, vocab_range, ignore_index, logit_scale, sof
     if problem := _problem(logits, index, prior):
         call = LogProbsCall(logits, None, None, settings)
         vocab_parallel_ops.refuse(call, first, group, problem)
-    flat = first, group.group_name, logits, index, prior, *settings
+    place, arguments = vocab_parallel_ops.Place(first, *shards.named(group)), (logits, index, prior, *settings)
     if logits.requires_grad and torch.is_grad_enabled():
-        return vocab_parallel_ops.LogProbs.apply(*flat)
-    return vocab_parallel_ops.LogProbs.numbers(*flat)[:2]
+        return vocab_parallel_ops.LogProbs.apply(*place, *arguments)
+    return vocab_parallel_ops.numbers(*vocab_parallel_ops.LOG_PROBS, place, arguments)[:2]
 
 
 def _problem(logits, index, prior) -> Exception | None:

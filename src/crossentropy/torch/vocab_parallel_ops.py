@@ -125,30 +125,30 @@ def _operators(kind):
     return message, results, backward
 
 
-class _Function(torch.autograd.Function):
-    """Two numbers of the rows, differentiable in the logits."""
+class Place(NamedTuple):
+    """Where a call is made: this rank's first class, where its caller says so (else -1), and the group."""
 
-    kind: type
-    operators: tuple
+    first: int
+    name: str
+    ranks: int
 
-    @classmethod
-    def numbers(cls, first: int, name: str, *arguments):
-        """(the two, statistics, (the first class of this rank, all classes))."""
-        if private.is_traced(*arguments[: cls.kind.tensors]):
-            message, results, _ = cls.operators
-            group = private.group_named(name)
-            every = private.all_gather_traced(message(*arguments, first, name), shards.len_of(group), name)
-            return results(every, *arguments, first, name)
-        numbers, found = _exchanged(cls.kind, cls.kind.call(arguments), first, private.group_named(name))
-        return *numbers, (found.start, found.classes)
 
-    @classmethod
-    def gradient(cls, arriving, statistics, place, arguments):
-        """The gradient on this rank's logits, whose classes begin at the first of ``place``, of so many."""
-        if isinstance(place, torch.Tensor) or any(g is not None and private.needs_operator(g) for g in arriving):
-            place = place if isinstance(place, torch.Tensor) else torch.tensor(place)
-            return cls.operators[2](*arriving, statistics, place, *arguments)
-        return cls.kind.of.gradient(cls.kind.call(arguments), statistics, arriving, *place)
+def numbers(kind, operators, place: Place, arguments):
+    """(the two numbers of the rows, statistics, (the first class of this rank, all classes))."""
+    if private.is_traced(*arguments[: kind.tensors]):
+        message, results, _ = operators
+        every = private.all_gather_traced(message(*arguments, place.first, place.name), place.ranks, place.name)
+        return results(every, *arguments, place.first, place.name)
+    found, here = _exchanged(kind, kind.call(arguments), place.first, private.group_named(place.name))
+    return *found, (here.start, here.classes)
+
+
+def _gradient(kind, operators, arriving, statistics, place, arguments):
+    """The gradient on this rank's logits, whose classes begin at the first of ``place``, of so many."""
+    if isinstance(place, torch.Tensor) or any(g is not None and private.needs_operator(g) for g in arriving):
+        place = place if isinstance(place, torch.Tensor) else torch.tensor(place)
+        return operators[2](*arriving, statistics, place, *arguments)
+    return kind.of.gradient(kind.call(arguments), statistics, arriving, *place)
 
 
 def _keep(ctx, place, *tensors) -> None:
@@ -173,14 +173,16 @@ def once() -> None:
         )
 
 
-class LogProbs(_Function):
-    """(log_prob, entropy)."""
+LOG_PROBS = _LogProbs, _operators(_LogProbs)
+LOSSES = _Losses, _operators(_Losses)
 
-    kind, operators = _LogProbs, _operators(_LogProbs)
+
+class LogProbs(torch.autograd.Function):
+    """(log_prob, entropy), differentiable in the logits."""
 
     @staticmethod
-    def forward(ctx, first, name, *arguments):  # noqa: D102
-        log_prob, entropy, statistics, place = LogProbs.numbers(first, name, *arguments)
+    def forward(ctx, first, name, ranks, *arguments):  # noqa: D102
+        log_prob, entropy, statistics, place = numbers(*LOG_PROBS, Place(first, name, ranks), arguments)
         _keep(ctx, place, statistics, *arguments[:3])
         ctx.rest = arguments[3:]
         return log_prob, entropy
@@ -191,18 +193,16 @@ class LogProbs(_Function):
         place, statistics, *tensors = _kept(ctx)
         if tensors[1] is None:
             arriving = None, arriving[1]
-        found = LogProbs.gradient(arriving, statistics, place, (*tensors, *ctx.rest))
-        return None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)
+        found = _gradient(*LOG_PROBS, arriving, statistics, place, (*tensors, *ctx.rest))
+        return None, None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)
 
 
-class Losses(_Function):
-    """(loss, divisor)."""
-
-    kind, operators = _Losses, _operators(_Losses)
+class Losses(torch.autograd.Function):
+    """(loss, divisor), the loss differentiable in the logits."""
 
     @staticmethod
-    def forward(ctx, first, name, *arguments):  # noqa: D102
-        loss, divisor, statistics, place = Losses.numbers(first, name, *arguments)
+    def forward(ctx, first, name, ranks, *arguments):  # noqa: D102
+        loss, divisor, statistics, place = numbers(*LOSSES, Place(first, name, ranks), arguments)
         ctx.mark_non_differentiable(divisor)
         _keep(ctx, place, statistics, divisor, *arguments[: _Losses.tensors])
         ctx.rest = arguments[_Losses.tensors :]
@@ -213,5 +213,5 @@ class Losses(_Function):
         once()
         place, statistics, divisor, *tensors = _kept(ctx)
         g = shard_losses.arriving(grad_loss, divisor, Options(*ctx.rest))
-        found = Losses.gradient((g, None), statistics, place, (*tensors, *ctx.rest))
-        return None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)
+        found = _gradient(*LOSSES, (g, None), statistics, place, (*tensors, *ctx.rest))
+        return None, None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)

@@ -16,7 +16,7 @@ from numba import cuda
 from ... import _arrays, _check
 from ..._options import integer
 from ..contract import LogAndSign, Statistics
-from . import arrays, calls, driver, launch, linear, losses, row_calls, second_calls
+from . import arrays, block_calls, calls, driver, launch, linear, losses, row_calls, second_calls
 from . import linear_log_probs as chosen
 from .calls import DIVISOR, STATISTICS, Saved, SavedLogSoftmax, X
 from .kernels import Result
@@ -258,6 +258,11 @@ row_statistics = _there(row_calls.row_statistics)
 log_probs_forward = _there(row_calls.log_probs_forward)
 log_probs_backward = _there(row_calls.log_probs_backward)
 restored_log_probs = _there(row_calls.restored_log_probs)
+
+# ---------------------------------------------------------------------- blocks of classes
+
+forward_block = _there(block_calls.forward_block)
+backward_block = _there(block_calls.backward_block)
 
 # ---------------------------------------------------------------------- the loss of hidden states
 

@@ -22,18 +22,19 @@ class SavedLogProbs(NamedTuple):
     """What `log_probs_backward` needs of a `log_probs_forward`; opaque."""
 
     given: list[Array | None]
-    fixed: tuple  # axis, ignore_index
+    fixed: tuple  # axis, ignore_index, whether x is a block of classes
     numbers: tuple  # logit_scale, softcap
 
 
-def _described(logits, index, options) -> SavedLogProbs:
+def _described(logits, index, options, of_block=False) -> SavedLogProbs:
     x = arrays.describe(logits, "logits")
     found = [x, None if index is None else arrays.beside(x, index, "targets"), *[None] * 6]
     for name, place in (("sample_weight", SAMPLE_WEIGHT), ("class_prior", CLASS_PRIOR)):
         if options.get(name) is not None:
             found[place] = arrays.beside(x, options[name], name)
     ignored = options.get("ignore_index")
-    fixed = integer(options.get("axis", -1), "axis"), None if ignored is None else integer(ignored, "ignore_index")
+    ignored = None if ignored is None else integer(ignored, "ignore_index")
+    fixed = integer(options.get("axis", -1), "axis"), ignored, of_block
     numbers = {name: DEFAULTS[name] for name in NUMERIC} | numeric_of(options)
     return SavedLogProbs(found, fixed, (numbers["logit_scale"], numbers["softcap"]))
 
@@ -86,7 +87,7 @@ def _launches(plan, given, axis, ignored, others):
 
 
 def _plan_numbers(plan, kind, given, scalars):
-    (axis, ignored), keeps, best = scalars
+    (axis, ignored, _), keeps, best = scalars
     axis = calls.logits_axis(given[X], axis, "logits")
     x, real = given[X].layout, launch.real_of(given[X].layout)
     shape, classes = _arrays.without(x.shape, axis), x.shape[axis]
@@ -134,9 +135,9 @@ def log_probs_forward(logits, index=None, **options):
     return (None if log_prob is None else log_prob.value, entropy.value), saved
 
 
-def restored_log_probs(statistics, logits, index=None, **options):
-    """As `crossentropy.autograd.restored_log_probs`, on the device."""
-    saved = _described(logits, index, options)
+def restored_log_probs(statistics, logits, index=None, of_block=False, **options):
+    """As `crossentropy.autograd.restored_log_probs`, on the device; ``of_block``: from the statistics of all blocks."""
+    saved = _described(logits, index, options, of_block)
     axis = calls.logits_axis(saved.given[X], saved.fixed[0], "logits")
     x = saved.given[X]
     kept = arrays.beside(x, statistics, "statistics")
@@ -164,7 +165,7 @@ def log_probs_backward(saved: SavedLogProbs, grad_log_prob=0.0, grad_entropy=0.0
 
 
 def _plan_gradient(plan, kind, given, scalars):
-    axis, ignored = scalars
+    axis, ignored, of_block = scalars
     axis = calls.logits_axis(given[X], axis, "logits")
     x = given[X].layout
     shape = _arrays.without(x.shape, axis)
@@ -189,7 +190,7 @@ def _plan_gradient(plan, kind, given, scalars):
             of_grads += [None if a is None else a.at(first * step), step]
         kept = plan.operands[STATISTICS].at(first * FIELDS * size)
         compute = row_numbers.gradient(device, x.dtype, prior_kind)
-        numbers = [where["inner"], where["rows"], x.shape[axis], *of_rows, kept, *of_grads]
+        numbers = [where["inner"], where["rows"], x.shape[axis], int(of_block), *of_rows, kept, *of_grads]
         plan.launch(compute, min(where["rows"], most), [*wide, *numbers, *(Number(i) for i in range(4))])
 
 

@@ -44,7 +44,7 @@ class Sums(NamedTuple):
 
 
 @functools.cache
-def _logits(kind: str, prior_kind: str):
+def logits_of(kind: str, prior_kind: str):
     """The device function (address, c, prior, prior_step, scale, cap): a logit as options transform it, in float64."""
     number_at, prior_at = elements_of(kind).number_at, elements_of(prior_kind).number_at
 
@@ -58,6 +58,17 @@ def _logits(kind: str, prior_kind: str):
         return z
 
     return logit_at
+
+
+@device
+def slope_of(z, scale, cap):
+    """Of c tanh(a z / c): a s (2 - s), which keeps its digits where tanh is near 1."""
+    slope = scale
+    if cap != 0:
+        e = math.exp(-2.0 * abs(z * scale) / cap)
+        s = 2.0 * e / (1.0 + e)
+        slope = scale * (s * (2.0 - s))
+    return slope
 
 
 @device
@@ -88,7 +99,7 @@ def numbers(on: int, kind: str, prior_kind: str, threads: int) -> driver.Kernel:
     prior and its stride, the seven results, statistics; scale, cap): results that are 0 are not wanted.
     """
     elements, at_once = elements_of(kind), rows_for(threads)
-    real, real_size, logit_at = elements.real, elements.real_size, _logits(kind, prior_kind)
+    real, real_size, logit_at = elements.real, elements.real_size, logits_of(kind, prior_kind)
     frame_at, exp_at = exponential_of("float64").frame_at, exponential_of("float64").exp_at
     plus, wide, shape = sums_of("float64").plus, elements_of("float64"), Shape(threads, at_once, 0)
 
@@ -176,13 +187,14 @@ def numbers(on: int, kind: str, prior_kind: str, threads: int) -> driver.Kernel:
 
 @functools.cache
 def gradient(on: int, kind: str, prior_kind: str) -> driver.Kernel:
-    """(x and out with their strides, inner, rows, classes, targets, their stride and size, has_ignored, ignored,
-    sample_weight, prior and its stride, statistics, log_prob_grad and its step, entropy_grad and its step; scale, cap,
-    log_prob_scale, entropy_scale): g_p (delta_cy - p_c) - g_h p_c (log p_c + h), times the slope of the transform.
+    """(x and out with their strides, inner, rows, classes, of_block, targets, their stride and size, has_ignored,
+    ignored, sample_weight, prior and its stride, statistics, log_prob_grad and its step, entropy_grad and its step;
+    scale, cap, log_prob_scale, entropy_scale): g_p (delta_cy - p_c) - g_h p_c (log p_c + h), times a slope.
 
     With h = d + log1p(R), where d = sum_c p_c (m - z_c) is the third of the statistics, log p_c + h is d - (m - z_c).
+    Of a block of classes a target outside them lies in another one.
     """
-    elements, logit_at = elements_of(kind), _logits(kind, prior_kind)
+    elements, logit_at = elements_of(kind), logits_of(kind, prior_kind)
     real, real_size, put = elements.real, elements.real_size, elements.put
     frame_at, exp_at, number_at = (
         exponential_of("float64").frame_at,
@@ -194,20 +206,10 @@ def gradient(on: int, kind: str, prior_kind: str) -> driver.Kernel:
     def arriving(scale, address, step, n):
         return scale * np.float64(load(address + n * step, real)) if address != 0 else scale
 
-    @device
-    def slope_of(z, scale, cap):
-        """Of c tanh(a z / c): a s (2 - s), which keeps its digits where tanh is near 1."""
-        slope = scale
-        if cap != 0:
-            e = math.exp(-2.0 * abs(z * scale) / cap)
-            s = 2.0 * e / (1.0 + e)
-            slope = scale * (s * (2.0 - s))
-        return slope
-
     def body(
-        x, x_outer, x_row, x_class, out, out_outer, out_row, out_class, inner, rows, classes, targets, target_step,
-        target_size, has_ignored, ignored, sample_weight, prior, prior_step, statistics, log_prob_grad, log_prob_step,
-        entropy_grad, entropy_step, scale, cap, log_prob_scale, entropy_scale,
+        x, x_outer, x_row, x_class, out, out_outer, out_row, out_class, inner, rows, classes, of_block, targets,
+        target_step, target_size, has_ignored, ignored, sample_weight, prior, prior_step, statistics, log_prob_grad,
+        log_prob_step, entropy_grad, entropy_step, scale, cap, log_prob_scale, entropy_scale,
     ):  # fmt: skip
         n = np.int64(cuda.blockIdx.x)
         magic, lowest = frame_at(0.0)
@@ -215,10 +217,12 @@ def gradient(on: int, kind: str, prior_kind: str) -> driver.Kernel:
             begin, to = row_at(x, x_outer, x_row, inner, n), row_at(out, out_outer, out_row, inner, n)
             y = target_at(targets + n * target_step, target_size) if targets != 0 else np.int64(-1)
             reads = reads_row(y, n, classes, targets != 0, has_ignored, ignored, sample_weight, real_size, real)
+            if of_block != 0 and reads < 0:
+                reads = 1
             at = statistics + 3 * n * real_size
             m, rest = np.float64(load(at, real)), np.float64(load(at + real_size, real))
             distance = np.float64(load(at + 2 * real_size, real))
-            g_p = arriving(log_prob_scale, log_prob_grad, log_prob_step, n) if y >= 0 else 0.0
+            g_p = arriving(log_prob_scale, log_prob_grad, log_prob_step, n) if targets != 0 else 0.0
             g_h = arriving(entropy_scale, entropy_grad, entropy_step, n)
             c = np.int64(cuda.threadIdx.x)
             while c < classes:
@@ -243,7 +247,7 @@ def gradient(on: int, kind: str, prior_kind: str) -> driver.Kernel:
                 c += THREADS
             n += np.int64(cuda.gridDim.x)
 
-    return driver.Kernel(body, [*[types.int64] * 24, *[types.float64] * 4], THREADS)
+    return driver.Kernel(body, [*[types.int64] * 25, *[types.float64] * 4], THREADS)
 
 
 @functools.cache

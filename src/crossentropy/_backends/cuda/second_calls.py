@@ -52,8 +52,8 @@ def _plan_distillation(plan, name, given, options: Fixed):
     if x.layout.size:
         device = driver.device()
         compute = distilled.distillations(device, x.layout.dtype, q.layout.dtype, KINDS.index(kind), threads)
-        for where, first in launch._stretches(rows, _lying(axis, x=x, q=q, out=to)):
-            wide = _wide(where, axis, x=x, q=q, out=to)
+        for where, first in launch._stretches(rows, lying(axis, x=x, q=q, out=to)):
+            wide = wide_of(where, axis, x=x, q=q, out=to)
             of_rows = [None if a is None else a.at(first * size) for a in (v, row_scale if step else None, loss)]
             scale = of_rows[1] if step else row_scale
             numbers = [NUMBERS[each] for each in ("temperature", "beta", "scale")]
@@ -93,17 +93,17 @@ def _plan_hessian(plan, name, given, options: Fixed):
     size, classes = 8 if launch.real_of(x.layout) == "float64" else 4, x.layout.shape[axis]
     threads = weighted.threads_for(classes)
     compute = hessians.hessians(driver.device(), x.layout.dtype, HESSIANS.index(which), threads)
-    lying = _lying(axis, x=x, q=q, out=to)
+    described = lying(axis, x=x, q=q, out=to)
     if targets is not None:
-        lying["targets"] = targets, targets.layout.strides
+        described["targets"] = targets, targets.layout.strides
     ignored = call.ignore_index
     keep = Number(len(Values._fields))
-    for where, first in launch._stretches(call.rows_shape, lying):
+    for where, first in launch._stretches(call.rows_shape, described):
         of_targets = [where.get("targets"), where.get("targets_outer"), where.get("targets_row")]
         of_targets += [0 if targets is None else launch.TARGET_SIZES[targets.layout.dtype]]
         of_targets += [int(ignored is not None), 0 if ignored is None else launch.as_int64(ignored)]
         v = None if call.sample_weight is None else call.sample_weight.at(first * size)
-        arguments = [*_wide(where, axis, x=x, q=q, out=to), *of_targets, where["inner"], where["rows"], classes]
+        arguments = [*wide_of(where, axis, x=x, q=q, out=to), *of_targets, where["inner"], where["rows"], classes]
         arguments += [call.class_weight, v, divisor, statistics.at(first * 3 * size)]
         plan.launch(compute, _grid(where, threads), [*arguments, keep, NUMBERS["z_loss"], NUMBERS["scale"]])
 
@@ -113,12 +113,12 @@ def require_apart(result: Array, given, **more) -> None:
     _check.require_apart(result, dict(zip(INPUTS, given, strict=False)) | more, None)
 
 
-def _lying(axis: int, **operands) -> dict:
+def lying(axis: int, **operands) -> dict:
     """The strides of the rows of arrays like the logits, of those that there are."""
     return {name: (a, without(a.layout.strides, axis)) for name, a in operands.items() if a is not None}
 
 
-def _wide(where: dict, axis: int, **operands) -> list:
+def wide_of(where: dict, axis: int, **operands) -> list:
     """Where each of these arrays lies, as a kernel takes it."""
     found = []
     for name, a in operands.items():

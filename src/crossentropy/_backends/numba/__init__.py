@@ -142,7 +142,7 @@ def forward(x, targets, options, loss, statistics):
 
 def forward_block(x, targets, options, parts):
     """What is found of a block of classes."""
-    _run_loss(kernels.forward_block, x, targets, options, parts=parts)
+    _run_loss(kernels.forward, x, targets, options, parts=parts)
 
 
 def backward(x, targets, statistics, options, row_scale, grad):

@@ -16,11 +16,11 @@ from .layout import BLOCK, block, fill, number_at, put, row_of, stopped
 from .losses import (
     MASS,
     MAX,
-    PART_WIDTH,
     READ,
     REST,
     SKIPPED,
     fill_unread,
+    keep_part,
     kind_of,
     loss_of,
     spread,
@@ -87,14 +87,14 @@ def kernel(function):
 
 @merged
 def each_row(t, first, last, memory, spreads, gradients):
-    """The losses of rows; their statistics where these are wanted; their gradients unless ``gradients`` is None."""
+    """The losses of rows, or parts of these; statistics where these are wanted; gradients unless that is None."""
     x_buffer, q_buffer, scratch, pad = parts(memory)
     loss = view(t.loss, t.rows, np.float64)
     for n in range(first, last):
         if stopped(t.stop):
             break
         y = target_of(t, n) if t.targets else -1
-        kind = kind_of(t, n, y)
+        kind, y = kind_of(t, n, y), within(t, y)
         m, rest, log_sum, z, mass, distance = np.nan, np.nan, (np.nan, 0.0), 0.0, 0.0, 0.0
         if kind == READ:
             x_row = row_of(t.x, t, n)
@@ -103,7 +103,11 @@ def each_row(t, first, last, memory, spreads, gradients):
             if spreads is not None and not math.isnan(m):
                 q_row = row_of(t.q, t, n) if t.q.address else 0
                 mass, distance = spread(t, x_row, q_row, m, y, z, x_buffer, q_buffer)
-        if kind == SKIPPED:
+        if t.parts:
+            if math.isnan(m) and kind == READ:
+                m, rest = undefined_max(t.x, row_of(t.x, t, n), t.classes, pad), 0.0
+            keep_part(t, n, m, rest, z if y >= 0 else -np.inf, mass, distance)
+        elif kind == SKIPPED:
             loss[n] = 0.0
         elif math.isnan(m):
             loss[n] = np.nan
@@ -127,33 +131,9 @@ def each_row(t, first, last, memory, spreads, gradients):
 
 @kernel
 def forward(task, odd, first, last, memory, spreads):
-    """Into loss; into statistics where these are wanted."""
+    """Into loss, and into statistics where these are wanted; or into parts."""
     t = task_at(task, odd)
     each_row(t, first, last, memory, spreads, None)
-
-
-@kernel
-def forward_block(task, odd, first, last, memory, spreads):
-    """Into parts what is found of a block of classes; of a row that does not count, nothing."""
-    t = task_at(task, odd)
-    x_buffer, q_buffer, _, pad = parts(memory)
-    hides = t.targets != 0 and t.class_weight == 0
-    for n in range(first, last):
-        if stopped(t.stop):
-            break
-        y = target_of(t, n) if t.targets else -1
-        if kind_of(t, n, y) != READ:
-            continue
-        y, x_row, mass, distance = within(t, y), row_of(t.x, t, n), 0.0, 0.0
-        m, rest, _, z = read_row(t.x, x_row, t.classes, y, t.margin, hides, x_buffer, pad, t.stop)
-        if math.isnan(m):
-            m, rest = undefined_max(t.x, x_row, t.classes, pad), 0.0
-            m = m if m < 0 else np.nan
-        elif spreads is not None:
-            q_row = row_of(t.q, t, n) if t.q.address else 0
-            mass, distance = spread(t, x_row, q_row, m, y, z, x_buffer, q_buffer)
-        found = view(t.parts + 8 * PART_WIDTH * n, PART_WIDTH, np.float64)
-        found[0], found[1], found[2], found[3], found[4] = m, rest, z if y >= 0 else -np.inf, mass, distance
 
 
 @kernel

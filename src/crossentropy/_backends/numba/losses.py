@@ -72,6 +72,13 @@ def statistics_of(t, n):
 
 
 @inner
+def keep_part(t, n, m, rest, z, mass, distance):
+    """What is found of row n of a block of classes, as contract.BlockStatistics has it."""
+    found = view(t.parts + 8 * PART_WIDTH * n, PART_WIDTH, np.float64)
+    found[0], found[1], found[2], found[3], found[4] = m if m < np.inf else np.nan, rest, z, mass, distance
+
+
+@inner
 def weight_of(t, y):
     """((1 - epsilon) w_y, w_y): the weight of target y itself, and of its class; 0 without one (-1)."""
     if y < 0:
