@@ -90,7 +90,19 @@ _HOME = {
     "set_config": "_backends.registry",
 }
 # What needs more than NumPy, or is for those who look under the functions: imported when it is named, as the others.
-_OPTIONAL = ("bench", "boosting", "cuda", "jax", "keras", "native", "numba_cpu", "numba_overloads", "numba_rows", "sklearn", "torch")
+_OPTIONAL = (
+    "bench",
+    "boosting",
+    "cuda",
+    "jax",
+    "keras",
+    "native",
+    "numba_cpu",
+    "numba_overloads",
+    "numba_rows",
+    "sklearn",
+    "torch",
+)
 _MODULES = ("autograd", "blocks", "distributions", "reference", "testing", "training")
 
 __all__ = [
