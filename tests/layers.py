@@ -22,6 +22,7 @@ VALUES = {
     "test_a_model_trains_as_with_its_own_loss",
     "test_ctrl_c_ends_a_long_call",
     "test_orders_of_strides",
+    "test_products",
     "test_property",
     "test_streamed_results_are_those_of_small_calls",
     "test_the_loss_is_that_of_transformers",
@@ -48,6 +49,10 @@ FIRST = {
 # None at all.
 SLOW = {
     "test_a_peer_that_is_missing_or_fails_gets_a_line",
+    "test_a_worker_that_is_killed_changes_nothing",  # clusters of processes, as the next two
+    "test_dask_processes_have_the_same_bits",
+    "test_mpi_merges_evaluations",
+    "test_the_command_has_a_few_blocks_in_memory_at_a_time",  # of a gigabyte
     "test_a_bad_environment_variable_gets_one_line",  # nine processes; test_surroundings.py has the messages
     "test_a_stream_that_lacks_the_symbols",
     "test_a_fused_model_is_compiled_in_one_graph",
@@ -60,6 +65,7 @@ SLOW = {
     "test_every_option_at_once",  # Numba compiles it for a minute
     "test_some_options_of_each_row",
     "test_from_parallel_loops",
+    "test_functions_of_rows",
     "test_functions_of_rows_that_are_strided",
     "test_no_row_counts_in_compiled_code",
     "test_the_environment_s_isa_and_threads",

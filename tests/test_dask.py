@@ -272,7 +272,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_killed_changes_nothing(tmp_path):
     pytest.importorskip("distributed", reason="Dask's distributed is not installed")
     (tmp_path / "cluster.py").write_text(CLUSTER)
@@ -305,7 +304,6 @@ if comm.rank == 0:
 """
 
 
-@pytest.mark.slow
 def test_mpi_merges_evaluations(tmp_path):
     pytest.importorskip("mpi4py", reason="mpi4py is not installed")
     mpiexec = os.path.join(os.path.dirname(sys.executable), "mpiexec")

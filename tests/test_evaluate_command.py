@@ -224,7 +224,6 @@ def test_pictures_of_any_number_of_classes_and_rows():
         made.canvas.draw()
 
 
-@pytest.mark.slow
 def test_dask_processes_have_the_same_bits(folder, result):
     pytest.importorskip("distributed", reason="Dask's distributed is not installed")
     done = subprocess.run(
@@ -240,7 +239,6 @@ def test_dask_processes_have_the_same_bits(folder, result):
     assert "--engine dask:tcp://127.0.0.1:9:" in err
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="asks the system for a child's peak of memory")
 def test_the_command_has_a_few_blocks_in_memory_at_a_time(tmp_path):
     """Of a gigabyte, which a hole of a file holds."""

@@ -217,10 +217,11 @@ def installed(tmp_path):
 
 
 def test_numba_finds_the_functions_by_itself(installed):
-    """Whether they are loaded before it, after it, or by it; and what it loads where they are not used is little."""
+    """Where they are loaded by it; and what it loads where they are not used is little."""
     code = f"""
-        import sys
+        import sys, warnings
         sys.path.insert(0, {str(installed)!r})
+        warnings.simplefilter("error")
         import numba
         @numba.njit
         def other(a):
@@ -236,6 +237,26 @@ def test_numba_finds_the_functions_by_itself(installed):
     loaded, loss = run(code).splitlines()
     assert loaded == "['crossentropy._options', 'crossentropy.numba_overloads']"
     assert float(loss) == np.log(4)
+
+
+@pytest.mark.parametrize(
+    "first", ["import numba; from crossentropy import cross_entropy", "from crossentropy import cross_entropy"]
+)
+def test_numba_finds_functions_that_are_loaded(first, installed):
+    """Before it, or after it: a call that it refuses, since that needs nothing compiled, is refused in our words."""
+    code = f"""
+        import sys, warnings
+        sys.path.insert(0, {str(installed)!r})
+        warnings.simplefilter("error")
+        {first}
+        import numba
+        import numpy as np
+        try:
+            numba.njit(lambda x: cross_entropy(x, x))(np.zeros((2, 4)))
+        except numba.TypingError as error:
+            print("targets must be a one-dimensional array of integers" in str(error))
+    """
+    assert run(code).strip() == "True"
 
 
 def test_importing_the_package_does_not_import_numba():

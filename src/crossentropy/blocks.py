@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, SupportsIndex, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _memory, _settings
+from . import _check, _device, _memory, _settings
 from ._backends import registry
 from ._backends.contract import BlockStatistics, RowNumbers, Statistics
 from ._options import OPTIONS, PER_ROW, PerRowOptions, RowOptions, integer, numeric_of, passed, takes_options
@@ -37,6 +37,8 @@ from ._reduction import gradient_array, row_count
 from .row_numbers import LOG_PROB_OPTIONS, LogProbOptions, is_transformed, transformed_rows
 
 __all__ = [
+    "DTYPE",
+    "DTYPE_WITH_ENTROPY",
     "LogProbs",
     "aggregate",
     "chunk",
@@ -129,6 +131,9 @@ class _Block(NamedTuple):
 
 def _block(logits: Any, targets: Any, start: Any, classes: Any, left: dict[str, Any]) -> _Block:
     first, all_classes = integer(start, "start"), integer(classes, "classes")
+    if _device.holds(logits):
+        way = "crossentropy.torch.vocab_parallel_cross_entropy takes tensors on a device"
+        raise TypeError(f"logits must be on the host, got a CUDA array: {way}")
     given = _check.array(logits, "logits")
     axis = _check.class_axes(given.ndim, (integer(left.get("axis", -1), "axis"),))
     if not axis:

@@ -93,7 +93,7 @@ def vocab_parallel_cross_entropy(
     e^(z - m); the target's logit is on one rank. From these, in the order of ranks and in float64, come the row's: with
     no subtraction that could cancel, and so within the accuracy contract. 16 bytes a row for logits of 32 bits and
     fewer, 8 for each of those numbers otherwise; class weights together with label smoothing take 4 (8) more. Once for
-    each number of rows the ranks exchange 72 bytes more, their shapes.
+    each number of rows the ranks exchange 88 bytes more, their shapes.
 
     Examples
     --------
