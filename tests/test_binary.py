@@ -80,7 +80,10 @@ def test_the_reference_is_exact():
 
 
 # A vector is up to 16 numbers; of focal losses 64 are widened at a time, 1024 converted; a block is 16384.
-@pytest.mark.parametrize("count", [1, 3, 8, 15, 16, 17, 63, 65, 1023, 1025, 16383, 16385, 33000])
+COUNTS = [1, 3, 8, 15, 16, 17, 63, 65, 1023, 1025, 16383, 16385, 33000]
+
+
+@pytest.mark.parametrize("count", COUNTS)
 def test_a_number_does_not_depend_on_those_beside_it(kernels, dtype, count, rng):
     z = (rng.normal(size=count) * 30).astype(dtype)
     t = rng.random(count) < 0.5

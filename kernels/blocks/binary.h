@@ -97,7 +97,7 @@ DEFINE_BINARY_LANES(f32)
 DEFINE_BINARY_LANES(f64)
 
 /* Of |z| < BINARY_NEAR. */
-SIMD vec_f32 binary_near(binary_lanes_f32 x, vec_f32 size, vec_f32 *grad)
+SIMD vec_f32 binary_near(binary_lanes_f32 x, vec_f32 size, vec_f32 *grad, int wants_grad)
 {
     const vec_f32 zero = v_set1_f32(0), one = v_set1_f32(1);
     const mask_f32 negative = v_less_f32(x.z, zero);
@@ -105,9 +105,12 @@ SIMD vec_f32 binary_near(binary_lanes_f32 x, vec_f32 size, vec_f32 *grad)
     const vec_f32 high = v_exp_near_f32(v_sub_f32(zero, size), frame_at_f32((anchor){0, 0}), &q);
     const vec_f32 u = exp_pair_f32(high, q, &low), log1p = log1p_near_f32(u, low);
     const vec_f32 rest = v_sub_f32(one, x.t), up = v_mul_f32(x.r, x.t);
-    const vec_f32 from = v_mul_f32(rest, v_where_f32(negative, u, one)), to = v_where_f32(negative, one, u);
-    const vec_f32 slope = v_div_f32(v_fnma_f32(up, to, from), v_add_f32(one, u));
-    *grad = v_mul_f32(v_mul_f32(x.s, x.w), slope);
+    *grad = zero;
+    if (wants_grad) {    /* a division less where none is wanted */
+        const vec_f32 from = v_mul_f32(rest, v_where_f32(negative, u, one)), to = v_where_f32(negative, one, u);
+        const vec_f32 slope = v_div_f32(v_fnma_f32(up, to, from), v_add_f32(one, u));
+        *grad = v_mul_f32(v_mul_f32(x.s, x.w), slope);
+    }
     const vec_f32 far = v_where_f32(negative, up, rest);
     return v_mul_f32(x.w, v_fma_f32(size, far, v_mul_f32(log1p, v_add_f32(up, rest))));
 }
@@ -218,7 +221,7 @@ static double binary_f32(const binary_block *b, ptrdiff_t n)
                 const binary_lanes_f32 x = binary_load_f32(b, j + i);
                 const vec_f32 size = v_max_f32(x.z, v_sub_f32(v_set1_f32(0), x.z));
                 const mask_f32 near = v_less_f32(size, limit);
-                loss = binary_near(x, size, &grad);
+                loss = binary_near(x, size, &grad, b->grad != NULL);
                 if (mask_count_f32(near) < LANES_f32) {
                     if (!widened) binary_widened(b, j, losses, slopes);
                     widened = 1;
