@@ -141,7 +141,7 @@ def sigmoid_focal_loss(
     Returns
     -------
     float or ndarray
-        As of that function; within 4 ulp.
+        As of that function; of float32 within 4 ulp, of float64 within 16 and 24.
 
     Raises
     ------

@@ -40,7 +40,7 @@ class Beside:
         if self.connection is not None:
             try:
                 result = self.connection.recv()
-            except EOFError:
+            except (EOFError, OSError):  # it has ended
                 pass
             else:
                 if isinstance(result, Exception):
