@@ -7,7 +7,7 @@ import crossentropy
 from crossentropy import native
 from crossentropy.testing.ulps import spacing
 
-# The loss within the contract, the gradient within 8 of its larger term times the slope.
+# The loss within the contract, the gradient of its larger term times the slope.
 LOSS, GRAD = 1.5, 3.5
 # By code path: rows added by parts and in lanes, a partial last vector, a group and the next; and 16 bits.
 SIZES = ((65, np.float32), (300, np.float32), (2500, np.float32), (4097, np.float32), (700, np.float16))
