@@ -3,12 +3,14 @@
 import os
 import platform
 import sysconfig
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
+from setuptools.modified import newer_group
 
 MACOS = platform.system() == "Darwin"
 # unit -> (GCC and Clang flags, MSVC flags)
@@ -140,12 +142,16 @@ class BuildKernels(build_ext):
         } | {unit: fewer_copies + unix for unit, (_, unix, _) in known.items()}
 
         def compiled(unit):
+            """The unit; one of an earlier build with the same flags stays: it takes a minute, and knows no Python."""
+            how = common + flags[unit]
+            key = zlib.crc32(repr((getattr(self.compiler, "compiler_so", ""), how)).encode())
+            folder = os.path.join(self.build_temp, f"{key:08x}")
+            (there,) = self.compiler.object_filenames([unit], output_dir=folder)
+            headers = [path for path in ext.depends if path.endswith(".h")]
+            if not self.force and not newer_group([unit, *headers, __file__], there):
+                return [there]
             return self.compiler.compile(
-                [unit],
-                output_dir=self.build_temp,
-                include_dirs=ext.include_dirs,
-                extra_postargs=common + flags[unit],
-                depends=ext.depends,
+                [unit], output_dir=folder, include_dirs=ext.include_dirs, extra_postargs=how, depends=ext.depends
             )
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # the largest, which take minutes one after the other
