@@ -96,7 +96,7 @@ def units() -> list[Unit]:
         for result in results(kind):
             for shape in shapes(bool(result.q)):
                 found[Unit(shape, result, kind)] = None
-                if not shape.alone:
+                if not shape.alone and not (result.transforms or result.focal):  # as `launch` has it
                     found[Unit(shape, result._replace(plain=True), kind)] = None
         # Rows cut into parts: these, what puts them together, and what writes.
         for result in results(kind):
@@ -130,10 +130,15 @@ def real_of(kind: str) -> str:
 
 
 def capabilities(unit: Unit) -> list[int]:
-    """Those on which it may be launched, and the card's: whole rows have shapes with clusters where there are such."""
-    clusters, whole = unit.shape.blocks > 1, unit.result.reads == "row" and not unit.result.is_part
-    old = whole and unit.shape not in shapes(bool(unit.result.q), among=(True,))
+    """Those on which it may be launched, and the card's."""
+    clusters, old = unit.shape.blocks > 1, is_old(unit)
     return [sm for sm in CAPABILITIES if (sm >= 90 or not clusters) and (sm <= CARD or not old)]
+
+
+def is_old(unit: Unit) -> bool:
+    """Whether it is launched only where there are no clusters: where there are, whole rows have shapes with these."""
+    whole = unit.result.reads == "row" and not unit.result.is_part
+    return whole and unit.shape not in shapes(bool(unit.result.q), among=(True,))
 
 
 def generic(unit: Unit) -> Result:
@@ -173,7 +178,8 @@ def chosen(candidates: list[tuple[Unit, int]], most: int) -> list[tuple[Unit, in
 def sample() -> list[tuple[Unit, tuple[int, ...]]]:
     candidates = [(unit, sm) for unit in units() for sm in capabilities(unit) if sm != CARD]
     some = sums()[:: len(KINDS)]
-    return [(u, (CARD, sm)) for u, sm in chosen(candidates, SAMPLE)] + [(u, (CARD,)) for u in some]
+    rows = [(u, (sm,) if is_old(u) else (CARD, sm)) for u, sm in chosen(candidates, SAMPLE)]
+    return rows + [(u, (CARD,)) for u in some]
 
 
 def everything() -> list[tuple[Unit, tuple[int, ...]]]:
