@@ -239,7 +239,7 @@ class ExtraOptions(TypedDict, total=False):
             "float, default 0",
             "m: the target's logit is lowered by it, last of all (additive margin; CosFace's s (cos - m) is\n"
             "``logit_scale=s, margin=s * m``). Index targets only.",
-            _number(math.isfinite, "finite"),
+            _number(lambda number: -math.inf < number < math.inf, "finite"),
             needs_index=True,
             samples=(0.6,),
             draws=(-2.5, 10.0),

@@ -39,6 +39,7 @@ def register() -> None:
     if _state["registered"] or not _state["asked"]:
         return
     _state["registered"] = True
+    from numba.core.compiler_lock import global_compiler_lock
     from numba.core.registry import cpu_target
     from numba.extending import overload
 
@@ -51,9 +52,11 @@ def register() -> None:
         overload(getattr(api, name), prefer_literal=True)(_typed(name, ("x",), {"axis": -1, "out": None}))
     more = {"axis": -1, "b": None, "keepdims": False, "return_sign": False}
     overload(api.logsumexp, prefer_literal=True)(_typed("logsumexp", ("x",), more))
-    # A function may be loaded by Numba itself, which meets its name in a function that is just being compiled.
-    cpu_target.typing_context.refresh()
-    cpu_target.target_context.refresh()
+    # A function may be loaded by Numba itself, which meets its name in a function that is just being compiled; and
+    # another thread may be compiling, which must not find half of what Numba knows.
+    with global_compiler_lock:
+        cpu_target.typing_context.refresh()
+        cpu_target.target_context.refresh()
 
 
 def _signature(required: tuple[str, ...], defaults: dict[str, Any]) -> str:
