@@ -77,9 +77,14 @@ def real_of(x: Layout) -> str:
 
 def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
     """How many blocks are to fit on a multiprocessor: as many as leave room for what a thread holds, without spills."""
-    much = shape.kept not in (1, 2, 4) or result.spreads or result.q or shape.alone or kind == "float64"
-    most = 256 if result.transforms or result.focal else 384 if kind == "float64" and shape.kept == KEPT else 512
-    threads = most if much or most < 512 else 640 if shape.block < 256 else 768
+    if result.transforms or result.focal:
+        threads = 256
+    elif kind == "float64":
+        threads = 384 if shape.kept == KEPT else 512
+    elif shape.kept not in (1, 2, 4) or result.spreads or result.q or shape.alone:
+        threads = 512
+    else:
+        threads = 640 if shape.block < 256 else 768
     return max(1, threads // shape.block)
 
 
