@@ -275,7 +275,7 @@ def test_who_takes_part_in_a_quick_run():
     chosen = {each.name for each in bench.implementations(case)[0] if verdict.takes_part(f"{case}, {each}")}
     assert {bench.OURS, bench.ALLOCATING} <= chosen
     assert chosen <= {bench.OURS, bench.ALLOCATING, bench.DROP_IN, *verdict.PEERS}
-    # On a busy machine the others take the time: late in a run a case has ours, and its part of the verdict all the same.
+    # On a busy machine the others take the time: late in a run a case has ours, and its part of the verdict, even so.
     late = {
         each.name for each in bench.implementations(case)[0] if verdict.takes_part(f"{case}, {each}", verdict.BUDGET)
     }
