@@ -41,7 +41,8 @@ def binary_cross_entropy_with_logits(
     Parameters
     ----------
     logits : array_like
-        Of any shape and layout; float32, float64, float16, bfloat16, or integers, which become float64.
+        Of any shape and layout; float32, float64, float16, bfloat16, or integers, which become float64. Or an array on
+        a CUDA device: then all other arrays must be there too, floating targets of its dtype, and the results are.
     targets : array_like
         Of the same shape: probabilities t in [0, 1] (which is not looked at, as with those of `cross_entropy`), or
         booleans or integers, 0 and 1.
@@ -62,7 +63,7 @@ def binary_cross_entropy_with_logits(
     Raises
     ------
     TypeError, ValueError
-        For a dtype, shape or option that does not fit; for arrays on a CUDA device, where there is no kernel.
+        For a dtype, shape or option that does not fit. (On a device a bad integer target gives NaN, see `config`.)
 
     Notes
     -----
@@ -216,6 +217,23 @@ class _Call(NamedTuple):
     sources: dict[str, np.ndarray]
 
 
+class _There(NamedTuple):
+    """A call whose arrays lie on a device, of checked numbers."""
+
+    logits: Any
+    targets: Any
+    weight: Any
+    pos_weight: Any
+    alpha: float
+    gamma: float
+    reduction: str
+
+    def computed(self, wants_grad: bool, grad_output: Any = 1.0, out: Any = None) -> LossAndGrad:
+        """The losses as the reduction has them, and their gradient or None."""
+        backend: Any = registry.device_backend()
+        return LossAndGrad(*backend.binary(*self, wants_grad, grad_output, out))
+
+
 def called(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -224,11 +242,8 @@ def called(
     reduction: str,
     alpha: float | None,
     gamma: float,
-) -> _Call:
+) -> _Call | _There:
     """The call of a loss, checked; an alpha of None is none."""
-    for name, value in (("logits", logits), ("targets", targets)):
-        if _device.holds(value):
-            raise TypeError(f"{name} is a CUDA array, for which there is no kernel of this loss: copy it to the host")
     alpha = -1.0 if alpha is None else real(alpha, "alpha")
     if not (alpha == -1 or 0 <= alpha <= 1):
         raise ValueError(f"alpha must be in [0, 1], or None, got {alpha}")
@@ -237,6 +252,8 @@ def called(
         raise ValueError(f"gamma must be finite and not negative, got {gamma}")
     if reduction != DEFAULTS["reduction"]:
         reduction, *_ = reduction_of({"reduction": reduction})
+    if _device.holds(logits):
+        return _There(logits, targets, weight, pos_weight, alpha, gamma, reduction)
     sources = {"logits": _check.array(logits, "logits"), "targets": _check.array(targets, "targets")}
     x, _ = _check.floats(sources["logits"], "logits")
     if sources["targets"].shape != x.shape:
@@ -321,13 +338,15 @@ def _run(call: _Call, grad_output: float | np.ndarray, grad: np.ndarray | None) 
     return as_scalar(total, dtype)
 
 
-def losses(call: _Call) -> Any:
+def losses(call: _Call | _There) -> Any:
     """The losses alone."""
-    return _run(call, 1.0, None)
+    return call.computed(False).loss if isinstance(call, _There) else _run(call, 1.0, None)
 
 
-def with_gradient(call: _Call, grad_output: Any, out: Any) -> LossAndGrad:
+def with_gradient(call: _Call | _There, grad_output: Any, out: Any) -> LossAndGrad:
     """These, and their gradient times what arrives."""
+    if isinstance(call, _There):
+        return call.computed(True, grad_output, out)
     inputs = dict(call.sources)
     if isinstance(grad_output, (int, float)):
         g: float | np.ndarray = real(grad_output, "grad_output")
