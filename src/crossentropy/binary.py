@@ -6,7 +6,8 @@ Of many labels at once, of detectors, of classifiers of two classes with one col
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +29,45 @@ __all__ = [
 _AT_ONCE = 1 << 14
 
 
+# The parameters, each described once.
+_PARAMETERS = {
+    "logits": """logits : array_like
+        Of any shape and layout; float32, float64, float16, bfloat16, or integers, which become float64. Or an array on
+        a CUDA device: then all other arrays must be there too, floating targets of its dtype, and the results are.
+    targets : array_like
+        Of the same shape: probabilities t in [0, 1] (which is not looked at, as with those of `cross_entropy`), or
+        booleans or integers, 0 and 1.""",
+    "weight": """weight : array_like, optional
+        Finite numbers, of a shape that broadcasts to that of the logits: a factor of each loss, rounded to the loss's
+        dtype. Where it is 0 the loss is 0, whatever the logit is.""",
+    "pos_weight": """pos_weight : array_like, optional
+        Likewise, a factor of t alone: above 1 it makes positives count more.""",
+    "reduction": """reduction : {'mean', 'sum', 'none'}
+        'mean' divides by the number of logits, whatever their weights are, as PyTorch does.""",
+    "focal": """alpha : float in [0, 1], optional
+        Positives count alpha, negatives 1 - alpha; None for 1 each. Soft targets count in between.
+    gamma : float >= 0, default 2
+        1 - p_t is t sigma(-z) + (1 - t) sigma(z), the probability that the target has not; 0 leaves the cross-entropy
+        alone.""",
+    "arriving": """grad_output : float, or array_like of the shape of the logits with ``reduction='none'``; default 1
+        The gradient that arrives at the loss (back-propagation).
+    out : ndarray, optional
+        Where to put the gradient: of the shape and (native) dtype of logits, writeable, sharing no memory with an input
+        but for ``logits`` itself, which the gradient then overwrites.""",
+}
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _documented(function: _Function) -> _Function:
+    """A public function, whose docstring shows its parameters."""
+    if function.__doc__:  # python -OO has none
+        for name, text in _PARAMETERS.items():
+            function.__doc__ = function.__doc__.replace("{" + name + "}", text)
+    return function
+
+
+@_documented
 def binary_cross_entropy_with_logits(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -40,19 +80,10 @@ def binary_cross_entropy_with_logits(
 
     Parameters
     ----------
-    logits : array_like
-        Of any shape and layout; float32, float64, float16, bfloat16, or integers, which become float64. Or an array on
-        a CUDA device: then all other arrays must be there too, floating targets of its dtype, and the results are.
-    targets : array_like
-        Of the same shape: probabilities t in [0, 1] (which is not looked at, as with those of `cross_entropy`), or
-        booleans or integers, 0 and 1.
-    weight : array_like, optional
-        Finite numbers, of a shape that broadcasts to that of the logits: a factor of each loss, rounded to the loss's
-        dtype. Where it is 0 the loss is 0, whatever the logit is.
-    pos_weight : array_like, optional
-        Likewise, a factor of t alone: above 1 it makes positives count more.
-    reduction : {'mean', 'sum', 'none'}
-        'mean' divides by the number of logits, whatever their weights are, as PyTorch does.
+    {logits}
+    {weight}
+    {pos_weight}
+    {reduction}
 
     Returns
     -------
@@ -78,6 +109,7 @@ def binary_cross_entropy_with_logits(
     return losses(called(logits, targets, weight, pos_weight, reduction, None, 0.0))
 
 
+@_documented
 def binary_cross_entropy_with_logits_and_grad(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -92,24 +124,22 @@ def binary_cross_entropy_with_logits_and_grad(
 
     Parameters
     ----------
-    logits, targets, weight, pos_weight, reduction
-        As for `binary_cross_entropy_with_logits`.
-    grad_output : float, or array_like of the shape of the logits with ``reduction='none'``; default 1
-        The gradient that arrives at the loss (back-propagation).
-    out : ndarray, optional
-        Where to put the gradient: of the shape and (native) dtype of logits, writeable, sharing no memory with an input
-        but for ``logits`` itself, which the gradient then overwrites.
+    {logits}
+    {weight}
+    {pos_weight}
+    {reduction}
+    {arriving}
 
     Returns
     -------
     LossAndGrad
-        Named tuple (loss, grad): the loss as that function returns it, and the gradient w ((1 - t) sigma(z) - r t
-        sigma(-z)), of the shape and dtype of the logits, within 3 ulp, of 16 bits rounded once.
+        Named tuple (loss, grad): the loss as `binary_cross_entropy_with_logits` returns it, and the gradient w ((1 - t)
+        sigma(z) - r t sigma(-z)), of the shape and dtype of the logits, within 3 ulp, of 16 bits rounded once.
 
     Raises
     ------
     TypeError, ValueError
-        As that function; for a ``grad_output`` or ``out`` that does not fit.
+        As `binary_cross_entropy_with_logits`; for a ``grad_output`` or ``out`` that does not fit.
 
     Examples
     --------
@@ -119,6 +149,7 @@ def binary_cross_entropy_with_logits_and_grad(
     return with_gradient(called(logits, targets, weight, pos_weight, reduction, None, 0.0), grad_output, out)
 
 
+@_documented
 def sigmoid_focal_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -132,22 +163,20 @@ def sigmoid_focal_loss(
 
     Parameters
     ----------
-    logits, targets, weight, reduction
-        As for `binary_cross_entropy_with_logits`.
-    alpha : float in [0, 1], optional
-        Positives count alpha, negatives 1 - alpha; None for 1 each. Soft targets count in between.
-    gamma : float >= 0, default 2
-        1 - p_t is t sigma(-z) + (1 - t) sigma(z), the probability that the target has not; 0 leaves the cross-entropy.
+    {logits}
+    {focal}
+    {weight}
+    {reduction}
 
     Returns
     -------
     float or ndarray
-        As of that function; of float32 within 4 ulp, of float64 within 16 and 24.
+        As of `binary_cross_entropy_with_logits`; of float32 within 4 ulp, of float64 within 16 and 24.
 
     Raises
     ------
     TypeError, ValueError
-        As that function; for an alpha or gamma out of its range.
+        As `binary_cross_entropy_with_logits`; for an alpha or gamma out of its range.
 
     References
     ----------
@@ -161,6 +190,7 @@ def sigmoid_focal_loss(
     return losses(called(logits, targets, weight, None, reduction, alpha, gamma))
 
 
+@_documented
 def sigmoid_focal_loss_and_grad(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -176,20 +206,21 @@ def sigmoid_focal_loss_and_grad(
 
     Parameters
     ----------
-    logits, targets, alpha, gamma, weight, reduction
-        As for `sigmoid_focal_loss`.
-    grad_output, out
-        As for `binary_cross_entropy_with_logits_and_grad`.
+    {logits}
+    {focal}
+    {weight}
+    {reduction}
+    {arriving}
 
     Returns
     -------
     LossAndGrad
-        As that function's.
+        The loss as `sigmoid_focal_loss` returns it, and its gradient, of the shape and dtype of the logits.
 
     Raises
     ------
     TypeError, ValueError
-        As those functions.
+        As `sigmoid_focal_loss`; for a ``grad_output`` or ``out`` that does not fit.
 
     Examples
     --------
