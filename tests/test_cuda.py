@@ -54,9 +54,9 @@ def test_options_pairwise(number, chosen):
     testing.check_options(options, dtype, [layouts[(2 * number + k) % len(layouts)] for k in (0, 1)])
 
 
-# Hidden states on a device go another way (test_cuda_linear.py), losses of one logit have no kernel there. Blocks of
-# classes are below: many small calls each, of kernels that work in float64 whatever the logits are.
-ELSEWHERE = ("linear:", "blocks:", "binary:")
+# Hidden states on a device go another way (test_cuda_linear.py). Blocks of classes are below: many small calls each, of
+# kernels that work in float64 whatever the logits are.
+ELSEWHERE = ("linear:", "blocks:")
 HERE = [name for name in testing.EDGE_CASES if not name.startswith(ELSEWHERE)]
 IN_TURN = ("float32", "float16", "float32", "bfloat16", "float32", "float64")
 
