@@ -14,62 +14,59 @@ import numpy as np
 Numbers = Mapping[str, Any]
 OPTIONS = ("label_smoothing", "z_loss", "focal")  # what there is to do once the blocks are merged, in this order
 
+AT_ONCE = 2**15  # numbers of a kind that are merged at once: 256 kB
+
 # A focal factor below it is taken for it where what it does not multiply is divided by it: nothing beside any number.
 LEAST_FACTOR = 2.0**-900
 
 
 def merged(blocks: Sequence[Numbers]) -> dict[str, Any]:
-    """The numbers of blocks together, added up in their order; of the names that the first one has."""
-    names = blocks[0].keys()
-    top = _folded(np.maximum, blocks, "max")
-    found, known = {"max": top}, np.isfinite(top).all()
-    taken = np.zeros(np.shape(top), bool)
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        for block in blocks:
-            m, rest = block["max"], block["rest"]
-            ahead, error = _less(top, m)
-            scale = np.exp(-ahead)
-            scale *= 1 - error
-            if not (known and np.isfinite(m).all()):
-                scale, ahead = np.where(m == -np.inf, 0, scale), np.where(m == top, 0, ahead)
-            leads = (m == top) & ~taken
-            taken |= leads
-            lost = scale * rest
-            lost += scale
-            np.copyto(lost, rest, where=leads)
-            _add(found, "rest", lost)
-            if "distance" in names:
-                _add(found, "distance", block["distance"] + times(block["mass"], ahead))
-            if "spread" in names:
-                _add(found, "spread", scale * block["spread"] + times(scale, ahead) * (1 + rest))
-    if not known:
-        found["rest"] = np.where(np.isnan(top), np.nan, np.where(top == -np.inf, 0, found["rest"]))
-    for name in names - found.keys():
-        found[name] = _folded(np.maximum if name in ("target", "sample_weight") else np.add, blocks, name)
+    """The numbers (N,) of blocks together, some rows at a time so that the arithmetic stays in the caches."""
+    count, rows = len(blocks), len(blocks[0]["max"])
+    step = max(1, AT_ONCE // count)
+    found = {name: np.empty(rows) for name in blocks[0]}
+    for first in range(0, rows, step):
+        part = slice(first, first + step)
+        together = {name: np.array([block[name][part] for block in blocks], np.float64) for name in found}
+        for name, values in merged_at_once(together).items():
+            found[name][part] = values
     return found
 
 
-def _add(found: dict[str, Any], name: str, values: Any) -> None:
-    if name in found:
-        found[name] += values
-    else:
-        found[name] = values
-
-
-def _folded(ufunc: Any, blocks: Sequence[Numbers], name: str) -> Any:
-    value = blocks[0][name]
-    for block in blocks[1:]:
-        value = ufunc(value, block[name])
-    return value
-
-
-def _less(a: Any, b: Any) -> tuple[Any, Any]:
-    """a - b and the error of its rounding, as `reference.two_diff` has them."""
-    d = a - b
-    seen = a - d
-    error = a - (d + seen)
-    error += seen - b
-    return d, error if np.isfinite(d).all() else np.where(np.isfinite(d), error, 0)
+def merged_at_once(blocks: Numbers) -> dict[str, Any]:
+    """The numbers of blocks together, added up in their order, from (blocks, N) or (blocks, 1) of each name."""
+    m, rest = blocks["max"], blocks["rest"]
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        top = m.max(0)
+        ahead = top - m
+        known = np.isfinite(ahead).all()
+        seen = top - ahead
+        error = top - (ahead + seen)  # of that difference, as `reference.two_diff` has it
+        error += seen - m
+        if not known:
+            error[~np.isfinite(ahead)] = 0
+        scale = np.exp(-ahead)
+        scale -= scale * error
+        if not known:
+            scale[m == -np.inf] = 0
+            ahead = np.where(m == top, 0, ahead)
+        is_top = m == top
+        taken = is_top[0]
+        for each in is_top[1:]:  # the first one alone: the others count as any class does
+            each &= ~taken
+            taken = taken | each
+        lost = scale * rest
+        lost += np.where(is_top, 0, scale)
+        found = {"max": top, "rest": lost.sum(0)}
+        if not known:
+            found["rest"] = np.where(np.isnan(top), np.nan, np.where(top == -np.inf, 0, found["rest"]))
+        if "distance" in blocks:
+            found["distance"] = (blocks["distance"] + times(blocks["mass"], ahead)).sum(0)
+        if "spread" in blocks:
+            found["spread"] = (scale * blocks["spread"] + times(scale, ahead) * (1 + rest)).sum(0)
+    for name in blocks.keys() - found.keys():
+        found[name] = blocks[name].max(0) if name in ("target", "sample_weight") else blocks[name].sum(0)
+    return found
 
 
 def times(weight: Any, value: Any) -> Any:

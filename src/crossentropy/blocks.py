@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike
 from . import _check, _device, _memory, _merging, _settings
 from ._backends import registry
 from ._backends.contract import BlockStatistics, RowNumbers, Statistics
-from ._options import OPTIONS, PER_ROW, PerRowOptions, RowOptions, integer, numeric_of, passed, takes_options
+from ._options import NUMERIC, OPTIONS, PER_ROW, PerRowOptions, RowOptions, integer, numeric_of, passed, takes_options
 from ._reduction import gradient_array, row_count
 from .row_numbers import LOG_PROB_OPTIONS, LogProbOptions, is_transformed, transformed_rows
 
@@ -249,6 +249,7 @@ def chunk(
     if n and b.own:
         for name, values in _found(b, entropy).items():
             found[name] = values
+        found["class_weight"] = _weights_of_targets(b)
     found["sample_weight"] = 1 if b.options.sample_weight is None else b.options.sample_weight
     if b.skipped is not None:
         found[b.skipped] = identity((), entropy=entropy)
@@ -257,12 +258,36 @@ def chunk(
 
 def columns(
     logits: Any, targets: Any, start: Any, classes: Any, options: dict[str, Any], *, entropy: bool = False
-) -> dict[str, np.ndarray]:
-    """The same numbers but for sample_weight, by name; of rows that do not count they may be any."""
+) -> dict[str, Any]:
+    """The same numbers by name, but for sample_weight, and class_weight only where there are weights of classes.
+
+    Of rows that do not count they may be any.
+    """
     b = _block(logits, targets, start, classes, options)
-    if row_count(b.call.x) and b.own:
-        return _found(b, entropy)
-    return {name: a for name, a in _columns(identity(b.call.rows_shape)).items() if name != "sample_weight"}
+    if not (row_count(b.call.x) and b.own):
+        return _columns(identity(b.call.rows_shape, entropy=entropy))
+    found = _found(b, entropy)
+    if b.options.class_weight is not None:
+        found["class_weight"] = _weights_of_targets(b)
+    return found
+
+
+def columns_of_classes(
+    x: np.ndarray, y: np.ndarray, counts: np.ndarray | None, start: int, classes: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """`columns` of arguments that are checked already, without any weights, for calls that this would be much of.
+
+    x are logits with the classes last, y int64 (N,) classes; ``counts`` says which rows do, None that all do.
+    """
+    if not x.size:
+        return _columns(identity(y.shape))
+    local, row = y - start, {name: options[name] for name in NUMERIC if name in options}
+    if counts is not None:
+        local[~counts] = _IGNORED
+        row["ignore_index"] = _IGNORED
+    given = RowOptions(**row | {"z_loss": 0.0, "focal": 0.0}, all_classes=classes)
+    call = _check.Loss(x, local, given, x.shape[:-1], -1, "none", None, np.nan, {})
+    return _found(_Block(call, x.shape[-1], local, None, None, given), False)
 
 
 def _parts(logits: Any, targets: Any, start: Any, classes: Any, entropy: bool, partition: Any, left: Any) -> np.ndarray:
@@ -297,12 +322,20 @@ def _found(b: _Block, entropy: bool) -> dict[str, np.ndarray]:
         _find_mass_of_nothing(b, found)
     if entropy:
         _find_spread(b, found, n)
-    if (mine := b.mine) is not None and b.local is not None:
-        found["class_weight"] = mine if o.class_weight is None else np.zeros(n)
-        if o.class_weight is not None:
-            found["class_weight"][mine] = o.class_weight[b.local[mine]]
     if b.bad is not None:
         found["max"][b.bad] = np.nan
+    return found
+
+
+def _weights_of_targets(b: _Block) -> Any:
+    """w_y of the targets that lie in the block, 0 of others; of probabilities, too."""
+    w, mine = b.options.class_weight, b.mine
+    if mine is None or b.local is None:
+        return 0.0
+    if w is None:
+        return mine
+    found = np.zeros(len(mine))
+    found[mine] = w[b.local[mine]]
     return found
 
 
@@ -522,10 +555,22 @@ def gradient(
     """
     b = _block(logits, targets, start, classes, passed("gradient", options, ("grad_output", "out"), PER_ROW))
     s = _of_rows(statistics, b)
-    g, to = _arriving(b, {"grad_output": grad_output}, logits, out)
-    if b.own and len(s):
-        _write_gradient(b, _columns(s), g["grad_output"], _check.classes_last(to, b.call.axis))
+    to = _write(b, _columns(s), grad_output, logits, out)
     return to if out is None else out
+
+
+def write_gradient(
+    logits: Any, targets: Any, of: _merging.Numbers, start: Any, classes: Any, options: dict[str, Any], g: Any, out: Any
+) -> None:
+    """The same into ``out``, from numbers by name, (N,) each; what arrives is a float, or of the rows' shape."""
+    _write(_block(logits, targets, start, classes, options), of, g, logits, out)
+
+
+def _write(b: _Block, of: _merging.Numbers, grad_output: Any, logits: Any, out: Any) -> np.ndarray:
+    g, to = _arriving(b, {"grad_output": grad_output}, logits, out)
+    if b.own and row_count(b.call.x):
+        _write_gradient(b, of, g["grad_output"], _check.classes_last(to, b.call.axis))
+    return to
 
 
 def _write_gradient(b: _Block, of: _merging.Numbers, g: float | np.ndarray, grad: np.ndarray) -> None:
