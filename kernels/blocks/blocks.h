@@ -33,6 +33,7 @@
 #define BLOCKS_H
 
 #include "blocks/batch.h"
+#include "blocks/prefetch.h"
 #include "math/anchor.h"
 #include "math/compensated.h"
 #include "math/transform_numbers.h"
@@ -182,7 +183,7 @@ typedef struct {
     double (*max)(const void *x, ptrdiff_t n);                                       /* NaN where any is NaN */
     compensated (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
     compensated (*pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
-                        double *max);                                                    /* of e^x but class y */
+                        lie_of_rows lie, double *max);                                   /* of e^x but class y */
     void (*arriving)(const void *g, const void *x, ptrdiff_t n, double top, int exactly, arrived *sums);
     void (*spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance);
     void (*gradient)(gradient_job *job, ptrdiff_t n);                                /* the next n elements, about */
@@ -194,7 +195,8 @@ typedef struct {
     ptrdiff_t (*place)(const void *x, ptrdiff_t n, double value); /* of the first that is value, or n */
     ptrdiff_t (*above)(const void *x, ptrdiff_t n, double value, int ties); /* how many; with ties, at it too */
     void (*look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
-                 counted_above counts, double unit, int *guards, block_look *found); /* of at most BLOCK */
+                 counted_above counts, double unit, int *guards, lie_of_rows lie,
+                 block_look *found); /* of at most BLOCK */
     void (*log_probs_gradient)(const void *x, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *out,
                                int bypass);
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */
@@ -220,7 +222,7 @@ typedef struct {
     /* transformed.h: as pass, of logits that are scaled and capped; what is kept is times their slope over the scale, the
      * maximum is that of the logits as they are. NULL for float64. */
     compensated (*transformed_sum)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, ptrdiff_t y,
-                                   void *kept, gradient_queue *queue, double *max);
+                                   void *kept, gradient_queue *queue, lie_of_rows lie, double *max);
     /* tile.h */
     void (*tile_rows)(char *const *from, ptrdiff_t rows, ptrdiff_t classes, void *tile);
     void (*tile_columns)(const void *from, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t classes, void *tile);

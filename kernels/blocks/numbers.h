@@ -78,6 +78,7 @@ typedef struct {
     vec max, least, lowest;    /* what lies below least is as far, and its e^x that of lowest, less the shift: 0 */
     vec target, unit;
     ptrdiff_t n, leave;
+    two_aheads ahead;
 } looking;
 
 typedef struct {
@@ -95,16 +96,6 @@ SIMD vec NAME(taken_at_once)(vec *s)
     s[UNROLL / 2] = v_set1(0);
     s[UNROLL - 1] = v_set1(0);
     return sum;
-}
-
-/* As ask_ahead in rows.h, but into L1 by a block, of which the maximum is taken first. */
-SIMD void NAME(ask_for_next)(const ELEMENT *x, ptrdiff_t n)
-{
-    const char *at = (const char *)x;
-    for (ptrdiff_t i = 0; i < n * (ptrdiff_t)sizeof *x; i += LINE) {
-        prefetch_to_l2(at + i + PREFETCH_FAR);
-        prefetch(at + i + GROUP * sizeof *x);
-    }
 }
 
 /* guards: for a row with a shift or with logits so low that e^x (max - x) is 0 times inf. */
@@ -127,13 +118,13 @@ SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_o
 {
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
-        NAME(ask_for_next)(r->x + j, UNROLL * LANES);
+        NAME(ask_ahead)(r->x, j, UNROLL * LANES, &r->ahead);
         for (int u = 0; u < UNROLL; ++u) {
             const vec x = v_load(r->x + j + u * LANES);
             NAME(look_step)(r, j + u * LANES, x, p, u, leaves_out, guards, counts, x, squares);
         }
     }
-    if (j < end) NAME(ask_for_next)(r->x + j, end - j);
+    if (j < end) NAME(ask_ahead)(r->x, j, end - j, &r->ahead);
     for (; j < end; j += LANES) {
         const vec x = NAME(at)(r->x, j, end, -INFINITY);
         const vec to_count = counts == NOT_BELOW ? NAME(at)(r->x, j, end, INFINITY) : x;
@@ -276,7 +267,7 @@ SIMD void NAME(look_few)(const looking *r, block_look *found, int squares)
 /* Of at most GROUP elements: the sum of e^x but for class leave, that of e^x (max - x), and how many are above a target,
  * or not below it; and unless the unit is 0 the sum of unit (e^x)^2. The sum is NaN where an element is. */
 static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
-                       counted_above counts, double unit, int *guards, block_look *found)
+                       counted_above counts, double unit, int *guards, lie_of_rows lie, block_look *found)
 {
     const looking r = {x,
                        frame_at(at),
@@ -286,7 +277,8 @@ static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdif
                        v_set1((REAL)target),
                        v_set1((REAL)unit),
                        n,
-                       leave};
+                       leave,
+                       aheads_of(lie, GROUP * sizeof(ELEMENT))};    /* the maximum of a block is taken first */
     const int shifts = at.shift != 0;
     found->counted = 0;
     if (n <= FEW) {

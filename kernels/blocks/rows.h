@@ -285,6 +285,7 @@ typedef struct {
     EXP_FRAME f;
     ptrdiff_t n, y;
     REAL *kept;
+    two_aheads ahead;
 } passed;
 
 SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, int u, int keeps, int leaves_out,
@@ -298,13 +299,15 @@ SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, int u
     else p->sum[u] = v_add(p->sum[u], e);
 }
 
-/* What lies ahead of n elements as far as they reach. */
-SIMD void NAME(ask_ahead)(const ELEMENT *x, ptrdiff_t n)
+/* What lies ahead of n elements from j as far as they reach. */
+SIMD void NAME(ask_ahead)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t n, const two_aheads *ahead)
 {
-    const char *at = (const char *)x;
-    for (ptrdiff_t i = 0; i < n * (ptrdiff_t)sizeof *x; i += LINE) {
-        prefetch_to_l2(at + i + PREFETCH_FAR);
-        prefetch(at + i + PREFETCH_NEAR);
+    const ptrdiff_t size = sizeof *x;
+    const char *at = (const char *)(x + j);
+    const char *far = at + ahead_from(ahead->far, j * size), *near = at + ahead_from(ahead->near, j * size);
+    for (ptrdiff_t i = 0; i < n * size; i += LINE) {
+        prefetch_to_l2(far + i);
+        prefetch(near + i);
     }
 }
 
@@ -313,12 +316,12 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
 {
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
-        NAME(ask_ahead)(r->x + j, UNROLL * LANES);
+        NAME(ask_ahead)(r->x, j, UNROLL * LANES, &r->ahead);
         UNROLLED
         for (int u = 0; u < UNROLL; ++u)
             NAME(pass_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, keeps, leaves_out, exactly);
     }
-    if (j < end) NAME(ask_ahead)(r->x + j, end - j);
+    if (j < end) NAME(ask_ahead)(r->x, j, end - j, &r->ahead);
     for (; j < end; j += LANES)
         NAME(pass_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, keeps, leaves_out, exactly);
     if (exactly) exp_sum_end_chunk(&p->exact);
@@ -411,9 +414,9 @@ SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue
 }
 
 static compensated NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
-                              double *max)
+                              lie_of_rows lie, double *max)
 {
-    const passed r = {x, frame_at(at), n, y, kept};
+    const passed r = {x, frame_at(at), n, y, kept, aheads_of(lie, PREFETCH_NEAR)};
     return kept ? NAME(pass_as)(&r, 1, queue, max) : NAME(pass_as)(&r, 0, NULL, max);
 }
 

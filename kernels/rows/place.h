@@ -24,6 +24,7 @@ typedef struct place {
     int is_f64, spreads;             /* the sums of class weights are made in the one pass, */
     int spreads_after;               /* or by a pass of their own: so that a backward finds the same bits */
     int whole;                       /* a row is one block, read as it lies */
+    ptrdiff_t between_rows;          /* bytes from the end of one to where the next begins; 0 where that is not so */
     subtrahend s;                    /* of a row of scale 1 */
     cursor c;
     reader x, q, vector;
@@ -53,6 +54,14 @@ static inline void go_to(place *p, ptrdiff_t row)
     read_from(&p->x, p->t, row);
     read_from(&p->q, p->t, row);
     write_to(&p->out, p->t, row);
+}
+
+/* From a class of a row on. */
+static inline lie_of_rows lie_from(const place *p, ptrdiff_t class)
+{
+    const ptrdiff_t size = element_size(p->x.type);
+    const lie_of_rows found = {(p->t->classes - class) * size, p->t->classes * size, p->between_rows};
+    return found;
 }
 
 /* A block of a row's exponentials, and of the class weights, in the lanes' type. */

@@ -61,7 +61,7 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         if (again) {
             gradient_queue none = {NULL, NULL};
             double unused;
-            p->k->transformed_sum(job->x, b.n, f.at, &p->numbers, -1, p->exps, &none, &unused);
+            p->k->transformed_sum(job->x, b.n, f.at, &p->numbers, -1, p->exps, &none, lie_from(p, b.at), &unused);
             job->kept = p->exps, job->x = NULL;
         }
         job->at = f.at;
