@@ -157,7 +157,7 @@ typedef enum { FORWARD_KL, REVERSE_KL, JENSEN_SHANNON } distillation_kind;
 typedef struct {
     distillation_kind kind;
     double inverse, beta;              /* 1 / T */
-    anchor of_x, of_q;                 /* of the logits over T, for float64 */
+    anchor of_x, of_q;                 /* of the logits over T */
     double base, base_error;           /* x - q of one class, exactly */
     double shift;                      /* d_c is (x_c - q_c - base) / T - shift */
     double unit_x, unit_q;             /* what e^x and e^q at the anchor are a probability times */
@@ -169,15 +169,43 @@ typedef struct {
     double most;
 } distilled_totals;
 
+/* What is kept of each class beside e (distilled_quick.h): nothing; e (e^d - 1), e d, or d. */
+typedef enum { KEEP_NOTHING, KEEP_MOVED, KEEP_TERM, KEEP_GAP } kept_number;
+
+/* Two rows in float32 lanes: d = (b - a - base) / T. */
 typedef struct {
-    double of_x, of_q, moved, max_x, max_q;
+    double inverse, base;    /* 1 / T */
+    double ratio;            /* e^(b/T) at its anchor times this is e^(a/T) at its own times e^d */
+    anchor of_a, of_b;
+    kept_number keeps;
+    int carefully;
+} quick_pair;
+
+/* A row of such a gradient, m of_m + e of_e, which is written while another is read. */
+typedef struct {
+    const f32 *m, *e;    /* IN (n,) */
+    f32 *out;            /* OUT (n,) */
+    double of_m, of_e;
+    ptrdiff_t n, done;
+    int bypass; /* the caches */
+} quick_job;
+
+typedef struct {
+    double e, moved, phi; /* the sums of e, e d, e (e^d - 1 - d) */
+    double lost;          /* with KEEP_GAP: of e^(b/T) at its anchor, where e is 0 */
+    double max_a, max_b;
 } quick_totals;
+
+typedef struct {
+    double both, own, top; /* the largest D */
+} quick_mixed;
 
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
     int lanes;
     double tile_scale;    /* columns_sum leaves e^x times this in a tile (EXP_SCALE) */
+    void (*fill)(void *out, ptrdiff_t n, double value, int bypass); /* vectors.h */
     /* rows.h */
     double (*max)(const void *x, ptrdiff_t n);                                       /* NaN where any is NaN */
     compensated (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
@@ -210,13 +238,11 @@ typedef struct {
     void (*distilled_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, distilled_totals *totals);
     void (*distilled_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, compensated *sums);
     void (*distilled_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, void *out, int bypass);
-    /* distilled_quick.h; NULL where rows are float64, or e^z has no table */
-    void (*quick_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, quick_totals *totals, void *of_x,
-                       void *of_q, ptrdiff_t ahead, int carefully);
-    void (*quick_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
-                        const void *of_q, double *sum);
-    void (*quick_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
-                           const void *of_q, void *out, int bypass, int is_far);
+    /* distilled_quick.h; NULL where rows are float64, or e^z has no table. m and e: OUT (n,), or NULL */
+    void (*quick_sums)(const void *a, const void *b, ptrdiff_t n, const quick_pair *r, quick_totals *totals, void *m,
+                       void *e, quick_job *job);
+    void (*quick_mixture)(void *m, const void *e, ptrdiff_t n, double shift, double beta, quick_mixed *totals);
+    void (*quick_gradient)(quick_job *job, ptrdiff_t n);
     /* transformed.h: as pass, of logits that are scaled and capped; what is kept is times their slope over the scale, the
      * maximum is that of the logits as they are. NULL for float64. */
     compensated (*transformed_sum)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, ptrdiff_t y,

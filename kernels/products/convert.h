@@ -12,7 +12,7 @@
             for (n -= first, x += first, out += first; n >= LANES_f32;                                            \
                  n -= LANES_f32, x += LANES_f32, out += LANES_f32)                                                \
                 bypass_##TO(out, load_##FROM(x));                                                                 \
-            fence();                                                                                              \
+            if (bypass == BYPASS_FENCED) fence();                                                                 \
         }                                                                                                         \
         for (; n >= LANES_f32; n -= LANES_f32, x += LANES_f32, out += LANES_f32) store_##TO(out, load_##FROM(x)); \
         if (n > 0) store_part_##TO(out, n, load_part_##FROM(x, n, 0));                                            \
