@@ -12,12 +12,13 @@
 #include "math/lane_total.h"
 #include "simd/simd.h"
 
-#define QUICK_CHUNK (8 * LANES) /* of which lanes add up no more than four numbers */
+#define QUICK_CHUNK (4 * LANES) /* as many numbers are added up in a lane */
 
 typedef struct {
     vec inverse, inverse_low, base, base_low, ratio;
     EXP_FRAME of_a, of_b;
     kept_number keeps;
+    int carefully;
 } quick_frame;
 
 SIMD quick_frame quick_frame_of(const quick_pair *r)
@@ -28,7 +29,7 @@ SIMD quick_frame quick_frame_of(const quick_pair *r)
     f.base = v_set1(base), f.base_low = v_set1((REAL)(r->base - (double)base));
     f.ratio = v_set1((REAL)r->ratio);
     f.of_a = frame_at(r->of_a), f.of_b = frame_at(r->of_b);
-    f.keeps = r->keeps;
+    f.keeps = r->keeps, f.carefully = r->carefully;
     return f;
 }
 
@@ -88,78 +89,116 @@ static void quick_gradient(quick_job *g, ptrdiff_t n)
 }
 
 typedef struct {
-    vec e, moved, phi, lost;
+    vec e, moved, phi, other; /* phi of rows far from each other: e^(b/T) */
 } quick_lanes;
 
-SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s, vec *max,
-                     int scaled, int carefully)
+/* Of rows far from each other: the three sums, and e^(b/T) in the place of e (e^d - 1). NaN where both are -inf. */
+SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
+                         int scaled)
 {
     const vec e = quick_exp(a, f, f->of_a, scaled), g = quick_exp(b, f, f->of_b, scaled);
-    const vec d = quick_gap(a, b, f, scaled, carefully);
-    const mask none = v_equal(e, v_set1(0)), near = v_less(quick_size(d), v_set1(1));
-    const vec term = v_zero_where(none, v_mul(e, d)), far = v_lost(g, f->ratio, e);
-    const vec phi = v_mul(v_mul(term, d), quick_series(d));
-    const vec moved = v_where(near, v_add(term, phi), far); /* e (e^d - 1) */
-    max[0] = v_max(a, max[0]), max[1] = v_max(b, max[1]);
+    const vec term = v_mul(e, quick_gap(a, b, f, scaled, 0));
     s->e = v_add(s->e, e);
     s->moved = v_add(s->moved, term);
-    s->phi = v_add(s->phi, v_where(near, phi, v_sub(far, term)));
+    s->phi = v_add(s->phi, g);
     if (f->keeps == KEEP_NOTHING) return;
-    if (f->keeps == KEEP_GAP) s->lost = v_add_where(none, s->lost, g);
     v_store_real(of_e + j, e);
-    v_store_real(m + j, f->keeps == KEEP_MOVED ? moved : f->keeps == KEEP_TERM ? term : d);
+    v_store_real(m + j, f->keeps == KEEP_MOVED ? g : term);
+}
+
+SIMD void quick_near_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
+                          int scaled)
+{
+    const vec e = quick_exp(a, f, f->of_a, scaled);
+    const vec d = f->carefully ? quick_gap(a, b, f, scaled, 1) : quick_gap(a, b, f, scaled, 0), square = v_mul(d, d);
+    const mask none = v_equal(e, v_set1(0)), near = v_less(square, v_set1(1));
+    const vec term = v_zero_where(none, v_mul(e, d)), series = v_mul(v_mul(e, square), quick_series(d));
+    vec phi = series, moved = v_add(term, phi), g = v_set1(0); /* moved: e (e^d - 1) */
+    if (f->keeps == KEEP_OTHER || mask_count(near) != LANES) {
+        g = quick_exp(b, f, f->of_b, scaled);
+        const vec far = v_lost(g, f->ratio, e);
+        moved = v_where(near, moved, far);
+        phi = v_where(near, phi, v_sub(far, term));
+    }
+    s->e = v_add(s->e, e);
+    s->moved = v_add(s->moved, term);
+    s->phi = v_add(s->phi, phi);
+    if (f->keeps == KEEP_NOTHING) return;
+    if (f->keeps == KEEP_OTHER) s->other = v_add(s->other, g);
+    v_store_real(of_e + j, e);
+    v_store_real(m + j, f->keeps == KEEP_MOVED ? moved : f->keeps == KEEP_TERM ? term : g);
+}
+
+SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s, vec *max,
+                     int scaled, int far)
+{
+#if !SCALES_TO_ZERO
+    max[0] = v_max(a, max[0]), max[1] = v_max(b, max[1]);
+#else
+    (void)max;
+#endif
+    if (far) quick_far_step(a, b, f, j, m, of_e, s, scaled);
+    else quick_near_step(a, b, f, j, m, of_e, s, scaled);
 }
 
 SIMD void quick_sums_as(const REAL *a, const REAL *b, ptrdiff_t n, const quick_pair *r, quick_totals *totals, REAL *m,
-                        REAL *of_e, quick_job *job, int scaled, int carefully)
+                        REAL *of_e, quick_job *job, int scaled, int far)
 {
     const quick_frame f = quick_frame_of(r);
     const vec zero = v_set1(0), none = v_set1(-INFINITY);
     const quick_lanes start = {zero, zero, zero, zero};
-    lane_total sums[3] = {lane_total_of_none(), lane_total_of_none(), lane_total_of_none()};
-    vec max[2] = {none, none}, lost = zero;
+    lane_total sums[4];
+    for (int i = 0; i < 4; ++i) sums[i] = lane_total_of_none();
+    vec max[2] = {none, none};
     for (ptrdiff_t j = 0; j < n;) {
-        const ptrdiff_t end = n - j < QUICK_CHUNK ? n : j + QUICK_CHUNK;
+        const ptrdiff_t end = n - j < STRIDE ? n : j + STRIDE;
         quick_lanes s[2] = {start, start};
         for (; end - j >= 2 * LANES; j += 2 * LANES) {
             NAME(ask_ahead)(a + j, 2 * LANES);
             NAME(ask_ahead)(b + j, 2 * LANES);
             for (int u = 0; u < 2; ++u) {
                 const ptrdiff_t at = j + u * LANES;
-                quick_step(v_load(a + at), v_load(b + at), &f, at, m, of_e, &s[u], max, scaled, carefully);
+                quick_step(v_load(a + at), v_load(b + at), &f, at, m, of_e, &s[u], max, scaled, far);
             }
         }
-        for (; j < end; j += LANES)
-            quick_step(NAME(at)(a, j, end, -INFINITY), NAME(at)(b, j, end, -INFINITY), &f, j, m, of_e, &s[0], max,
-                       scaled, carefully);
+        for (; j < end; j += LANES) { /* past the end lie two -inf */
+            vec x = NAME(at)(a, j, end, -INFINITY), q = NAME(at)(b, j, end, -INFINITY);
+            if (far && end - j < LANES) {
+                const mask inside = v_less(v_load_real(lane_numbers), v_set1((REAL)(end - j)));
+                x = v_where(inside, x, v_set1(-1e4f)), q = v_where(inside, q, v_set1(-1e4f));
+            }
+            quick_step(x, q, &f, j, m, of_e, &s[0], max, scaled, far);
+        }
         lane_total_add(&sums[0], v_add(s[0].e, s[1].e));
         lane_total_add(&sums[1], v_add(s[0].moved, s[1].moved));
         lane_total_add(&sums[2], v_add(s[0].phi, s[1].phi));
-        lost = v_add(lost, v_add(s[0].lost, s[1].lost));
+        if (!far && f.keeps == KEEP_OTHER) lane_total_add(&sums[3], v_add(s[0].other, s[1].other));
         if (job->done < job->n && j % STRIDE == 0) quick_gradient(job, STRIDE);
     }
     totals->e += lane_total_value(sums[0]);
     totals->moved += lane_total_value(sums[1]);
     totals->phi += lane_total_value(sums[2]);
-    totals->lost += v_sum(lost);
+    totals->other += lane_total_value(sums[3]);
+#if !SCALES_TO_ZERO
     const double max_a = v_top(max[0]), max_b = v_top(max[1]);
     if (max_a > totals->max_a) totals->max_a = max_a;
     if (max_b > totals->max_b) totals->max_b = max_b;
+#endif
 }
 
 static void quick_sums(const void *a, const void *b, ptrdiff_t n, const quick_pair *r, quick_totals *totals, void *m,
                        void *e, quick_job *job)
 {
-    if (r->inverse == 1 && !r->carefully) quick_sums_as(a, b, n, r, totals, m, e, job, 0, 0);
-    else if (r->inverse == 1) quick_sums_as(a, b, n, r, totals, m, e, job, 0, 1);
-    else if (!r->carefully) quick_sums_as(a, b, n, r, totals, m, e, job, 1, 0);
-    else quick_sums_as(a, b, n, r, totals, m, e, job, 1, 1);
+    if (r->inverse == 1 && r->far) quick_sums_as(a, b, n, r, totals, m, e, job, 0, 1);
+    else if (r->inverse == 1) quick_sums_as(a, b, n, r, totals, m, e, job, 0, 0);
+    else if (r->far) quick_sums_as(a, b, n, r, totals, m, e, job, 1, 1);
+    else quick_sums_as(a, b, n, r, totals, m, e, job, 1, 0);
 }
 
 /* ------------------------------------------------------------------ over the mixture */
 
-/* log(1 + y), and y less that, for y > -1. After log2's whole part, f - f^2/2 + f^3 P(f) as in Cephes' logf. */
-SIMD vec quick_log1p(vec y, vec *less)
+/* log(1 + y) for y > -1. After log2's whole part, f - f^2/2 + f^3 P(f) as in Cephes' logf. */
+SIMD vec quick_log1p(vec y)
 {
     static const REAL c[9] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
                               -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
@@ -169,55 +208,54 @@ SIMD vec quick_log1p(vec y, vec *less)
     const mask is_low = v_less(v_mul(w, scale), v_set1(0x1.6a09e6p+0f)); /* sqrt 2 */
     n = v_add(n, v_zero_where(is_low, one));
     scale = v_where(is_low, scale, v_mul(scale, v_set1(0.5f)));
-    const mask whole = v_equal(n, zero);
-    const vec f = v_where(whole, y, v_sub(v_mul(w, scale), one)), square = v_mul(f, f);
+    const vec f = v_where(v_equal(n, zero), y, v_sub(v_mul(w, scale), one));
     vec p = v_set1(c[0]);
     for (int i = 1; i < 9; ++i) p = v_fma(p, f, v_set1(c[i]));
-    const vec under = v_mul(square, v_fnma(f, p, v_set1(0.5f))); /* f - log(1 + f) */
-    const vec log = v_fma(n, v_set1((REAL)LN2), v_sub(f, under));
-    *less = v_where(whole, under, v_sub(y, log));
-    return log;
+    return v_fma(n, v_set1((REAL)LN2), v_fma(v_mul(f, f), v_fma(f, p, v_set1(-0.5f)), f));
 }
 
-/* Of classes whose d is in m: with D = d - shift = log p_b - log p_a, y = beta (e^D - 1) and l = log(1 + y) = log(m_c / p_a), the
- * sums of e (beta D e^D - (1 + y) l), the two divergences, and of e (y - l), that of a; e l takes the place of d. Where D is 1 or
- * more, a and b change places, so that l loses nothing beside it. */
-static void quick_mixture(void *kept, const void *of_e, ptrdiff_t n, double moved_by, double beta, quick_mixed *totals)
+/* Of D = d - shift = log p_b - log p_a the sum of e (beta D e^D - w log w), w = 1 - beta + beta e^D, which is both divergences over
+ * the mixture: D^2 times a series of the row's where |D| < 1, and elsewhere by r = p_b / p_a, with a and b in each other's place
+ * where b has more than half of the mixture, or of this class where |D| > 4: so no digits are lost. And the sum of e log w, log w = log(m / p_a), which takes the place of e^(b/T) in m. */
+static void quick_mixture(const void *of_a, const void *of_b, ptrdiff_t n, const quick_pair *pair,
+                          const quick_shares *of, void *kept, const void *es, quick_mixed *totals)
 {
+    const REAL *a = of_a, *b = of_b, *e = es;
     REAL *m = kept;
-    const REAL *es = of_e;
-    const anchor at = {0, 0};
-    const EXP_FRAME f = frame_at(at);
-    const vec shift = v_set1((REAL)moved_by), zero = v_set1(0), one = v_set1(1), unit = v_set1((REAL)(1 / EXP_SCALE));
-    const vec of_b = v_set1((REAL)beta), of_a = v_set1((REAL)(1 - beta));
+    const quick_frame f = quick_frame_of(pair);
+    const int scaled = pair->inverse != 1;
+    const vec shift = v_set1((REAL)of->shift), shift_low = v_set1((REAL)(of->shift - (double)(REAL)of->shift));
+    const vec zero = v_set1(0), one = v_set1(1), up = v_set1((REAL)of->of_b);
+    const vec of_a_share = v_set1((REAL)(1 - of->beta)), of_b_share = v_set1((REAL)of->beta);
+    const vec rarer = v_set1(of->beta > 0.5 ? 1 : -1);
     lane_total both = lane_total_of_none(), own = both;
-    vec top = v_set1(-INFINITY);
     for (ptrdiff_t j = 0; j < n;) {
-        const ptrdiff_t end = n - j < QUICK_CHUNK / 2 ? n : j + QUICK_CHUNK / 2;
+        const ptrdiff_t end = n - j < QUICK_CHUNK ? n : j + QUICK_CHUNK;
         vec s = zero, t = zero;
         for (; j < end; j += LANES) {
-            const vec e = NAME(real_at)(es, j, n), given = v_sub(NAME(real_at)(m, j, n), shift);
-            const vec d = v_zero_where(v_equal(e, zero), v_max(v_set1(-87), given));
-            const mask near = v_less(quick_size(d), one), other = v_less(v_set1(0x1.fffffep-1f), d);
-            const vec way = v_where(other, v_sub(zero, d), d), up = v_mul(v_exp_summed(way, f), unit);
-            const vec series = v_mul(v_mul(way, way), quick_series(way));
-            const vec moved = v_where(near, v_add(way, series), v_sub(up, one));
-            const vec share = v_where(other, of_a, of_b), y = v_mul(share, moved);
-            vec less;
-            const vec l = quick_log1p(y, &less), l_of_a = v_where(other, v_add(d, l), l);
-            const vec first = v_where(near, v_sub(v_mul(way, moved), series), v_sub(v_mul(way, up), moved));
-            const vec term = v_sub(v_mul(share, first), v_sub(v_mul(y, l), less));
-            const vec weight = v_where(other, v_div(e, up), e), kept_now = v_mul(e, l_of_a);
-            top = v_max(d, top);
-            s = v_fma(weight, term, s);
-            t = v_add(t, v_where(other, v_sub(v_mul(of_b, v_sub(weight, e)), kept_now), v_mul(e, less)));
-            v_store_real(m + j, kept_now);
+            const vec p = NAME(real_at)(e, j, n), q = v_mul(NAME(real_at)(m, j, n), up);
+            const vec x = NAME(at)(a, j, n, -INFINITY), z = NAME(at)(b, j, n, -INFINITY);
+            const vec given = f.carefully ? quick_gap(x, z, &f, scaled, 1) : quick_gap(x, z, &f, scaled, 0);
+            const vec d = v_sub(v_sub(given, shift), shift_low), square = v_mul(d, d);
+            const mask near = v_less(square, one), middle = v_less(square, v_set1(16));
+            const mask other = v_less(v_where(middle, zero, p), v_where(near, zero, v_where(middle, rarer, q)));
+            const vec way = v_max(v_set1(-87), v_where(other, v_sub(zero, d), d));
+            const vec weight = v_where(other, q, p), r = v_div(v_where(other, p, q), weight);
+            const vec moved = v_where(near, v_fma(v_mul(way, way), quick_series(way), way), v_sub(r, one));
+            const vec y = v_mul(v_where(other, of_a_share, of_b_share), moved), l = quick_log1p(y);
+            vec h = v_set1(of->series[0]);
+            for (int i = 1; i < QUICK_SHARES; ++i) h = v_fma(h, d, v_set1(of->series[i]));
+            const vec first = v_mul(v_where(other, of_a_share, of_b_share), v_sub(v_mul(way, r), moved));
+            const vec far = v_sub(first, v_sub(v_fma(y, l, l), y));
+            const mask none = v_equal(weight, zero);
+            const vec of_log = v_zero_where(none, v_mul(p, v_where(other, v_sub(l, way), l)));
+            s = v_add(s, v_zero_where(none, v_mul(weight, v_where(near, v_mul(square, h), far))));
+            t = v_add(t, of_log);
+            v_store_real(m + j, of_log);
         }
         lane_total_add(&both, s);
         lane_total_add(&own, t);
     }
     totals->both += lane_total_value(both);
     totals->own += lane_total_value(own);
-    const double highest = v_top(top);
-    if (!(highest <= totals->top)) totals->top = highest;
 }

@@ -152,6 +152,7 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
     else if (keeps && s.q && !s.w) NAME(gradient_as)(job, n, job->bypass, 1, 1, 1, 0);
     else if (s.scale == 0) NAME(gradient_as)(job, n, job->bypass, 0, 0, 0, 0);
     else NAME(gradient_as)(job, n, job->bypass, keeps, 1, s.q != NULL, s.w != NULL);
+    if (job->beside) job->write_beside(job->beside, job->done);
 }
 
 /* ------------------------------------------------------------------ reading and writing at once */

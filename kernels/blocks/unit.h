@@ -29,11 +29,11 @@
      NAME(gradient),                                    \
      NAME(log_softmax),                                 \
      WIDENED(log_softmax_backward),                     \
-     WIDENED(top),                                      \
-     WIDENED(place),                                    \
-     WIDENED(above),                                    \
-     WIDENED(look),                                     \
-     WIDENED(log_probs_gradient),                       \
+     NAME(top),                                         \
+     NAME(place),                                       \
+     NAME(above),                                       \
+     NAME(look),                                        \
+     NAME(log_probs_gradient),                          \
      WIDENED(weighted_max),                             \
      WIDENED(weighted_sum),                             \
      WIDENED(hessian),                                  \
@@ -79,6 +79,7 @@
 #define ELEMENT f16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -86,6 +87,7 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #define ELEMENT bf16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/numbers.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT

@@ -12,9 +12,22 @@
 
 #include "rows/place.h"
 
+static double largest(place *p, const reader *r)
+{
+    double max = -INFINITY;
+    reader own = *r;
+    for (block b = {0, 0}; next_block(&p->c, &b);) {
+        const double top = p->k->max(read_block(&own, b), b.n);
+        max = isnan(top) || top > max ? top : max;
+        if (isnan(max)) break;
+    }
+    return max;
+}
+
 /* ------------------------------------------------------------------ in lanes of float32 */
 
 #define GUESSED_FROM 64    /* classes */
+#define LEAST_MIXED 64     /* classes: of fewer, the rounding errors of terms that each cost several show */
 
 /* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
  * how far these lie from it. */
@@ -31,34 +44,82 @@ static double usual_difference(const f32 *b, const f32 *a, ptrdiff_t n, double *
     return mean;
 }
 
-/* Where both maxima are near 0, as most are, one anchor serves all rows, and is known beforehand. */
-static int serves(double top) { return top <= 20 && top >= -14; }
-
 /* Such a factor of e^z leaves the lanes' range in no product that counts. */
 static int suits_lanes(double factor) { return factor == 0 || (fabs(factor) >= 0x1p-125 && fabs(factor) <= 0x1p20); }
 
-/* The sums of a row; and the next part of the gradient of the one before it, for each that is read. */
-static quick_totals add_up(place *p, const quick_pair *r, int forward, char *m, char *e)
+/* The sums of a block of a row; and the next part of the gradient of the one before it, for each that is read. */
+static void add_block(place *p, const quick_pair *r, int forward, block at, char *m, char *e, quick_totals *totals)
 {
-    quick_totals totals = {0, 0, 0, 0, -INFINITY, -INFINITY};
     reader *a = forward ? &p->q : &p->x, *b = forward ? &p->x : &p->q;
-    for (block at = {0, 0}; next_block(&p->c, &at);)
-        p->k->quick_sums(read_block(a, at), read_block(b, at), at.n, r, &totals, m ? m + 4 * at.at : NULL,
-                         e ? e + 4 * at.at : NULL, &p->distilled);
+    p->k->quick_sums(read_block(a, at), read_block(b, at), at.n, r, totals, m ? m + 4 * at.at : NULL,
+                     e ? e + 4 * at.at : NULL, &p->distilled);
+}
+
+static const quick_totals of_nothing = {0, 0, 0, 0, -INFINITY, -INFINITY};
+
+/* mean(e^d) - 1, and where it is that mean(phi) less up - log(1 + up) keeps its digits. */
+static double mean_up(const quick_pair *r, const quick_totals *t)
+{
+    return r->far ? t->phi / t->e * r->ratio - 1 : (t->moved + t->phi) / t->e;
+}
+static int is_near(const quick_totals *t, double up) { return up > -0.5 && up - log1p(up) <= 0.5 * (t->phi / t->e); }
+
+static void move_base(quick_pair *r, double by)
+{
+    r->base += by / r->inverse;
+    r->ratio = times_power_of_2(exp(-r->base * r->inverse), r->of_b.k - r->of_a.k);
+    r->carefully = 1;
+}
+
+/* After the first block the base is moved, and it is read again, if that shows the base to be far off. */
+static quick_totals add_up(place *p, quick_pair *r, int forward, char *m, char *e)
+{
+    quick_totals totals = of_nothing;
+    for (block at = {0, 0}; next_block(&p->c, &at);) {
+        add_block(p, r, forward, at, m, e, &totals);
+        if (at.at || r->far || at.n == p->t->classes) continue;
+        const double up = mean_up(r, &totals);
+        if (!isfinite(up) || !(up > -1) || is_near(&totals, up)) continue;
+        move_base(r, log1p(up));
+        totals = of_nothing;
+        add_block(p, r, forward, at, m, e, &totals);
+    }
     return totals;
 }
 
-/* The two divergences over the mixture and the student's own, of the gaps and e that were kept; 0 where lanes lose too much. */
-static int over_mixture(place *p, const quick_totals *t, double ratio, double up, char *m, const char *e, double *loss,
-                        double *own)
+/* Of f(D) = beta D e^D - w log w with w = 1 - beta + beta e^D, whose derivative is beta e^D (D - log w), and that of log w
+ * beta e^D / w. It converges up to |D| = pi. */
+static void find_series(double beta, f32 *series)
 {
-    const double beta = p->t->distilled.beta, shift = log1p(up);
-    quick_mixed found = {0, 0, -INFINITY};
+    enum { TERMS = QUICK_SHARES + 2 };
+    double e[TERMS], w[TERMS], slope[TERMS], gap[TERMS] = {0, 1}; /* e^D; w; its logarithm's derivative; D - log w */
+    e[0] = 1;
+    for (int i = 1; i < TERMS; ++i) e[i] = e[i - 1] / i;
+    for (int i = 0; i < TERMS; ++i) w[i] = beta * e[i] + (i ? 0 : 1 - beta);
+    for (int i = 0; i < TERMS; ++i) {
+        slope[i] = beta * e[i];
+        for (int j = 0; j < i; ++j) slope[i] -= slope[j] * w[i - j];
+    }
+    for (int i = 1; i < TERMS; ++i) gap[i] -= slope[i - 1] / i;
+    for (int i = 2; i < TERMS; ++i) {
+        double sum = 0;
+        for (int j = 1; j < i; ++j) sum += gap[j] * e[i - 1 - j];
+        series[TERMS - 1 - i] = (f32)(beta * sum / i);
+    }
+}
+
+/* The two divergences over the mixture, and the student's own, of what was kept. */
+static double over_mixture(place *p, const quick_pair *r, double e, double up, double *own)
+{
+    quick_shares of = {.shift = log1p(up), .of_b = r->ratio / (1 + up), .beta = p->t->distilled.beta};
+    quick_mixed found = {0, 0};
+    char *m = p->kept.rows, *es = m + p->kept.stride;
+    find_series(of.beta, of.series);
     for (block at = {0, 0}; next_block(&p->c, &at);)
-        p->k->quick_mixture(m + 4 * at.at, e + 4 * at.at, at.n, shift, beta, &found);
-    *loss = found.both / t->e, *own = found.own / t->e;
-    const double lost = t->lost * ratio / (t->e * (1 + up)) * -log(beta);
-    return found.top <= 60 && isfinite(*loss) && isfinite(*own) && lost <= *loss * 0x1p-26;
+        p->k->quick_mixture(read_block(&p->x, at), read_block(&p->q, at), at.n, r, &of, m + 4 * at.at, es + 4 * at.at,
+                            &found);
+    *own = -found.own / e;
+    return found.both / e;
 }
 
 /* What is kept of the row, m of_m + e of_e, goes to the gradient: at once, or while the next row is read. */
@@ -76,10 +137,10 @@ static void write_quickly(place *p, quick_pair r, int forward, double of_m, doub
     for (block b = {0, 0}; next_block(&p->c, &b);) {
         const f32 *of_block = m ? (f32 *)m + b.at : p->exps, *es = m ? (f32 *)e + b.at : p->exps + BLOCK + MOST_LANES;
         quick_job job = {of_block, es, block_to_write(&p->out, b), of_m, of_e, b.n, 0, p->out.direct && p->out.bypass};
-        quick_totals again = {0, 0, 0, 0, -INFINITY, -INFINITY};
+        quick_totals unused = of_nothing;
         if (!m)
-            p->k->quick_sums(read_block(forward ? &p->q : &p->x, b), read_block(forward ? &p->x : &p->q, b), b.n, &r,
-                             &again, p->exps, p->exps + BLOCK + MOST_LANES, &p->distilled);
+            add_block(p, &r, forward, b, (char *)(p->exps - b.at), (char *)(p->exps + BLOCK + MOST_LANES - b.at),
+                      &unused);
         p->k->quick_gradient(&job, b.n);
         write_block(&p->out, b, job.out);
     }
@@ -88,6 +149,24 @@ static void write_quickly(place *p, quick_pair r, int forward, double of_m, doub
 void write_distilled(place *p)
 {
     if (p->distilled.done < p->distilled.n) p->k->quick_gradient(&p->distilled, p->distilled.n);
+}
+
+/* The anchors of rows whose maxima are known to be elsewhere; 0 where lanes have none. */
+static int anchor_pair(place *p, quick_pair *r, int forward)
+{
+    const double of_x = largest(p, &p->x) * r->inverse, of_q = largest(p, &p->q) * r->inverse;
+    if (!isfinite(of_x) || !isfinite(of_q)) return 0;
+    r->of_a = anchor_at(forward ? of_q : of_x, sum_headroom(0), 0);
+    r->of_b = anchor_at(forward ? of_x : of_q, sum_headroom(0), 0);
+    return r->of_a.shift == 0 && r->of_b.shift == 0;
+}
+
+/* Whether the anchors serve the two rows: by their maxima, or by their sums, which are infinite where they do not. */
+static int have_anchors(const quick_pair *r, const quick_totals *t, double up)
+{
+    const double least = 0x1p40, most = 0x1p100, of_b = (r->far ? t->phi : t->e * (1 + up) / r->ratio);
+    const int suit = t->e >= least && t->e <= most && of_b >= least && of_b <= most;
+    return suit && !(t->max_a * r->inverse > 20) && !(t->max_b * r->inverse > 20);
 }
 
 /* 0 where lanes of float32 will not do. With the means over p_a of d, of phi(d), and so up = mean(e^d) - 1,
@@ -101,73 +180,71 @@ static int quickly(place *p, ptrdiff_t row, double weight)
     const task *t = p->t;
     const distillation_kind kind = t->distilled.kind;
     const double temperature = t->distilled.temperature, beta = t->distilled.beta;
-    const int forward = kind == FORWARD_KL;
+    const int forward = kind == FORWARD_KL, mixes = kind == JENSEN_SHANNON;
     char *m = p->kept.rows, *e = m ? m + p->kept.stride : NULL;
-    if (!p->k->quick_sums || (!m && kind == JENSEN_SHANNON)) return 0;
-    quick_pair r = {.inverse = 1 / temperature, .of_a = anchor_at(0, sum_headroom(0), 0)};
+    if (!p->k->quick_sums || (mixes && (!m || t->classes < LEAST_MIXED))) return 0;
+    quick_pair r = {.inverse = 1 / temperature, .of_a = anchor_at(0, sum_headroom(0), 0), .ratio = 1};
     r.of_b = r.of_a;
-    if (m) r.keeps = forward ? KEEP_MOVED : kind == REVERSE_KL ? KEEP_TERM : KEEP_GAP;
+    if (m) r.keeps = forward ? KEEP_MOVED : mixes ? KEEP_OTHER : KEEP_TERM;
     block first = {0, 0};
     if (!next_block(&p->c, &first)) return 1;
     const f32 *x = read_block(&p->x, first), *q = read_block(&p->q, first);
     double spread;
     const ptrdiff_t guessed = first.n < GUESSED_FROM ? first.n : GUESSED_FROM;
-    const double usual = usual_difference(forward ? x : q, forward ? q : x, guessed, &spread);
-    r.carefully = fabs(usual) > 0.5 * spread;
-    if (r.carefully) r.base = usual;
+    const double usual = usual_difference(forward ? x : q, forward ? q : x, guessed, &spread) * r.inverse;
+    r.far = spread * r.inverse > 1.1 && fabs(usual) < 2 && !mixes && p->near_rows == 0;
+    if (!r.far && fabs(usual) > 0.5 * spread * r.inverse) move_base(&r, usual);
     double up, loss, own = 0;
     quick_totals found;
     for (int turn = 0, anchored = 0;; ++turn) {
-        if (turn == 5) return 0;
-        r.ratio = times_power_of_2(exp(-r.base * r.inverse), r.of_b.k - r.of_a.k);
-        if (!(r.ratio >= 0x1p-60 && r.ratio <= 0x1p60)) return 0;
+        if (turn == 6 || !(r.ratio >= 0x1p-60 && r.ratio <= 0x1p60)) return 0;
         found = add_up(p, &r, forward, m, e);
-        const double top_a = found.max_a * r.inverse, top_b = found.max_b * r.inverse;
-        if (!isfinite(top_a) || !isfinite(top_b)) return 0;
-        if (!anchored && !(serves(top_a) && serves(top_b))) {
-            r.of_a = anchor_at(top_a, sum_headroom(0), 0), r.of_b = anchor_at(top_b, sum_headroom(0), 0);
-            if (r.of_a.shift != 0 || r.of_b.shift != 0) return 0;
+        up = mean_up(&r, &found);
+        if (!have_anchors(&r, &found, up) && !anchored) {
+            if (!anchor_pair(p, &r, forward)) return 0;
             anchored = 1;
+            r.far = 0;
+            move_base(&r, 0);
             continue;
         }
-        const double moved = found.moved / found.e, phi = found.phi / found.e;
-        up = moved + phi;
-        if (!isfinite(up) || !(up > -1)) return 0;
-        const double shift = log1p(up), over = up - shift, apart = shift - moved;
-        if (kind == JENSEN_SHANNON) {
-            if (!over_mixture(p, &found, r.ratio, up, m, e, &loss, &own)) return 0;
-            if (shift * shift <= 16 * loss / (beta * (1 - beta))) break;
-        } else {
-            loss = phi - over;
-            if (over <= 0.5 * phi) break;
-            loss = apart;
-            if (up > -0.5 && apart >= 0.5 + 0.25 * (fabs(shift) + fabs(moved))) break;
+        /* Over the mixture an error of the shift shows, and up is next to nothing beside what it is the sum of. */
+        if (mixes && fabs(found.moved) > 0.5 * found.e) up = found.other / found.e * r.ratio - 1;
+        const double moved = found.moved / found.e, phi = found.phi / found.e, shift = log1p(up), apart = shift - moved;
+        const int finite = isfinite(up) && up > -1 && isfinite(apart);
+        const int are_far = up > -0.5 && apart >= 0.5 + 0.25 * (fabs(shift) + fabs(moved));
+        loss = apart;
+        if (r.far) {
+            if (finite && are_far) break;
+            p->near_rows = 8; /* so many are taken to be near */
+            r.far = 0;
+            if (finite) move_base(&r, shift);
+            continue;
         }
-        r.base += shift * temperature;
-        r.carefully = 1;
+        if (!finite) return 0;
+        if (mixes) {
+            loss = over_mixture(p, &r, found.e, up, &own);
+            if (!isfinite(loss) || !isfinite(own)) return 0;
+            if (up > -0.5 && shift * shift <= 4 * loss / (beta * (1 - beta))) break;
+        } else if (is_near(&found, up)) {
+            loss = phi - (up - shift);
+            break;
+        } else if (are_far) break;
+        move_base(&r, shift);
     }
-    const double scale = t->row_scale[row * t->row_scale_step] * weight * temperature / found.e;
-    const double of_m = forward ? scale / (1 + up) : kind == REVERSE_KL ? -scale : -scale * (1 - beta);
-    const double of_e = of_m * (forward ? -up : kind == REVERSE_KL ? loss - log1p(up) : own);
-    if (!suits_lanes(of_m)) return 0;
+    if (p->near_rows) --p->near_rows;
+    const double scale = t->row_scale[row * t->row_scale_step] * weight * temperature, of_e = scale / found.e;
+    const double factors[3][2] = {{of_e / (1 + up), -of_e * up / (1 + up)},
+                                  {-of_e, -of_e * (loss - log1p(up))},
+                                  {-of_e * (1 - beta), -of_e * (1 - beta) * own}};
+    double of_m = factors[kind][0], of_both = factors[kind][1];
+    if (r.far && forward) of_m = scale / found.phi, of_both = -of_e;
+    if (!suits_lanes(of_e) || !suits_lanes(of_m)) return 0;
     t->loss[row] = weight * (temperature * temperature * loss);
-    write_quickly(p, r, forward, of_m, of_e);
+    write_quickly(p, r, forward, of_m, of_both);
     return 1;
 }
 
 /* ------------------------------------------------------------------ in float64 */
-
-static double largest(place *p, const reader *r)
-{
-    double max = -INFINITY;
-    reader own = *r;
-    for (block b = {0, 0}; next_block(&p->c, &b);) {
-        const double top = p->k->max(read_block(&own, b), b.n);
-        max = isnan(top) || top > max ? top : max;
-        if (isnan(max)) break;
-    }
-    return max;
-}
 
 /* What the logits of the first class differ by that neither row masks. */
 static void find_base(place *p, distilled *r)

@@ -35,7 +35,7 @@ static element worked_in(const task *t, int exactly)
     const work w = t->work;
     const int has_own = !has_spread(t) && !t->hess.data && !is_transformed(&t->options) &&
                         (w == LOGSUMEXP || w == SOFTMAX || w == LOG_SOFTMAX || w == FORWARD || w == BACKWARD ||
-                         w == FORWARD_BACKWARD);
+                         w == FORWARD_BACKWARD || w == ROW_STATISTICS || w == LOG_PROBS_BACKWARD);
     if (exactly && w == DISTILLATION) return ELEMENT_F64;
     return has_own ? t->x.type : lanes_type(t->x.type);
 }

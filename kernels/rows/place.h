@@ -41,6 +41,9 @@ typedef struct place {
     quick_job distilled;             /* the row whose gradient waits to be written while the next is read */
     struct place *exact; /* the same thread's, for rows that must go the long way; NULL until there is one */
     gradient_job jobs[BATCH + 1]; /* rows of the batch before this one, and a place for the next */
+    hessian_row diagonals[BATCH + 1]; /* what is written beside them; and that of each row, until it goes there: */
+    hessian_row diagonal[BATCH];
+    int waits[BATCH];
     gradient_queue queue;
 } place;
 
