@@ -294,6 +294,25 @@ def smaller(_, a, b):
     return a(a, a), code
 
 
+def _of_halves(instruction, what):
+    """A function of two words, on the numbers of 16 bits that each half has."""
+
+    def extreme(_, a, b):
+        def code(context, builder, signature, args):
+            return _asm(builder, f"{instruction} $0, $1, $2;", types.uint32, "=r,r,r", args)
+
+        return types.uint32(types.uint32, types.uint32), code
+
+    extreme.__doc__ = f"The {what} of each half of two words; NaN where either is."
+    return intrinsic(extreme)
+
+
+larger_two_bfloat16 = _of_halves("max.NaN.bf16x2", "larger")
+smaller_two_bfloat16 = _of_halves("min.NaN.bf16x2", "smaller")
+larger_two_float16 = _of_halves("max.NaN.f16x2", "larger")
+smaller_two_float16 = _of_halves("min.NaN.f16x2", "smaller")
+
+
 @intrinsic
 def exp2(_, y):
     """2^y of a float32 not far from 0, off by 2^-22.5 of it at most."""
