@@ -163,6 +163,10 @@ def exp2(y):
     return np.float32(np.exp2(np.float64(y)) * (1 + sign * (2**-22.5 - 2**-25)))
 
 
+def near_reciprocal(y):
+    return type(y)(1) / y
+
+
 def power(t):
     if isinstance(t, np.float32):
         return np.uint32(int(t.view(np.uint32)) << 23 & 0xFFFFFFFF).view(np.float32)

@@ -324,6 +324,18 @@ def exp2(_, y):
 
 
 @intrinsic
+def near_reciprocal(_, y):
+    """1 / y of a float32 that is no subnormal and not beyond 2^126, off by an ulp at most; of a float64 as it is."""
+
+    def code(context, builder, signature, args):
+        if y == types.float64:
+            return builder.fdiv(ir.Constant(ir.DoubleType(), 1.0), args[0])
+        return _asm(builder, "rcp.approx.ftz.f32 $0, $1;", y, "=f,f", args)
+
+    return y(y), code
+
+
+@intrinsic
 def power(_, t):
     """The power of two whose exponent, with its bias, is in the last bits of t."""
     word, bits = (_WORD, 23) if t == types.float32 else (ir.IntType(64), 52)

@@ -9,7 +9,7 @@ import numpy as np
 from .elements import device, elements_of
 from .exp import exponential_of
 from .focal import Focus, focus_of
-from .intrinsics import exp2, fma, load
+from .intrinsics import exp2, fma, load, near_reciprocal
 from .log import log1p_of
 from .logits import logits_of
 from .pairs import pairs_of
@@ -286,7 +286,8 @@ def _share(kind):
     @device
     def share_of(rest, low):
         whole, lost = plus(one, low, rest)
-        share = one / whole
+        share = near_reciprocal(whole)
+        share = fma(share, fma(-share, whole, one), share)
         return share, (fma(-share, whole, one) - share * lost) * share
 
     return share_of

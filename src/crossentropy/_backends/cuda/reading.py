@@ -19,6 +19,7 @@ from .two_sums import two_sums_of
 from .vectors import vectors_of
 from .weights import WeightSum
 
+VECTOR = 16  # bytes
 AT_ONCE = 32  # classes whose maximum is found before their sum
 
 
@@ -117,10 +118,19 @@ def reading_of(kind: str, shape, result, weights) -> Reading:
     summed, is_part, weighs = weights.summed, result.is_part, result.weighs
     take_whole, nothing = vectors_of(kind, "").take_whole, real(-np.inf)
 
+    whole_row, bytes_apart = kept * apart, apart * elements.size
+
     @device
     def hold(row, lane, words):
-        for k in range(kept):
-            take_whole(words, 4 * k, row.x, lane * width + k * apart, row.to_read)
+        if row.to_read == whole_row:
+            at = row.x + lane * VECTOR
+            for k in range(kept):
+                w = load_vector(at + k * bytes_apart)
+                for b in range(4):
+                    words[4 * k + b] = w[b]
+        else:
+            for k in range(kept):
+                take_whole(words, 4 * k, row.x, lane * width + k * apart, row.to_read)
 
     if result.is_backward:
         find = _of_arriving(kind, shape, result, weights)

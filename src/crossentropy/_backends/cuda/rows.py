@@ -57,7 +57,7 @@ def row_at(address, outer, row, inner, n):
 
 @functools.cache
 def rows_of(kind: str, of_parts: bool) -> Callable:
-    """The device function (a, index): the Row of that number, or where rows are cut the part of that number.
+    """The device function (a, index, divisor): the Row of that number, or where rows are cut the part of that number.
 
     ``of_parts``: rows are put together from what was found of their parts; then a Row is whole.
     """
@@ -66,13 +66,13 @@ def rows_of(kind: str, of_parts: bool) -> Callable:
     zero, one = real(0), real(1)
 
     @device
-    def row_of(a, index):
+    def row_of(a, index, divisor):
         n, begin, classes = index, np.int64(0), a.classes
         if a.parts > 1 and not of_parts:
             n = index // a.parts
             begin = (index - n * a.parts) * a.part_classes
             classes = min(a.part_classes, a.classes - begin)
-        y, state, weight, divisor = np.int64(-1), READ, one, one
+        y, state, weight = np.int64(-1), READ, one
         if a.targets != 0:
             y = target_at(row_at(a.targets, a.targets_outer, a.targets_row, a.inner, n), a.target_size)
             if y < 0 or y >= a.classes:
@@ -83,10 +83,8 @@ def rows_of(kind: str, of_parts: bool) -> Callable:
             weight = load(a.sample_weight + n * real_size, real)
             if weight == zero:
                 state = SKIPPED
-        if a.divisor != 0:
-            divisor = load(a.divisor, real)
-            if divisor == zero:
-                state = SKIPPED
+        if divisor == zero:
+            state = SKIPPED
         x = row_at(a.x, a.x_outer, a.x_row, a.inner, n) + begin * a.x_class
         out = row_at(a.out, a.out_outer, a.out_row, a.inner, n) + begin * a.out_class
         target = y - begin

@@ -38,6 +38,7 @@ class Vectors(NamedTuple):
 
     take_whole: Callable  # (words, place, row, first, classes): a vector's words, into words[place : place + 4]
     take_any: Callable  # (words, place, row, stride, first, classes): the same
+    give_all: Callable  # (address, v): v[0 : width] to where a vector of results begins
     give_whole: Callable  # (to, first, v): v[0 : width] into the row of results
     give: Callable  # (to, stride, first, classes, v): the same
     # Of the second array of rows, the classes that a vector of the first has; None where there is no second array:
@@ -117,7 +118,7 @@ def vectors_of(kind: str, q_kind: str, to_kind: str = "") -> Vectors:
                     give_one(to + c * stride, v[j])
 
     if not q_kind:
-        return Vectors(take_whole, take_any, give_whole, give, None, None)
+        return Vectors(take_whole, take_any, give_all, give_whole, give, None, None)
 
     other = elements_of(q_kind)
     q_size, q_width, q_at, unpack = other.size, other.width, other.number_at, other.unpack
@@ -149,4 +150,4 @@ def vectors_of(kind: str, q_kind: str, to_kind: str = "") -> Vectors:
                 c = first + j
                 u[j] = real(q_at(row + c * stride)) if c >= 0 and c < classes else real(0)
 
-    return Vectors(take_whole, take_any, give_whole, give, beside_whole, beside)
+    return Vectors(take_whole, take_any, give_all, give_whole, give, beside_whole, beside)

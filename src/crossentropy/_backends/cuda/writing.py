@@ -30,7 +30,10 @@ def writing_of(kind: str, shape, result, weights_of) -> Writing:
     put = elements_of(result.to or kind).put
     zero, nan = real(0), real(np.nan)
     finish = _transformed(kind, result, weights_of) if result.transforms else _plain(kind, result, weights_of)
-    results = (_kept if shape.kept else _read_again)(kind, shape, finish, result.to)
+    if shape.kept:
+        results = _kept(kind, shape, finish, result.to, bool(result.q) or result.transforms)
+    else:
+        results = _read_again(kind, shape, finish, result.to)
 
     @device
     def fill(a, row, lane, alive):
@@ -149,13 +152,14 @@ def _finish(kind, result, weights_of):
     return finish
 
 
-def _kept(kind, shape, finish, to_kind):
+def _kept(kind, shape, finish, to_kind, reads_beside):
     """The device function (a, row, target, frame, lane, alive, words, v, low, u): results of what registers hold.
 
-    It returns how many classes the first vector of the memory that is written lacks: none.
+    It returns how many classes the first vector of the memory that is written lacks: none. ``reads_beside``: results
+    need numbers of classes from other arrays.
     """
     elements, vectors = elements_of(kind), vectors_of(kind, "", to_kind)
-    width, give_whole = elements.width, vectors.give_whole
+    width, give_whole, give_all = elements.width, vectors.give_whole, vectors.give_all
     kept, apart = shape.kept, shape.lanes * elements.width
 
     @device
@@ -167,7 +171,24 @@ def _kept(kind, shape, finish, to_kind):
                 give_whole(row.out, first, v)
         return np.int64(0)
 
-    return results
+    if reads_beside:
+        return results
+    bytes_apart, at_once = np.int64(apart * elements_of(to_kind or kind).size), width * elements_of(to_kind or kind).size
+    classes_apart, width_32 = np.int32(apart), np.int32(width)
+
+    @device
+    def results_of_all(a, row, target, frame, lane, alive, words, v, low, u):
+        """Vectors that the row has not are computed as well, and not stored: a branch for each costs more."""
+        at, first = row.out + lane * at_once, np.int32(lane) * width_32
+        end = np.int32(row.classes) if alive else np.int32(0)
+        for k in range(kept):
+            finish(a, row, words, 4 * k, v, low, u, np.int64(first), target, frame)
+            if first < end:
+                give_all(at + k * bytes_apart, v)
+            first += classes_apart
+        return np.int64(0)
+
+    return results_of_all
 
 
 def _read_again(kind, shape, finish, to_kind):
