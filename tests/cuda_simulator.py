@@ -58,6 +58,16 @@ def store_vector(address, words):
     (ctypes.c_uint32 * 4).from_address(_checked(address, 16, "store"))[:] = [int(word) for word in words]
 
 
+def store_vector_if(whether, address, words):
+    if whether:
+        store_vector(address, words)
+
+
+def store_half_if(whether, address, low, high):
+    if whether:
+        store(address, np.uint64(int(low) | int(high) << 32))
+
+
 def _number(address, dtype, kind):
     dtype = np.dtype(dtype)
     memory = (ctypes.c_uint8 * dtype.itemsize).from_address(_checked(address, dtype.itemsize, kind))

@@ -95,6 +95,40 @@ def store_vector(_, address, words):
     return types.void(types.int64, _VECTOR), code
 
 
+def _stored_if(count):
+    """Code that stores so many words where a bit is set, by a predicate: a branch would be four instructions more."""
+
+    def code(builder, whether, address, words):
+        places = ", ".join(f"${i + 2}" for i in range(count))
+        text = f"{{ .reg .pred p; setp.ne.u32 p, $0, 0; @p st.global.v{count}.b32 [$1], {{{places}}}; }}"
+        given = [builder.zext(whether, _WORD), address, *words]
+        _asm(builder, text, types.void, ",".join(["r", "l", *["r"] * count, "~{memory}"]), given, side_effect=True)
+
+    return code
+
+
+@intrinsic
+def store_vector_if(_, whether, address, words):
+    """`store_vector`, or nothing."""
+
+    def code(context, builder, signature, args):
+        _stored_if(4)(builder, args[0], args[1], [builder.extract_value(args[2], i) for i in range(4)])
+        return context.get_dummy_value()
+
+    return types.void(types.boolean, types.int64, _VECTOR), code
+
+
+@intrinsic
+def store_half_if(_, whether, address, low, high):
+    """Two words to a multiple of 8, or nothing."""
+
+    def code(context, builder, signature, args):
+        _stored_if(2)(builder, args[0], args[1], args[2:])
+        return context.get_dummy_value()
+
+    return types.void(types.boolean, types.int64, types.uint32, types.uint32), code
+
+
 @intrinsic
 def load(_, address, kind):
     """The number of a kind (``np.uint16``) at a multiple of its size."""

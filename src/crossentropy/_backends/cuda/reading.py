@@ -294,11 +294,18 @@ def _row_sum(kind, shape, transforms):
         reduce = _reduction(elements, shape, sums, empty, transforms)
         highest, summed, least, all_words, in_group = sums.highest, sums.summed, sums.least, 4 * kept, 4 * group
 
+        def of_first(groups):
+            """The device function (words, v, lane_sum): with so many groups more. A loop would not be unrolled."""
+            if groups == 0:
+                return device(lambda words, v, lane_sum: lane_sum)
+            before, at = of_first(groups - 1), in_group * (groups - 1)
+            return device(lambda words, v, lane_sum: summed(words, at, in_group, v, before(words, v, lane_sum)))
+
+        of_words = of_first(kept // group)
+
         @device
         def row_sum(a, row, lane, turn, words, v, low):
-            lane_sum = begun(highest(words, 0, all_words, least))
-            for k in range(kept // group):
-                lane_sum = summed(words, in_group * k, in_group, v, lane_sum)
+            lane_sum = of_words(words, v, begun(highest(words, 0, all_words, least)))
             return reduce(ended(lane_sum), turn)
 
         return row_sum

@@ -159,7 +159,7 @@ def _kept(kind, shape, finish, to_kind, reads_beside):
     need numbers of classes from other arrays.
     """
     elements, vectors = elements_of(kind), vectors_of(kind, "", to_kind)
-    width, give_whole, give_all = elements.width, vectors.give_whole, vectors.give_all
+    width, give_whole, give_if = elements.width, vectors.give_whole, vectors.give_if
     kept, apart = shape.kept, shape.lanes * elements.width
 
     @device
@@ -183,8 +183,7 @@ def _kept(kind, shape, finish, to_kind, reads_beside):
         end = np.int32(row.classes) if alive else np.int32(0)
         for k in range(kept):
             finish(a, row, words, 4 * k, v, low, u, np.int64(first), target, frame)
-            if first < end:
-                give_all(at + k * bytes_apart, v)
+            give_if(first < end, at + k * bytes_apart, v)
             first += classes_apart
         return np.int64(0)
 
