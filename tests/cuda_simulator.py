@@ -58,14 +58,14 @@ def store_vector(address, words):
     (ctypes.c_uint32 * 4).from_address(_checked(address, 16, "store"))[:] = [int(word) for word in words]
 
 
-def store_vector_if(whether, address, words):
+def store_vector_if(whether, address, past, words):
     if whether:
-        store_vector(address, words)
+        store_vector(address + past, words)
 
 
-def store_half_if(whether, address, low, high):
+def store_half_if(whether, address, past, low, high):
     if whether:
-        store(address, np.uint64(int(low) | int(high) << 32))
+        store(address + past, np.uint64(int(low) | int(high) << 32))
 
 
 def _number(address, dtype, kind):

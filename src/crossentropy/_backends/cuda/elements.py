@@ -59,8 +59,20 @@ def elements_of(kind: str) -> Elements:
     larger_two = {"bfloat16": larger_two_bfloat16, "float16": larger_two_float16}.get(kind)
     smaller_two = {"bfloat16": smaller_two_bfloat16, "float16": smaller_two_float16}.get(kind)
     return Elements(
-        real, 8 if kind == "float64" else 4, size, 16 // size, _absent(kind, size), unpack, pack, number_at, put,
-        _exponent_of(real), two, _halves(kind), larger_two, smaller_two,
+        real,
+        8 if kind == "float64" else 4,
+        size,
+        16 // size,
+        _absent(kind, size),
+        unpack,
+        pack,
+        number_at,
+        put,
+        _exponent_of(real),
+        two,
+        _halves(kind),
+        larger_two,
+        smaller_two,
     )
 
 

@@ -148,7 +148,9 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
                 step //= 2
             # Of those whose maximum is the common one, that of the lowest lane stays out of the sum.
             at_top = p.max == top
-            before = (np.uint32(cuda.ballot_sync(EVERYONE, at_top)) >> (lane & group)) & lower(lane & np.uint32(count - 1))
+            before = (np.uint32(cuda.ballot_sync(EVERYONE, at_top)) >> (lane & group)) & lower(
+                lane & np.uint32(count - 1)
+            )
             s, error = moved(p, top, at_top and before == np.uint32(0))
             step = count // 2
             while step > 0:

@@ -98,9 +98,10 @@ def store_vector(_, address, words):
 def _stored_if(count):
     """Code that stores so many words where a bit is set, by a predicate: a branch would be four instructions more."""
 
-    def code(builder, whether, address, words):
+    def code(builder, whether, address, past, words):
         places = ", ".join(f"${i + 2}" for i in range(count))
-        text = f"{{ .reg .pred p; setp.ne.u32 p, $0, 0; @p st.global.v{count}.b32 [$1], {{{places}}}; }}"
+        there = f"[$1+{past.literal_value}], {{{places}}}"
+        text = f"{{ .reg .pred p; setp.ne.u32 p, $0, 0; @p st.global.v{count}.b32 {there}; }}"
         given = [builder.zext(whether, _WORD), address, *words]
         _asm(builder, text, types.void, ",".join(["r", "l", *["r"] * count, "~{memory}"]), given, side_effect=True)
 
@@ -108,25 +109,29 @@ def _stored_if(count):
 
 
 @intrinsic
-def store_vector_if(_, whether, address, words):
-    """`store_vector`, or nothing."""
+def store_vector_if(_, whether, address, past, words):
+    """`store_vector`, so many bytes past an address, or nothing; ``past`` is a constant."""
+    if not isinstance(past, types.IntegerLiteral):
+        raise RequireLiteralValue("past")
 
     def code(context, builder, signature, args):
-        _stored_if(4)(builder, args[0], args[1], [builder.extract_value(args[2], i) for i in range(4)])
+        _stored_if(4)(builder, args[0], args[1], past, [builder.extract_value(args[3], i) for i in range(4)])
         return context.get_dummy_value()
 
-    return types.void(types.boolean, types.int64, _VECTOR), code
+    return types.void(types.boolean, types.int64, past, _VECTOR), code
 
 
 @intrinsic
-def store_half_if(_, whether, address, low, high):
-    """Two words to a multiple of 8, or nothing."""
+def store_half_if(_, whether, address, past, low, high):
+    """Two words to a multiple of 8, or nothing, as `store_vector_if`."""
+    if not isinstance(past, types.IntegerLiteral):
+        raise RequireLiteralValue("past")
 
     def code(context, builder, signature, args):
-        _stored_if(2)(builder, args[0], args[1], args[2:])
+        _stored_if(2)(builder, args[0], args[1], past, args[3:])
         return context.get_dummy_value()
 
-    return types.void(types.boolean, types.int64, types.uint32, types.uint32), code
+    return types.void(types.boolean, types.int64, past, types.uint32, types.uint32), code
 
 
 @intrinsic

@@ -20,11 +20,11 @@ def _whole(pack):
 
 
 def _whole_if(pack):
-    return device(lambda whether, to, v: store_vector_if(whether, to, pack(v)))
+    return device(lambda whether, to, past, v: store_vector_if(whether, to, past, pack(v)))
 
 
 def _half_if(two):
-    return device(lambda whether, to, v: store_half_if(whether, to, two(v[0], v[1]), two(v[2], v[3])))
+    return device(lambda whether, to, past, v: store_half_if(whether, to, past, two(v[0], v[1]), two(v[2], v[3])))
 
 
 def _half(two):
@@ -46,7 +46,7 @@ class Vectors(NamedTuple):
 
     take_whole: Callable  # (words, place, row, first, classes): a vector's words, into words[place : place + 4]
     take_any: Callable  # (words, place, row, stride, first, classes): the same
-    give_if: Callable  # (whether, address, v): v[0 : width] to where a vector of results begins
+    give_if: Callable  # (whether, address, past, v): v[0 : width] to past bytes, a constant, after an address
     give_whole: Callable  # (to, first, v): v[0 : width] into the row of results
     give: Callable  # (to, stride, first, classes, v): the same
     # Of the second array of rows, the classes that a vector of the first has; None where there is no second array:

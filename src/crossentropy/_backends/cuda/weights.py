@@ -75,9 +75,14 @@ def weights_of(kind: str, shape, result) -> Weights:
     def times(weight, value):
         return zero if weight == zero else weight * value
 
-    @device
-    def smoothing_of(a):
-        return Smoothing(one - a.label_smoothing, a.label_smoothing / real(a.classes))
+    if result.spreads:
+
+        @device
+        def smoothing_of(a):
+            return Smoothing(one - a.label_smoothing, a.label_smoothing / real(a.classes))
+
+    else:  # then there is none
+        smoothing_of = device(lambda a: Smoothing(one, zero))
 
     @device
     def target_of(a, row, smoothing):
