@@ -80,9 +80,9 @@ def real_of(x: Layout) -> str:
 
 def limit_for(kind: str, result: Result) -> int:
     """How many vectors of a row a thread may keep, where a row may be kept."""
-    if result.q:
-        return KEPT_BESIDE
-    return KEPT_WIDE if kind == "float64" or result.transforms or result.focal else KEPT
+    if kind == "float64" or result.transforms or result.focal or result.is_backward:
+        return KEPT_BESIDE if result.q else KEPT_WIDE
+    return KEPT
 
 
 def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:

@@ -172,7 +172,7 @@ def _kept(kind, shape, finish, to_kind, reads_beside):
                 give_whole(out, first, v)
         return np.int64(0)
 
-    if reads_beside:
+    if shape.kept <= 4 and reads_beside:
         return results
     size = elements_of(to_kind or kind).size
     at_once, shift = width * size, apart.bit_length() - 1
@@ -188,8 +188,12 @@ def _kept(kind, shape, finish, to_kind, reads_beside):
         @device
         def of_these(a, row, target, frame, first, left, at, words, v, low, u):
             before(a, row, target, frame, first, left, at, words, v, low, u)
-            finish(a, row, words, place, v, low, u, first + classes, target, frame)
-            give_if(left > k, at, past, v)
+            if not reads_beside:
+                finish(a, row, words, place, v, low, u, first + classes, target, frame)
+                give_if(left > k, at, past, v)
+            elif left > k:
+                finish(a, row, words, place, v, low, u, first + classes, target, frame)
+                give_whole(at, classes, v)
 
         return of_these
 
