@@ -71,11 +71,9 @@ def shifted(_, low, high, address):
         for step in (2, 1):
             here = builder.icmp_unsigned("!=", builder.and_(past, _index(4 * step)), _index(0))
             words = [builder.select(here, words[i + step], words[i]) for i in range(len(words) - step)]
-        half = builder.icmp_unsigned("!=", builder.and_(past, _index(2)), _index(0))
-        found = []
+        bits, found = builder.shl(builder.and_(past, _index(2)), _index(3)), []
         for low, high in itertools.pairwise(words):
-            both = builder.or_(builder.lshr(low, _index(16)), builder.shl(high, _index(16)))
-            found.append(builder.select(half, both, low))
+            found.append(_asm(builder, "shf.r.wrap.b32 $0, $1, $2, $3;", types.uint32, "=r,r,r,r", [low, high, bits]))
         return context.make_tuple(builder, _VECTOR, found[:4])
 
     return _VECTOR(_VECTOR, _VECTOR, types.int64), code

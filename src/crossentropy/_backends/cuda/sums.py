@@ -144,12 +144,12 @@ def sums_of(kind: str) -> Sums:
         scale = zero if first else scale
         s, error = plus(s, fma(scale, more, error), scale)
         distance = offset - (zero if top == lowest_number else top)
-        magic, lowest = frame_at(headroom - k)
+        magic, lowest = frame_at(headroom + headroom - k)  # as far below the common maximum as the sum is large
         by, more = exp_term(distance, magic, lowest)
         # What `exp_term` is off by: nearly the same of all terms that count, which are 2^3 or so below their sum.
         n = real(exponent_of(s) - np.int32(3)) - k
         more += fma(distance, excess_of_one, excess * n)
-        s, error = s * by, error * by
+        s, error = s * down * by, error * down * by
         return s, fma(s, more, fma(error, more, error))
 
     @device
