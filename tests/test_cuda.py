@@ -291,12 +291,13 @@ def test_the_table_covers_what_it_says():
                 assert (other.threads, other.blocks, other.kept) == (shape.threads, shape.blocks, 0)
             assert shape.block <= 1024
             assert clusters or shape.blocks == 1
-            beside = launch.shape_for(vectors, False, launch.KEPT_BESIDE, clusters, True)
-            assert beside.kept <= launch.KEPT_BESIDE
-            assert beside.kept == 0 or beside.kept * beside.lanes >= vectors
-            assert beside.kept or vectors > 1024  # shorter rows are kept beside others, too
-            for other in (launch.shape_for(vectors, alone, 0, clusters, True) for alone in (False, True)):
-                assert (other.threads, other.blocks, other.kept) == (beside.threads, beside.blocks, 0)
+            for limit in (launch.KEPT_BESIDE, launch.KEPT_WIDE):
+                few = launch.shape_for(vectors, False, limit, clusters, limit)
+                assert few.kept <= limit
+                assert few.kept == 0 or few.kept * few.lanes >= vectors
+                assert few.kept or vectors > 1024  # shorter rows are kept beside others, too
+                for other in (launch.shape_for(vectors, alone, 0, clusters, limit) for alone in (False, True)):
+                    assert (other.threads, other.blocks, other.kept) == (few.threads, few.blocks, 0)
 
 
 # ---------------------------------------------------------------------- arrays on the device
