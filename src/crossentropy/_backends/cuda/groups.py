@@ -184,8 +184,8 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
 def _among(count, sums):
     """Device functions over each ``count`` lanes of a warp, a power of 2: the largest, the lowest lane, the sum.
 
-    (number): the largest, NaN where one is. (holds, lane): whether this is the lowest for which it holds. (s, error): the
-    sum of all, with errors.
+    (number): the largest, NaN where one is. (holds, lane): whether this is the lowest for which it holds. (s, error):
+    the sum of all, with errors.
     """
     larger, plus, group, within = sums.larger, sums.plus, np.uint32(WARP - count), np.uint32(count - 1)
 

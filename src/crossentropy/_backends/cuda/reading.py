@@ -402,7 +402,7 @@ def _top(kind, shape):
 
     @device
     def top_of_lane(lane, given):
-        a, row, words, v, low_parts = given
+        a, row, words, v, _ = given
         top, first = nothing, np.int64(lane) * width
         while first < row.to_read:
             take_any(words, 0, row.x, a.x_class, first, row.to_read)
