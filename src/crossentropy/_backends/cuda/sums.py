@@ -140,7 +140,7 @@ def sums_of(kind: str) -> Sums:
         """As `moved`, of a LaneEnd; the error may be as large as half of the sum."""
         m, s, error, offset, k = lane
         # What `exp_term` is off by: nearly the same of all terms that count, which are 2^3 or so below their sum.
-        error = fma(s, excess * (real(exponent_of(s) - np.int32(3)) - k), error)
+        error = fma(s + error, excess * (real(exponent_of(s) - np.int32(3)) - k), error)
         magic, lowest = frame_at(k)
         e, more = exp_pair(m - offset, magic, lowest)
         e, more = (zero, zero) if first else (e, more)
