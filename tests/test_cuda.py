@@ -1,5 +1,6 @@
 """The CUDA backend, in Numba's simulator (NUMBA_ENABLE_CUDASIM=1) or on a card: the kernels' own sources either way."""
 
+import itertools
 import os
 import random
 import runpy
@@ -53,18 +54,20 @@ def test_options_pairwise(number, chosen):
     testing.check_options(options, dtype, [layouts[(2 * number + k) % len(layouts)] for k in (0, 1)])
 
 
-# Hidden states on a device go another way (test_cuda_linear.py), losses of one logit have no kernel there. Blocks of
-# classes are below: many small calls each, of kernels that work in float64 whatever the logits are.
-ELSEWHERE = ("linear:", "blocks:", "binary:")
+# Hidden states on a device go another way (test_cuda_linear.py). Blocks of classes are below: many small calls each, of
+# kernels that work in float64 whatever the logits are.
+ELSEWHERE = ("linear:", "blocks:")
 HERE = [name for name in testing.EDGE_CASES if not name.startswith(ELSEWHERE)]
-OTHERS = ("float16", "bfloat16", "float64")
+IN_TURN = ("float32", "float16", "float32", "bfloat16", "float32", "float64")
 
 
-# Each in float32, and in one other dtype in turn: the simulator takes seconds for what a device does at once.
-@pytest.mark.parametrize("kind", ["float32", "another"])
-@pytest.mark.parametrize("name", HERE)
+# In the simulator, which takes seconds for what a device does at once, each in one dtype.
+DTYPES_OF = zip(HERE, itertools.cycle(IN_TURN)) if cuda_backend.SIMULATED else itertools.product(HERE, DTYPES)
+
+
+@pytest.mark.parametrize(("name", "kind"), list(DTYPES_OF))
 def test_edge_case(name, kind):
-    dtype = DTYPES[OTHERS[HERE.index(name) % 3] if kind == "another" else kind]
+    dtype = DTYPES[kind]
     if dtype is None:
         pytest.skip("bfloat16 arrays need ml_dtypes")
     testing.EDGE_CASES[name](dtype)

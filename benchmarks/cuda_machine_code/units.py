@@ -13,6 +13,7 @@ KINDS = ("bfloat16", "float32", "float16", "float64")
 CAPABILITIES = (80, 90, 100, 120)
 CARD = 90  # what every kernel is compiled for, beside one other: the H100's
 COPIES = (*((kind, kind) for kind in KINDS), ("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16"))
+BINARY = ((True, False), (False, True), (False, False), (True, True))  # whether targets are floats, the loss focal
 SAMPLE = 44  # kernels of the default run, each for two compute capabilities
 THINNED = (
     "Every form of a shape (how threads share a row, vectors kept) x every result x bfloat16 and float32, each for "
@@ -110,7 +111,7 @@ def units() -> list[Unit]:
 
 
 def sums() -> list[Unit]:
-    """The kernels of `reductions`, `weighted` and `matrices`."""
+    """The kernels of `reductions`, `weighted`, `matrices` and `one_logit`."""
     reals = ("float32", "float64")
     calls = [("loss_sums", real) for real in reals]
     calls += [("loss_total", real, summed) for real in reals for summed in dict.fromkeys((real, "float64"))]
@@ -122,6 +123,7 @@ def sums() -> list[Unit]:
     calls += [(name, kind) for name in ("column_sums", "column_totals") for kind in KINDS]
     calls += [("log_probs", real) for real in reals] + [("widened",)]
     calls += [("log_probs_gradient", real_of(kind), kind) for kind in KINDS]
+    calls += [("binary_losses", kind, floats, focal, not focal) for kind in KINDS for floats, focal in BINARY]
     return [Unit(None, call, "float64") for call in calls]
 
 

@@ -41,13 +41,11 @@ def chunk(x: torch.Tensor, target: torch.Tensor, start: int, classes: int, *, en
     return found
 
 
-def gradient(
-    x, target, whole: np.ndarray, start: int, classes: int, *, grad_output, out: torch.Tensor, **named
-) -> None:
+def gradient(x, target, whole: dict, start: int, classes: int, *, grad_output, out: torch.Tensor, **named) -> None:
     """As `crossentropy.blocks.gradient`, into ``out``."""
     options = _options(named)
     epsilon, z_loss = options["label_smoothing"], options["z_loss"]
-    numbers = {name: torch.from_numpy(np.ascontiguousarray(whole[name])).to(x.device) for name in whole.dtype.names}
+    numbers = {name: torch.from_numpy(np.ascontiguousarray(values)).to(x.device) for name, values in whole.items()}
     g = grad_output.double() * numbers["sample_weight"]
     for rows in _parts(x):
         y, z, mine, slope = _transformed(x[rows], target[rows], start, options)

@@ -128,9 +128,11 @@ def loss_and_divisor(logits, target, weights: Weights, options: Options, group, 
         given = target if isinstance(target, torch.Tensor) else torch.zeros((), dtype=torch.int64)
         vocab_parallel_ops.refuse(shard_losses.Call(logits, given, weights, options), first, group, problem)
     place, arguments = vocab_parallel_ops.Place(first, *shards.named(group)), (logits, target, *weights, *options)
+    kind = vocab_parallel_ops.LOSSES
+    every = vocab_parallel_ops.gathered(*kind, place, arguments)
     if logits.requires_grad and torch.is_grad_enabled():
-        return vocab_parallel_ops.Losses.apply(*place, *arguments)
-    return vocab_parallel_ops.numbers(*vocab_parallel_ops.LOSSES, place, arguments)[:2]
+        return vocab_parallel_ops.Losses.apply(place, every, *arguments)
+    return vocab_parallel_ops.numbers(*kind, place, every, arguments, keeps=False)[:2]
 
 
 def vocab_parallel_log_probs(
@@ -265,9 +267,11 @@ def _log_probs(logits, index, group, vocab_range, ignore_index, logit_scale, sof
         call = LogProbsCall(logits, None, None, settings)
         vocab_parallel_ops.refuse(call, first, group, problem)
     place, arguments = vocab_parallel_ops.Place(first, *shards.named(group)), (logits, index, prior, *settings)
+    kind = vocab_parallel_ops.LOG_PROBS
+    every = vocab_parallel_ops.gathered(*kind, place, arguments)
     if logits.requires_grad and torch.is_grad_enabled():
-        return vocab_parallel_ops.LogProbs.apply(*place, *arguments)
-    return vocab_parallel_ops.numbers(*vocab_parallel_ops.LOG_PROBS, place, arguments)[:2]
+        return vocab_parallel_ops.LogProbs.apply(place, every, *arguments)
+    return vocab_parallel_ops.numbers(*kind, place, every, arguments, keeps=False)[:2]
 
 
 def _problem(logits, index, prior) -> Exception | None:

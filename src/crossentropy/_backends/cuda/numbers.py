@@ -138,7 +138,7 @@ def _factors(kind, result, times):
     target_gradient, whole_lse = _target_gradient(kind, result), _whole_lse(kind, result)
     real = elements.real
     zero, one, two = real(0), real(1), real(2)
-    share_of, few = _share(kind), result.transforms or result.focal
+    share_of, few, focal_loss = _share(kind), result.transforms or result.focal, result.focal
     if result.writes == "gradient":
         weighed, row_factor_of, exactly = (
             _weighed(kind, result, times),
@@ -162,6 +162,8 @@ def _factors(kind, result, times):
             if a.targets != 0:
                 others, weight = (mass - floor_y) + z_term, own + floor_y
                 on_target = target_gradient(found, z_y, total, others, weight)
+                if focal_loss and own == np.inf:  # own (p - 1)
+                    on_target = -own
                 value = fma(row_factor, on_target, row_low * on_target) if few else row_factor * on_target
                 at_target = gradient(a, value, z_y.given)
             return factor, error, row_factor * focal, at_target
