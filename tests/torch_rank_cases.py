@@ -144,6 +144,8 @@ def options_of_the_table(rank):
         {"softcap": 5.0, "label_smoothing": 0.1},
         {"prior": w - 0.5},
         {"margin": 0.7, "logit_scale": 2.0},
+        {"focal": 2.0, "reduction": "mean"},
+        {"focal": 0.5, "weight": w, "label_smoothing": 0.3, "softcap": 5.0, "sample_weight": v},
     )
     for size, g in sizes(rank):
         for i, options in enumerate(chosen):
@@ -327,6 +329,7 @@ def in_pytorchs_operations(rank):
             {"label_smoothing": 0.2, "weight": w},
             {"softcap": 3.0, "logit_scale": 0.7, "margin": 0.4, "prior": w},
             {"z_loss": 0.1, "sample_weight": torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0, 3.0])},
+            {"focal": 2.0, "label_smoothing": 0.2, "weight": w, "z_loss": 0.1, "softcap": 5.0},
         ):
             x, y = data(6, 12, ahead=30)
             x[2], y[2] = float("nan"), -100
@@ -341,12 +344,68 @@ def in_pytorchs_operations(rank):
         shard_composed.is_needed = needed
 
 
+class LikeADevice:
+    """The functions of a device for blocks of classes, of tensors on the host by the native kernels."""
+
+    @staticmethod
+    def _block(x, target, start, classes, options):
+        from crossentropy import blocks
+        from crossentropy.torch.bridge import array
+
+        options = {name: array(v) if isinstance(v, torch.Tensor) else v for name, v in options.items()}
+        return blocks._block(array(x), array(target), start, classes, options)
+
+    def forward_block(self, x, target, start, classes, **options):
+        from crossentropy import native
+
+        b, found = self._block(x, target, start, classes, options), np.empty((len(x), 5))
+        native.forward_block(b.call.x, b.given, b.options, found)
+        return torch.from_numpy(found)
+
+    def backward_block(self, x, target, statistics, start, classes, *, grad_output, out, **options):
+        from crossentropy import native
+        from crossentropy.torch.bridge import array
+
+        assert grad_output.dtype is (torch.float64 if x.dtype is torch.float64 else torch.float32)
+        assert statistics.dtype is torch.float64
+        b = self._block(x, target, start, classes, options)
+        native.backward(b.call.x, b.given, statistics.numpy(), b.options, grad_output.double().numpy(), array(out))
+
+
+@case
+def by_the_kernels_of_a_device(rank):
+    """What goes to them and comes of it, as far as it can be told without one: they are held to blocks elsewhere."""
+    from crossentropy._backends import registry
+    from crossentropy.torch import shard_device
+
+    there = shard_device.serves, registry.device_backend
+    shard_device.serves, registry.device_backend = lambda x: True, LikeADevice
+    try:
+        w = torch.rand(12, generator=torch.Generator().manual_seed(3))
+        v = torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0, 3.0])
+        for i, options in enumerate(
+            (
+                {"reduction": "mean"},
+                {"label_smoothing": 0.2, "weight": w, "sample_weight": v},
+                {"softcap": 3.0, "logit_scale": 0.7, "margin": 0.4, "prior": w, "z_loss": 0.1},
+                {"focal": 2.0, "label_smoothing": 0.2, "weight": w, "sample_weight": v, "z_loss": 0.1, "softcap": 5.0},
+            )
+        ):
+            x, y = data(6, 12, ahead=30, dtype=(torch.float32, torch.float64, torch.bfloat16)[i % 3])
+            x[2], y[2] = float("nan"), -100
+            compare(x, y, dist.group.WORLD, rank, cuts(CUTS[i % 3], 12, RANKS), **options)
+        x, _ = data(6, 12)
+        compare(x, torch.softmax(x + 1, -1), dist.group.WORLD, rank, cuts("even", 12, RANKS), label_smoothing=0.1)
+    finally:
+        shard_device.serves, registry.device_backend = there
+
+
 @case
 def one_collective(rank):
     """Counted where PyTorch counts them, and by the function that sends."""
     from torch.distributed.tensor.debug import CommDebugMode
 
-    from crossentropy.torch import private
+    from crossentropy.torch import private, shards
 
     g, edges = groups()[RANKS], cuts("even", 20, RANKS)
     x, y = data(6, 20)
@@ -359,17 +418,19 @@ def one_collective(rank):
 
     private.all_gather = counted
     try:
-        ct.vocab_parallel_cross_entropy(mine, y, group=g).sum().backward()
-        calls.clear()  # the first has shaken hands on the number of rows
+        with torch.no_grad():
+            for _ in range(shards.LATEST):  # after which no longer message is remembered
+                ct.vocab_parallel_cross_entropy(mine, y, group=g)
+        calls.clear()
         ct.vocab_parallel_cross_entropy(mine, y + 0, group=g).sum().backward()
-        assert len(calls) == 1, calls
-        assert calls[0] <= 16 * 6 + 80, calls
-        ct.vocab_parallel_log_probs_and_entropy(mine, y, group=g)
+        assert calls == [16 * 6 + 80]
+        ct.vocab_parallel_cross_entropy(mine[:4], y[:4], group=g)  # fewer rows have room in such a message, too
+        ct.vocab_parallel_cross_entropy(mine, y, group=g)
+        assert calls == [16 * 6 + 80] * 3
         calls.clear()
         found = ct.vocab_parallel_log_probs_and_entropy(mine, y, group=g)
         (found.log_prob + found.entropy).sum().backward()
-        assert calls == [calls[0]]
-        assert calls[0] <= 16 * 6 + 80, calls
+        assert calls == [16 * 6 + 80]
     finally:
         private.all_gather = sent
     with CommDebugMode() as counts:
@@ -440,7 +501,7 @@ def refusals_that_leave_everything_as_it_is(rank):
         (ValueError, "vocab_range must be the 5 classes of this rank", {"vocab_range": (0, 4)}),
         (TypeError, "group must be a process group", {"group": "WORLD"}),
         (TypeError, "target must be", {"target": [1, 2]}),
-        (ValueError, "focal must be 0", {"focal": 2.0}),
+        (ValueError, "focal must be finite and not negative", {"focal": -2.0}),
     )
     for error, words, given in bad:
         given = {"target": y, "group": g, **given}

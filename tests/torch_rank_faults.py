@@ -59,7 +59,7 @@ def late(rank, x, y):
 
 @fault
 def other_rows(rank, x, y):
-    """Fewer rows on one, of sizes that were shaken hands on before."""
+    """Fewer rows on one, of numbers that both have had before."""
     _loss(x[:3], y[:3])
     return _loss(x[: 6 - 3 * rank], y[: 6 - 3 * rank])
 
@@ -71,11 +71,21 @@ def other_new_rows(rank, x, y):
 
 
 @fault
-def rows_that_one_has_seen(rank, x, y):
-    """A number of rows that the other ranks have to be told of, and one that they know."""
-    if rank == 1:
-        return _loss(x[:2], y[:2])
-    return _loss(x, y)
+def more_rows_than_before(rank, x, y):
+    """More rows on one than there is room for in a message."""
+    return _loss(x, y) if rank else _loss(x.repeat(100, 1), y.repeat(100))
+
+
+@fault
+def rows_in_turn(rank, x, y):
+    """After ranks with different rows have told each other so, all goes on; and so does a loss of any rows in turn."""
+    for mine in (3 + rank, 6, 2 - rank, 600):
+        try:
+            _loss(x.repeat(100, 1)[:mine], y.repeat(100)[:mine])
+            assert mine in (6, 600)
+        except ValueError:
+            assert mine not in (6, 600)
+    return _loss(x[:3], y[:3])
 
 
 @fault

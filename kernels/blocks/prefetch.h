@@ -2,6 +2,8 @@
 #ifndef PREFETCH_H
 #define PREFETCH_H
 
+#include <stddef.h>
+
 /* Of a row that is read: further than the hardware's prefetcher goes, which stops at the page. */
 #define PREFETCH 16384
 
@@ -10,6 +12,38 @@
 #define PREFETCH_FAR 32768
 #define PREFETCH_NEAR 1024
 #define LINE 64    /* bytes */
+
+/* Where the rows after a block's own lie, in bytes: how much of its row there is from the block on, how long a row is, and
+ * what lies between two. Columns of a wide matrix have most of it in between, which nobody is going to read. */
+typedef struct {
+    ptrdiff_t left, row, between;
+} lie_of_rows;
+
+/* How far ahead is asked from each byte of a block, so as to skip what lies between rows: up to the turn, and past it. */
+typedef struct {
+    ptrdiff_t turn, before, after;
+} ahead;
+
+static inline ahead ahead_of(ptrdiff_t distance, lie_of_rows l)
+{
+    const ptrdiff_t ends = distance < l.left ? 0 : 1 + (distance - l.left) / l.row;
+    const ahead found = {l.left + ends * l.row - distance, distance + ends * l.between,
+                         distance + (ends + 1) * l.between};
+    return found;
+}
+
+static inline ptrdiff_t ahead_from(ahead a, ptrdiff_t byte) { return byte < a.turn ? a.before : a.after; }
+
+/* Into the L2 cache, and from there into L1. */
+typedef struct {
+    ahead far, near;
+} two_aheads;
+
+static inline two_aheads aheads_of(lie_of_rows l, ptrdiff_t near)
+{
+    const two_aheads found = {ahead_of(PREFETCH_FAR, l), ahead_of(near, l)};
+    return found;
+}
 
 /* Of each class of a tile that is read where it lies: 8 tiles of float32. */
 #define TILE_PREFETCH 512

@@ -16,6 +16,7 @@ typedef struct {
     scaled_frame scaled;
     ptrdiff_t n, y;
     REAL *kept;
+    two_aheads ahead;
     vec max;
     EXP_SUM sum;
 } transformed;
@@ -42,7 +43,7 @@ SIMD compensated NAME(transformed_parts)(transformed *r, ptrdiff_t from, ptrdiff
     r->sum = exp_sum_of_none();
     for (ptrdiff_t first = from; first < to; first += CHUNK) {
         const ptrdiff_t end = to - first < CHUNK ? to : first + CHUNK;
-        NAME(ask_ahead)(r->x + first, end - first);
+        NAME(ask_ahead)(r->x, first, end - first, &r->ahead);
         for (ptrdiff_t j = first; j < end; j += LANES) {
             const vec z = NAME(at)(r->x, j, end, -INFINITY);
             vec q, slope;
@@ -75,11 +76,11 @@ SIMD void NAME(scaled_chunk)(const transformed *r, ptrdiff_t j, passing *p, int 
 {
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
-        NAME(ask_ahead)(r->x + j, UNROLL * LANES);
+        NAME(ask_ahead)(r->x, j, UNROLL * LANES, &r->ahead);
         for (int u = 0; u < UNROLL; ++u)
             NAME(scaled_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, leaves_out);
     }
-    if (j < end) NAME(ask_ahead)(r->x + j, end - j);
+    if (j < end) NAME(ask_ahead)(r->x, j, end - j, &r->ahead);
     for (; j < end; j += LANES) NAME(scaled_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, leaves_out);
 }
 
@@ -150,11 +151,11 @@ SIMD compensated NAME(scaled_sum)(transformed *r, gradient_queue *queue)
 }
 
 static compensated NAME(transformed_sum)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers,
-                                         ptrdiff_t y, void *kept, gradient_queue *queue, double *max)
+                                         ptrdiff_t y, void *kept, gradient_queue *queue, lie_of_rows lie, double *max)
 {
     transformed r;
     r.x = x, r.numbers = numbers, r.f = frame_at(at), r.scaled = scaled_frame_at(at, numbers);
-    r.n = n, r.y = y, r.kept = kept, r.max = v_set1(-INFINITY);
+    r.n = n, r.y = y, r.kept = kept, r.ahead = aheads_of(lie, PREFETCH_NEAR), r.max = v_set1(-INFINITY);
     const compensated sum = numbers->c == 0 ? NAME(scaled_sum)(&r, queue) : NAME(transformed_parts)(&r, 0, n, 1, queue);
     *max = (double)v_top(r.max);
     return exp_sum_total(sum);

@@ -24,6 +24,7 @@ typedef struct place {
     int is_f64, spreads;             /* the sums of class weights are made in the one pass, */
     int spreads_after;               /* or by a pass of their own: so that a backward finds the same bits */
     int whole;                       /* a row is one block, read as it lies */
+    ptrdiff_t between_rows;          /* bytes from the end of one to where the next begins; 0 where that is not so */
     subtrahend s;                    /* of a row of scale 1 */
     cursor c;
     reader x, q, vector;
@@ -37,9 +38,13 @@ typedef struct place {
     int scales;                      /* by more than a margin: */
     transform_numbers numbers;
     double slope[BATCH];             /* at the targets, over logit_scale */
-    f32 *exps;                       /* room for a block of e^z */
+    f32 *exps;                       /* room for a block of e^z, or of what a distillation keeps */
+    quick_job distilled;             /* the row whose gradient waits to be written while the next is read */
     struct place *exact; /* the same thread's, for rows that must go the long way; NULL until there is one */
     gradient_job jobs[BATCH + 1]; /* rows of the batch before this one, and a place for the next */
+    hessian_row diagonals[BATCH + 1]; /* what is written beside them; and that of each row, until it goes there: */
+    hessian_row diagonal[BATCH];
+    int waits[BATCH];
     gradient_queue queue;
 } place;
 
@@ -53,6 +58,14 @@ static inline void go_to(place *p, ptrdiff_t row)
     read_from(&p->x, p->t, row);
     read_from(&p->q, p->t, row);
     write_to(&p->out, p->t, row);
+}
+
+/* From a class of a row on. */
+static inline lie_of_rows lie_from(const place *p, ptrdiff_t class)
+{
+    const ptrdiff_t size = element_size(p->x.type);
+    const lie_of_rows found = {(p->t->classes - class) * size, p->t->classes * size, p->between_rows};
+    return found;
 }
 
 /* A block of a row's exponentials, and of the class weights, in the lanes' type. */
@@ -93,6 +106,7 @@ void write_hessians(place *p);
 void log_softmax_backward(place *p, ptrdiff_t first, ptrdiff_t last);
 void weighted_logsumexp(place *p, ptrdiff_t first, ptrdiff_t last);
 void distillation(place *p, ptrdiff_t first, ptrdiff_t last);
+void write_distilled(place *p);    /* what is left of the last row's gradient */
 
 /* row_statistics.c, log_probs_backward.c */
 void find_row_statistics(place *p, ptrdiff_t first, ptrdiff_t last);

@@ -72,7 +72,7 @@ static int look_at_row(place *p, row_look *r, int64_t y, double z)
             const int here = r->largest >= b.at && r->largest < b.at + b.n;
             block_look found;
             p->k->look(x, b.n, r->at, r->max, here ? (ptrdiff_t)(r->largest - b.at) : -1, z, counts, unit, &r->guards,
-                       &found);
+                       lie_from(p, b.at), &found);
             if (isnan(found.sum.sum)) return 0;
             compensated_join(&r->sum, found.sum);
             r->far += found.far, r->squares += found.squares, r->above += found.counted;

@@ -201,6 +201,12 @@ SIMD vec_f32 v_div_f32(vec_f32 a, vec_f32 b) { return vdivq_f32(a, b); }
 SIMD vec_f32 v_lost_f32(vec_f32 a, vec_f32 b, vec_f32 p) { return vfmaq_f32(vnegq_f32(p), a, b); }
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return vdivq_f64(a, b); }
 SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p) { return vfmaq_f64(vnegq_f64(p), a, b); }
+SIMD vec_f32 v_split_f32(vec_f32 a, vec_f32 *e)
+{
+    const mask_f32 exponent = vshrq_n_u32(bits_f32(a), 23);
+    *e = vsubq_f32(vcvtq_f32_u32(exponent), vdupq_n_f32(127));
+    return value_f32(vshlq_n_u32(vsubq_u32(vdupq_n_u32(254), exponent), 23));
+}
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
 {
     const mask_f64 exponent = vshrq_n_u64(bits_f64(a), 52);

@@ -83,6 +83,7 @@ static const f64 lane_numbers_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 #define v_scale PASTE(v_scale, REAL)
 #define v_div PASTE(v_div, REAL)
 #define v_lost PASTE(v_lost, REAL)
+#define v_split PASTE(v_split, REAL)
 #define v_raise PASTE(v_raise, REAL)
 #define v_lookup PASTE(v_lookup, REAL)
 #define v_less PASTE(v_less, REAL)

@@ -29,10 +29,10 @@ from typing import Any, NamedTuple, SupportsIndex, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check, _device, _memory, _settings
+from . import _check, _device, _memory, _merging, _settings
 from ._backends import registry
 from ._backends.contract import BlockStatistics, RowNumbers, Statistics
-from ._options import OPTIONS, PER_ROW, PerRowOptions, RowOptions, integer, numeric_of, passed, takes_options
+from ._options import NUMERIC, OPTIONS, PER_ROW, PerRowOptions, RowOptions, integer, numeric_of, passed, takes_options
 from ._reduction import gradient_array, row_count
 from .row_numbers import LOG_PROB_OPTIONS, LogProbOptions, is_transformed, transformed_rows
 
@@ -111,12 +111,12 @@ def cuts(classes: SupportsIndex, partition: SupportsIndex) -> list[int]:
 class _Block(NamedTuple):
     """A checked call over a block. ``local`` counts targets that are classes from the block's first one."""
 
-    call: _check.Loss
+    call: _check.Loss  # with all options
     own: int  # classes of the block
     local: np.ndarray | None  # None for probabilities
     skipped: np.ndarray | None  # rows that do not count; None where there are none
     bad: np.ndarray | None  # rows whose target is no class, let through by check=False
-    options: Any  # as backends get them
+    options: Any  # as backends get them: of z_loss and focal they know nothing
 
     @property
     def mine(self) -> np.ndarray | None:
@@ -151,7 +151,8 @@ def _block(logits: Any, targets: Any, start: Any, classes: Any, left: dict[str, 
     if not own:
         given, targets, left = _of_one_class(given, targets, axis[0], left)
     call = _check.loss(given, targets, left)
-    options = call.options._replace(z_loss=0.0, focal=0.0, all_classes=all_classes)
+    call = call._replace(options=call.options._replace(all_classes=all_classes))
+    options = call.options._replace(z_loss=0.0, focal=0.0)
     skipped = None if options.sample_weight is None else options.sample_weight == 0
     if options.probabilities:
         return _Block(call, own, None, skipped, None, options)
@@ -214,8 +215,8 @@ def chunk(
         blocks and merged by ``combine(*parts)`` it has the same bits however many blocks there are.
     {options}
 
-        What is over classes (``class_weight``, ``class_prior``) is over those of the block. ``z_loss`` is for
-        `aggregate` and `gradient` alone, and taken so that one set of options does for all three; ``focal`` is refused.
+        What is over classes (``class_weight``, ``class_prior``) is over those of the block. ``z_loss`` and ``focal``
+        are for `aggregate` and `gradient` alone, and taken so that one set of options does for all three.
 
     Returns
     -------
@@ -237,7 +238,7 @@ def chunk(
     >>> float(found["max"][0]), float(found["rest"][0]), float(found["target"][0])
     (0.0, 2.0, 0.0)
     """
-    left = _passed("chunk", options, ("entropy", "partition"))
+    left = passed("chunk", options, ("entropy", "partition"), PER_ROW)
     if partition is not None:
         return _parts(logits, targets, start, classes, entropy, partition, left)
     if entropy and "margin" in left:
@@ -246,11 +247,47 @@ def chunk(
     n = row_count(b.call.x)
     found = identity(n, entropy=entropy)
     if n and b.own:
-        _find(b, found, entropy)
+        for name, values in _found(b, entropy).items():
+            found[name] = values
+        found["class_weight"] = _weights_of_targets(b)
     found["sample_weight"] = 1 if b.options.sample_weight is None else b.options.sample_weight
     if b.skipped is not None:
         found[b.skipped] = identity((), entropy=entropy)
     return found.reshape(b.call.rows_shape)
+
+
+def columns(
+    logits: Any, targets: Any, start: Any, classes: Any, options: dict[str, Any], *, entropy: bool = False
+) -> dict[str, Any]:
+    """The same numbers by name, but for sample_weight, and class_weight only where there are weights of classes.
+
+    Of rows that do not count they may be any.
+    """
+    b = _block(logits, targets, start, classes, options)
+    if not (row_count(b.call.x) and b.own):
+        return _columns(identity(b.call.rows_shape, entropy=entropy))
+    found = _found(b, entropy)
+    if b.options.class_weight is not None:
+        found["class_weight"] = _weights_of_targets(b)
+    return found
+
+
+def columns_of_classes(
+    x: np.ndarray, y: np.ndarray, counts: np.ndarray | None, start: int, classes: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """`columns` of arguments that are checked already, without any weights, for calls that this would be much of.
+
+    x are logits with the classes last, y int64 (N,) classes; ``counts`` says which rows do, None that all do.
+    """
+    if not x.size:
+        return _columns(identity(y.shape))
+    local, row = y - start, {name: options[name] for name in NUMERIC if name in options}
+    if counts is not None:
+        local[~counts] = _IGNORED
+        row["ignore_index"] = _IGNORED
+    given = RowOptions(**row | {"z_loss": 0.0, "focal": 0.0}, all_classes=classes)
+    call = _check.Loss(x, local, given, x.shape[:-1], -1, "none", None, np.nan, {})
+    return _found(_Block(call, x.shape[-1], local, None, None, given), False)
 
 
 def _parts(logits: Any, targets: Any, start: Any, classes: Any, entropy: bool, partition: Any, left: Any) -> np.ndarray:
@@ -275,36 +312,39 @@ def _parts(logits: Any, targets: Any, start: Any, classes: Any, entropy: bool, p
     return np.stack(found) if found else identity((0, *b.call.rows_shape), entropy=entropy)
 
 
-def _passed(function: str, options: Any, more: tuple[str, ...]) -> dict[str, Any]:
-    left = passed(function, options, more, PER_ROW)
-    if "focal" in left:
-        raise ValueError(f"{function}() takes no focal: its factor of a row is known to no block by itself")
-    return left
-
-
-def _find(b: _Block, found: np.ndarray, entropy: bool) -> None:
-    """The numbers of a block that has rows and classes."""
-    o, call = b.options, b.call
+def _found(b: _Block, entropy: bool) -> dict[str, np.ndarray]:
+    """The numbers of a block that has rows and classes, by name."""
+    o, n, found = b.options, row_count(b.call.x), dict[str, np.ndarray]()
     if not entropy or o.probabilities or o.label_smoothing > 0:
-        parts = _memory.empty((len(found), len(BlockStatistics._fields)), np.dtype(np.float64))
-        registry.current().forward_block(call.x, b.given, o, parts)
-        for name, column in zip(BlockStatistics._fields, parts.T, strict=True):
-            found[name] = column
+        parts = _memory.empty((n, len(BlockStatistics._fields)), np.dtype(np.float64))
+        registry.current().forward_block(b.call.x, b.given, o, parts)
+        found = dict(zip(BlockStatistics._fields, parts.T, strict=True))
         _find_mass_of_nothing(b, found)
     if entropy:
-        _find_spread(b, found)
-    if (mine := b.mine) is not None and b.local is not None:
-        found["class_weight"] = mine if o.class_weight is None else 0
-        if o.class_weight is not None:
-            found["class_weight"][mine] = o.class_weight[b.local[mine]]
+        _find_spread(b, found, n)
     if b.bad is not None:
         found["max"][b.bad] = np.nan
+    return found
 
 
-def _find_mass_of_nothing(b: _Block, found: np.ndarray) -> None:
+def _weights_of_targets(b: _Block) -> Any:
+    """w_y of the targets that lie in the block, 0 of others; of probabilities, too."""
+    w, mine = b.options.class_weight, b.mine
+    if mine is None or b.local is None:
+        return 0.0
+    if w is None:
+        return mine
+    found = np.zeros(len(mine))
+    found[mine] = w[b.local[mine]]
+    return found
+
+
+def _find_mass_of_nothing(b: _Block, found: dict[str, np.ndarray]) -> None:
     """The mass of rows of which the block has nothing but -inf: what these weigh in the loss is lost to no row."""
-    o, w = b.options, 1.0 if b.options.class_weight is None else b.options.class_weight
     lost = np.flatnonzero(found["max"] == -np.inf)
+    if not lost.size:
+        return
+    o, w = b.options, 1.0 if b.options.class_weight is None else b.options.class_weight
     floor = o.label_smoothing / o.all_classes
     for row in lost if o.probabilities else ():
         q = b.call.targets[np.unravel_index(row, b.call.rows_shape)].astype(np.float64)
@@ -314,23 +354,24 @@ def _find_mass_of_nothing(b: _Block, found: np.ndarray) -> None:
     found["distance"][lost] = np.where(found["mass"][lost] == 0, 0, np.inf)
 
 
-def _find_spread(b: _Block, found: np.ndarray) -> None:
+def _find_spread(b: _Block, found: dict[str, np.ndarray], n: int) -> None:
     """The sums of e^(z_c - m) (m - z_c), maxima, targets, and rests, of which no digit may be lost here."""
-    backend, call, n = registry.current(), b.call, len(found)
+    backend, call = registry.current(), b.call
     values, places = _memory.empty((5, n), np.dtype(np.float64)), _memory.empty((2, n), np.dtype(np.int64))
     to, saved = RowNumbers(*values, *places), _memory.empty_rows(n, len(Statistics._fields))
     given, mine = b.options, b.mine
     plain = RowOptions(logit_scale=given.logit_scale, softcap=given.softcap, class_prior=given.class_prior)
+    target = found["target"] = np.full(n, -np.inf)
     if not is_transformed(plain):
         if mine is not None and b.local is not None:
             here = np.flatnonzero(mine)
-            found["target"][here] = call.x[(*np.unravel_index(here, call.rows_shape), b.local[here])]
+            target[here] = call.x[(*np.unravel_index(here, call.rows_shape), b.local[here])]
         backend.row_statistics(call.x, None, plain, to, saved)
     else:
         for rows, x, of_rows, _ in transformed_rows(call._replace(options=plain), None):
             if mine is not None and b.local is not None:
                 here = np.flatnonzero(mine[rows])
-                found["target"][rows.start + here] = x[here, b.local[rows][here]]
+                target[rows.start + here] = x[here, b.local[rows][here]]
             backend.row_statistics(x, None, of_rows, RowNumbers(*(a[rows] for a in to)), saved[rows])
     m, rest, distance = saved.T
     nothing = to.logsumexp == -np.inf
@@ -374,26 +415,17 @@ def combine(*blocks: np.ndarray) -> np.ndarray:
             raise ValueError(f"blocks must be alike, got {first.dtype.names} {first.shape}, {a.dtype.names} {a.shape}")
     if len(blocks) == 1:
         return first.copy()
-    together = {name: np.stack([block[name] for block in blocks]) for name in first.dtype.names or ()}
     found = np.empty(first.shape, first.dtype)
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        m, top = together["max"], together["max"].max(0)
-        ahead, lost = _less(top, m), together["rest"]
-        scale = np.exp(-ahead[0]) * (1 - ahead[1])
-        scale[m == -np.inf] = 0
-        below = np.where(m == top, 0, ahead[0])
-        leads = np.arange(len(blocks)).reshape(-1, *[1] * top.ndim) == np.where(np.isnan(m), -np.inf, m).argmax(0)
-        found["max"] = top
-        found["rest"] = np.where(np.isnan(top), np.nan, np.where(leads, lost, scale + scale * lost).sum(0))
-        found["rest"][top == -np.inf] = 0
-        found["distance"] = (together["distance"] + _times(together["mass"], below)).sum(0)
-        if "spread" in together:
-            found["spread"] = (scale * together["spread"] + _times(scale, below) * (1 + lost)).sum(0)
-    for name in ("mass", "class_weight"):
-        found[name] = together[name].sum(0)
-    for name in ("target", "sample_weight"):
-        found[name] = together[name].max(0)
+    to = found.reshape(-1)
+    for name, values in _merging.merged([_columns(block) for block in blocks]).items():
+        to[name] = values
     return found
+
+
+def _columns(block: np.ndarray) -> dict[str, np.ndarray]:
+    """The numbers of rows by name."""
+    rows = block.reshape(-1)
+    return {name: rows[name] for name in block.dtype.names or ()}
 
 
 def _blocks(value: Any, name: str = "blocks") -> np.ndarray:
@@ -401,18 +433,6 @@ def _blocks(value: Any, name: str = "blocks") -> np.ndarray:
         told = f"of dtype {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
         raise TypeError(f"{name} must be what chunk, identity or combine has returned, got {told}")
     return value
-
-
-def _less(a: Any, b: Any) -> tuple[Any, Any]:
-    """a - b and the error of its rounding, as `reference.two_diff` has them."""
-    d = a - b
-    seen = a - d
-    return d, np.where(np.isfinite(d), (a - (d + seen)) + (seen - b), 0)
-
-
-def _times(weight: Any, value: Any) -> Any:
-    """Weight times value, where 0 times inf is 0."""
-    return np.where(weight == 0, 0, weight * value)
 
 
 @functools.partial(takes_options, names=PER_ROW)
@@ -425,7 +445,7 @@ def aggregate(blocks: np.ndarray, **options: Unpack[PerRowOptions]) -> np.ndarra
         From `combine`, or from `chunk` over all classes.
     {options}
 
-        Those that `chunk` got; ``label_smoothing`` and ``z_loss`` are what there is still to do.
+        Those that `chunk` got; ``label_smoothing``, ``z_loss`` and ``focal`` are what there is still to do.
 
     Returns
     -------
@@ -444,16 +464,11 @@ def aggregate(blocks: np.ndarray, **options: Unpack[PerRowOptions]) -> np.ndarra
     >>> crossentropy.blocks.aggregate(crossentropy.blocks.chunk([[50.0, 0.0]], [0], 0, 2))
     array([1.92874985e-22])
     """
-    numbers = numeric_of(_passed("aggregate", options, ()))
-    b, epsilon, z_loss = _blocks(blocks), numbers.get("label_smoothing", 0.0), numbers.get("z_loss", 0.0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        log_sum = np.log1p(b["rest"])
-        loss = _times((1 - epsilon) * b["class_weight"], (b["max"] - b["target"]) + log_sum) + b["distance"]
-        loss += _times(b["mass"], log_sum)
-        if z_loss:
-            loss += z_loss * (b["max"] + log_sum) ** 2
-        loss = b["sample_weight"] * np.where(np.isfinite(b["max"]), loss, np.nan)
-    return np.where(b["sample_weight"] == 0, 0, loss)
+    b, numbers = _blocks(blocks), numeric_of(passed("aggregate", options, (), PER_ROW))
+    loss = _merging.losses(_columns(b), *(numbers.get(name, 0.0) for name in _merging.OPTIONS))
+    v = b["sample_weight"]
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        return np.where(v == 0, 0, v * loss.reshape(b.shape))
 
 
 def log_probs(blocks: np.ndarray) -> LogProbs:
@@ -538,19 +553,56 @@ def gradient(
     >>> crossentropy.blocks.gradient([[0.0, 0.0]], [1], found, 0, 2)
     array([[ 0.5, -0.5]])
     """
-    left = _passed("gradient", options, ("grad_output", "out"))
-    b = _block(logits, targets, start, classes, left)
+    b = _block(logits, targets, start, classes, passed("gradient", options, ("grad_output", "out"), PER_ROW))
     s = _of_rows(statistics, b)
-    g, to = _arriving(b, {"grad_output": grad_output}, logits, out)
-    if b.own and len(s):
-        o, grad = b.options, _check.classes_last(to, b.call.axis)
-        with np.errstate(invalid="ignore", over="ignore"):
-            mass = s["mass"] + _times(2 * b.call.options.z_loss, s["max"] + np.log1p(s["rest"]))
-            if (mine := b.mine) is not None:  # to a block that has it, the target's own weight is known
-                mass += np.where(mine, 0, (1 - o.label_smoothing) * s["class_weight"])
-        saved = np.stack([_defined(s, b), s["rest"], mass], 1)
-        registry.current().backward(b.call.x, b.given, saved, o, g["grad_output"], grad)
+    to = _write(b, _columns(s), grad_output, logits, out)
     return to if out is None else out
+
+
+def write_gradient(
+    logits: Any, targets: Any, of: _merging.Numbers, start: Any, classes: Any, options: dict[str, Any], g: Any, out: Any
+) -> None:
+    """The same into ``out``, from numbers by name, (N,) each; what arrives is a float, or of the rows' shape."""
+    _write(_block(logits, targets, start, classes, options), of, g, logits, out)
+
+
+def _write(b: _Block, of: _merging.Numbers, grad_output: Any, logits: Any, out: Any) -> np.ndarray:
+    g, to = _arriving(b, {"grad_output": grad_output}, logits, out)
+    if b.own and row_count(b.call.x):
+        _write_gradient(b, of, g["grad_output"], _check.classes_last(to, b.call.axis))
+    return to
+
+
+def _write_gradient(b: _Block, of: _merging.Numbers, g: float | np.ndarray, grad: np.ndarray) -> None:
+    """The gradient of a block that has rows and classes; g arrives at their losses."""
+    o, given, mine = b.call.options, b.given, b.mine
+    saved, scale, at_target = _merging.start_of(of, mine, o.all_classes, o.label_smoothing, o.z_loss, o.focal)
+    if b.bad is not None:
+        saved[b.bad, 0] = np.nan
+    if at_target is None:
+        registry.current().backward(b.call.x, given, saved, b.options, g, grad)
+        return
+    here = np.flatnonzero(mine)
+    places = (*np.unravel_index(here, b.call.rows_shape), given[here]) if b.call.rows_shape else (given[here],)
+    slope = _slope(b.call.x[places].astype(np.float64), o)  # before the gradient is written over the logits
+    registry.current().backward(b.call.x, np.where(mine, -1, given), saved, b.options, g * scale, grad)
+    arriving = np.broadcast_to(g, mine.shape)[here]
+    if o.sample_weight is not None:
+        arriving = arriving * o.sample_weight[here]
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        value = at_target[here] * arriving * slope
+        value = np.where(np.isfinite(of["max"][here]), value, np.nan)
+        grad[places] = np.where(arriving == 0, 0, value) if o.sample_weight is not None else value
+
+
+def _slope(z: np.ndarray, options: Any) -> Any:
+    """The derivative of logits as options transform them on what was given."""
+    scale, cap = options.logit_scale, options.softcap
+    if not cap:
+        return scale
+    e = np.exp(-2 * np.abs(z * scale) / cap)
+    s = 2 * e / (1 + e)
+    return np.where(np.isnan(z), z, scale * s * (2 - s))
 
 
 def _of_rows(statistics: Any, b: _Block) -> np.ndarray:
@@ -558,14 +610,6 @@ def _of_rows(statistics: Any, b: _Block) -> np.ndarray:
     if s.shape != b.call.rows_shape:
         raise ValueError(f"statistics must have the rows' shape, {b.call.rows_shape}, got {s.shape}")
     return s.reshape(-1)
-
-
-def _defined(s: np.ndarray, b: _Block) -> np.ndarray:
-    """The maxima, NaN where the loss is."""
-    m = np.where(np.isfinite(s["max"]), s["max"], np.nan)
-    if b.bad is not None:
-        m[b.bad] = np.nan
-    return m
 
 
 def _arriving(b: _Block, arriving: dict[str, Any], logits: Any, out: Any) -> tuple[dict[str, Any], np.ndarray]:
@@ -632,7 +676,10 @@ def log_probs_gradient(
         return to if out is None else out
     backend, grad = registry.current(), _check.classes_last(to, b.call.axis)
     with np.errstate(invalid="ignore"):
-        saved = np.stack([_defined(s, b), s["rest"], s["spread"] / (1 + s["rest"])], 1)
+        m = np.where(np.isfinite(s["max"]), s["max"], np.nan)
+        saved = np.stack([m, s["rest"], s["spread"] / (1 + s["rest"])], 1)
+    if b.bad is not None:
+        saved[b.bad, 0] = np.nan
     if not is_transformed(b.options):
         backend.log_probs_backward(b.call.x, b.local, saved, b.options, g["grad_log_prob"], g["grad_entropy"], grad)
         return to if out is None else out

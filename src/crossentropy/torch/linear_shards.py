@@ -103,7 +103,8 @@ class _Linear(torch.autograd.Function):
         for rows in _parts(len(x), settings, len(w)):
             logits = F.linear(layer.input[rows], layer.weight, layer.bias)
             call = shard_losses.Call(logits, *_of_rows(target, weights, rows), options)
-            grad = shard_losses.gradient(call, statistics[rows], (g if not g.dim() else g[rows], None), start, classes)
+            arriving = g if not g.dim() else g[rows], None
+            grad = shard_losses.gradient(call, statistics[:, rows], arriving, start, classes)
             if on_x is not None:
                 torch.mm(grad, layer.weight, out=on_x[rows])
             if on_w is not None:

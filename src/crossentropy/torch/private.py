@@ -71,6 +71,12 @@ def all_gather_traced(mine: torch.Tensor, ranks: int, group_name: str) -> torch.
     return torch.ops._c10d_functional.wait_tensor(every)
 
 
+def unknown_size(least: int):
+    """A size that a traced program knows when it runs; without a tracer that takes such sizes, the least one."""
+    context = torch.library.get_ctx()
+    return context.new_dynamic_size(min=least) if context._shape_env is not None else least
+
+
 def group_named(name: str):
     """The process group of such a name, as traced programs know it."""
     return torch.distributed.distributed_c10d._resolve_process_group(name)

@@ -152,7 +152,7 @@ def _as_chosen(call: Call, chosen: np.ndarray, counts) -> tuple[np.ndarray, dict
     return rows.reshape(tuple(call.rows_shape)), options
 
 
-def results(call: Call, parts: np.ndarray, _, __) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def results(call: Call, parts: np.ndarray, _, __, keeps: bool = True):
     """(log_prob, entropy, statistics) of all ranks' records; statistics (N, 3): max, rest, spread."""
     parts = parts.astype([(name, "f8") for name in parts.dtype.names])
     index = call._index()
@@ -170,7 +170,7 @@ def results(call: Call, parts: np.ndarray, _, __) -> tuple[torch.Tensor, torch.T
     if counts is not None:
         for a in (entropy, m, rest, spread, log_prob):
             a[~counts] = 0
-    statistics = torch.from_numpy(np.stack([m, rest, spread], axis=1))
+    statistics = torch.from_numpy(np.stack([m, rest, spread], axis=1)) if keeps else None
     rows = call.rows_shape
     return _as_result(log_prob, call, (0,) if index is None else rows), _as_result(entropy, call, rows), statistics
 

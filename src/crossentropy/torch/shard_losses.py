@@ -6,26 +6,40 @@ travel, and as what: a float32 logit is one in four bytes, and what every rank k
 
 from __future__ import annotations
 
+import functools
 import operator
-from typing import NamedTuple
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from .. import blocks
+from .. import _merging, blocks
 from .._backends import registry
 from .._options import DEFAULTS, EXTRAS
-from . import cache, calls, private, shard_composed
-from .bridge import Options, Weights, array, host_array, loss_dtype, on_torchs_threads
+from . import cache, calls, private, shard_composed, shard_device
+from .bridge import NO_WEIGHTS, Options, Weights, array, host_array, loss_dtype, on_torchs_threads
 from .shards import Mark, Shards, digest
 
-ELSEWHERE = np.inf  # what stands for the logit of a target of another rank: its own would make the row undefined
+_NUMBERS = ("label_smoothing", *EXTRAS)
 
 # Options that change logits, which are float64 then.
 _TRANSFORMS = ("logit_scale", "softcap", "margin")
 
 
-class Call(NamedTuple):
+@functools.cache
+def _record(fields: tuple[str, ...], long: bool) -> np.dtype:
+    """The fields that have 8 bytes first, and so aligned."""
+    kinds = dict.fromkeys(fields, "f8" if long else "f4")
+    if len(fields) == 3:
+        kinds["rest"] = "f8"
+    return np.dtype([(name, kinds[name]) for name in sorted(fields, key=lambda name: kinds[name] != "f8")])
+
+
+@dataclass(frozen=True)
+class Call:
     """The arguments of a call on this rank, checked but for the numbers in them."""
 
     input: torch.Tensor
@@ -33,12 +47,12 @@ class Call(NamedTuple):
     weights: Weights
     options: Options
 
-    @property
+    @cached_property
     def rows_shape(self):
         """The shape of the rows."""
         return self.input.shape[:-1]
 
-    @property
+    @cached_property
     def are_classes(self) -> bool:
         """Whether targets are classes, not probabilities."""
         return not self.target.is_floating_point()
@@ -55,39 +69,45 @@ class Call(NamedTuple):
             found.append("mass")
         return [*found, "distance"] if self.options.label_smoothing or not self.are_classes else found
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype:
         """A row's record: 16 bytes wherever four numbers in float32 do, or two in it and one in float64."""
-        options, fields = self.options, self.fields
+        options = self.options
         changed = any(getattr(options, name) != DEFAULTS[name] for name in _TRANSFORMS)
         long = self.input.dtype == torch.float64 or changed or self.weights.class_prior is not None
-        kinds = dict.fromkeys(fields, "f8" if long else "f4")
-        if len(fields) == 3:
-            kinds["rest"] = "f8"
-        return np.dtype([(name, kinds[name]) for name in sorted(fields, key=lambda name: kinds[name] != "f8")])
+        return _record(tuple(self.fields), long)
 
     def digests(self) -> tuple[int, int]:
         """(of the options, of targets and weights of rows): what must be the same on every rank."""
         given = [t is not None for t in self.weights]
         # The dtype of targets may differ: what they are is told by their values.
-        text = repr((tuple(self.rows_shape), self.options, given, self.are_classes))
+        text = repr((tuple(self.rows_shape), tuple(self.options), given, self.are_classes))
+        return zlib.crc32(text.encode()), digest(self.classes, self.sample_weight)
+
+    @cached_property
+    def classes(self) -> np.ndarray | None:
+        """Targets that are classes, int64 of the rows' shape on the host."""
+        return host_array(self.target.long()) if self.are_classes else None
+
+    @cached_property
+    def sample_weight(self) -> np.ndarray | None:
+        """The weights of rows, float64 (N,) on the host."""
         v = self.weights.sample_weight
-        beside = None if v is None else host_array(v.double())
-        y = host_array(self.target.long()) if self.are_classes else None
-        return digest(np.frombuffer(text.encode(), np.uint8)), digest(y, beside)
+        return None if v is None else host_array(v.double()).reshape(-1)
 
     def weight_sum(self) -> float:
         """The sum of the class weights of this rank."""
         w = self.weights.weight
         return float(self.input.shape[-1]) if w is None else w.double().sum().item()
 
+    @cached_property
     def counts(self) -> np.ndarray | None:
         """Which rows count, (N,); None for all."""
         found = None
-        if self.are_classes:
-            found = host_array(self.target).reshape(-1) != self.options.ignore_index
-        if self.weights.sample_weight is not None:
-            weighs = host_array(self.weights.sample_weight.double()).reshape(-1) != 0
+        if self.classes is not None:
+            found = self.classes.reshape(-1) != self.options.ignore_index
+        if self.sample_weight is not None:
+            weighs = self.sample_weight != 0
             found = weighs if found is None else found & weighs
         return None if found is None or found.all() else found
 
@@ -129,17 +149,14 @@ def problem(logits, target, weights: Weights, options: Options) -> Exception | N
     w = weights.weight
     if w is not None and (tuple(w.shape) != shape[-1:] or not w.is_floating_point()):
         return ValueError(f"weight must be floating of shape {shape[-1:]}, got {w.dtype} {tuple(w.shape)}")
-    if options.focal:
-        return ValueError(f"focal must be 0 where classes are spread over ranks, got {options.focal}")
     found = calls.problem_beside(shape[-1:], rows, weights, options, not target.is_floating_point())
     return ValueError(found) if found else None
 
 
 def _named(call: Call) -> dict:
-    """The options as keyword arguments of `crossentropy.blocks`."""
+    """The options that are not at their default, as keyword arguments of `crossentropy.blocks`."""
     weight, prior, v = call.weights
-    named = {name: getattr(call.options, name) for name in EXTRAS if name != "focal"}
-    named["label_smoothing"] = call.options.label_smoothing
+    named = {name: value for name in _NUMBERS if (value := getattr(call.options, name)) != DEFAULTS[name]}
     if call.are_classes:
         named["ignore_index"] = call.options.ignore_index
     for name, t in (("class_weight", weight), ("class_prior", prior), ("sample_weight", v)):
@@ -167,42 +184,47 @@ def _by_torch(call: Call) -> tuple[torch.Tensor, torch.Tensor, dict]:
     return x, call.target.reshape(x.shape if not call.are_classes else x.shape[:1]), named
 
 
-def _chunk(call: Call, shards: Shards) -> np.ndarray:
+def _numbers(call: Call, shards: Shards) -> Mapping[str, np.ndarray]:
+    """What is found of this rank's classes, by name: (N,) each, of a row that does not count any numbers."""
     place = shards.start, shards.classes
+    if shard_device.serves(call.input):
+        x, target, named = _by_torch(call)
+        y = None if call.classes is None else call.classes.reshape(-1)
+        return shard_device.numbers(x, target, y, *place, named)
     if shard_composed.is_needed(call.input):
         x, target, named = _by_torch(call)
-        return shard_composed.chunk(x, target, *place, **named)
+        found = shard_composed.chunk(x, target, *place, **named)
+        return {name: found[name] for name in found.dtype.names}
     with on_torchs_threads(call.input):
-        return blocks.chunk(array(call.input), array(call.target), *place, **_as_arrays(_named(call)))
+        if call.classes is not None and call.weights is NO_WEIGHTS:
+            counts = call.counts
+            return blocks.columns_of_classes(array(call.input), call.classes.reshape(-1), counts, *place, _named(call))
+        given = array(call.target) if call.classes is None else call.classes
+        return blocks.columns(array(call.input), given, *place, _as_arrays(_named(call)))
 
 
 def records(call: Call, shards: Shards) -> np.ndarray:
-    """What this rank tells of each row, (N,)."""
-    n, classes = call.rows_shape.numel(), call.input.shape[-1]
-    counts, found = call.counts(), np.zeros(n, call.dtype)
-    mine = np.zeros(n, bool)
-    if call.are_classes:
-        y = host_array(call.target.long()).reshape(-1)
-        _check_classes(call, y, counts, shards.classes)
-        mine = (y >= shards.start) & (y < shards.start + classes)
+    """What this rank tells of each row, (N,); of one that does not count any numbers.
+
+    A target's logit is -inf on the ranks that do not have it. That one has it is known from what goes with a message:
+    targets are the same everywhere, and the ranks' classes are each class once.
+    """
+    found = np.empty(call.rows_shape.numel(), call.dtype)
+    if call.classes is not None:
+        _check_classes(call, call.classes.reshape(-1), shards.classes)
     try:
-        block = _chunk(call, shards)
+        numbers = _numbers(call, shards)
     except ValueError as error:  # of class weights, which are called otherwise here
         raise ValueError(str(error).replace("class_weight", "weight")) from None
-    block = block.reshape(-1)
     with np.errstate(over="ignore", under="ignore"):
         for name in call.dtype.names:
-            found[name] = block[name]
-    if call.are_classes:
-        found["target"][found["target"] == np.inf] = np.nan
-        found["target"][~mine] = ELSEWHERE
-    if counts is not None:
-        found[~counts] = 0
-        found["rest"][~counts] = -1  # that it does not count, for those who think it does
+            found[name] = numbers[name]
     return found
 
 
-def _check_classes(call: Call, y: np.ndarray, counts, classes: int) -> None:
+def _check_classes(call: Call, y: np.ndarray, classes: int) -> None:
+    if not y.size or (y.min() >= 0 and y.max() < classes):
+        return
     bad = (y < 0) | (y >= classes)
     ignored = call.options.ignore_index
     bad &= y != ignored
@@ -216,52 +238,52 @@ def _check_classes(call: Call, y: np.ndarray, counts, classes: int) -> None:
         )
 
 
-def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark]):
-    """(loss, divisor, statistics) from all ranks' records, (K, N)."""
-    ranks, n = parts.shape
-    counts = call.counts()
-    of_blocks = np.zeros((ranks, n), blocks.DTYPE)
-    for name in parts.dtype.names:
-        of_blocks[name] = parts[name]
-    v = call.weights.sample_weight
-    of_blocks["sample_weight"] = 1.0 if v is None else host_array(v.double()).reshape(-1)
-    if call.are_classes:
-        owned = parts["target"] != ELSEWHERE
-        _check_owners(owned.sum(axis=0), parts["rest"] == -1, counts)
-        of_blocks["target"][~owned] = -np.inf
-        if call.weights.weight is None:
-            of_blocks["class_weight"] = owned
-        for block, mark in zip(of_blocks, marks, strict=True):
-            block["mass"] = call.options.label_smoothing / shards.classes * mark.weight_sum
+# The numbers of whole rows, as they are kept for a backward: float64 (fields, N).
+KEPT = ("max", "rest", "target", "mass", "distance", "class_weight", "sample_weight")
+
+
+def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark], keeps: bool = True):
+    """(loss, divisor, statistics) from all ranks' records, (K, N); the last None unless a backward needs them."""
+    counts, epsilon = call.counts, call.options.label_smoothing
+    of_ranks = {name: parts[name].astype(np.float64) for name in parts.dtype.names}
+    if call.are_classes and epsilon:
+        of_ranks["mass"] = np.array([[epsilon / shards.classes * mark.weight_sum] for mark in marks])
+    whole = _merging.merged_at_once(of_ranks)
+    rows = _merging.losses(whole, *(getattr(call.options, name) for name in _merging.OPTIONS))
+    if call.sample_weight is not None:
+        whole["sample_weight"] = call.sample_weight
+        with np.errstate(invalid="ignore"):
+            rows = rows * call.sample_weight
     if counts is not None:
-        of_blocks[:, ~counts] = blocks.identity(1)
-    whole = blocks.combine(*of_blocks)
-    numbers = {name: value for name, value in _named(call).items() if not isinstance(value, torch.Tensor)}
-    rows = blocks.aggregate(whole, **numbers)
-    by = _divisor(call, whole)
-    return (
-        _reduced(rows, by, call),
-        torch.tensor(by),
-        torch.from_numpy(whole.view(np.float64).reshape(n, len(blocks.DTYPE))),
-    )
+        rows[~counts] = 0
+    by = _divisor(call, whole, counts, len(rows))
+    kept = torch.from_numpy(_kept(whole, counts, len(rows))) if keeps else None
+    return _reduced(rows, by, call), torch.tensor(by), kept
 
 
-def _check_owners(owners, ignored, counts) -> None:
-    """Raise unless each row that counts has its target on exactly one rank, which the digests have seen to."""
-    here = np.zeros(len(owners), bool) if counts is None else ~counts
-    if (ignored != here).any() or (owners[~here] != 1).any():
-        raise RuntimeError("target must be on exactly one rank for each row that counts: ranks have other classes")
+def _kept(whole: dict, counts, n: int) -> np.ndarray:
+    found = np.empty((len(KEPT), n))
+    for row, name in zip(found, KEPT, strict=True):
+        row[...] = whole.get(name, 1.0 if name in ("class_weight", "sample_weight") else 0.0)
+    if counts is not None:
+        found[-1, ~counts] = 0
+    return found
 
 
-def _divisor(call: Call, whole: np.ndarray) -> float:
-    v = whole["sample_weight"]
-    return float((v * whole["class_weight"]).sum() if call.are_classes else v.sum())
+def _divisor(call: Call, whole: dict, counts, n: int) -> float:
+    v, w = whole.get("sample_weight"), whole.get("class_weight") if call.are_classes else None
+    if v is None and w is None:
+        return float(n if counts is None else np.count_nonzero(counts))
+    weights = v if w is None else w if v is None else v * w
+    return float((weights if counts is None else weights[counts]).sum())
 
 
 def _reduced(rows: np.ndarray, by: float, call: Call) -> torch.Tensor:
     dtype = loss_dtype(call.input)
     if call.options.reduction == "none":
-        return torch.from_numpy(rows).to(call.input.device, dtype).reshape(call.rows_shape)
+        with np.errstate(over="ignore", under="ignore"):
+            found = torch.from_numpy(rows.astype(np.float64 if dtype == torch.float64 else np.float32, copy=False))
+        return found.to(call.input.device).reshape(call.rows_shape)
     total = registry.current().total(np.ascontiguousarray(rows))
     if call.options.reduction == "mean":
         by = call.options.normalizer or by
@@ -276,8 +298,7 @@ def like_results(call: Call):
         n = n * size
     loss = call.input.new_empty(rows if call.options.reduction == "none" else (), dtype=loss_dtype(call.input))
     numbers = {"dtype": torch.float64, "device": "cpu"}
-    fields = len(blocks.DTYPE.names)
-    return loss, torch.empty((), **numbers), torch.empty((n, fields), **numbers)
+    return loss, torch.empty((), **numbers), torch.empty((len(KEPT), n), **numbers)
 
 
 def arriving(grad_loss: torch.Tensor, divisor: torch.Tensor, options: Options) -> torch.Tensor:
@@ -292,15 +313,21 @@ def arriving(grad_loss: torch.Tensor, divisor: torch.Tensor, options: Options) -
 def gradient(call: Call, statistics: torch.Tensor, arrived, start: int, classes: int) -> torch.Tensor:
     """The gradient on this rank's logits of what arrives at each row's loss, over the divisor."""
     out = cache.empty_like(call.input)
-    whole = array(statistics).view(blocks.DTYPE).reshape(tuple(call.rows_shape))
+    whole = dict(zip(KEPT, array(statistics), strict=True))
     g, named, place = arrived[0].double(), _named(call), (start, classes)
+    if shard_device.serves(call.input):
+        x, target, named = _by_torch(call)
+        y, g = None if call.classes is None else call.classes.reshape(-1), g.expand(call.rows_shape).reshape(-1)
+        shard_device.gradient(x, target, y, whole, *place, named, g, out.view(x.shape))
+        return out
     if shard_composed.is_needed(call.input):
         x, target, named = _by_torch(call)
         g = g.expand(call.rows_shape).reshape(-1)
-        shard_composed.gradient(x, target, whole.reshape(-1), *place, grad_output=g, out=out.view(x.shape), **named)
+        shard_composed.gradient(x, target, whole, *place, grad_output=g, out=out.view(x.shape), **named)
         return out
     g = np.broadcast_to(array(g), tuple(call.rows_shape))
     with on_torchs_threads(call.input):
-        more = {"grad_output": g, "out": array(out), **_as_arrays(named)}
-        blocks.gradient(array(call.input), array(call.target), whole, *place, **more)
+        more = _as_arrays(named), g, array(out)
+        given = array(call.target) if call.classes is None else call.classes
+        blocks.write_gradient(array(call.input), given, whole, *place, *more)
     return out

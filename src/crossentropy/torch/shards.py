@@ -2,18 +2,21 @@
 
 Each rank's part of a message is a few bytes a row and, at its end, a `Mark`: how many rows and classes the rank has,
 which shards it took the others to have, and digests of what must be the same everywhere. So a rank that came with
-other rows, targets or options is an error on every rank and never a wrong number. At its end, because a message that
-is shorter than expected is no error to gloo: its mark is missing then.
+other rows, targets or options is an error on every rank and never a wrong number.
 
-What must be known before a message can be sent, its size, is shaken hands on once for each number of rows. Which shards
-there are is not asked again: each rank sends its own classes with every message, and where these are not what somebody
-took them for, all of them see it and send once more.
+Parts of different sizes would end a process of gloo's. So the size is no rank's own number of rows but what all of them
+know: the largest of the latest messages. A rank whose rows do not fit sends its mark alone, in a part of that size, and
+if they have as many everywhere all send again. Which shards there are is known from the messages before, too: each rank
+sends its own classes with every one, and where these are not what somebody took them for, all see it and send again.
 """
 
 from __future__ import annotations
 
+import functools
 import weakref
 import zlib
+from collections import deque
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -23,7 +26,8 @@ import torch
 from . import private
 
 MAGIC = 0x63726F7373656E74  # "crossent"
-REMEMBERED = 4096  # numbers of rows, for each group
+LATEST = 16  # messages, of which none to come is smaller than the largest
+REFUSED, REFUSED_AT_ONCE = 1, 2  # a rank's arguments: for the shards that it knew of, or whatever these are
 
 
 class Mark(NamedTuple):
@@ -38,7 +42,7 @@ class Mark(NamedTuple):
     options: int  # digest of what must be the same on every rank beside the targets
     targets: int  # digest of these, and of the weights of rows
     weight_bits: int  # of the float64 sum of the class weights of this shard
-    problem: int  # whether the rank refuses its arguments
+    problem: int  # 0, or how the rank refuses its arguments
 
     @property
     def weight_sum(self) -> float:
@@ -54,35 +58,37 @@ def mark_of(rows: int, width: int, classes: int, first: int, digests: tuple[int,
     return Mark(MAGIC, rows, width, classes, first, 0, *digests, int(np.float64(weight_sum).view(np.int64)), 0)
 
 
-class Shards(NamedTuple):
+@dataclass(frozen=True)
+class Shards:
     """The classes of each rank of a group."""
 
     rank: int
     starts: tuple[int, ...]
     counts: tuple[int, ...]
+    said: list[tuple[int, int]]  # what each rank's mark says of its own: classes, first
 
     @property
     def start(self) -> int:
         """The first class of this rank."""
         return self.starts[self.rank]
 
-    @property
+    @functools.cached_property
     def classes(self) -> int:
         """How many classes there are on all ranks together."""
         return sum(self.counts)
 
-    @property
+    @functools.cached_property
     def digest(self) -> int:
         """A number that other shards do not have; not 0."""
         return 1 + zlib.crc32(repr((self.starts, self.counts)).encode())
 
 
 class _Known:
-    """What is known of a group's earlier calls."""
+    """What all ranks of a group know from the messages before."""
 
     def __init__(self) -> None:
-        self.sizes: dict[tuple[int, int], None] = {}
-        self.shards: dict[tuple[int, int], Shards] = {}
+        self.sizes: deque[int] = deque(maxlen=LATEST)  # bytes of rows
+        self.shards: dict[tuple[int, int], Shards] = {}  # by what a rank has of them
 
 
 _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -136,67 +142,74 @@ def exchanged(group, mark: Mark, dtype: np.dtype, records, device, problem: Exce
 
     ``records(shards)`` are this rank's. An exception of it, or ``problem``, is raised after the others know of it.
     """
-    shake_hands(group, mark, device, problem)
     while True:
-        part, mark, found = prepared(group, mark, records, problem)
-        every = gather(message(part, mark.rows * mark.width, mark, device), group)
-        shards, marks, changed = read(group, every, mark, found)
-        if not changed:
+        part, said, found = prepared(group, mark, records, problem)
+        every = gather(message(part, room_of(group), said, device), group)
+        shards, marks = read(group, every, said, found)
+        if shards is not None:
             return rows_of(every, len_of(group), mark, dtype), shards, marks
+
+
+def room_of(group) -> int:
+    """The bytes of rows in a rank's part of the next message."""
+    return max(_of(group).sizes, default=0)
+
+
+def _of(group) -> _Known:
+    found = _known.get(group)
+    if found is None:
+        found = _known[group] = _Known()
+    return found
 
 
 def prepared(group, mark: Mark, records, problem: Exception | None):
     """(records or None, their mark, what is wrong with its arguments or None)."""
-    shards, part = known(group, mark), None
-    if shards is not None and problem is None:
-        try:
-            part = records(shards)
-        except Exception as error:  # the others must not wait for a rank that has run out of memory, either
-            problem = error
-    return part, mark._replace(table=shards.digest if shards else 0, problem=int(problem is not None)), problem
+    if problem is not None:
+        return None, mark._replace(problem=REFUSED_AT_ONCE), problem
+    shards = _of(group).shards.get((mark.classes, mark.first))
+    if shards is None or mark.rows * mark.width > room_of(group):
+        return None, mark, None
+    mark = mark._replace(table=shards.digest)
+    try:
+        return records(shards), mark, None
+    except Exception as error:  # the others must not wait for a rank that has run out of memory, either
+        return None, mark._replace(problem=REFUSED), error
 
 
-def read(group, every: torch.Tensor, mark: Mark, problem: Exception | None) -> tuple[Shards, list[Mark], bool]:
-    """(the shards, the marks, whether somebody took the shards to be others); an error unless all ranks are at one."""
-    marks = marks_of(every, len_of(group), mark.rows * mark.width)
-    check_sizes(marks, mark)
-    shards = shards_of(marks, rank_of(group))
+def read(group, every: torch.Tensor, mark: Mark, problem: Exception | None) -> tuple[Shards | None, list[Mark]]:
+    """(the shards, or None where all send again; the marks); an error unless all ranks are at one.
+
+    What is kept of a message for the next one depends on what every rank has got alone.
+    """
+    marks, of_group = marks_of(every, len_of(group)), _of(group)
+    if any(other.magic != MAGIC for other in marks):
+        raise RuntimeError(f"another rank called another function: logits have {mark.rows} rows on this one")
+    if problem is not None and mark.problem == REFUSED_AT_ONCE:
+        raise problem
+    refused([rank for rank, other in enumerate(marks) if other.problem == REFUSED_AT_ONCE])
+    if any(other[1:3] != mark[1:3] for other in marks):
+        _same(marks, "rows", "logits must have the same number of rows on every rank")
+        _same(marks, "width", "logits must have one dtype, and options be the same, on every rank")
+    of_group.sizes.append(mark.rows * mark.width)
+    shards = of_group.shards.get((mark.classes, mark.first))
+    said = [other[3:5] for other in marks]
+    if shards is None or shards.said != said:
+        shards = of_group.shards[mark.classes, mark.first] = shards_of(marks, rank_of(group))
     if any(other.table != shards.digest for other in marks):
-        remember(group, mark, shards)
-        return shards, marks, True
+        return None, marks
     if problem is not None:
         raise problem
-    check(marks)
-    return shards, marks, False
+    refused([rank for rank, other in enumerate(marks) if other.problem])
+    if any(other[6:8] != mark[6:8] for other in marks):
+        _same(marks, "options", "the shape of logits' rows and the options must be the same on every rank")
+        _same(marks, "targets", "target, and weights of rows, must be the same on every rank")
+    return shards, marks
 
 
-def known(group, mark: Mark) -> Shards | None:
-    """The shards of the latest call in which this rank had these classes."""
-    return _known[group].shards.get((mark.classes, mark.first))
-
-
-def shake_hands(group, mark: Mark, device, problem: Exception | None) -> None:
-    """Once for each size of a message: whether it is the same on each rank, and who has which classes."""
-    of_group = _known.setdefault(group, _Known())
-    size = mark.rows, mark.width
-    if size in of_group.sizes:
-        return
-    mark = mark._replace(problem=int(problem is not None))
-    every = gather(message(None, 0, mark, device), group)
-    marks = marks_of(every, len_of(group), 0)
-    if problem is not None:
-        raise problem
-    check_sizes(marks, mark)
-    check(marks)
-    remember(group, mark, shards_of(marks, rank_of(group)))
-    if len(of_group.sizes) >= REMEMBERED:
-        del of_group.sizes[next(iter(of_group.sizes))]
-    of_group.sizes[size] = None
-
-
-def remember(group, mark: Mark, shards: Shards) -> None:
-    """Keep these shards for later calls."""
-    _known[group].shards[mark.classes, mark.first] = shards
+def refused(ranks: list[int]) -> None:
+    """Raise where there are ranks that refuse their arguments."""
+    if ranks:
+        raise RuntimeError(f"another rank refused its arguments: {ranks}, which raised what is wrong")
 
 
 def named(group) -> tuple[str, int]:
@@ -217,24 +230,27 @@ def len_of(group) -> int:
 # ---------------------------------------------------------------------- messages
 
 
-def message(records: np.ndarray | None, size: int, mark: Mark, device) -> torch.Tensor:
-    """The part of this rank: so many bytes of its rows' records, where it has them, and the mark."""
-    part = np.zeros(size + SIZE, np.uint8)
-    if records is not None and size:
-        part[:size] = np.ascontiguousarray(records).view(np.uint8).reshape(-1)
-    part[size:] = np.array(mark, np.int64).view(np.uint8)
+def message(records: np.ndarray | None, room: int, mark: Mark, device) -> torch.Tensor:
+    """The part of this rank: its rows' records, where it has them, in room for so many bytes, and the mark."""
+    part = np.empty(room + SIZE, np.uint8)
+    used = 0 if records is None else records.nbytes
+    if records is not None:
+        part[:used] = records.view(np.uint8).reshape(-1)
+    part[used:room] = 0
+    part[room:] = np.array(mark, np.int64).view(np.uint8)
     return torch.from_numpy(part).to(device)
 
 
 def gather(mine: torch.Tensor, group) -> torch.Tensor:
     """All parts, in the order of ranks: the one collective of a forward."""
-    every = mine.new_zeros(len_of(group) * mine.numel())  # a part cut short must not end in a mark of another call
+    every = mine.new_empty(len_of(group) * mine.numel())
+    every.view(len_of(group), -1)[:, -SIZE:] = 0  # a part that is cut short must not end in the mark of another call
     try:
         private.all_gather(every, mine, group=group)
     except RuntimeError as error:
         raise RuntimeError(
-            f"the ranks' exchange failed on rank {rank_of(group)} of {len_of(group)}: another one is gone or late, or "
-            f"came with another number of rows ({error})"
+            f"the ranks' exchange failed on rank {rank_of(group)} of {len_of(group)}: another one is gone or late "
+            f"({error})"
         ) from error
     return every
 
@@ -254,48 +270,30 @@ def rows_of(every: torch.Tensor, ranks: int, mark: Mark, dtype: np.dtype) -> np.
     return np.ascontiguousarray(parts).view(dtype).reshape(ranks, mark.rows)
 
 
-def marks_of(every: torch.Tensor, ranks: int, size: int) -> list[Mark]:
-    """The marks of all ranks, which lie behind so many bytes."""
-    parts = every.cpu().numpy().reshape(ranks, -1)[:, size:]
+def marks_of(every: torch.Tensor, ranks: int) -> list[Mark]:
+    """The marks of all ranks, which end their parts."""
+    parts = every.cpu().numpy().reshape(ranks, -1)[:, -SIZE:]
     return [Mark(*numbers) for numbers in np.ascontiguousarray(parts).view(np.int64).tolist()]
 
 
 def shards_of(marks: list[Mark], rank: int) -> Shards:
     """Who has which classes, as the ranks say: in the order of ranks, or where they say their shards begin."""
-    counts, said = tuple(mark.classes for mark in marks), [mark.first for mark in marks]
+    said = [(mark.classes, mark.first) for mark in marks]
+    counts, firsts = tuple(mark.classes for mark in marks), [mark.first for mark in marks]
     if not any(counts):
         raise ValueError("logits must have at least one class on some rank, got none")
-    if all(first < 0 for first in said):
-        return Shards(rank, tuple(accumulate(counts, initial=0))[:-1], counts)
-    if any(first < 0 for first in said):
-        ranks = [other for other, first in enumerate(said) if first < 0]
+    if all(first < 0 for first in firsts):
+        return Shards(rank, tuple(accumulate(counts, initial=0))[:-1], counts, said)
+    if any(first < 0 for first in firsts):
+        ranks = [other for other, first in enumerate(firsts) if first < 0]
         raise ValueError(f"vocab_range must be given on every rank or on none, got none on ranks {ranks}")
     reached = 0
-    for first, count in sorted(zip(said, counts, strict=True)):
+    for first, count in sorted(zip(firsts, counts, strict=True)):
         if count and first != reached:
-            ranges = [(a, a + n) for a, n in zip(said, counts, strict=True)]
+            ranges = [(a, a + n) for a, n in zip(firsts, counts, strict=True)]
             raise ValueError(f"vocab_range must be every class once over all ranks, got {ranges}")
         reached += count
-    return Shards(rank, tuple(said), counts)
-
-
-def check_sizes(marks: list[Mark], mine: Mark) -> None:
-    """Raise unless all ranks came with rows, and as many."""
-    if any(mark.magic != MAGIC for mark in marks):
-        raise RuntimeError(
-            f"logits must have the same number of rows on every rank; another rank came with others, or to another "
-            f"function, got {mine.rows} here"
-        )
-    _same(marks, "rows", "logits must have the same number of rows on every rank")
-    _same(marks, "width", "logits must have one dtype, and options be the same, on every rank")
-
-
-def check(marks: list[Mark]) -> None:
-    """Raise, on every rank alike, unless all came with arguments that are right and the same."""
-    if refused := [rank for rank, mark in enumerate(marks) if mark.problem]:
-        raise RuntimeError(f"another rank refused its arguments: {refused}, which raised what is wrong")
-    _same(marks, "options", "the shape of logits' rows and the options must be the same on every rank")
-    _same(marks, "targets", "target, and weights of rows, must be the same on every rank")
+    return Shards(rank, tuple(firsts), counts, said)
 
 
 def _same(marks: list[Mark], field: str, told: str) -> None:

@@ -14,12 +14,6 @@ from .log_probs import TokenLogProbs
 from .log_probs_ops import Settings
 from .shard_log_probs import Call as LogProbsCall
 
-_OWN = (
-    *("weight", "group", "vocab_range", "ignore_index", "label_smoothing", "reduction", "normalizer"),
-    *("class_prior", "sample_weight", "where"),
-)
-
-
 @functools.partial(takes_options, names=EXTRAS)
 def vocab_parallel_cross_entropy(
     vocab_parallel_logits: torch.Tensor,
@@ -122,15 +116,20 @@ def vocab_parallel_cross_entropy(
     return loss if divisor is None else loss / divisor
 
 
+_OWN = calls.keywords_of(vocab_parallel_cross_entropy)
+
+
 def loss_and_divisor(logits, target, weights: Weights, options: Options, group, first: int = -1):
     """(the loss, what its mean divides by) of logits whose classes are last."""
     if problem := shard_losses.problem(logits, target, weights, options):
         given = target if isinstance(target, torch.Tensor) else torch.zeros((), dtype=torch.int64)
         vocab_parallel_ops.refuse(shard_losses.Call(logits, given, weights, options), first, group, problem)
     place, arguments = vocab_parallel_ops.Place(first, *shards.named(group)), (logits, target, *weights, *options)
+    kind = vocab_parallel_ops.LOSSES
+    every = vocab_parallel_ops.gathered(*kind, place, arguments)
     if logits.requires_grad and torch.is_grad_enabled():
-        return vocab_parallel_ops.Losses.apply(*place, *arguments)
-    return vocab_parallel_ops.numbers(*vocab_parallel_ops.LOSSES, place, arguments)[:2]
+        return vocab_parallel_ops.Losses.apply(place, every, *arguments)
+    return vocab_parallel_ops.numbers(*kind, place, every, arguments, keeps=False)[:2]
 
 
 def vocab_parallel_log_probs(
@@ -265,9 +264,11 @@ def _log_probs(logits, index, group, vocab_range, ignore_index, logit_scale, sof
         call = LogProbsCall(logits, None, None, settings)
         vocab_parallel_ops.refuse(call, first, group, problem)
     place, arguments = vocab_parallel_ops.Place(first, *shards.named(group)), (logits, index, prior, *settings)
+    kind = vocab_parallel_ops.LOG_PROBS
+    every = vocab_parallel_ops.gathered(*kind, place, arguments)
     if logits.requires_grad and torch.is_grad_enabled():
-        return vocab_parallel_ops.LogProbs.apply(*place, *arguments)
-    return vocab_parallel_ops.numbers(*vocab_parallel_ops.LOG_PROBS, place, arguments)[:2]
+        return vocab_parallel_ops.LogProbs.apply(place, every, *arguments)
+    return vocab_parallel_ops.numbers(*kind, place, every, arguments, keeps=False)[:2]
 
 
 def _problem(logits, index, prior) -> Exception | None:

@@ -54,11 +54,11 @@ def mark_of(call, first: int) -> shards.Mark:
     return shards.mark_of(rows, width, classes, first, call.digests(), call.weight_sum())
 
 
-def _exchanged(kind, call, first: int, group):
-    """(the numbers of all rows, this rank's shards), eagerly."""
+def _exchanged(kind, call, first: int, group, keeps: bool = True):
+    """(the numbers of all rows, this rank's shards), eagerly; ``keeps``: what a backward needs, too."""
     device, records = shards.device_of(call.input, group), functools.partial(kind.of.records, call)
     parts, found, marks = shards.exchanged(group, mark_of(call, first), call.dtype, records, device, None)
-    return kind.of.results(call, parts, found, marks), found
+    return kind.of.results(call, parts, found, marks, keeps), found
 
 
 def refuse(call, first: int, group, problem: Exception):
@@ -77,17 +77,12 @@ def _operators(kind):
     def message(*arguments):
         *given, first, name = arguments
         call, group = kind.call(given), private.group_named(name)
-        mark = mark_of(call, first)
-        shards.shake_hands(group, mark, shards.device_of(call.input, group), None)
-        part, mark, _ = shards.prepared(group, mark, functools.partial(kind.of.records, call), None)
-        return shards.message(part, mark.rows * mark.width, mark, call.input.device)
+        part, mark, _ = shards.prepared(group, mark_of(call, first), functools.partial(kind.of.records, call), None)
+        return shards.message(part, shards.room_of(group), mark, call.input.device)
 
     @message.register_fake
     def _(*arguments):
-        call, size = kind.call(arguments[:-2]), 1
-        for n in call.rows_shape:
-            size = size * n
-        return call.input.new_empty(size * call.dtype.itemsize + shards.SIZE, dtype=torch.uint8)
+        return arguments[0].new_empty(private.unknown_size(shards.SIZE), dtype=torch.uint8)
 
     @custom_op(
         f"crossentropy::{kind.name}_results",
@@ -97,9 +92,12 @@ def _operators(kind):
     def results(every, *arguments):
         *given, first, name = arguments
         call, group = kind.call(given), private.group_named(name)
-        mark = mark_of(call, first)
-        found, marks, changed = shards.read(group, every, mark, None)
-        if changed:  # on every rank alike
+        mark = shards.marks_of(every, shards.len_of(group))[shards.rank_of(group)]
+        records, problem = functools.partial(kind.of.records, call), None
+        if mark.problem:  # which the operator before has not raised, so that the others know
+            problem = shards.prepared(group, mark_of(call, first), records, None)[2]
+        found, marks = shards.read(group, every, mark, problem)
+        if found is None:  # on every rank alike
             numbers, found = _exchanged(kind, call, first, group)
         else:
             parts = shards.rows_of(every, len(found.counts), mark, call.dtype)
@@ -133,13 +131,22 @@ class Place(NamedTuple):
     ranks: int
 
 
-def numbers(kind, operators, place: Place, arguments):
+def gathered(kind, operators, place: Place, arguments) -> torch.Tensor | None:
+    """What all ranks send, where operators are to be traced: outside of what is differentiated, for Dynamo's sake.
+
+    (The size of a message is known when it is sent, and Dynamo takes no such size inside of a Function.)
+    """
+    if not private.is_traced(*arguments[: kind.tensors]):
+        return None
+    given = [t.detach() if isinstance(t, torch.Tensor) else t for t in arguments]
+    return private.all_gather_traced(operators[0](*given, place.first, place.name), place.ranks, place.name)
+
+
+def numbers(kind, operators, place: Place, every, arguments, keeps: bool = True):
     """(the two numbers of the rows, statistics, (the first class of this rank, all classes))."""
-    if private.is_traced(*arguments[: kind.tensors]):
-        message, results, _ = operators
-        every = private.all_gather_traced(message(*arguments, place.first, place.name), place.ranks, place.name)
-        return results(every, *arguments, place.first, place.name)
-    found, here = _exchanged(kind, kind.call(arguments), place.first, private.group_named(place.name))
+    if every is not None:
+        return operators[1](every, *arguments, place.first, place.name)
+    found, here = _exchanged(kind, kind.call(arguments), place.first, private.group_named(place.name), keeps)
     return *found, (here.start, here.classes)
 
 
@@ -181,8 +188,8 @@ class LogProbs(torch.autograd.Function):
     """(log_prob, entropy), differentiable in the logits."""
 
     @staticmethod
-    def forward(ctx, first, name, ranks, *arguments):  # noqa: D102
-        log_prob, entropy, statistics, place = numbers(*LOG_PROBS, Place(first, name, ranks), arguments)
+    def forward(ctx, place, every, *arguments):  # noqa: D102
+        log_prob, entropy, statistics, place = numbers(*LOG_PROBS, Place(*place), every, arguments)
         _keep(ctx, place, statistics, *arguments[:3])
         ctx.rest = arguments[3:]
         return log_prob, entropy
@@ -194,15 +201,15 @@ class LogProbs(torch.autograd.Function):
         if tensors[1] is None:
             arriving = None, arriving[1]
         found = _gradient(*LOG_PROBS, arriving, statistics, place, (*tensors, *ctx.rest))
-        return None, None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)
+        return None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)
 
 
 class Losses(torch.autograd.Function):
     """(loss, divisor), the loss differentiable in the logits."""
 
     @staticmethod
-    def forward(ctx, first, name, ranks, *arguments):  # noqa: D102
-        loss, divisor, statistics, place = numbers(*LOSSES, Place(first, name, ranks), arguments)
+    def forward(ctx, place, every, *arguments):  # noqa: D102
+        loss, divisor, statistics, place = numbers(*LOSSES, Place(*place), every, arguments)
         ctx.mark_non_differentiable(divisor)
         _keep(ctx, place, statistics, divisor, *arguments[: _Losses.tensors])
         ctx.rest = arguments[_Losses.tensors :]
@@ -214,4 +221,4 @@ class Losses(torch.autograd.Function):
         place, statistics, divisor, *tensors = _kept(ctx)
         g = shard_losses.arriving(grad_loss, divisor, Options(*ctx.rest))
         found = _gradient(*LOSSES, (g, None), statistics, place, (*tensors, *ctx.rest))
-        return None, None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)
+        return None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)

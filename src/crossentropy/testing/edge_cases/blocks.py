@@ -49,7 +49,8 @@ def check(x, t, cuts, row=reference.PLAIN, weights=None, **options):
     expected, grads, units = exact(x, each, rows)
     losses, grad = of_blocks(x, t, cuts, **options)
     changed = row.softcap or row.margin or row.class_prior or row.logit_scale != 1
-    times = 4 if changed and x.dtype == np.float64 else 1
+    # A small loss is as uncertain as what it is of: rounded logits, and raised to a power so many times as much.
+    times = (4 if changed else 1) * (1 + row.focal) if x.dtype == np.float64 else 1
     within(losses if x.itemsize == 8 else losses.astype(np.float32), expected, x.dtype, "loss", times=times)
     within(grad, grads, x.dtype, "grad", unit_at=units, times=times)
     require(grad.dtype == x.dtype)
@@ -116,6 +117,26 @@ def _(dtype):
     ):
         lists = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in given.items()}
         check(x, y, CUTS["uneven"], reference.Row(**lists), **given)
+
+
+@edge_case("blocks: focal")
+def _(dtype):
+    x, y = rows_of(dtype)
+    x[np.arange(6), y] += np.array([0, 3, 12, 30, -5, 0])  # from where 1 - p_y is 1 to where it is 1e-13 and less
+    w, v = np.linspace(0.1, 3, CLASSES), np.array([1, 2.5, 1, 0.3, 1, 0])
+    for cuts, given in (
+        (CUTS["uneven"], {"focal": 2.0}),
+        (CUTS["empty"], {"focal": 0.5, "class_weight": w, "label_smoothing": 0.1, "z_loss": 0.01}),
+        (CUTS["even"], {"focal": 2.0, "logit_scale": 0.7, "softcap": 5.0, "margin": 0.6}),
+    ):
+        lists = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in given.items()}
+        check(x, y, cuts, reference.Row(**lists), v, sample_weight=v, **given)
+    x[0, 12], x[1], x[2, y[2]] = NAN, -INF, -INF
+    losses, grad = of_blocks(x, y, CUTS["even"], focal=2.0)
+    require(np.isnan(losses).tolist() == [True, True] + [False] * 4 and losses[2] == INF)
+    require(np.isnan(grad[:2].astype(float)).all() and np.isfinite(grad[3:].astype(float)).all())
+    x = np.where(np.arange(CLASSES) == y[:, None], 0, -INF).astype(dtype)  # no other class has any probability
+    check(x, y, CUTS["uneven"], reference.Row(focal=2.0, z_loss=0.1), focal=2.0, z_loss=0.1)
 
 
 @edge_case("blocks: probabilities of each block's own classes")
@@ -229,8 +250,6 @@ def _(dtype):
         blocks.chunk(x[:, :5], y, 9, CLASSES)
     with refuses(ValueError, "classes must be those of all blocks, at least the 13 of logits, got 5"):
         blocks.chunk(x, y, 0, 5)
-    with refuses(ValueError, "chunk() takes no focal"):
-        blocks.chunk(x, y, 0, CLASSES, focal=1.0)
     with refuses(TypeError, "chunk() got an unexpected keyword argument 'reduction'"):
         blocks.chunk(x, y, 0, CLASSES, reduction="mean")
     with refuses(ValueError, "partition=8 cuts 13 classes at 0, 1, 3, 4, 6, 8, 9, 11, 13, got a block from 0 to 5"):
