@@ -111,13 +111,14 @@ def main() -> None:
     base: dict[str, Loop] = functions(next(parser.parse_args().folder.rglob("blocks/unit_base.o")))
     for keeps, (operation, kinds, _) in enumerate(OPERATIONS[:2]):
         loops = [main_loop(base[kind.function], kind) for kind in kinds]
+        whole = {cpu: sum(cycles(loop, cpu) / n for loop, n in loops) / 4 for cpu in CPUS}
+        of_product = {cpu: min(taken(product(n), n, cpu) for n in (4, 8)) for cpu in CPUS} if keeps else {}
         print(f"| {operation} | operations | " + " | ".join(CPUS.values()) + " |")
         for way in WAYS if keeps else [way for way in WAYS if not way.adds_bits]:
             cells = []
             for cpu in CPUS:
                 least = min(taken(turn(way, n, turns, bool(keeps)), n, cpu) for n, turns in SHAPES)
-                least += keeps * min(taken(product(n), n, cpu) for n in (4, 8))
-                cells.append(f"{least / (sum(cycles(loop, cpu) / n for loop, n in loops) / 4):.2f}")
+                cells.append(f"{(least + of_product.get(cpu, 0)) / whole[cpu]:.2f}")
             work = [line for line in one_vector(way, 0, 1, bool(keeps))[2] if not line.startswith("ld1")]
             print(f"| {way.name} | {len(work)} | " + " | ".join(cells) + " |", flush=True)
 

@@ -45,6 +45,16 @@ static inline two_aheads aheads_of(lie_of_rows l, ptrdiff_t near)
     return found;
 }
 
+typedef struct {
+    ptrdiff_t far, near;
+} two_distances;
+
+static inline two_distances aheads_from(const two_aheads *a, ptrdiff_t byte)
+{
+    const two_distances found = {ahead_from(a->far, byte), ahead_from(a->near, byte)};
+    return found;
+}
+
 /* Of each class of a tile that is read where it lies: 8 tiles of float32. */
 #define TILE_PREFETCH 512
 
