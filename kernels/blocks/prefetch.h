@@ -3,6 +3,7 @@
 #define PREFETCH_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* Of a row that is read: further than the hardware's prefetcher goes, which stops at the page. */
 #define PREFETCH 16384
@@ -54,6 +55,10 @@ static inline two_distances aheads_from(const two_aheads *a, ptrdiff_t byte)
     const two_distances found = {ahead_from(a->far, byte), ahead_from(a->near, byte)};
     return found;
 }
+
+/* Where rows follow each other. */
+static const two_aheads straight_on = {{PTRDIFF_MAX, PREFETCH_FAR, PREFETCH_FAR},
+                                       {PTRDIFF_MAX, PREFETCH_NEAR, PREFETCH_NEAR}};
 
 /* Of each class of a tile that is read where it lies: 8 tiles of float32. */
 #define TILE_PREFETCH 512
