@@ -162,7 +162,10 @@ def class_of(one: Instruction) -> str:
 def mix(units: dict[str, dict[str, Loop]]) -> str:
     """Instructions a vector of the loops over long rows, by class."""
     classes = ("arithmetic", "copies", "loads", "stores", "addresses, prefetches, branch")
-    lines = ["| float32, instructions a vector | unit | " + " | ".join(classes) + " |", "|---|---|" + "---|" * len(classes)]
+    lines = [
+        "| float32, instructions a vector | unit | " + " | ".join(classes) + " |",
+        "|---|---|" + "---|" * len(classes),
+    ]
     for name, kind in (("loss", PASS), ("loss, e^z kept", PASS_KEEPING), ("gradient of what is kept", GRADIENT)):
         for unit in UNITS:
             loop, vectors = main_loop(units[unit][kind.function], kind)
@@ -187,11 +190,11 @@ def table(units: dict[str, dict[str, Loop]]) -> str:
             lines.append(f"| {operation} | {name} | {turns} | {strayed} | {cells} |")
         ratios = " | ".join(f"{taken['neon'][cpu] / taken['base'][cpu]:.2f}" for cpu in CPUS)
         lines.append(f"| | neon / base | | | {ratios} |")
-        cells = []
+        rates = []
         for cpu, (_, ghz, _, memory) in MACHINES.items():
             rate = size / taken["neon"][cpu]
-            cells.append(f"{rate:.1f}; {rate * ghz:.1f}; {memory / (rate * ghz):.0f}")
-        of_bytes.append(f"| {operation} | " + " | ".join(cells) + " |")
+            rates.append(f"{rate:.1f}; {rate * ghz:.1f}; {memory / (rate * ghz):.0f}")
+        of_bytes.append(f"| {operation} | " + " | ".join(rates) + " |")
     heads = [f"{name} ({cores} cores, {gb:.0f} GB/s)" for name, _, cores, gb in MACHINES.values()]
     lines += [
         "",

@@ -46,6 +46,16 @@ static inline two_aheads aheads_of(lie_of_rows l, ptrdiff_t near)
     return found;
 }
 
+typedef struct {
+    ptrdiff_t far, near;
+} two_distances;
+
+static inline two_distances aheads_from(const two_aheads *a, ptrdiff_t byte)
+{
+    const two_distances found = {ahead_from(a->far, byte), ahead_from(a->near, byte)};
+    return found;
+}
+
 /* Where rows follow each other. */
 static const two_aheads straight_on = {{PTRDIFF_MAX, PREFETCH_FAR, PREFETCH_FAR},
                                        {PTRDIFF_MAX, PREFETCH_NEAR, PREFETCH_NEAR}};

@@ -206,16 +206,20 @@ SIMD vec NAME(pass_step)(const passed *r, EXP_FRAME f, ptrdiff_t j, vec z, passi
     return whole;
 }
 
-/* What lies ahead of n elements from j as far as they reach. */
+/* What lies so far ahead of n elements, as far as they reach. */
+SIMD void NAME(ask_by)(const ELEMENT *x, ptrdiff_t n, two_distances by)
+{
+    const char *at = (const char *)x;
+    for (ptrdiff_t i = 0; i < n * (ptrdiff_t)sizeof *x; i += LINE) {
+        prefetch_to_l2(at + by.far + i);
+        prefetch(at + by.near + i);
+    }
+}
+
+/* What lies ahead of n elements from j. */
 SIMD void NAME(ask_ahead)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t n, const two_aheads *ahead)
 {
-    const ptrdiff_t size = sizeof *x;
-    const char *at = (const char *)(x + j);
-    const char *far = at + ahead_from(ahead->far, j * size), *near = at + ahead_from(ahead->near, j * size);
-    for (ptrdiff_t i = 0; i < n * size; i += LINE) {
-        prefetch_to_l2(far + i);
-        prefetch(near + i);
-    }
+    NAME(ask_by)(x + j, n, aheads_from(ahead, j * (ptrdiff_t)sizeof *x));
 }
 
 /* The chunk from j. */
@@ -224,9 +228,12 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
     const EXP_FRAME f = read_again(&r->f);
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK, last = end - UNROLL * LANES;
     const ELEMENT *x = r->x + j;
+    const ptrdiff_t size = sizeof *x;
+    two_distances by = aheads_from(&r->ahead, j * size);    /* for a chunk of a few lines at once */
     REAL *kept = keeps ? r->kept + j : NULL;
     for (; j <= last; j += UNROLL * LANES) {
-        NAME(ask_ahead)(r->x, j, UNROLL * LANES, &r->ahead);
+        if (CHUNK * size > 4 * LINE) by = aheads_from(&r->ahead, j * size);
+        NAME(ask_by)(x, UNROLL * LANES, by);
         UNROLLED
         for (int u = 0; u < UNROLL; u += TOGETHER) {
             vec of[TOGETHER];
