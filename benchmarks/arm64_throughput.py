@@ -162,7 +162,10 @@ def class_of(one: Instruction) -> str:
 def mix(units: dict[str, dict[str, Loop]]) -> str:
     """Instructions a vector of the loops over long rows, by class."""
     classes = ("arithmetic", "copies", "loads", "stores", "addresses, prefetches, branch")
-    lines = ["| float32, instructions a vector | unit | " + " | ".join(classes) + " |", "|---|---|" + "---|" * len(classes)]
+    lines = [
+        "| float32, instructions a vector | unit | " + " | ".join(classes) + " |",
+        "|---|---|" + "---|" * len(classes),
+    ]
     for name, kind in (("loss", PASS), ("loss, e^z kept", PASS_KEEPING), ("gradient of what is kept", GRADIENT)):
         for unit in UNITS:
             loop, vectors = main_loop(units[unit][kind.function], kind)

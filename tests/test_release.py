@@ -62,7 +62,8 @@ def test_the_version_stands_once_and_is_repeated_right(path, pattern):
 
 def test_addresses_are_those_of_the_project():
     known = (addresses()["Repository"], addresses()["Documentation"])
-    for path in ("SECURITY.md", "CITATION.cff", "recipe/recipe.yaml", ".github/ISSUE_TEMPLATE/config.yml"):
+    header = "src/crossentropy/include/crossentropy.h"
+    for path in ("SECURITY.md", "CITATION.cff", "recipe/recipe.yaml", ".github/ISSUE_TEMPLATE/config.yml", header):
         if (ROOT / path).exists():
             for address in re.findall(
                 r"https://[\w./-]*example\.org[\w./-]*", (ROOT / path).read_text(encoding="utf-8")
