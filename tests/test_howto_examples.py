@@ -51,7 +51,7 @@ def test_an_example_runs(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_every_example_is_run_and_named():
+def test_every_example_is_run_and_named_and_every_page_has_one():
     files = {path.stem for path in FOLDER.glob("*.py")}
     assert files == {*SAYS, "character_model"}  # which tests/test_examples.py runs in pieces
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -64,3 +64,4 @@ def test_every_example_is_run_and_named():
         *(ROOT / "docs" / f"{name}.md" for name in ("command_line", "language_models")),
     ]
     assert [page.name for page in howto if "examples/" not in page.read_text(encoding="utf-8")] == []
+    assert [page.name for page in howto if "pip install" not in page.read_text(encoding="utf-8")] == []

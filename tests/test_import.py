@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import inspect
 import re
+import sysconfig
 
 import pytest
 from subprocesses import run
@@ -21,6 +22,13 @@ def test_loads_nothing_heavy():
         print([name for name in {HEAVY} if name in sys.modules])
     """)
     assert out.strip() == "[]"
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
+def test_a_free_threaded_python_stays_so():
+    """An extension that does not say that it needs no GIL brings it back, for the whole process."""
+    out = run("import sys; from crossentropy import native; print(native.current_isa(), sys._is_gil_enabled())")
+    assert out.split()[1] == "False"
 
 
 def test_takes_little_over_numpy():

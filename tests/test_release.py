@@ -62,7 +62,8 @@ def test_the_version_stands_once_and_is_repeated_right(path, pattern):
 
 def test_addresses_are_those_of_the_project():
     known = (addresses()["Repository"], addresses()["Documentation"])
-    for path in ("SECURITY.md", "CITATION.cff", "recipe/recipe.yaml", ".github/ISSUE_TEMPLATE/config.yml"):
+    header = "src/crossentropy/include/crossentropy.h"
+    for path in ("SECURITY.md", "CITATION.cff", "recipe/recipe.yaml", ".github/ISSUE_TEMPLATE/config.yml", header):
         if (ROOT / path).exists():
             for address in re.findall(
                 r"https://[\w./-]*example\.org[\w./-]*", (ROOT / path).read_text(encoding="utf-8")
@@ -78,3 +79,14 @@ def test_issues_ask_for_what_runs_there():
     assert len(forms) >= 2
     for path in forms:
         assert "crossentropy info" in path.read_text(encoding="utf-8")
+
+
+def test_the_changelog_has_the_form_that_it_names():
+    """Keep a Changelog's six kinds of change, under a version or what is unreleased; the larger functions are in it."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    kinds = re.findall(r"^### (.+)$", text, re.MULTILINE)
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert re.search(r"^## \[(Unreleased|\d+\.\d+\.\d+)\]", text, re.MULTILINE)
+    main = [name.removesuffix("_and_grad") for name in crossentropy.__all__ if name.endswith("_and_grad")]
+    added = [*main, "row_statistics", "distillation", "cross_entropy_grad_hess", "Evaluation", "blocks"]
+    assert [name for name in added if name not in text] == []

@@ -14,6 +14,7 @@ from .log_probs import TokenLogProbs
 from .log_probs_ops import Settings
 from .shard_log_probs import Call as LogProbsCall
 
+
 @functools.partial(takes_options, names=EXTRAS)
 def vocab_parallel_cross_entropy(
     vocab_parallel_logits: torch.Tensor,
