@@ -73,8 +73,8 @@ def counted(n: int, columns: int, classes: int, kind: str, skips: bool = False, 
     is_rounded = narrow and n > kept
     vectors, whole = -(-classes // 4), classes % (8 if narrow else 4) == 0
     part = launch.part_for(chunk, vectors, MULTIPROCESSORS, True)
-    shape = launch.shape_for(part, False, launch.KEPT if whole else 0, part == vectors)
     result = Result(loss=True, writes="gradient", to=kind if narrow else "")
+    shape = launch.shape_for(part, False, launch.limit_for("float32", result) if whole else 0, part == vectors)
     at_once = MULTIPROCESSORS * launch.blocks_at_once("float32", shape, result) // shape.blocks * shape.rows
     width = -(-classes // 8) * 8
     memory = 4 * chunk * width + (2 * kept * width if narrow else 0) + 4 * weight * is_rounded

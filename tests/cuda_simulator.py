@@ -58,6 +58,16 @@ def store_vector(address, words):
     (ctypes.c_uint32 * 4).from_address(_checked(address, 16, "store"))[:] = [int(word) for word in words]
 
 
+def store_vector_if(whether, address, past, words):
+    if whether:
+        store_vector(address + past, words)
+
+
+def store_half_if(whether, address, past, low, high):
+    if whether:
+        store(address + past, np.uint64(int(low) | int(high) << 32))
+
+
 def _number(address, dtype, kind):
     dtype = np.dtype(dtype)
     memory = (ctypes.c_uint8 * dtype.itemsize).from_address(_checked(address, dtype.itemsize, kind))
@@ -132,12 +142,39 @@ def smaller(a, b):
     return np.minimum(a, b)
 
 
+def _two(word, bfloat16):
+    low, high = int(word) & 0xFFFF, int(word) >> 16
+    if bfloat16:
+        return float_of(low << 16), float_of(high << 16)
+    return half_of(low), half_of(high)
+
+
+def larger_two_bfloat16(a, b):
+    return two_bfloat16(*map(np.maximum, _two(a, True), _two(b, True)))
+
+
+def smaller_two_bfloat16(a, b):
+    return two_bfloat16(*map(np.minimum, _two(a, True), _two(b, True)))
+
+
+def larger_two_float16(a, b):
+    return two_float16(*map(np.maximum, _two(a, False), _two(b, False)))
+
+
+def smaller_two_float16(a, b):
+    return two_float16(*map(np.minimum, _two(a, False), _two(b, False)))
+
+
 def exp2(y):
     """Off by as much as PTX allows (2^-22.5; not at 0), up or down by the argument's last bit."""
     if y == 0:
         return np.float32(1)
     sign = 1 - 2 * int(np.float32(y).view(np.uint32) & 1)
     return np.float32(np.exp2(np.float64(y)) * (1 + sign * (2**-22.5 - 2**-25)))
+
+
+def near_reciprocal(y):
+    return type(y)(1) / y
 
 
 def power(t):
@@ -242,7 +279,19 @@ def _shfl_xor_sync(_, mask, value, lane):
     return given[thread.exchanges, thread.thread_id ^ lane]
 
 
+def _ballot_sync(_, mask, predicate):
+    thread = _now
+    thread.exchanges += 1
+    given = thread.manager.given
+    given[thread.exchanges, thread.thread_id] = bool(predicate)
+    given.pop((thread.exchanges - 2, thread.thread_id), None)
+    thread.meet("ballot")
+    first = thread.thread_id // 32 * 32
+    return np.uint32(sum(given.get((thread.exchanges, first + i), False) << i for i in range(32)))
+
+
 FakeCUDAModule.shfl_xor_sync = _shfl_xor_sync
+FakeCUDAModule.ballot_sync = _ballot_sync
 FakeCUDAModule.syncwarp = lambda *_: _now.meet("syncwarp")
 
 

@@ -59,8 +59,9 @@ def test_records_are_complete(document):
     assert settings == {(op, isa, n) for op in bench.OPS for isa in isas for n in bench.thread_counts()}
     for r in records:
         assert set(r) == FIELDS
-        assert r["rounds"] >= bench.FEWEST
-        assert r["bytes"] == {"loss": 4, "probability targets": 12}.get(r["op"], 8) * 16 * 4096
+        assert r["rounds"] >= _runner.FEWEST_SLOW
+        passes = {"loss": 1, "row statistics": 1, "probability targets": 3, "distillation": 3, "diagonal Hessian": 3}
+        assert r["bytes"] == 4 * passes.get(r["op"], 2) * 16 * 4096
         assert r["roof"] == bench.OPS[r["op"]].roof
         for name in ("median_s", "gb_per_s", "roof_gb_per_s", "roof_fraction"):
             assert 0 < r[name] < np.inf, name
@@ -275,6 +276,12 @@ def test_who_takes_part_in_a_quick_run():
     chosen = {each.name for each in bench.implementations(case)[0] if verdict.takes_part(f"{case}, {each}")}
     assert {bench.OURS, bench.ALLOCATING} <= chosen
     assert chosen <= {bench.OURS, bench.ALLOCATING, bench.DROP_IN, *verdict.PEERS}
+    # On a busy machine the others take the time: late in a run a case has ours, and its part of the verdict, even so.
+    late = {
+        each.name for each in bench.implementations(case)[0] if verdict.takes_part(f"{case}, {each}", verdict.BUDGET)
+    }
+    assert late == chosen & {bench.OURS, bench.ALLOCATING, bench.DROP_IN}
+    assert not any(verdict.takes_part(f"{case}, {each}", verdict.END) for each in bench.implementations(case)[0])
 
 
 def test_bad_options_get_one_line(tmp_path):
@@ -359,7 +366,7 @@ def test_the_report_of_a_document(report, document, monkeypatch, tmp_path):
     assert rows[0][4] == f"{best['roof_fraction']:.0%}"
     assert len({row[2] for row in rows}) == len(rows) == len(bench.OPS)
     with_new = {row[2] for row in rows if row[heading.index(" new array, ms ")]}
-    assert with_new == {row[2] for row in rows} - {"loss", "loss + gradient in place"}
+    assert with_new == {row[2] for row in rows} - {"loss", "loss + gradient in place", "row statistics"}
     in_torch = {row[2] for row in rows if row[heading.index(" crossentropy.torch, ms ")]}
     assert in_torch == ({"loss + gradient"} if find_spec("torch") else set())
     monkeypatch.setattr(report, "FIGURES", tmp_path)

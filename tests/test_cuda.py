@@ -1,5 +1,6 @@
 """The CUDA backend, in Numba's simulator (NUMBA_ENABLE_CUDASIM=1) or on a card: the kernels' own sources either way."""
 
+import itertools
 import os
 import random
 import runpy
@@ -53,18 +54,20 @@ def test_options_pairwise(number, chosen):
     testing.check_options(options, dtype, [layouts[(2 * number + k) % len(layouts)] for k in (0, 1)])
 
 
-# Hidden states on a device go another way (test_cuda_linear.py), losses of one logit have no kernel there. Blocks of
-# classes are below: many small calls each, of kernels that work in float64 whatever the logits are.
-ELSEWHERE = ("linear:", "blocks:", "binary:")
+# Hidden states on a device go another way (test_cuda_linear.py). Blocks of classes are below: many small calls each, of
+# kernels that work in float64 whatever the logits are.
+ELSEWHERE = ("linear:", "blocks:")
 HERE = [name for name in testing.EDGE_CASES if not name.startswith(ELSEWHERE)]
-OTHERS = ("float16", "bfloat16", "float64")
+IN_TURN = ("float32", "float16", "float32", "bfloat16", "float32", "float64")
 
 
-# Each in float32, and in one other dtype in turn: the simulator takes seconds for what a device does at once.
-@pytest.mark.parametrize("kind", ["float32", "another"])
-@pytest.mark.parametrize("name", HERE)
+# In the simulator, which takes seconds for what a device does at once, each in one dtype.
+DTYPES_OF = zip(HERE, itertools.cycle(IN_TURN)) if cuda_backend.SIMULATED else itertools.product(HERE, DTYPES)
+
+
+@pytest.mark.parametrize(("name", "kind"), list(DTYPES_OF))
 def test_edge_case(name, kind):
-    dtype = DTYPES[OTHERS[HERE.index(name) % 3] if kind == "another" else kind]
+    dtype = DTYPES[kind]
     if dtype is None:
         pytest.skip("bfloat16 arrays need ml_dtypes")
     testing.EDGE_CASES[name](dtype)
@@ -108,6 +111,25 @@ def test_where_a_sum_needs_another_anchor(kind, z):
     expected, grads, _ = testing.exact(x, y, [reference.Row()] * 3)
     with np.errstate(over="ignore"):
         within(loss, expected.astype(loss.dtype).astype(float), dtype, "loss")
+    within(grad, grads, dtype, "grad")
+
+
+@pytest.mark.parametrize("classes", [128, 130], ids=["kept", "streamed"])
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_where_a_sum_of_16_bits_needs_another_anchor(kind, classes):
+    """Maxima one after another, far from 0, where numbers lie ever farther apart; and less than all of e^z is lost."""
+    dtype, rng, n = DTYPES[kind], np.random.default_rng(8), np.arange(classes)
+    if dtype is None:
+        pytest.skip("bfloat16 arrays need ml_dtypes")
+    most = 65504 if kind == "float16" else 3e38
+    rows = [np.sort(40 * rng.standard_normal(classes)), -100 - n % 7, np.where(n == classes - 1, 90.0, n % 3)]
+    rows += [np.where(n == 100, z, z - abs(z) / 2**k * (1 + n % 3)) for z, k in ((16384, 8), (-16400, 9), (most, 10))]
+    rows += [np.where(n % 2 == 0, -np.inf, np.linspace(9000, 9016, classes))]
+    x = np.array(rows).astype(dtype)
+    y = [0, 3, classes - 1, 100, 5, 100, 1]
+    loss, grad = crossentropy.cross_entropy_and_grad(x, np.array(y), reduction="none")
+    expected, grads, _ = testing.exact(x.astype(np.float64), y, [reference.Row()] * len(x))
+    within(loss, expected.astype(loss.dtype).astype(float), dtype, "loss")
     within(grad, grads, dtype, "grad")
 
 
@@ -288,12 +310,13 @@ def test_the_table_covers_what_it_says():
                 assert (other.threads, other.blocks, other.kept) == (shape.threads, shape.blocks, 0)
             assert shape.block <= 1024
             assert clusters or shape.blocks == 1
-            beside = launch.shape_for(vectors, False, launch.KEPT_BESIDE, clusters, True)
-            assert beside.kept <= launch.KEPT_BESIDE
-            assert beside.kept == 0 or beside.kept * beside.lanes >= vectors
-            assert beside.kept or vectors > 1024  # shorter rows are kept beside others, too
-            for other in (launch.shape_for(vectors, alone, 0, clusters, True) for alone in (False, True)):
-                assert (other.threads, other.blocks, other.kept) == (beside.threads, beside.blocks, 0)
+            for limit in (launch.KEPT_BESIDE, launch.KEPT_WIDE):
+                few = launch.shape_for(vectors, False, limit, clusters, limit)
+                assert few.kept <= limit
+                assert few.kept == 0 or few.kept * few.lanes >= vectors
+                assert few.kept or vectors > 1024  # shorter rows are kept beside others, too
+                for other in (launch.shape_for(vectors, alone, 0, clusters, limit) for alone in (False, True)):
+                    assert (other.threads, other.blocks, other.kept) == (few.threads, few.blocks, 0)
 
 
 # ---------------------------------------------------------------------- arrays on the device

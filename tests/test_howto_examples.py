@@ -23,6 +23,7 @@ NEEDED = {
 SAYS = {
     "scikit_learn": "after one pass over a stream",
     "numpy_classifier": "held out: loss",
+    "other_arrays": "the losses differ by",
     "pytorch_step": "the gradients differ by",
     "jax_model": "right on the other half",
     "transformers_model": "the losses differ by",
@@ -58,3 +59,8 @@ def test_every_example_is_run_and_named():
     for name in files:
         assert f"{name}.py" in text
         assert f"examples/{name}.py" in pages, name
+    howto = [
+        *(ROOT / "docs" / "howto").glob("*.md"),
+        *(ROOT / "docs" / f"{name}.md" for name in ("command_line", "language_models")),
+    ]
+    assert [page.name for page in howto if "examples/" not in page.read_text(encoding="utf-8")] == []

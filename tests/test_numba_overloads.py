@@ -91,10 +91,11 @@ def test_every_option_at_once(rng):
     found = call(x, y, *given, 0.3, out)
     close(found.loss, expected.loss, "float64")
     np.testing.assert_allclose(out, expected.grad, rtol=1e-13, atol=1e-300)
-    for name, rule in numba_overloads.RULES.items():
-        wrong = dict(zip(names, given, strict=True)) | {name: np.nan}
-        with pytest.raises(ValueError, match=re.escape(f"{name} must be {rule[1]}")):
-            call(x, y, *wrong.values(), 0.3, out)
+    for name, option in _options.OPTIONS.items():
+        for bad in (bad for bad in (np.nan, *option.bad) if option.limits and isinstance(bad, float)):
+            wrong = dict(zip(names, given, strict=True)) | {name: bad}
+            with pytest.raises(ValueError, match=re.escape(f"{name} must be {option.limits.told}")):
+                call(x, y, *wrong.values(), 0.3, out)
     for name in ("class_weight", "sample_weight", "where", "class_prior"):
         wrong = dict(zip(names, given, strict=True)) | {name: GIVEN[name][:-1]}
         with pytest.raises(ValueError, match=f"{name} must have a number for each"):
@@ -108,7 +109,8 @@ def test_every_option_at_once(rng):
 
 def test_the_options_are_those_of_the_table():
     assert set(GIVEN) == set(_options.OPTIONS)
-    assert set(numba_overloads.RULES) == {*_options.NUMERIC, "normalizer"}
+    limited = {name for name, option in _options.OPTIONS.items() if option.limits}
+    assert limited == {*_options.NUMERIC, "normalizer"}  # which compiled code checks
 
 
 SOME = [  # Numba takes seconds to compile each

@@ -228,6 +228,8 @@ def inputs():
     yield from {
         "integers": (y, p),
         "many": (*draw(20_000, 4)[::-1],),
+        "a class that is late": (np.where(np.arange(6000) < 5000, np.arange(6000) % 2, 2), draw(6000, 3)[0]),
+        "a class between others that is not there": (np.arange(6000) % 3 // 2 * 2, draw(6000, 2)[0]),
         "sum": (y, p, {"normalize": False}),
         "weights": (y, p, {"sample_weight": weights}),
         "weights, sum": (y, p, {"sample_weight": weights * 0.5, "normalize": False}),

@@ -544,7 +544,8 @@ def test_settings_belong_to_the_context():
         thread = threading.Thread(target=lambda: seen.append(_settings.threads()))
         thread.start()
         thread.join()
-    assert seen == [_settings.threads()]
+    inherits = getattr(sys.flags, "thread_inherit_context", False)  # a free-threaded Python, from 3.14 on
+    assert seen == [1 if inherits else _settings.threads()]
 
 
 def test_one_config_can_be_entered_by_many_threads():

@@ -1,5 +1,7 @@
 """crossentropy.torch's losses of one logit: PyTorch's function, torchvision's formula, differentiation."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,27 @@ def test_digits_that_pytorch_loses():
     z = torch.tensor([50.0, -60.0, torch.inf])
     loss = binary_cross_entropy_with_logits(z, torch.tensor([1.0, 0.0, 1.0]), reduction="none")
     np.testing.assert_allclose(loss.numpy(), [np.exp(-50.0), np.exp(-60.0), 0.0], rtol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_on_a_device(dtype, reduction, monkeypatch):
+    """What the CPU gives, and nothing of it is handed over."""
+    z, t = data(dtype)
+    w = torch.rand(5).to(dtype)
+    bce = functools.partial(binary_cross_entropy_with_logits, reduction=reduction)
+    focal = functools.partial(sigmoid_focal_loss, reduction=reduction)
+    for function, options in ((bce, {}), (bce, {"pos_weight": w}), (focal, {"gamma": 1.5})):
+        found = []
+        for place in ("cpu", "cuda"):
+            x = z.detach().to(place).requires_grad_()
+            given = {name: a.to(place) if isinstance(a, torch.Tensor) else a for name, a in options.items()}
+            loss = function(x, t.to(place), **given)
+            (grad,) = torch.autograd.grad(loss.sum() * 2, x)
+            assert loss.device.type == grad.device.type == place
+            found.append((loss.cpu(), grad.cpu()))
+        for here, there in zip(*found, strict=True):
+            torch.testing.assert_close(there, here, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    monkeypatch.setattr(F, "binary_cross_entropy_with_logits", None)
+    bce(z.detach().cuda().requires_grad_(), t.cuda(), w.cuda()).sum().backward()

@@ -441,3 +441,11 @@ def test_ctrl_c_in_the_callers_part_ends_the_others(native):
     assert not inside
     other.join()
     assert (crossentropy.logsumexp(x[:256]) == crossentropy.logsumexp(x[0])).all()
+
+
+def test_workers_have_no_callers_settings(pool):
+    """They outlive the call that they are started for; a free-threaded Python would hand them its context."""
+    seen, settings = [], crossentropy.get_config()
+    with crossentropy.config(threads=2, check=False):
+        workers.share(lambda: seen.append(crossentropy.get_config()), 1, lambda: None)
+    assert seen == [settings]

@@ -12,7 +12,7 @@ from numba.cuda import codegen, compiler, dispatcher, types
 from numba.cuda.cudadrv import driver as linking
 from units import CARD, Unit
 
-from crossentropy._backends.cuda import driver, launch, matrices, reductions, weighted
+from crossentropy._backends.cuda import driver, launch, matrices, one_logit, reductions, weighted
 
 REGISTERS, MOST_REGISTERS = 65536, 255  # of a multiprocessor; of a thread
 WAYS = {
@@ -91,7 +91,9 @@ def compiled(unit: Unit, capabilities: tuple[int, ...], way: str) -> list[tuple[
     try:
         if unit.shape is None:
             name, *arguments = unit.result
-            made = next(getattr(m, name) for m in (reductions, weighted, matrices) if name in vars(m))(0, *arguments)
+            made = next(getattr(m, name) for m in (reductions, weighted, matrices, one_logit) if name in vars(m))(
+                0, *arguments
+            )
         else:
             made = launch.compiled(0, unit.kind, unit.shape, unit.result)
         code = library(made)

@@ -48,8 +48,8 @@ def predicted(op: str, rows: int, classes: int, kind: str) -> dict:
     vectors, array = -(-classes * size // 16), rows * classes * size
     whole = classes * size % 16 == 0
     part = launch.part_for(rows, vectors, h100.multiprocessors, True)
-    most = (launch.KEPT_BESIDE if beside else launch.KEPT) if whole else 0
-    shape = launch.shape_for(part, False, most, part == vectors, beside)
+    limit = launch.limit_for(kind, result)
+    shape = launch.shape_for(part, False, limit if whole else 0, part == vectors, limit)
     # Beside targets, a row is looked at for its maximum and sum, for their weight, and for what is written.
     again = (3 if beside else 1) if result.writes and result.reads == "row" and not shape.kept else 2 if beside else 0
     again += op == "smoothing"

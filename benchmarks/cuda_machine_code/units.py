@@ -13,6 +13,7 @@ KINDS = ("bfloat16", "float32", "float16", "float64")
 CAPABILITIES = (80, 90, 100, 120)
 CARD = 90  # what every kernel is compiled for, beside one other: the H100's
 COPIES = (*((kind, kind) for kind in KINDS), ("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16"))
+BINARY = ((True, False), (False, True), (False, False), (True, True))  # whether targets are floats, the loss focal
 SAMPLE = 44  # kernels of the default run, each for two compute capabilities
 THINNED = (
     "Every form of a shape (how threads share a row, vectors kept) x every result x bfloat16 and float32, each for "
@@ -59,14 +60,14 @@ def form(shape: Shape) -> tuple:
 
 
 @cache
-def shapes(q: bool, least: int = 0, among: tuple[bool, ...] = (True, False)) -> list[Shape]:
+def shapes(limit: int, least: int = 0, among: tuple[bool, ...] = (True, False)) -> list[Shape]:
     """All that `launch.shape_for` can give for rows of at least so many vectors, with clusters and without."""
     ends = [row[0] for row in launch.TABLE] + [launch.TABLE[-1][0] + 1]
     found = {
-        launch.shape_for(vectors, alone, most, clusters, q): None
+        launch.shape_for(vectors, alone, most, clusters, limit): None
         for clusters in among
         for alone in (False, True)
-        for most in (launch.KEPT_BESIDE if q else launch.KEPT, 0)
+        for most in (limit, 0)
         for vectors in ends
         if vectors >= least
     }
@@ -94,7 +95,7 @@ def units() -> list[Unit]:
     found = {}
     for kind in KINDS:
         for result in results(kind):
-            for shape in shapes(bool(result.q)):
+            for shape in shapes(launch.limit_for(kind, result)):
                 found[Unit(shape, result, kind)] = None
                 if not shape.alone and not (result.transforms or result.focal):  # as `launch` has it
                     found[Unit(shape, result._replace(plain=True), kind)] = None
@@ -102,7 +103,7 @@ def units() -> list[Unit]:
         for result in results(kind):
             if result.reads != "row":
                 continue
-            for shape in shapes(bool(result.q), launch.PART, (False,)):
+            for shape in shapes(launch.limit_for(kind, result), launch.PART, (False,)):
                 of_part, together, *writing = launch.by_parts(shape, result)
                 for step in (together, of_part, *writing):
                     found[Unit(*step, kind)] = None
@@ -110,7 +111,7 @@ def units() -> list[Unit]:
 
 
 def sums() -> list[Unit]:
-    """The kernels of `reductions`, `weighted` and `matrices`."""
+    """The kernels of `reductions`, `weighted`, `matrices` and `one_logit`."""
     reals = ("float32", "float64")
     calls = [("loss_sums", real) for real in reals]
     calls += [("loss_total", real, summed) for real in reals for summed in dict.fromkeys((real, "float64"))]
@@ -122,6 +123,7 @@ def sums() -> list[Unit]:
     calls += [(name, kind) for name in ("column_sums", "column_totals") for kind in KINDS]
     calls += [("log_probs", real) for real in reals] + [("widened",)]
     calls += [("log_probs_gradient", real_of(kind), kind) for kind in KINDS]
+    calls += [("binary_losses", kind, floats, focal, not focal) for kind in KINDS for floats, focal in BINARY]
     return [Unit(None, call, "float64") for call in calls]
 
 
@@ -138,7 +140,7 @@ def capabilities(unit: Unit) -> list[int]:
 def is_old(unit: Unit) -> bool:
     """Whether it is launched only where there are no clusters: where there are, whole rows have shapes with these."""
     whole = unit.result.reads == "row" and not unit.result.is_part
-    return whole and unit.shape not in shapes(bool(unit.result.q), among=(True,))
+    return whole and unit.shape not in shapes(launch.limit_for(unit.kind, unit.result), among=(True,))
 
 
 def generic(unit: Unit) -> Result:

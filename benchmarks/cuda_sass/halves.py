@@ -94,6 +94,25 @@ def _extremes(m, i):
     return execute
 
 
+@opcode("VHMNMX")
+def _extremes_of_three(m, i):
+    """What the assembler makes of two that follow each other: of the first two, then of that and the third."""
+    only(i, "BF16_V2", "F16_V2", "NAN")
+    bfloat16, keeps_nan = _is_bfloat16(i), "NAN" in i.modifiers
+    to, is_least = m.into(i.operands[0]), m.predicate(i.operands[-1])
+    a, b, c = _sources(m, i, i.operands[1:-1], bfloat16)
+
+    def execute(active):
+        least = is_least()
+        low, high = (
+            _bits(extreme(extreme(x, y, least, keeps_nan), z, least, keeps_nan), bfloat16)
+            for x, y, z in zip(*(_numbers(word(), bfloat16) for word in (a, b, c)), strict=True)
+        )
+        to(low | high << U32(16), active)
+
+    return execute
+
+
 @opcode("HSETP2")
 def _compare(m, i):
     bfloat16, by = _is_bfloat16(i), COMPARE[next(name for name in i.modifiers if name in COMPARE)]

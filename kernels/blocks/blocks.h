@@ -46,6 +46,18 @@ typedef struct {
     double keep, floor, scale;
 } subtrahend;
 
+/* A row of a Hessian that is being written (hessians.h): of p = unit e^x at the anchor. */
+typedef struct {
+    const void *x;       /* IN (n,), or NULL where kept is not: */
+    const void *kept;    /* IN (n,) the e^x at the anchor, times EXP_SCALE */
+    anchor at;
+    double unit, factor, second, at_top, least;
+    double of_vector, mean;    /* of a product: the vector's number for the class at the maximum; the mean over it */
+    void *out;                 /* OUT (n,) */
+    int bypass;                /* the caches */
+    ptrdiff_t n, done;
+} hessian_row;
+
 /* A row of the gradient that is being written: factor 2^power e^x - s, and one class with a value of its own. The
  * power is apart since AVX-512 has an instruction for it, and a product that is no normal number takes several times
  * as long as another. */
@@ -60,6 +72,8 @@ typedef struct {
     void *out;           /* OUT (n,) */
     int bypass;          /* the caches */
     ptrdiff_t n, done;
+    hessian_row *beside; /* what is written as far as this is, or NULL */
+    void (*write_beside)(hessian_row *r, ptrdiff_t end);
 } gradient_job;
 
 /* Rows whose gradient is written while others are read: a core that does both at once loses the time of neither. */
@@ -137,15 +151,6 @@ typedef struct {
     double max, factor, slope, level, at_max, value;
 } log_probs_job;
 
-/* A row of a Hessian that is being written (hessians.h): of p = unit e^x at the anchor. */
-typedef struct {
-    const void *x;       /* IN (n,), or NULL where kept is not: */
-    const void *kept;    /* IN (n,) the e^x at the anchor, times EXP_SCALE */
-    anchor at;
-    double unit, factor, second, at_top, least;
-    double of_vector, mean;    /* of a product: the vector's number for the class at the maximum; the mean over it */
-} hessian_row;
-
 /* The same of each lane's row. */
 typedef struct {
     double unit[BATCH], factor[BATCH], second[BATCH], at_top[BATCH], least[BATCH];
@@ -158,7 +163,7 @@ typedef enum { FORWARD_KL, REVERSE_KL, JENSEN_SHANNON } distillation_kind;
 typedef struct {
     distillation_kind kind;
     double inverse, beta;              /* 1 / T */
-    anchor of_x, of_q;                 /* of the logits over T, for float64 */
+    anchor of_x, of_q;                 /* of the logits over T */
     double base, base_error;           /* x - q of one class, exactly */
     double shift;                      /* d_c is (x_c - q_c - base) / T - shift */
     double unit_x, unit_q;             /* what e^x and e^q at the anchor are a probability times */
@@ -170,28 +175,66 @@ typedef struct {
     double most;
 } distilled_totals;
 
+/* What is kept of each class beside e (distilled_quick.h): nothing; e (e^d - 1), e d, or e^(b/T). */
+typedef enum { KEEP_NOTHING, KEEP_MOVED, KEEP_TERM, KEEP_OTHER } kept_number;
+
+/* Two rows in float32 lanes: d = (b - a - base) / T. */
 typedef struct {
-    double of_x, of_q, moved, max_x, max_q;
+    double inverse, base;    /* 1 / T */
+    double ratio;            /* e^(b/T) at its anchor times this is e^(a/T) at its own times e^d */
+    anchor of_a, of_b;
+    kept_number keeps;
+    int far; /* the base is 0, and the sum that of e^(b/T), not of phi; what is kept as e (e^d - 1) is e^(b/T) */
+    int carefully; /* with what b - a is rounded by; else the base is 0 */
+} quick_pair;
+
+/* A row of such a gradient, m of_m + e of_e, which is written while another is read. */
+typedef struct {
+    const f32 *m, *e; /* IN (n,) */
+    f32 *out; /* OUT (n,) */
+    double of_m, of_e;
+    ptrdiff_t n, done;
+    int bypass; /* the caches */
+} quick_job;
+
+typedef struct {
+    double e, moved, phi; /* the sums of e, e d, e (e^d - 1 - d), or of e^(b/T) */
+    double other;         /* of e^(b/T), where that is kept */
+    double max_a, max_b; /* -inf where too large ones make a sum infinite */
 } quick_totals;
+
+#define QUICK_SHARES 16
+
+/* Of a mixture: d - shift is log p_b - log p_a, and e^(b/T) as it is kept times of_b is to p_b as e is to p_a. */
+typedef struct {
+    double shift, of_b, beta;
+    f32 series
+        [QUICK_SHARES]; /* (beta D e^D - w log w) / D^2 with w = 1 - beta + beta e^D, the highest power of D first */
+} quick_shares;
+
+typedef struct {
+    double both, own;
+} quick_mixed;
 
 /* The functions of one ISA for one element type; x and out are contiguous blocks of n elements. kept and tiles are
  * of the lanes' type (float32 for 16-bit elements). */
 typedef struct {
     int lanes;
-    double tile_scale;    /* columns_sum leaves e^x times this in a tile (EXP_SCALE) */
+    double tile_scale; /* columns_sum leaves e^x times this in a tile (EXP_SCALE) */
+    void (*fill)(void *out, ptrdiff_t n, double value, int bypass); /* vectors.h */
     /* rows.h */
-    double (*max)(const void *x, ptrdiff_t n);                                       /* NaN where any is NaN */
-    compensated (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties);    /* of e^x, x < max */
+    double (*max)(const void *x, ptrdiff_t n); /* NaN where any is NaN */
+    compensated (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties); /* of e^x, x < max */
     compensated (*pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
-                        lie_of_rows lie, double *max);                                   /* of e^x but class y */
+                        lie_of_rows lie, double *max); /* of e^x but class y */
     void (*arriving)(const void *g, const void *x, ptrdiff_t n, double top, int exactly, arrived *sums);
     void (*spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance);
-    void (*gradient)(gradient_job *job, ptrdiff_t n);                                /* the next n elements, about */
+    void (*gradient)(gradient_job *job, ptrdiff_t n); /* the next n elements, about */
     /* bypass: write by stores that bypass the caches */
     void (*log_softmax)(const void *x, ptrdiff_t n, double max, double log_sum, double off, void *out, int bypass);
     void (*log_softmax_backward)(const void *x, const void *g, ptrdiff_t n, const moved *m, void *out, int bypass);
     /* numbers.h */
-    double (*top)(const void *x, ptrdiff_t n);                                       /* of what is a number */
+    double (*top)(const void *x, ptrdiff_t n); /* of what is a number */
     ptrdiff_t (*place)(const void *x, ptrdiff_t n, double value); /* of the first that is value, or n */
     ptrdiff_t (*above)(const void *x, ptrdiff_t n, double value, int ties); /* how many; with ties, at it too */
     void (*look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
@@ -203,7 +246,7 @@ typedef struct {
     int (*weighted_max)(const void *x, const double *weights, ptrdiff_t n, top_term *top);
     void (*weighted_sum)(const void *x, const double *weights, ptrdiff_t n, top_term top, compensated *sum);
     /* hessians.h, hessian_columns.h */
-    void (*hessian)(const hessian_row *r, ptrdiff_t n, void *out, int bypass);
+    void (*hessian)(hessian_row *r, ptrdiff_t end); /* up to there, about; all where that is n */
     void (*vector_at_top)(const void *x, const void *vector, ptrdiff_t n, double top, double *sum, ptrdiff_t *count);
     void (*vector_sum)(const hessian_row *r, const void *vector, ptrdiff_t n, compensated *sum);
     void (*hessian_product)(const hessian_row *r, const void *vector, ptrdiff_t n, void *out, int bypass);
@@ -212,13 +255,12 @@ typedef struct {
     void (*distilled_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, distilled_totals *totals);
     void (*distilled_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, compensated *sums);
     void (*distilled_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, void *out, int bypass);
-    /* distilled_quick.h; NULL where rows are float64, or e^z has no table */
-    void (*quick_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, quick_totals *totals, void *of_x,
-                       void *of_q, ptrdiff_t ahead, int carefully);
-    void (*quick_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
-                        const void *of_q, double *sum);
-    void (*quick_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
-                           const void *of_q, void *out, int bypass, int is_far);
+    /* distilled_quick.h; NULL where rows are float64, or e^z has no table. m and e: OUT (n,), or NULL */
+    void (*quick_sums)(const void *a, const void *b, ptrdiff_t n, const quick_pair *r, quick_totals *totals, void *m,
+                       void *e, quick_job *job);
+    void (*quick_mixture)(const void *a, const void *b, ptrdiff_t n, const quick_pair *pair, const quick_shares *of,
+                          void *m, const void *e, quick_mixed *totals);
+    void (*quick_gradient)(quick_job *job, ptrdiff_t n);
     /* transformed.h: as pass, of logits that are scaled and capped; what is kept is times their slope over the scale, the
      * maximum is that of the logits as they are. NULL for float64. */
     compensated (*transformed_sum)(const void *x, ptrdiff_t n, anchor at, const transform_numbers *numbers, ptrdiff_t y,
@@ -258,7 +300,7 @@ typedef struct {
 /* Up to here all of a row's |(x - q - base) / T| must be for the sum of distilled_sums' shift. */
 #define DISTILLED_NEAR 0.5
 
-#define STREAM_ROW 16384    /* elements: what streams are split between threads by */
+#define STREAM_ROW 16384 /* elements: what streams are split between threads by */
 
 /* What the machine's memory is measured with (streams.h), over n elements of float32, n a multiple of STREAM_ROW. */
 typedef struct {
@@ -268,16 +310,16 @@ typedef struct {
     void (*scale)(f32 *x, ptrdiff_t n, double by); /* x *= by, which a compiler must not know to be 1 */
 } stream_functions;
 
-#define BINARY_MULTIPLE 16    /* of what losses of one logit are worked on at a time */
+#define BINARY_MULTIPLE 16 /* of what losses of one logit are worked on at a time */
 
 /* Losses of one logit each (binary.h), over n contiguous numbers of float32 or float64, n a multiple of that. */
 typedef struct {
-    const void *z, *t;                                                       /* IN (n,) logits, targets */
-    const void *weight, *pos_weight, *grad_output;                           /* IN (n,), or NULL: the same for all */
+    const void *z, *t; /* IN (n,) logits, targets */
+    const void *weight, *pos_weight, *grad_output; /* IN (n,), or NULL: the same for all */
     double weight_of_all, pos_weight_of_all, grad_output_of_all;
-    double alpha, gamma;                                                     /* below 0, and 0: none */
-    void *loss, *grad;                                                       /* OUT (n,) or NULL */
-    int bypass;                                                              /* the caches: both are aligned */
+    double alpha, gamma; /* below 0, and 0: none */
+    void *loss, *grad; /* OUT (n,) or NULL */
+    int bypass; /* the caches: both are aligned */
 } binary_block;
 
 typedef struct {

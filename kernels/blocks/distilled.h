@@ -1,5 +1,6 @@
 /* Two rows of logits, a student's (x) and a teacher's (q): what distillation.c adds up of them, and the gradient on x.
- * In float64 lanes for every type; unit.h includes this once for each ELEMENT, after vectors.h.
+ * In float64 lanes, for rows that were given so, and for others that lanes of float32 do not serve (distilled_quick.h), widened.
+ * unit.h includes this once, for ELEMENT f64, after vectors.h.
  *
  * What the two rows differ by is taken before anything else (distilled_lanes), so that nearly equal ones, up to a
  * constant, keep their digits; of d_c = log p_s,c - log p_t,c come terms none of which is negative. */

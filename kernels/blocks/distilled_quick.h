@@ -1,8 +1,9 @@
-/* The same as distilled.h in lanes of float32, for rows of float32 and of 16 bits: forward and reverse. unit.h includes
- * this once for each ELEMENT whose lanes are of float32, after distilled.h, where their e^z has a table.
+/* Two rows beside each other in lanes of float32, for a distillation (rows/distillation.c): a, by whose probabilities the
+ * divergence is weighted, and b, both over T. Rows of 16 bits come widened. unit.h includes this once, where e^z has a table.
  *
- * Terms that are positive need few digits each. What they are made of, d, has an error of a few ulp of itself, since the
- * logits' differences are taken with their rounding errors, less what most of them have in common. */
+ * With e = e^(a/T) at its anchor and d = (b - a)/T - base, in which most of what the rows differ by is gone, one pass adds
+ * up e, e d and e (e^d - 1 - d), whose terms are all positive and need few digits each; where |d| < 1 by a series, elsewhere
+ * from e^(b/T). What the gradient is made of, two numbers of each class, is kept: it is m F + e G with factors of the row. */
 #include <math.h>
 
 #include "blocks/blocks.h"
@@ -11,213 +12,250 @@
 #include "math/lane_total.h"
 #include "simd/simd.h"
 
-/* Below, e^d - 1 - d is a series. */
-#define QUICK_NEAR 1
-
-#define quick_frame NAME(quick_frame)
+#define QUICK_CHUNK (4 * LANES) /* as many numbers are added up in a lane */
 
 typedef struct {
-    vec inverse, inverse_low, base, base_low;
-    EXP_FRAME of_x, of_q;
+    vec inverse, inverse_low, base, base_low, ratio;
+    EXP_FRAME of_a, of_b;
+    kept_number keeps;
+    int carefully;
 } quick_frame;
 
-SIMD quick_frame NAME(quick_frame_of)(const distilled *r, double base)
+SIMD quick_frame quick_frame_of(const quick_pair *r)
 {
-    const REAL inverse = (REAL)r->inverse, high = (REAL)base;
-    const quick_frame f = {v_set1(inverse),   v_set1((REAL)(r->inverse - (double)inverse)),
-                           v_set1(high),      v_set1((REAL)(base - (double)high)),
-                           frame_at(r->of_x), frame_at(r->of_q)};
+    const REAL inverse = (REAL)r->inverse, base = (REAL)r->base;
+    quick_frame f;
+    f.inverse = v_set1(inverse), f.inverse_low = v_set1((REAL)(r->inverse - (double)inverse));
+    f.base = v_set1(base), f.base_low = v_set1((REAL)(r->base - (double)base));
+    f.ratio = v_set1((REAL)r->ratio);
+    f.of_a = frame_at(r->of_a), f.of_b = frame_at(r->of_b);
+    f.keeps = r->keeps, f.carefully = r->carefully;
     return f;
 }
 
-/* e^(z / T), of which a rounded z / T would lose digits: what it is short of joins r. */
-SIMD vec NAME(quick_exp)(vec z, const quick_frame *f, EXP_FRAME at, int scaled)
+/* e^(z / T), of which a rounded z / T would lose digits. */
+SIMD vec quick_exp(vec z, const quick_frame *f, EXP_FRAME at, int scaled)
 {
     if (!scaled) return v_exp_summed(z, at);
-    const vec y = v_mul(z, f->inverse), above = v_fnma(z, f->inverse, y);
-    const vec t = v_fma(y, v_set1(EXP_CONSTANTS.log2e), at.magic), n = v_sub(t, at.magic);
-    vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), y));
-    r = v_fma(z, f->inverse_low, v_sub(r, above));
-    vec p = v_set1(exp_table_q[0]);
-    for (size_t i = 1; i < sizeof exp_table_q / sizeof *exp_table_q; ++i) p = v_fma(p, r, v_set1(exp_table_q[i]));
-    const vec power = v_lookup(exp_table, t), q = v_fma(v_mul(r, r), p, r);
-#if SCALES_TO_ZERO
-    return v_scale(v_fma(power, q, power), v_sub(t, at.bias));
-#else
-    const vec raised = v_raise(power, t, EXP_SHIFT), e = v_fma(raised, q, raised);
-    return v_zero_where(v_less(y, at.lowest), e);
-#endif
+    const vec y = v_mul(z, f->inverse);
+    return v_exp_pair_summed(y, v_fma(z, f->inverse_low, v_lost(z, f->inverse, y)), at);
 }
 
-/* (x - q - base) / T; carefully: with what x - q is rounded by, and 0 where that is NaN. */
-SIMD vec NAME(quick_gap)(vec x, vec q, const quick_frame *f, int scaled, int carefully)
+/* d; carefully: with what b - a is rounded by. Else the base is 0, beside which that does not show. */
+SIMD vec quick_gap(vec a, vec b, const quick_frame *f, int scaled, int carefully)
 {
-    if (!carefully) {
-        const vec gap = v_sub(v_sub(x, q), f->base);
-        return scaled ? v_mul(gap, f->inverse) : gap;
-    }
-    const vec d = v_sub(x, q), seen = v_sub(x, d), lost = v_add(v_sub(x, v_add(d, seen)), v_sub(seen, q));
+    const vec d = v_sub(b, a);
+    if (!carefully) return scaled ? v_mul(d, f->inverse) : d;
+    const vec seen = v_sub(b, d), lost = v_add(v_sub(b, v_add(d, seen)), v_sub(seen, a));
     const vec near = v_sub(d, f->base), more = v_add(near, v_sub(lost, f->base_low));
     const vec above = v_where(v_nan(more), near, more); /* what an infinite difference has lost is NaN */
     return scaled ? v_fma(above, f->inverse_low, v_mul(above, f->inverse)) : above;
 }
 
-SIMD vec NAME(quick_expm1_less)(vec d)
+/* (e^d - 1 - d) / d^2 for |d| <= 1. Error 0.3 2^-24; a Chebyshev fit. */
+SIMD vec quick_series(vec d)
 {
-    static const REAL c[11] = {(REAL)(1.0 / 479001600), (REAL)(1.0 / 39916800), (REAL)(1.0 / 3628800),
-                               (REAL)(1.0 / 362880),    (REAL)(1.0 / 40320),    (REAL)(1.0 / 5040),
-                               (REAL)(1.0 / 720),       (REAL)(1.0 / 120),      (REAL)(1.0 / 24),
-                               (REAL)(1.0 / 6),         (REAL)(1.0 / 2)};
+    static const REAL c[8] = {0x1.78a70ep-19f, 0x1.a971fcp-16f, 0x1.a009p-13f,  0x1.6bff52p-10f,
+                              0x1.11111ep-7f,  0x1.55557ap-5f,  0x1.555556p-3f, 0x1p-1f};
     vec p = v_set1(c[0]);
-    for (int i = 1; i < 11; ++i) p = v_fma(p, d, v_set1(c[i]));
-    return v_mul(v_mul(d, d), p);
+    for (int i = 1; i < 8; ++i) p = v_fma(p, d, v_set1(c[i]));
+    return p;
 }
 
-/* Sums of e^x, of e^q, and of gap times e^q, or e^x for REVERSE_KL, and the maxima; with room for them the first two are
- * kept, times EXP_SCALE. The next rows are asked for, so many bytes on. Not carefully, the sum of gaps may be NaN where a
- * class is masked. */
+SIMD vec quick_size(vec d) { return v_max(d, v_sub(v_set1(0), d)); }
+
+/* n elements of the gradient that is at hand. */
+static void quick_gradient(quick_job *g, ptrdiff_t n)
+{
+    const REAL *m = g->m, *e = g->e;
+    REAL *out = g->out;
+    const vec of_m = v_set1((REAL)g->of_m), of_e = v_set1((REAL)g->of_e);
+    ptrdiff_t j = g->done, here = j ? 0 : NAME(before_vectors)(out, g->n, g->bypass);
+    const ptrdiff_t end = g->n - j < n ? g->n : j + n;
+    if (here) {
+        const vec grad = v_fma(NAME(real_at)(m, 0, here), of_m, v_mul(NAME(real_at)(e, 0, here), of_e));
+        NAME(put)(out, here, grad, 0);
+        j = here;
+    }
+    IN_FOURS
+    for (; end - j >= LANES; j += LANES)
+        NAME(put)(out + j, LANES, v_fma(v_load_real(m + j), of_m, v_mul(v_load_real(e + j), of_e)), g->bypass);
+    if (j < end && end == g->n) {
+        here = end - j;
+        NAME(put)(out + j, here, v_fma(NAME(real_at)(m, j, end), of_m, v_mul(NAME(real_at)(e, j, end), of_e)), 0);
+        j = end;
+    }
+    g->done = j;
+}
+
 typedef struct {
-    vec sum[3], max[2];
-} NAME(quick_lane_sums);
+    vec e, moved, phi, other; /* phi of rows far from each other: e^(b/T) */
+} quick_lanes;
 
-SIMD void NAME(quick_sums_step)(const ELEMENT *x, const ELEMENT *q, ptrdiff_t j, ptrdiff_t n, const quick_frame *f,
-                                REAL *of_x, REAL *of_q, NAME(quick_lane_sums) * s, int scaled, int carefully,
-                                int reverse)
+/* Of rows far from each other: the three sums, and e^(b/T) in the place of e (e^d - 1). NaN where both are -inf. */
+SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
+                         int scaled)
 {
-    const vec z = NAME(at)(x, j, n, -INFINITY), t = NAME(at)(q, j, n, -INFINITY);
-    const vec e = NAME(quick_exp)(z, f, f->of_x, scaled), g = NAME(quick_exp)(t, f, f->of_q, scaled);
-    const vec p = reverse ? e : g, zero = v_set1(0);
-    if (of_x) {
-        v_store_real(of_x + j, e);
-        v_store_real(of_q + j, g);
-    }
-    s->max[0] = v_max(z, s->max[0]), s->max[1] = v_max(t, s->max[1]);
-    s->sum[0] = v_add(s->sum[0], e);
-    s->sum[1] = v_add(s->sum[1], g);
-    const vec gap = NAME(quick_gap)(z, t, f, scaled, carefully);
-    if (!carefully) s->sum[2] = v_fma(p, gap, s->sum[2]);
-    else s->sum[2] = v_add(s->sum[2], v_zero_where(v_equal(p, zero), v_mul(p, gap)));
+    const vec e = quick_exp(a, f, f->of_a, scaled), g = quick_exp(b, f, f->of_b, scaled);
+    const vec term = v_mul(e, quick_gap(a, b, f, scaled, 0));
+    s->e = v_add(s->e, e);
+    s->moved = v_add(s->moved, term);
+    s->phi = v_add(s->phi, g);
+    if (f->keeps == KEEP_NOTHING) return;
+    v_store_real(of_e + j, e);
+    v_store_real(m + j, f->keeps == KEEP_MOVED ? g : term);
 }
 
-SIMD void NAME(quick_sums_as)(const ELEMENT *x, const ELEMENT *q, ptrdiff_t n, const distilled *r, quick_totals *totals,
-                              REAL *of_x, REAL *of_q, ptrdiff_t ahead, int carefully, int scaled, int reverse)
+SIMD void quick_near_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
+                          int scaled)
 {
-    const quick_frame f = NAME(quick_frame_of)(r, r->base);
-    const vec none = v_set1(-INFINITY);
-    lane_total sums[3] = {lane_total_of_none(), lane_total_of_none(), lane_total_of_none()};
-    NAME(quick_lane_sums) s[2];
-    for (int u = 0; u < 2; ++u) s[u].max[0] = s[u].max[1] = none;
+    const vec e = quick_exp(a, f, f->of_a, scaled);
+    const vec d = f->carefully ? quick_gap(a, b, f, scaled, 1) : quick_gap(a, b, f, scaled, 0), square = v_mul(d, d);
+    const mask none = v_equal(e, v_set1(0)), near = v_less(square, v_set1(1));
+    const vec term = v_zero_where(none, v_mul(e, d)), series = v_mul(v_mul(e, square), quick_series(d));
+    vec phi = series, moved = v_add(term, phi), g = v_set1(0); /* moved: e (e^d - 1) */
+    if (f->keeps == KEEP_OTHER || mask_count(near) != LANES) {
+        g = quick_exp(b, f, f->of_b, scaled);
+        const vec far = v_lost(g, f->ratio, e);
+        moved = v_where(near, moved, far);
+        phi = v_where(near, phi, v_sub(far, term));
+    }
+    s->e = v_add(s->e, e);
+    s->moved = v_add(s->moved, term);
+    s->phi = v_add(s->phi, phi);
+    if (f->keeps == KEEP_NOTHING) return;
+    if (f->keeps == KEEP_OTHER) s->other = v_add(s->other, g);
+    v_store_real(of_e + j, e);
+    v_store_real(m + j, f->keeps == KEEP_MOVED ? moved : f->keeps == KEEP_TERM ? term : g);
+}
+
+SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s, vec *max,
+                     int scaled, int far)
+{
+#if !SCALES_TO_ZERO
+    max[0] = v_max(a, max[0]), max[1] = v_max(b, max[1]);
+#else
+    (void)max;
+#endif
+    if (far) quick_far_step(a, b, f, j, m, of_e, s, scaled);
+    else quick_near_step(a, b, f, j, m, of_e, s, scaled);
+}
+
+SIMD void quick_sums_as(const REAL *a, const REAL *b, ptrdiff_t n, const quick_pair *r, quick_totals *totals, REAL *m,
+                        REAL *of_e, quick_job *job, int scaled, int far)
+{
+    const quick_frame f = quick_frame_of(r);
+    const vec zero = v_set1(0), none = v_set1(-INFINITY);
+    const quick_lanes start = {zero, zero, zero, zero};
+    lane_total sums[4];
+    for (int i = 0; i < 4; ++i) sums[i] = lane_total_of_none();
+    vec max[2] = {none, none};
     for (ptrdiff_t j = 0; j < n;) {
-        const ptrdiff_t end = n - j < 8 * LANES ? n : j + 8 * LANES;
-        for (int u = 0; u < 2; ++u)
-            for (int i = 0; i < 3; ++i) s[u].sum[i] = v_set1(0);
+        const ptrdiff_t end = n - j < STRIDE ? n : j + STRIDE;
+        quick_lanes s[2] = {start, start};
         for (; end - j >= 2 * LANES; j += 2 * LANES) {
-            for (ptrdiff_t i = 0; i < 2 * LANES * (ptrdiff_t)sizeof *x; i += LINE) {
-                prefetch_to_l2((const char *)(x + j) + ahead + i);
-                prefetch_to_l2((const char *)(q + j) + ahead + i);
+            NAME(ask_ahead)(a + j, 2 * LANES);
+            NAME(ask_ahead)(b + j, 2 * LANES);
+            for (int u = 0; u < 2; ++u) {
+                const ptrdiff_t at = j + u * LANES;
+                quick_step(v_load(a + at), v_load(b + at), &f, at, m, of_e, &s[u], max, scaled, far);
             }
-            for (int u = 0; u < 2; ++u)
-                NAME(quick_sums_step)(x, q, j + u * LANES, n, &f, of_x, of_q, &s[u], scaled, carefully, reverse);
         }
-        for (; j < end; j += LANES) NAME(quick_sums_step)(x, q, j, n, &f, of_x, of_q, &s[0], scaled, 1, reverse);
-        for (int i = 0; i < 3; ++i) lane_total_add(&sums[i], v_add(s[0].sum[i], s[1].sum[i]));
+        for (; j < end; j += LANES) { /* past the end lie two -inf */
+            vec x = NAME(at)(a, j, end, -INFINITY), q = NAME(at)(b, j, end, -INFINITY);
+            if (far && end - j < LANES) {
+                const mask inside = v_less(v_load_real(lane_numbers), v_set1((REAL)(end - j)));
+                x = v_where(inside, x, v_set1(-1e4f)), q = v_where(inside, q, v_set1(-1e4f));
+            }
+            quick_step(x, q, &f, j, m, of_e, &s[0], max, scaled, far);
+        }
+        lane_total_add(&sums[0], v_add(s[0].e, s[1].e));
+        lane_total_add(&sums[1], v_add(s[0].moved, s[1].moved));
+        lane_total_add(&sums[2], v_add(s[0].phi, s[1].phi));
+        if (!far && f.keeps == KEEP_OTHER) lane_total_add(&sums[3], v_add(s[0].other, s[1].other));
+        if (job->done < job->n && j % STRIDE == 0) quick_gradient(job, STRIDE);
     }
-    totals->of_x += lane_total_value(sums[0]);
-    totals->of_q += lane_total_value(sums[1]);
-    totals->moved += lane_total_value(sums[2]);
-    const double max_x = v_top(v_max(s[0].max[0], s[1].max[0])), max_q = v_top(v_max(s[0].max[1], s[1].max[1]));
-    if (max_x > totals->max_x) totals->max_x = max_x;
-    if (max_q > totals->max_q) totals->max_q = max_q;
+    totals->e += lane_total_value(sums[0]);
+    totals->moved += lane_total_value(sums[1]);
+    totals->phi += lane_total_value(sums[2]);
+    totals->other += lane_total_value(sums[3]);
+#if !SCALES_TO_ZERO
+    const double max_a = v_top(max[0]), max_b = v_top(max[1]);
+    if (max_a > totals->max_a) totals->max_a = max_a;
+    if (max_b > totals->max_b) totals->max_b = max_b;
+#endif
 }
 
-/* Two copies: whether there is a temperature is known in each, the kind is looked at on the way. */
-#define QUICK_CASES(function, ...)                                     \
-    do {                                                               \
-        const int reverse_ = r->kind == REVERSE_KL;                    \
-        if (r->inverse != 1) NAME(function)(__VA_ARGS__, 1, reverse_); \
-        else NAME(function)(__VA_ARGS__, 0, reverse_);                 \
-    } while (0)
-
-static void NAME(quick_sums)(const void *x, const void *q, ptrdiff_t n, const distilled *r, quick_totals *totals,
-                             void *of_x, void *of_q, ptrdiff_t ahead, int carefully)
+static void quick_sums(const void *a, const void *b, ptrdiff_t n, const quick_pair *r, quick_totals *totals, void *m,
+                       void *e, quick_job *job)
 {
-    const int reverse = r->kind == REVERSE_KL;
-    if (carefully) NAME(quick_sums_as)(x, q, n, r, totals, of_x, of_q, ahead, 1, r->inverse != 1, reverse);
-    else QUICK_CASES(quick_sums_as, x, q, n, r, totals, of_x, of_q, ahead, 0);
+    if (r->inverse == 1 && r->far) quick_sums_as(a, b, n, r, totals, m, e, job, 0, 1);
+    else if (r->inverse == 1) quick_sums_as(a, b, n, r, totals, m, e, job, 0, 0);
+    else if (r->far) quick_sums_as(a, b, n, r, totals, m, e, job, 1, 1);
+    else quick_sums_as(a, b, n, r, totals, m, e, job, 1, 0);
 }
 
-/* The exponentials and the gap of a vector, with p of the one row and other of the other. */
-SIMD void NAME(quick_lanes)(const ELEMENT *x, const ELEMENT *q, ptrdiff_t j, ptrdiff_t n, const quick_frame *f,
-                            const REAL *of_x, const REAL *of_q, int scaled, vec *e, vec *g, vec *d)
+/* ------------------------------------------------------------------ over the mixture */
+
+/* log(1 + y) for y > -1. After log2's whole part, f - f^2/2 + f^3 P(f) as in Cephes' logf. */
+SIMD vec quick_log1p(vec y)
 {
-    const vec z = NAME(at)(x, j, n, -INFINITY), t = NAME(at)(q, j, n, -INFINITY);
-    *e = of_x ? NAME(real_at)(of_x, j, n) : NAME(quick_exp)(z, f, f->of_x, scaled);
-    *g = of_x ? NAME(real_at)(of_q, j, n) : NAME(quick_exp)(t, f, f->of_q, scaled);
-    *d = NAME(quick_gap)(z, t, f, scaled, 1);
+    static const REAL c[9] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
+                              -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
+                              2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
+    const vec one = v_set1(1), zero = v_set1(0), w = v_add(one, y);
+    vec n, scale = v_split(w, &n);
+    const mask is_low = v_less(v_mul(w, scale), v_set1(0x1.6a09e6p+0f)); /* sqrt 2 */
+    n = v_add(n, v_zero_where(is_low, one));
+    scale = v_where(is_low, scale, v_mul(scale, v_set1(0.5f)));
+    const vec f = v_where(v_equal(n, zero), y, v_sub(v_mul(w, scale), one));
+    vec p = v_set1(c[0]);
+    for (int i = 1; i < 9; ++i) p = v_fma(p, f, v_set1(c[i]));
+    return v_fma(n, v_set1((REAL)LN2), v_fma(v_mul(f, f), v_fma(f, p, v_set1(-0.5f)), f));
 }
 
-/* p (e^d - 1 - d), as divergence_term. */
-SIMD void NAME(quick_terms_as)(const ELEMENT *x, const ELEMENT *q, ptrdiff_t n, const distilled *r, const REAL *of_x,
-                               const REAL *of_q, double *sum, int scaled, int reverse)
+/* Of D = d - shift = log p_b - log p_a the sum of e (beta D e^D - w log w), w = 1 - beta + beta e^D, which is both divergences over
+ * the mixture: D^2 times a series of the row's where |D| < 1, and elsewhere by r = p_b / p_a, with a and b in each other's place
+ * where b has more than half of the mixture, or of this class where |D| > 4: so no digits are lost. And the sum of e log w, log w = log(m / p_a), which takes the place of e^(b/T) in m. */
+static void quick_mixture(const void *of_a, const void *of_b, ptrdiff_t n, const quick_pair *pair,
+                          const quick_shares *of, void *kept, const void *es, quick_mixed *totals)
 {
-    const quick_frame f = NAME(quick_frame_of)(r, r->base + r->shift / r->inverse);
-    const vec zero = v_set1(0), near = v_set1(QUICK_NEAR);
-    const vec by_x = v_set1((REAL)(r->unit_x / EXP_SCALE)), by_q = v_set1((REAL)(r->unit_q / EXP_SCALE));
-    lane_total total = lane_total_of_none();
+    const REAL *a = of_a, *b = of_b, *e = es;
+    REAL *m = kept;
+    const quick_frame f = quick_frame_of(pair);
+    const int scaled = pair->inverse != 1;
+    const vec shift = v_set1((REAL)of->shift), shift_low = v_set1((REAL)(of->shift - (double)(REAL)of->shift));
+    const vec zero = v_set1(0), one = v_set1(1), up = v_set1((REAL)of->of_b);
+    const vec of_a_share = v_set1((REAL)(1 - of->beta)), of_b_share = v_set1((REAL)of->beta);
+    const vec rarer = v_set1(of->beta > 0.5 ? 1 : -1);
+    lane_total both = lane_total_of_none(), own = both;
     for (ptrdiff_t j = 0; j < n;) {
-        const ptrdiff_t end = n - j < 4 * LANES ? n : j + 4 * LANES;
-        vec s = zero;
+        const ptrdiff_t end = n - j < QUICK_CHUNK ? n : j + QUICK_CHUNK;
+        vec s = zero, t = zero;
         for (; j < end; j += LANES) {
-            vec e, g, d;
-            NAME(quick_lanes)(x, q, j, n, &f, of_x, of_q, scaled, &e, &g, &d);
-            e = v_mul(e, by_x), g = v_mul(g, by_q);
-            const vec p = reverse ? e : g, other = reverse ? g : e, back = v_sub(zero, d);
-            const vec size = v_max(d, back), way = reverse ? back : d;
-            const vec moved = v_zero_where(v_equal(p, zero), v_mul(p, way));
-            const vec far = v_sub(v_sub(other, p), moved);
-            s = v_add(s, v_where(v_less(size, near), v_mul(p, NAME(quick_expm1_less)(way)), far));
+            const vec p = NAME(real_at)(e, j, n), q = v_mul(NAME(real_at)(m, j, n), up);
+            const vec x = NAME(at)(a, j, n, -INFINITY), z = NAME(at)(b, j, n, -INFINITY);
+            const vec given = f.carefully ? quick_gap(x, z, &f, scaled, 1) : quick_gap(x, z, &f, scaled, 0);
+            const vec d = v_sub(v_sub(given, shift), shift_low), square = v_mul(d, d);
+            const mask near = v_less(square, one), middle = v_less(square, v_set1(16));
+            const mask other = v_less(v_where(middle, zero, p), v_where(near, zero, v_where(middle, rarer, q)));
+            const vec way = v_max(v_set1(-87), v_where(other, v_sub(zero, d), d));
+            const vec weight = v_where(other, q, p), r = v_div(v_where(other, p, q), weight);
+            const vec moved = v_where(near, v_fma(v_mul(way, way), quick_series(way), way), v_sub(r, one));
+            const vec y = v_mul(v_where(other, of_a_share, of_b_share), moved), l = quick_log1p(y);
+            vec h = v_set1(of->series[0]);
+            for (int i = 1; i < QUICK_SHARES; ++i) h = v_fma(h, d, v_set1(of->series[i]));
+            const vec first = v_mul(v_where(other, of_a_share, of_b_share), v_sub(v_mul(way, r), moved));
+            const vec far = v_sub(first, v_sub(v_fma(y, l, l), y));
+            const mask none = v_equal(weight, zero);
+            const vec of_log = v_zero_where(none, v_mul(p, v_where(other, v_sub(l, way), l)));
+            s = v_add(s, v_zero_where(none, v_mul(weight, v_where(near, v_mul(square, h), far))));
+            t = v_add(t, of_log);
+            v_store_real(m + j, of_log);
         }
-        lane_total_add(&total, s);
+        lane_total_add(&both, s);
+        lane_total_add(&own, t);
     }
-    *sum += lane_total_value(total);
-}
-
-static void NAME(quick_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
-                              const void *of_q, double *sum)
-{
-    QUICK_CASES(quick_terms_as, x, q, n, r, of_x, of_q, sum);
-}
-
-/* As distilled_gradient; of rows far from each other (is_far) p_s - p_t as it is. */
-SIMD void NAME(quick_gradient_as)(const ELEMENT *x, const ELEMENT *q, ptrdiff_t n, const distilled *r, const REAL *of_x,
-                                  const REAL *of_q, ELEMENT *out, int bypass, int is_far, int scaled, int reverse)
-{
-    const quick_frame f = NAME(quick_frame_of)(r, r->base + r->shift / r->inverse);
-    const vec zero = v_set1(0), near = v_set1(QUICK_NEAR), loss = v_set1((REAL)r->loss);
-    const vec by_x = v_set1((REAL)(r->scale * r->unit_x / EXP_SCALE));
-    const vec by_q = v_set1((REAL)(r->scale * r->unit_q / EXP_SCALE));
-    for (ptrdiff_t j = 0, here; j < n; j += here) {
-        const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, bypass);
-        here = before ? before : n - j < LANES ? n - j : LANES;
-        vec e, g, d, grad;
-        if (is_far && !reverse && of_x) {
-            grad = v_fnma(NAME(real_at)(of_q, j, j + here), by_q, v_mul(NAME(real_at)(of_x, j, j + here), by_x));
-        } else {
-            NAME(quick_lanes)(x, q, j, j + here, &f, of_x, of_q, scaled, &e, &g, &d);
-            e = v_mul(e, by_x), g = v_mul(g, by_q);
-            if (reverse) grad = v_zero_where(v_equal(e, zero), v_mul(e, v_sub(d, loss)));
-            else {
-                const vec size = v_max(d, v_sub(zero, d));
-                const vec moved = v_mul(g, v_add(d, NAME(quick_expm1_less)(d)));
-                grad = is_far ? v_sub(e, g) : v_where(v_less(size, near), moved, v_sub(e, g));
-            }
-        }
-        NAME(put)(out + j, here, grad, bypass);
-    }
-}
-
-static void NAME(quick_gradient)(const void *x, const void *q, ptrdiff_t n, const distilled *r, const void *of_x,
-                                 const void *of_q, void *out, int bypass, int is_far)
-{
-    QUICK_CASES(quick_gradient_as, x, q, n, r, of_x, of_q, out, bypass, is_far);
+    totals->both += lane_total_value(both);
+    totals->own += lane_total_value(own);
 }

@@ -14,19 +14,20 @@ SIMD vec NAME(hessian_lanes)(vec e, vec unit, vec factor, vec second, vec at_top
     return v_max(least, h); /* NaN stays */
 }
 
-static void NAME(hessian)(const hessian_row *r, ptrdiff_t n, void *to, int bypass)
+static void NAME(hessian)(hessian_row *r, ptrdiff_t end)
 {
     const ELEMENT *x = r->x;
     const REAL *kept = r->kept;
-    ELEMENT *out = to;
+    ELEMENT *out = r->out;
     const EXP_FRAME f = frame_at(r->at);
     const vec unit = v_set1((REAL)(r->unit / EXP_SCALE)), factor = v_set1((REAL)r->factor);
     const vec second = v_set1((REAL)r->second), at_top = v_set1((REAL)r->at_top), least = v_set1((REAL)r->least);
-    for (ptrdiff_t j = 0, here; j < n; j += here) {
-        const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, bypass);
-        here = before ? before : n - j < LANES ? n - j : LANES;
+    for (ptrdiff_t j = r->done, here; j < end; j += here) {
+        const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, r->n, r->bypass);
+        here = before ? before : r->n - j < LANES ? r->n - j : LANES;
         const vec e = kept ? NAME(real_at)(kept, j, j + here) : v_exp(NAME(at)(x, j, j + here, -INFINITY), f);
-        NAME(put)(out + j, here, NAME(hessian_lanes)(e, unit, factor, second, at_top, least), bypass);
+        NAME(put)(out + j, here, NAME(hessian_lanes)(e, unit, factor, second, at_top, least), r->bypass);
+        r->done = j + here;
     }
 }
 

@@ -5,6 +5,8 @@
  * The maximum is known before the sum, and the block in the L1 cache then: a pass over memory guesses it (pass in
  * rows.h), but sum e^x (max - x) about a guess is a difference that cancels where few classes hold the sum. The class
  * at the maximum is left out of the sum (blocks.h, D), and adds nothing to that other one. */
+#include <math.h>
+
 #include "blocks/blocks.h"
 #include "blocks/prefetch.h"
 #include "math/exp_sum.h"
@@ -99,8 +101,8 @@ SIMD vec NAME(taken_at_once)(vec *s)
 }
 
 /* guards: for a row with a shift or with logits so low that e^x (max - x) is 0 times inf. */
-SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u, int leaves_out, int guards,
-                          counted_above counts, vec to_count, int squares)
+SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u, int leaves_out, int guards, int counts,
+                          vec to_count, int squares)
 {
     const vec z = guards ? v_max(r->least, x) : x;    /* NaN stays one */
     vec e = v_exp_summed(guards ? v_max(r->lowest, v_sub(z, r->f.shift)) : z, r->f);
@@ -108,13 +110,11 @@ SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u,
     if (leaves_out) e = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->leave - j))), e);
     p->sum[u] = v_add(p->sum[u], e);
     if (squares) p->squares[u] = v_fma(v_mul(e, r->unit), e, p->squares[u]);
-    if (counts == ABOVE) p->count[u] = v_add_where(v_less(r->target, to_count), p->count[u], v_set1(1));
-    if (counts == NOT_BELOW) p->count[u] = v_add_where(v_less(to_count, r->target), p->count[u], v_set1(1));
+    if (counts) p->count[u] = v_add_where(v_less(r->target, to_count), p->count[u], v_set1(1));
 }
 
 /* What is past the end is far below, and counts for nothing. */
-SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_out, int guards, counted_above counts,
-                           int squares)
+SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_out, int guards, int counts, int squares)
 {
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
@@ -127,9 +127,8 @@ SIMD void NAME(look_chunk)(const looking *r, ptrdiff_t j, looks *p, int leaves_o
     if (j < end) NAME(ask_ahead)(r->x, j, end - j, &r->ahead);
     for (; j < end; j += LANES) {
         const vec x = NAME(at)(r->x, j, end, -INFINITY);
-        const vec to_count = counts == NOT_BELOW ? NAME(at)(r->x, j, end, INFINITY) : x;
         const vec z = end - j >= LANES ? x : v_max(r->least, x);
-        NAME(look_step)(r, j, z, p, 0, leaves_out, guards, counts, to_count, squares);
+        NAME(look_step)(r, j, z, p, 0, leaves_out, guards, counts, x, squares);
     }
 }
 
@@ -196,12 +195,12 @@ static compensated NAME(look_at_lane)(const looking *r, ptrdiff_t j, int lane, d
 }
 
 /* Any chunk, in one copy for all that few chunks need. */
-NOT_INLINED static void NAME(look_any_chunk)(const looking *r, ptrdiff_t j, looks *p, counted_above counts)
+NOT_INLINED static void NAME(look_any_chunk)(const looking *r, ptrdiff_t j, looks *p, int counts)
 {
     NAME(look_chunk)(r, j, p, 1, 1, counts, 1);
 }
 
-SIMD lane_total NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *fars, int guards, counted_above counts,
+SIMD lane_total NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *fars, int guards, int counts,
                                   int squares)
 {
     lane_total of_squares = lane_total_of_none();
@@ -216,7 +215,7 @@ SIMD lane_total NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *
 }
 
 /* In lanes, of which those with more than a sixteenth of either sum are added again (rows.h, pass_rounded). */
-SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, counted_above counts, int squares)
+SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, int counts, int squares)
 {
     REAL sums[GROUP / CHUNK_VECTORS], fars[GROUP / CHUNK_VECTORS];
     const int lanes = (int)((r->n + CHUNK - 1) / CHUNK) * LANES;
@@ -264,6 +263,14 @@ SIMD void NAME(look_few)(const looking *r, block_look *found, int squares)
     found->squares = v_sum_f64(WIDE == 1 ? p.squares[0] : v_add_f64(p.squares[0], p.squares[WIDE - 1]));
 }
 
+/* What is above this is counted; for NOT_BELOW the number next to the target. Past the end of a block lies -inf. */
+static REAL NAME(below)(double target, counted_above counts)
+{
+    if (counts == NOT_COUNTED) return INFINITY;
+    if (counts == ABOVE) return (REAL)target;
+    return WIDE == 2 ? (REAL)nextafterf((f32)target, -INFINITY) : (REAL)nextafter(target, -INFINITY);
+}
+
 /* Of at most GROUP elements: the sum of e^x but for class leave, that of e^x (max - x), and how many are above a target,
  * or not below it; and unless the unit is 0 the sum of unit (e^x)^2. The sum is NaN where an element is. */
 static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
@@ -274,7 +281,7 @@ static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdif
                        v_set1((REAL)max),
                        v_set1((REAL)far_below(max, WIDE == 1)),
                        v_set1((REAL)far_below(max - at.shift, WIDE == 1)),
-                       v_set1((REAL)target),
+                       v_set1(NAME(below)(target, counts)),
                        v_set1((REAL)unit),
                        n,
                        leave,
@@ -286,16 +293,13 @@ static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdif
         if (counts) found->counted = NAME(above)(x, n, target, counts == NOT_BELOW);
     } else {
         if (!*guards && !shifts) {
-            if (unit != 0 && counts == ABOVE) NAME(look_rounded)(&r, found, 0, ABOVE, 1);
-            else if (unit != 0 && counts == NOT_BELOW) NAME(look_rounded)(&r, found, 0, NOT_BELOW, 1);
-            else if (unit != 0) NAME(look_rounded)(&r, found, 0, NOT_COUNTED, 1);
-            else if (counts == ABOVE) NAME(look_rounded)(&r, found, 0, ABOVE, 0);
-            else if (counts == NOT_BELOW) NAME(look_rounded)(&r, found, 0, NOT_BELOW, 0);
-            else NAME(look_rounded)(&r, found, 0, NOT_COUNTED, 0);
+            if (unit != 0) NAME(look_rounded)(&r, found, 0, 1, 1);
+            else if (counts) NAME(look_rounded)(&r, found, 0, 1, 0);
+            else NAME(look_rounded)(&r, found, 0, 0, 0);
             *guards = !isfinite(found->sum.sum) || !isfinite(found->far);
         }
-        if (*guards || shifts) NAME(look_rounded)(&r, found, 1, counts, 1);
-        if (counts == NOT_BELOW) found->counted = n - found->counted;
+        if (*guards || shifts) NAME(look_rounded)(&r, found, 1, 1, 1);
+        if (counts == NOT_BELOW && target == -INFINITY) found->counted = n;
     }
     found->sum = exp_sum_total(found->sum);
     found->far /= EXP_SCALE;

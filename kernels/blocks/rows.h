@@ -19,7 +19,6 @@
 #define FEW (28 * CHUNK_VECTORS)    /* classes of a group of whose lanes many would hold a sixteenth */
 #define STRIDE (16 * LANES)    /* classes read before as many of an earlier row are written */
 
-#define spreading NAME(spreading)
 #define gradient_of NAME(gradient_of)
 #define passing NAME(passing)
 #define passed NAME(passed)
@@ -71,120 +70,6 @@ static compensated NAME(sum)(const void *in, ptrdiff_t n, anchor at, double max,
     return exp_sum_total(lane_total_exact(s.total));
 }
 
-/* Exactly: with the rounding error of every sum, for what cancels. Else in float64 alone, which float32 seldom needs
- * more than. */
-SIMD void NAME(arriving_as)(const ELEMENT *g, const ELEMENT *x, ptrdiff_t n, double top, arrived *sums, int leads,
-                            int exactly)
-{
-    const vec tops = v_set1((REAL)top), zero = v_set1(0);
-    const vec_f64 none = v_set1_f64(0);
-    lane_total_f64 total[WIDE];
-    vec leader = zero, size = zero;
-    for (int u = 0; u < WIDE; ++u) total[u].sum = total[u].error = none;
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
-        vec a = NAME(at)(g, j, n, 0);
-        if (leads) {
-            const mask is_leader = v_equal(NAME(at)(x, j, n, -INFINITY), tops);
-            leader = v_add(leader, v_where(is_leader, a, zero));
-            a = v_zero_where(is_leader, a);
-        }
-        if (!exactly) size = v_add(size, v_max(a, v_sub(zero, a)));
-        for (int u = 0; u < WIDE; ++u) {
-            if (exactly) lane_total_add_f64(&total[u], v_widen(a, u));
-            else total[u].sum = v_add_f64(total[u].sum, v_widen(a, u));
-        }
-    }
-    if (leads) sums->leader += v_sum(leader);
-    if (!exactly) {
-        for (int u = 1; u < WIDE; ++u) total[0].sum = v_add_f64(total[0].sum, total[u].sum);
-        compensated_add(&sums->others, v_sum_f64(total[0].sum));
-        sums->size += v_sum(size);
-        return;
-    }
-    double sum[LANES_f64], error[LANES_f64];
-    for (int u = 0; u < WIDE; ++u) {
-        store_f64(sum, total[u].sum);
-        store_f64(error, total[u].error);
-        for (int i = 0; i < LANES_f64; ++i) {
-            compensated_add(&sums->others, sum[i]);
-            sums->others.error += error[i];
-        }
-    }
-}
-
-static void NAME(arriving)(const void *g, const void *x, ptrdiff_t n, double top, int exactly, arrived *sums)
-{
-    if (x && exactly) NAME(arriving_as)(g, x, n, top, sums, 1, 1);
-    else if (x) NAME(arriving_as)(g, x, n, top, sums, 1, 0);
-    else if (exactly) NAME(arriving_as)(g, NULL, n, top, sums, 0, 1);
-    else NAME(arriving_as)(g, NULL, n, top, sums, 0, 0);
-}
-
-/* With t_c = w_c (keep q_c + floor): mass = sum of t_c, distance = sum of t_c (from - z_c), where 0 times inf is 0
- * if that is looked for (has_zeros). In float64: from - z_c rounded to float32 would cost up to half an ulp of each
- * term. */
-typedef struct {
-    vec_f64 mass[WIDE], distance[WIDE];
-} spreading;
-
-SIMD void NAME(spread_step)(spreading *p, vec z, vec q, vec w, vec_f64 from, vec_f64 keep, vec_f64 floor, int has_q,
-                            int has_w, int has_zeros)
-{
-    for (int u = 0; u < WIDE; ++u) {
-        const vec_f64 below = v_sub_f64(from, v_widen(z, u));
-        vec_f64 t = has_q ? v_fma_f64(v_widen(q, u), keep, floor) : floor;
-        if (has_w) t = v_mul_f64(v_widen(w, u), t);
-        p->mass[u] = v_add_f64(p->mass[u], t);
-        if (!has_zeros) p->distance[u] = v_fma_f64(t, below, p->distance[u]);
-        else {
-            const vec_f64 term = v_zero_where_f64(v_equal_f64(t, v_set1_f64(0)), v_mul_f64(t, below));
-            p->distance[u] = v_add_f64(p->distance[u], term);
-        }
-    }
-}
-
-SIMD void NAME(spread_as)(const ELEMENT *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance,
-                          int has_q, int has_w, int has_zeros)
-{
-    const REAL *q = s.q, *w = s.w;
-    const vec_f64 zero = v_set1_f64(0), top = v_set1_f64(from), keep = v_set1_f64(s.keep), floor = v_set1_f64(s.floor);
-    const vec one = v_set1(1);
-    lane_total_f64 masses = {zero, zero}, distances = {zero, zero};
-    for (ptrdiff_t j = 0; j < n;) {
-        const ptrdiff_t end = n - j < CHUNK ? n : j + CHUNK;
-        spreading p;
-        for (int u = 0; u < WIDE; ++u) p.mass[u] = p.distance[u] = zero;
-        for (; end - j >= LANES; j += LANES) {
-            if (has_q) prefetch((const char *)(q + j) + PREFETCH);
-            const vec t = has_q ? v_load_real(q + j) : one, weights = has_w ? v_load_real(w + j) : one;
-            NAME(spread_step)(&p, v_load(x + j), t, weights, top, keep, floor, has_q, has_w, has_zeros);
-        }
-        if (j < end) {    /* w is 0 past the end */
-            const mask inside = v_less(v_load_real(lane_numbers), v_set1((REAL)(end - j)));
-            const vec t = has_q ? NAME(real_at)(q, j, end) : one;
-            const vec weights = has_w ? NAME(real_at)(w, j, end) : v_where(inside, one, v_set1(0));
-            NAME(spread_step)(&p, NAME(at)(x, j, end, 0), t, weights, top, keep, floor, has_q, 1, has_zeros);
-            j = end;
-        }
-        for (int u = 0; u < WIDE; ++u) {
-            lane_total_add_f64(&masses, p.mass[u]);
-            lane_total_add_f64(&distances, p.distance[u]);
-        }
-    }
-    *mass = lane_total_value_f64(masses);
-    *distance = lane_total_value_f64(distances);
-}
-
-static void NAME(spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance)
-{
-    if (!s.q && !s.w) NAME(spread_as)(x, n, from, s, mass, distance, 0, 0, 0);
-    else if (!s.q) NAME(spread_as)(x, n, from, s, mass, distance, 0, 1, 0);
-    else if (!s.w) NAME(spread_as)(x, n, from, s, mass, distance, 1, 0, 0);
-    else NAME(spread_as)(x, n, from, s, mass, distance, 1, 1, 0);
-    /* Rarely: a logit of -inf where the target is 0 (or a NaN, which stays one). */
-    if (isnan(*distance)) NAME(spread_as)(x, n, from, s, mass, distance, s.q != NULL, s.w != NULL, 1);
-}
-
 /* ------------------------------------------------------------------ results */
 
 typedef struct {
@@ -217,6 +102,23 @@ SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, in
     NAME(put)(g->out + j, n, grad, bypass);
 }
 
+/* Whole vectors of what is kept, up to end as far as they reach, where a gradient is but that and a factor. Loads and
+ * stores beside each other are made in pairs. */
+SIMD ptrdiff_t NAME(gradient_of_kept)(const gradient_of *g, ptrdiff_t j, ptrdiff_t end, int bypass)
+{
+    const REAL *kept = g->kept + j;
+    ELEMENT *out = g->out + j;
+    for (; j <= end - UNROLL * LANES; j += UNROLL * LANES) {
+        vec e[UNROLL];
+        UNROLLED
+        for (int u = 0; u < UNROLL; ++u) e[u] = v_mul(v_load_real(kept + u * LANES), g->factor);
+        UNROLLED
+        for (int u = 0; u < UNROLL; ++u) NAME(put)(out + u * LANES, LANES, e[u], bypass);
+        kept += UNROLL * LANES, out += UNROLL * LANES;
+    }
+    return j;
+}
+
 /* The flags are constants where this is inlined. */
 SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keeps, int subtracts, int has_q, int has_w)
 {
@@ -243,12 +145,14 @@ SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keep
     /* Up to the vector with the entry, that one, and those behind it: most have none to look for. */
     const int is_ahead = g.entry >= j && g.entry < end;
     const ptrdiff_t whole = end - (end - j) % LANES, own = is_ahead ? g.entry - (g.entry - j) % LANES : whole;
+    if (TOGETHER > 1 && keeps && !subtracts) j = NAME(gradient_of_kept)(&g, j, own, bypass);
     IN_FOURS
     for (; j < own; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 0);
     if (j < whole) {
         NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 1);
         j += LANES;
     }
+    if (TOGETHER > 1 && keeps && !subtracts) j = NAME(gradient_of_kept)(&g, j, whole, bypass);
     IN_FOURS
     for (; j < whole; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 0);
     if (j < end && end == job->n) {
@@ -267,6 +171,7 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
     else if (keeps && s.q && !s.w) NAME(gradient_as)(job, n, job->bypass, 1, 1, 1, 0);
     else if (s.scale == 0) NAME(gradient_as)(job, n, job->bypass, 0, 0, 0, 0);
     else NAME(gradient_as)(job, n, job->bypass, keeps, 1, s.q != NULL, s.w != NULL);
+    if (job->beside) job->write_beside(job->beside, job->done);
 }
 
 /* ------------------------------------------------------------------ reading and writing at once */
@@ -288,15 +193,17 @@ typedef struct {
     two_aheads ahead;
 } passed;
 
-SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, int u, int keeps, int leaves_out,
-                          int exactly)
+/* Adds e^z, and returns what is kept of it. */
+SIMD vec NAME(pass_step)(const passed *r, EXP_FRAME f, ptrdiff_t j, vec z, passing *p, int u, int leaves_out,
+                         int exactly)
 {
     p->max[u] = v_max(z, p->max[u]);
-    vec q = v_set1(0), e = exactly ? v_exp_parts(z, r->f, &q) : v_exp_summed(z, r->f);
-    if (keeps) v_store_real(r->kept + j, exactly ? v_fma(e, q, e) : e);
+    vec q = v_set1(0), e = exactly ? v_exp_parts(z, f, &q) : v_exp_summed(z, f);
+    const vec whole = exactly ? v_fma(e, q, e) : e;
     if (leaves_out) e = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->y - j))), e);
     if (exactly) exp_sum_add(&p->exact, u, e, q);
     else p->sum[u] = v_add(p->sum[u], e);
+    return whole;
 }
 
 /* What lies ahead of n elements from j as far as they reach. */
@@ -314,16 +221,28 @@ SIMD void NAME(ask_ahead)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t n, const two_
 /* The chunk from j. */
 SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, int leaves_out, int exactly)
 {
-    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
-    for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
+    const EXP_FRAME f = read_again(&r->f);
+    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK, last = end - UNROLL * LANES;
+    const ELEMENT *x = r->x + j;
+    REAL *kept = keeps ? r->kept + j : NULL;
+    for (; j <= last; j += UNROLL * LANES) {
         NAME(ask_ahead)(r->x, j, UNROLL * LANES, &r->ahead);
         UNROLLED
-        for (int u = 0; u < UNROLL; ++u)
-            NAME(pass_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, keeps, leaves_out, exactly);
+        for (int u = 0; u < UNROLL; u += TOGETHER) {
+            vec of[TOGETHER];
+            for (int v = 0; v < TOGETHER; ++v) of[v] = v_load(x + (u + v) * LANES);
+            for (int v = 0; v < TOGETHER; ++v)
+                of[v] = NAME(pass_step)(r, f, j + (u + v) * LANES, of[v], p, u + v, leaves_out, exactly);
+            for (int v = 0; keeps && v < TOGETHER; ++v) v_store_real(kept + (u + v) * LANES, of[v]);
+        }
+        x += UNROLL * LANES;
+        if (keeps) kept += UNROLL * LANES;
     }
     if (j < end) NAME(ask_ahead)(r->x, j, end - j, &r->ahead);
-    for (; j < end; j += LANES)
-        NAME(pass_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, keeps, leaves_out, exactly);
+    for (; j < end; j += LANES) {
+        const vec e = NAME(pass_step)(r, f, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, leaves_out, exactly);
+        if (keeps) v_store_real(r->kept + j, e);
+    }
     if (exactly) exp_sum_end_chunk(&p->exact);
 }
 
@@ -431,28 +350,14 @@ static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double lo
     const vec m = v_set1(high), l = v_set1((REAL)(((max - (double)high) + log_sum) + off));
     ptrdiff_t j = NAME(before_vectors)(out, n, bypass);
     if (j) NAME(put)(out, j, v_sub(v_sub(NAME(at)(x, 0, j, 0), m), l), 0);
+    for (; TOGETHER > 1 && j <= n - UNROLL * LANES; j += UNROLL * LANES) {
+        vec z[UNROLL];
+        UNROLLED
+        for (int u = 0; u < UNROLL; ++u) z[u] = v_sub(v_sub(v_load(x + j + u * LANES), m), l);
+        UNROLLED
+        for (int u = 0; u < UNROLL; ++u) NAME(put)(out + j + u * LANES, LANES, z[u], bypass);
+    }
     IN_FOURS
     for (; n - j >= LANES; j += LANES) NAME(put)(out + j, LANES, v_sub(v_sub(v_load(x + j), m), l), bypass);
     if (j < n) NAME(put)(out + j, n - j, v_sub(v_sub(NAME(at)(x, j, n, 0), m), l), 0);
-}
-
-SIMD void NAME(log_softmax_backward_as)(const ELEMENT *x, const ELEMENT *g, ptrdiff_t n, const moved *m, ELEMENT *out,
-                                        int bypass, int leads)
-{
-    const EXP_FRAME f = frame_at(m->at);
-    const vec times = v_set1((REAL)(m->factor / EXP_SCALE)), top = v_set1((REAL)m->top),
-              at_top = v_set1((REAL)m->at_top);
-    for (ptrdiff_t j = 0, here; j < n; j += here) {
-        const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, n, bypass);
-        here = before ? before : n - j < LANES ? n - j : LANES;
-        const vec z = NAME(at)(x, j, j + here, -INFINITY), a = NAME(at)(g, j, j + here, 0);
-        const vec grad = v_fnma(v_exp(z, f), times, a);
-        NAME(put)(out + j, here, v_where(v_equal(z, top), leads ? at_top : v_sub(a, at_top), grad), bypass);
-    }
-}
-
-static void NAME(log_softmax_backward)(const void *x, const void *g, ptrdiff_t n, const moved *m, void *out, int bypass)
-{
-    if (m->leads) NAME(log_softmax_backward_as)(x, g, n, m, out, bypass, 1);
-    else NAME(log_softmax_backward_as)(x, g, n, m, out, bypass, 0);
 }

@@ -15,41 +15,37 @@
 #include "math/split_weight.h"
 #include "simd/simd.h"
 
-/* Of lanes of float32 whose e^z has a table. */
-#if EXP_TABLE_f32
-#define QUICK_FUNCTIONS NAME(quick_sums), NAME(quick_terms), NAME(quick_gradient)
-#else
 #define QUICK_FUNCTIONS NULL, NULL, NULL
-#endif
 
 #define BLOCK_FUNCTIONS                                 \
     {LANES,                                             \
      EXP_SCALE,                                         \
+     NAME(fill),                                        \
      NAME(max),                                         \
      NAME(sum),                                         \
      NAME(pass),                                        \
-     NAME(arriving),                                    \
-     NAME(spread),                                      \
+     WIDENED(arriving),                                 \
+     WIDENED(spread),                                   \
      NAME(gradient),                                    \
      NAME(log_softmax),                                 \
-     NAME(log_softmax_backward),                        \
+     WIDENED(log_softmax_backward),                     \
      NAME(top),                                         \
      NAME(place),                                       \
      NAME(above),                                       \
      NAME(look),                                        \
      NAME(log_probs_gradient),                          \
-     NAME(weighted_max),                                \
-     NAME(weighted_sum),                                \
-     NAME(hessian),                                     \
-     NAME(vector_at_top),                               \
-     NAME(vector_sum),                                  \
-     NAME(hessian_product),                             \
+     WIDENED(weighted_max),                             \
+     WIDENED(weighted_sum),                             \
+     WIDENED(hessian),                                  \
+     WIDENED(vector_at_top),                            \
+     WIDENED(vector_sum),                               \
+     WIDENED(hessian_product),                          \
      PASTE(columns_hessian, REAL),                      \
-     NAME(distilled_sums),                              \
-     NAME(distilled_terms),                             \
-     NAME(distilled_gradient),                          \
+     DISTILLED(distilled_sums),                         \
+     DISTILLED(distilled_terms),                        \
+     DISTILLED(distilled_gradient),                     \
      QUICK_FUNCTIONS,                                   \
-     NAME(transformed_sum),                             \
+     WIDENED(transformed_sum),                          \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -69,6 +65,10 @@
      EXP_TABLE ? PASTE(near_gradient_run, REAL) : NULL, \
      PASTE(near_log_softmax_run, REAL)}
 
+/* Rows of 16 bits: what is done with them most. For all else they come widened to float32 (rows/place.c). */
+#define WIDENED(function) NULL
+#define DISTILLED(function) NULL
+
 #define REAL f32
 #include "blocks/columns.h"
 #include "blocks/columns_look.h"
@@ -80,13 +80,6 @@
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
 #include "blocks/numbers.h"
-#include "blocks/weighted.h"
-#include "blocks/hessians.h"
-#include "blocks/distilled.h"
-#if EXP_TABLE_f32
-#include "blocks/distilled_quick.h"
-#endif
-#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -95,34 +88,34 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
 #include "blocks/numbers.h"
-#include "blocks/weighted.h"
-#include "blocks/hessians.h"
-#include "blocks/distilled.h"
-#if EXP_TABLE_f32
-#include "blocks/distilled_quick.h"
-#endif
-#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 
+#undef WIDENED
+#define WIDENED(function) NAME(function)
+
 #define ELEMENT f32
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/beside.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/hessians.h"
-#include "blocks/distilled.h"
-#if EXP_TABLE_f32
-#include "blocks/distilled_quick.h"
-#endif
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
+#if EXP_TABLE_f32    /* of lanes whose e^z has one */
+#include "blocks/distilled_quick.h"
+#undef QUICK_FUNCTIONS
+#define QUICK_FUNCTIONS quick_sums, quick_mixture, quick_gradient
+#endif
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 
 #undef QUICK_FUNCTIONS
 #define QUICK_FUNCTIONS NULL, NULL, NULL
+#undef DISTILLED
+#define DISTILLED(function) NAME(function)
 #undef REAL
 #define REAL f64
 #include "blocks/columns.h"
@@ -134,6 +127,7 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #define ELEMENT f64
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/beside.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
 #include "blocks/hessians.h"

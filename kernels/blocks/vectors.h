@@ -29,3 +29,13 @@ SIMD void NAME(put)(ELEMENT *out, ptrdiff_t n, vec a, int bypass)
     else if (bypass) v_bypass(out, a);
     else v_store(out, a);
 }
+
+static void NAME(fill)(void *to, ptrdiff_t n, double value, int bypass)
+{
+    ELEMENT *out = to;
+    const vec a = v_set1((REAL)value);
+    ptrdiff_t j = NAME(before_vectors)(out, n, bypass);
+    if (j) NAME(put)(out, j, a, 0);
+    for (; n - j >= LANES; j += LANES) NAME(put)(out + j, LANES, a, bypass);
+    if (j < n) NAME(put)(out + j, n - j, a, 0);
+}

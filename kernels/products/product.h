@@ -46,7 +46,8 @@ typedef struct {
     void (*enter)(void), (*leave)(void);    /* around a thread's share of the work, or NULL */
 } product_unit;
 
-/* n contiguous numbers, rounded once. bypass: the caches, with the result. */
+/* n contiguous numbers, rounded once. bypass: the caches, with the result; a fence follows, or is the caller's to make. */
+enum { BYPASS_FENCED = 1, BYPASS_UNFENCED = 2 };
 typedef void convert_function(const void *from, void *to, ptrdiff_t n, int bypass);
 
 extern const product_unit product_base, product_avx2, product_avx512, product_neon, product_avx512_bf16, product_amx;

@@ -33,5 +33,6 @@ void by_rows(const task *t)
         else run_batches(&p, first, last);
     }
     write_waiting(&p);
+    write_distilled(&p);
     close_place(&p);
 }

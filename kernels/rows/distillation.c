@@ -5,13 +5,12 @@
  *   reverse    T^2 sum p_s phi(-d)                   T p_s (d - KL)
  *   js         T^2 (beta KL(p_t || m) + (1 - beta) KL(p_s || m))      T (1 - beta) p_s (log(p_s / m) - KL(p_s || m))
  *
- * d_c = x_c - log sum p_t e^(x_c), where x_c are the differences of the logits less that of one class, so that no digit
- * of it is lost where the rows are nearly equal, up to a constant. A pair of rows stays in the L2 cache for all passes. */
+ * d_c = x_c - log sum p_t e^(x_c), where x_c are the differences of the logits less a base, so that no digit
+ * of it is lost where the rows are nearly equal, up to a constant. */
 #include <math.h>
+#include <stdlib.h>
 
 #include "rows/place.h"
-
-#define GUESSED_FROM 64    /* classes */
 
 static double largest(place *p, const reader *r)
 {
@@ -24,6 +23,228 @@ static double largest(place *p, const reader *r)
     }
     return max;
 }
+
+/* ------------------------------------------------------------------ in lanes of float32 */
+
+#define GUESSED_FROM 64    /* classes */
+#define LEAST_MIXED 64     /* classes: of fewer, the rounding errors of terms that each cost several show */
+
+/* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
+ * how far these lie from it. */
+static double usual_difference(const f32 *b, const f32 *a, ptrdiff_t n, double *spread)
+{
+    double sum = 0, squares = 0;
+    int count = 0;
+    for (ptrdiff_t c = 0; c < n; ++c) {
+        const double d = (double)b[c] - (double)a[c];
+        if (isfinite(d)) sum += d, squares += d * d, ++count;
+    }
+    const double mean = count ? sum / count : 0, variance = count ? squares / count - mean * mean : 0;
+    *spread = variance > 0 ? sqrt(variance) : 0;
+    return mean;
+}
+
+/* Such a factor of e^z leaves the lanes' range in no product that counts. */
+static int suits_lanes(double factor) { return factor == 0 || (fabs(factor) >= 0x1p-125 && fabs(factor) <= 0x1p20); }
+
+/* The sums of a block of a row; and the next part of the gradient of the one before it, for each that is read. */
+static void add_block(place *p, const quick_pair *r, int forward, block at, char *m, char *e, quick_totals *totals)
+{
+    reader *a = forward ? &p->q : &p->x, *b = forward ? &p->x : &p->q;
+    p->k->quick_sums(read_block(a, at), read_block(b, at), at.n, r, totals, m ? m + 4 * at.at : NULL,
+                     e ? e + 4 * at.at : NULL, &p->distilled);
+}
+
+static const quick_totals of_nothing = {0, 0, 0, 0, -INFINITY, -INFINITY};
+
+/* mean(e^d) - 1, and where it is that mean(phi) less up - log(1 + up) keeps its digits. */
+static double mean_up(const quick_pair *r, const quick_totals *t)
+{
+    return r->far ? t->phi / t->e * r->ratio - 1 : (t->moved + t->phi) / t->e;
+}
+static int is_near(const quick_totals *t, double up) { return up > -0.5 && up - log1p(up) <= 0.5 * (t->phi / t->e); }
+
+static void move_base(quick_pair *r, double by)
+{
+    r->base += by / r->inverse;
+    r->ratio = times_power_of_2(exp(-r->base * r->inverse), r->of_b.k - r->of_a.k);
+    r->carefully = 1;
+}
+
+/* After the first block the base is moved, and it is read again, if that shows the base to be far off. */
+static quick_totals add_up(place *p, quick_pair *r, int forward, char *m, char *e)
+{
+    quick_totals totals = of_nothing;
+    for (block at = {0, 0}; next_block(&p->c, &at);) {
+        add_block(p, r, forward, at, m, e, &totals);
+        if (at.at || r->far || at.n == p->t->classes) continue;
+        const double up = mean_up(r, &totals);
+        if (!isfinite(up) || !(up > -1) || is_near(&totals, up)) continue;
+        move_base(r, log1p(up));
+        totals = of_nothing;
+        add_block(p, r, forward, at, m, e, &totals);
+    }
+    return totals;
+}
+
+/* Of f(D) = beta D e^D - w log w with w = 1 - beta + beta e^D, whose derivative is beta e^D (D - log w), and that of log w
+ * beta e^D / w. It converges up to |D| = pi. */
+static void find_series(double beta, f32 *series)
+{
+    enum { TERMS = QUICK_SHARES + 2 };
+    double e[TERMS], w[TERMS], slope[TERMS], gap[TERMS] = {0, 1}; /* e^D; w; its logarithm's derivative; D - log w */
+    e[0] = 1;
+    for (int i = 1; i < TERMS; ++i) e[i] = e[i - 1] / i;
+    for (int i = 0; i < TERMS; ++i) w[i] = beta * e[i] + (i ? 0 : 1 - beta);
+    for (int i = 0; i < TERMS; ++i) {
+        slope[i] = beta * e[i];
+        for (int j = 0; j < i; ++j) slope[i] -= slope[j] * w[i - j];
+    }
+    for (int i = 1; i < TERMS; ++i) gap[i] -= slope[i - 1] / i;
+    for (int i = 2; i < TERMS; ++i) {
+        double sum = 0;
+        for (int j = 1; j < i; ++j) sum += gap[j] * e[i - 1 - j];
+        series[TERMS - 1 - i] = (f32)(beta * sum / i);
+    }
+}
+
+/* The two divergences over the mixture, and the student's own, of what was kept. */
+static double over_mixture(place *p, const quick_pair *r, double e, double up, double *own)
+{
+    quick_shares of = {.shift = log1p(up), .of_b = r->ratio / (1 + up), .beta = p->t->distilled.beta};
+    quick_mixed found = {0, 0};
+    char *m = p->kept.rows, *es = m + p->kept.stride;
+    find_series(of.beta, of.series);
+    for (block at = {0, 0}; next_block(&p->c, &at);)
+        p->k->quick_mixture(read_block(&p->x, at), read_block(&p->q, at), at.n, r, &of, m + 4 * at.at, es + 4 * at.at,
+                            &found);
+    *own = -found.own / e;
+    return found.both / e;
+}
+
+/* What is kept of the row, m of_m + e of_e, goes to the gradient: at once, or while the next row is read. */
+static void write_quickly(place *p, quick_pair r, int forward, double of_m, double of_e)
+{
+    char *m = p->kept.rows, *e = m ? m + p->kept.stride : NULL;
+    write_distilled(p);
+    if (m && p->out.direct) {
+        const quick_job job = {(f32 *)m, (f32 *)e, (f32 *)p->out.row, of_m, of_e, p->t->classes, 0, p->out.bypass};
+        p->distilled = job;
+        p->kept.rows = p->kept.halves[p->kept.rows == p->kept.halves[0]];
+        return;
+    }
+    r.keeps = forward ? KEEP_MOVED : KEEP_TERM;
+    for (block b = {0, 0}; next_block(&p->c, &b);) {
+        const f32 *of_block = m ? (f32 *)m + b.at : p->exps, *es = m ? (f32 *)e + b.at : p->exps + BLOCK + MOST_LANES;
+        quick_job job = {of_block, es, block_to_write(&p->out, b), of_m, of_e, b.n, 0, p->out.direct && p->out.bypass};
+        quick_totals unused = of_nothing;
+        if (!m)
+            add_block(p, &r, forward, b, (char *)(p->exps - b.at), (char *)(p->exps + BLOCK + MOST_LANES - b.at),
+                      &unused);
+        p->k->quick_gradient(&job, b.n);
+        write_block(&p->out, b, job.out);
+    }
+}
+
+void write_distilled(place *p)
+{
+    if (p->distilled.done < p->distilled.n) p->k->quick_gradient(&p->distilled, p->distilled.n);
+}
+
+/* The anchors of rows whose maxima are known to be elsewhere; 0 where lanes have none. */
+static int anchor_pair(place *p, quick_pair *r, int forward)
+{
+    const double of_x = largest(p, &p->x) * r->inverse, of_q = largest(p, &p->q) * r->inverse;
+    if (!isfinite(of_x) || !isfinite(of_q)) return 0;
+    r->of_a = anchor_at(forward ? of_q : of_x, sum_headroom(0), 0);
+    r->of_b = anchor_at(forward ? of_x : of_q, sum_headroom(0), 0);
+    return r->of_a.shift == 0 && r->of_b.shift == 0;
+}
+
+/* Whether the anchors serve the two rows: by their maxima, or by their sums, which are infinite where they do not. */
+static int have_anchors(const quick_pair *r, const quick_totals *t, double up)
+{
+    const double least = 0x1p40, most = 0x1p100, of_b = (r->far ? t->phi : t->e * (1 + up) / r->ratio);
+    const int suit = t->e >= least && t->e <= most && of_b >= least && of_b <= most;
+    return suit && !(t->max_a * r->inverse > 20) && !(t->max_b * r->inverse > 20);
+}
+
+/* 0 where lanes of float32 will not do. With the means over p_a of d, of phi(d), and so up = mean(e^d) - 1,
+ *
+ *   KL(p_a || p_b) = mean(phi) - (up - log(1 + up)) = log(1 + up) - mean(d),
+ *
+ * of which the former is good to the last digits where its second term is the smaller one, and the latter where rows are far from
+ * each other. Where neither is, the base is moved by log(1 + up), and up is next to 0 then. */
+static int quickly(place *p, ptrdiff_t row, double weight)
+{
+    const task *t = p->t;
+    const distillation_kind kind = t->distilled.kind;
+    const double temperature = t->distilled.temperature, beta = t->distilled.beta;
+    const int forward = kind == FORWARD_KL, mixes = kind == JENSEN_SHANNON;
+    char *m = p->kept.rows, *e = m ? m + p->kept.stride : NULL;
+    if (!p->k->quick_sums || (mixes && (!m || t->classes < LEAST_MIXED))) return 0;
+    quick_pair r = {.inverse = 1 / temperature, .of_a = anchor_at(0, sum_headroom(0), 0), .ratio = 1};
+    r.of_b = r.of_a;
+    if (m) r.keeps = forward ? KEEP_MOVED : mixes ? KEEP_OTHER : KEEP_TERM;
+    block first = {0, 0};
+    if (!next_block(&p->c, &first)) return 1;
+    const f32 *x = read_block(&p->x, first), *q = read_block(&p->q, first);
+    double spread;
+    const ptrdiff_t guessed = first.n < GUESSED_FROM ? first.n : GUESSED_FROM;
+    const double usual = usual_difference(forward ? x : q, forward ? q : x, guessed, &spread) * r.inverse;
+    r.far = spread * r.inverse > 1.1 && fabs(usual) < 2 && !mixes && p->near_rows == 0;
+    if (!r.far && fabs(usual) > 0.5 * spread * r.inverse) move_base(&r, usual);
+    double up, loss, own = 0;
+    quick_totals found;
+    for (int turn = 0, anchored = 0;; ++turn) {
+        if (turn == 6 || !(r.ratio >= 0x1p-60 && r.ratio <= 0x1p60)) return 0;
+        found = add_up(p, &r, forward, m, e);
+        up = mean_up(&r, &found);
+        if (!have_anchors(&r, &found, up) && !anchored) {
+            if (!anchor_pair(p, &r, forward)) return 0;
+            anchored = 1;
+            r.far = 0;
+            move_base(&r, 0);
+            continue;
+        }
+        /* Over the mixture an error of the shift shows, and up is next to nothing beside what it is the sum of. */
+        if (mixes && fabs(found.moved) > 0.5 * found.e) up = found.other / found.e * r.ratio - 1;
+        const double moved = found.moved / found.e, phi = found.phi / found.e, shift = log1p(up), apart = shift - moved;
+        const int finite = isfinite(up) && up > -1 && isfinite(apart);
+        const int are_far = up > -0.5 && apart >= 0.5 + 0.25 * (fabs(shift) + fabs(moved));
+        loss = apart;
+        if (r.far) {
+            if (finite && are_far) break;
+            p->near_rows = 8; /* so many are taken to be near */
+            r.far = 0;
+            if (finite) move_base(&r, shift);
+            continue;
+        }
+        if (!finite) return 0;
+        if (mixes) {
+            loss = over_mixture(p, &r, found.e, up, &own);
+            if (!isfinite(loss) || !isfinite(own)) return 0;
+            if (up > -0.5 && shift * shift <= 4 * loss / (beta * (1 - beta))) break;
+        } else if (is_near(&found, up)) {
+            loss = phi - (up - shift);
+            break;
+        } else if (are_far) break;
+        move_base(&r, shift);
+    }
+    if (p->near_rows) --p->near_rows;
+    const double scale = t->row_scale[row * t->row_scale_step] * weight * temperature, of_e = scale / found.e;
+    const double factors[3][2] = {{of_e / (1 + up), -of_e * up / (1 + up)},
+                                  {-of_e, -of_e * (loss - log1p(up))},
+                                  {-of_e * (1 - beta), -of_e * (1 - beta) * own}};
+    double of_m = factors[kind][0], of_both = factors[kind][1];
+    if (r.far && forward) of_m = scale / found.phi, of_both = -of_e;
+    if (!suits_lanes(of_e) || !suits_lanes(of_m)) return 0;
+    t->loss[row] = weight * (temperature * temperature * loss);
+    write_quickly(p, r, forward, of_m, of_both);
+    return 1;
+}
+
+/* ------------------------------------------------------------------ in float64 */
 
 /* What the logits of the first class differ by that neither row masks. */
 static void find_base(place *p, distilled *r)
@@ -50,113 +271,11 @@ static void find_shift(distilled *r, const distilled_totals *t)
     r->shift = (of_anchors - r->base * r->inverse) + (log(of_x / of_q) - r->base_error * r->inverse);
 }
 
-/* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
- * by how much these differ from it, squared. */
-static double usual_difference(place *p, double *spread)
-{
-    const ptrdiff_t most = p->t->classes < GUESSED_FROM ? p->t->classes : GUESSED_FROM;
-    double sum = 0, squares = 0;
-    int count = 0;
-    for (ptrdiff_t c = 0; c < most; ++c) {
-        const double d = read_element(&p->x, c) - read_element(&p->q, c);
-        if (isfinite(d)) sum += d, squares += d * d, ++count;
-    }
-    const double mean = count ? sum / count : 0;
-    *spread = count ? squares / count - mean * mean : 0;
-    return mean;
-}
-
-/* Rows whose differences spread by less are most likely not far from each other. */
-#define NEAR_SPREAD 1.2
-
-/* Where the two maxima are near 0, as most are, one anchor serves all rows, and is known beforehand. */
-#define NEAR_MAX 20.0
-#define NEAR_LEAST (-14.0)
-
-static quick_totals add_quickly(place *p, const distilled *r, char *of_x, char *of_q, ptrdiff_t ahead, int carefully)
-{
-    quick_totals totals = {0, 0, 0, -INFINITY, -INFINITY};
-    for (block b = {0, 0}; next_whole(&p->c, &b);)
-        p->k->quick_sums(read_block(&p->x, b), read_block(&p->q, b), b.n, r, &totals, of_x ? of_x + 4 * b.at : NULL,
-                         of_x ? of_q + 4 * b.at : NULL, ahead, carefully);
-    return totals;
-}
-
-static int serves(double top) { return top <= NEAR_MAX && top >= NEAR_LEAST; }
-
-/* What e^z is multiplied by is a normal number of the lanes, and its products are finite. */
-static int suits_lanes(double factor) { return factor >= 0x1p-125 && factor <= 0x1p20; }
-
-/* In lanes of float32, where that will do; 0 where it does not. The divergence is D - sum p_t x with x_c as above and
- * D = log sum p_t e^x (reverse: sum p_s x - D): where the rows are far from each other, that is as good as a sum of
- * terms. Where they are not, D comes from logarithms whose error of about 2^-23 shows in the divergence only as its
- * square; or for rows that are nearer than that, is the sum itself, which is short of it by the divergence. */
-static int quickly(place *p, ptrdiff_t row, double weight, distilled r)
-{
-    const task *t = p->t;
-    const int reverse = r.kind == REVERSE_KL;
-    const double temperature = t->distilled.temperature;
-    const double scale = t->row_scale[row * t->row_scale_step] * weight * temperature;
-    if (!p->k->quick_sums || r.kind == JENSEN_SHANNON) return 0;
-    r.of_x = r.of_q = anchor_at(0, sum_headroom(0), 0);
-    double spread;
-    r.base = usual_difference(p, &spread);
-    char *of_x = p->kept.memory ? p->kept.halves[0] : NULL, *of_q = p->kept.memory ? p->kept.halves[1] : NULL;
-    const int has_next = p->x.direct && p->q.direct && row + 1 < t->rows;
-    const ptrdiff_t ahead = has_next ? t->classes * element_size(t->x.type) : 0;
-    int carefully = spread * r.inverse * r.inverse < NEAR_SPREAD, again = 0;
-    quick_totals totals = add_quickly(p, &r, of_x, of_q, ahead, carefully);
-    double moved = 0, logs = 0, loss = 0;
-    for (;;) {
-        const double top_x = totals.max_x * r.inverse, top_q = totals.max_q * r.inverse;
-        if (!isfinite(top_x) || !isfinite(top_q)) return 0;
-        if (!again && !(serves(top_x) && serves(top_q))) {
-            r.of_x = anchor_at(top_x, sum_headroom(0), 0);
-            r.of_q = anchor_at(top_q, sum_headroom(0), 0);
-            if (r.of_x.shift != 0 || r.of_q.shift != 0) return 0;
-        } else {
-            moved = totals.moved / (reverse ? totals.of_x : totals.of_q);
-            logs = (r.of_x.k - r.of_q.k) * LN2 - r.base * r.inverse + log(totals.of_x / totals.of_q);
-            loss = reverse ? moved - logs : logs - moved;
-            const int defined = isfinite(loss) && isfinite(totals.of_x) && isfinite(totals.of_q);
-            if (carefully && !defined) return 0;
-            if (defined && (carefully || loss >= 0.5 + 0.25 * (fabs(moved) + fabs(logs) + fabs(r.base * r.inverse))))
-                break;
-        }
-        totals = add_quickly(p, &r, of_x, of_q, ahead, 1);
-        carefully = again = 1;
-    }
-    r.unit_x = p->k->tile_scale / totals.of_x, r.unit_q = p->k->tile_scale / totals.of_q;
-    const double of_x_unit = fabs(scale) * r.unit_x, of_q_unit = fabs(scale) * r.unit_q;
-    if (!suits_lanes(of_x_unit) || !suits_lanes(of_q_unit)) return 0;
-    const int is_far = loss >= 0.5 + 0.25 * (fabs(moved) + fabs(logs)), is_nearest = loss < 5e-7;
-    r.shift = is_nearest ? moved : logs;
-    for (int turn = 0; !is_far && turn < 1 + is_nearest; ++turn) {
-        loss = 0;
-        for (block b = {0, 0}; next_whole(&p->c, &b);)
-            p->k->quick_terms(read_block(&p->x, b), read_block(&p->q, b), b.n, &r, of_x ? of_x + 4 * b.at : NULL,
-                              of_x ? of_q + 4 * b.at : NULL, &loss);
-        r.shift = reverse ? moved - loss : moved + loss;
-        if (!isfinite(loss)) return 0;
-    }
-    t->loss[row] = weight * (temperature * temperature * loss);
-    r.loss = loss;
-    r.scale = scale;
-    for (block b = {0, 0}; next_whole(&p->c, &b);) {
-        void *out = block_to_write(&p->out, b);
-        p->k->quick_gradient(read_block(&p->x, b), read_block(&p->q, b), b.n, &r, of_x ? of_x + 4 * b.at : NULL,
-                             of_x ? of_q + 4 * b.at : NULL, out, p->out.bypass, is_far);
-        write_block(&p->out, b, out);
-    }
-    return 1;
-}
-
-static void one_row(place *p, ptrdiff_t row, double weight)
+static void exactly(place *p, ptrdiff_t row, double weight)
 {
     const task *t = p->t;
     const distillation_task *of = &t->distilled;
     distilled r = {.kind = of->kind, .inverse = 1 / of->temperature, .beta = of->beta};
-    if (quickly(p, row, weight, r)) return;
     const double max_x = largest(p, &p->x), max_q = largest(p, &p->q);
     if (!isfinite(max_x) || !isfinite(max_q)) {
         t->loss[row] = NAN;
@@ -190,16 +309,34 @@ static void one_row(place *p, ptrdiff_t row, double weight)
     }
 }
 
+/* Another place, which reads the rows in float64. */
+static place *elsewhere(place *p)
+{
+    if (p->is_f64) return p;
+    if (!p->exact) {
+        p->exact = malloc(sizeof *p->exact);
+        if (p->exact) open_place(p->exact, p->t, 1);
+        if (!p->exact || p->exact->c.stopped) p->c.stopped = 1;
+    }
+    return p->c.stopped ? NULL : p->exact;
+}
+
 void distillation(place *p, ptrdiff_t first, ptrdiff_t last)
 {
     const double *v = p->t->options.sample_weight;
     for (ptrdiff_t row = first; row < last && !p->c.stopped; ++row) {
         go_to(p, row);
-        if (!v || v[row] != 0) {
-            one_row(p, row, v ? v[row] : 1);
+        if (v && v[row] == 0) {
+            p->t->loss[row] = 0;
+            fill_row(&p->out, &p->c, 0);
             continue;
         }
-        p->t->loss[row] = 0;
-        fill_row(&p->out, &p->c, 0);
+        const double weight = v ? v[row] : 1;
+        if (quickly(p, row, weight)) continue;
+        place *e = elsewhere(p);
+        if (!e) return;
+        if (e != p) go_to(e, row);
+        exactly(e, row, weight);
+        p->c.stopped = p->c.stopped || e->c.stopped;
     }
 }

@@ -42,6 +42,7 @@ static int is_beyond_lanes(int is_f64, const row_hessian *h, double unit)
     return !is_f64 && (!suits_kept(0, h->factor, unit) || (h->second != 0 && !suits_kept(0, h->second, unit)));
 }
 
+/* Where the row's exponentials are kept and its gradient waits for the next row to be read, so does this (write_rows.c). */
 static void write_diagonal(place *p, ptrdiff_t i, const row_hessian *h)
 {
     const batch *b = &p->n.b;
@@ -49,13 +50,19 @@ static void write_diagonal(place *p, ptrdiff_t i, const row_hessian *h)
     hessian_row r = {.factor = h->factor, .second = h->second, .at_top = h->at_top, .least = h->least};
     r.at.shift = b->shift[i], r.at.k = b->k[i];
     r.unit = beyond ? b->share[i] : b->unit[i];
+    r.bypass = p->hess.direct && p->hess.bypass;
     for (block at = {0, 0}; next_whole(&p->c, &at);) {
-        void *out = block_to_write(&p->hess, at);
+        r.out = block_to_write(&p->hess, at);
         r.kept = keeps ? kept_block(p, i, at) : NULL;
         r.x = keeps ? NULL : read_block(&p->x, at);
-        if (beyond) write_beyond(p, &r, b->max[i], at.n, out);
-        else p->k->hessian(&r, at.n, out, p->hess.bypass);
-        write_block(&p->hess, at, out);
+        r.n = at.n, r.done = 0;
+        if (keeps && at.n == p->t->classes && p->hess.direct) {
+            p->diagonal[i] = r, p->waits[i] = 1;
+            continue;
+        }
+        if (beyond) write_beyond(p, &r, b->max[i], at.n, r.out);
+        else p->k->hessian(&r, at.n);
+        write_block(&p->hess, at, r.out);
     }
 }
 
@@ -93,6 +100,7 @@ void write_hessians(place *p)
     for (ptrdiff_t i = 0; i < p->n.rows && !p->c.stopped; ++i) {
         const ptrdiff_t row = p->n.row + i;
         go_to(p, row);
+        p->waits[i] = 0;
         read_from(&p->vector, t, row);
         write_to(&p->hess, t, row);
         if (p->n.r.skipped[i] || isnan(p->n.b.max[i])) {

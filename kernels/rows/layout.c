@@ -85,7 +85,7 @@ void set_element(element type, void *at, double value)
 #define WIDEN(TYPE, WIDENED) \
     for (ptrdiff_t i = 0; i < n; ++i) to[i] = (f64)WIDENED(((const TYPE *)from)[i])
 #define NARROW(TYPE, NARROWED) \
-    for (ptrdiff_t i = 0; i < n; ++i) ((TYPE *)to)[i] = NARROWED((f32)from[i])
+    for (ptrdiff_t i = 0; i < n; ++i) ((TYPE *)to)[i] = NARROWED((f32)((const f64 *)from)[i])
 
 void widen_elements(element type, const void *from, ptrdiff_t n, f64 *to)
 {
@@ -97,14 +97,17 @@ void widen_elements(element type, const void *from, ptrdiff_t n, f64 *to)
     }
 }
 
-void narrow_elements(element type, const f64 *from, ptrdiff_t n, void *to)
+void narrow_elements(element from_type, const void *from, element type, ptrdiff_t n, void *to)
 {
-    switch (type) {
-    case ELEMENT_F16: NARROW(f16, f32_to_f16); break;
-    case ELEMENT_BF16: NARROW(bf16, f32_to_bf16); break;
-    case ELEMENT_F32: NARROW(f32, ); break;
-    default: memcpy(to, from, (size_t)n * sizeof *from);
-    }
+    const ptrdiff_t size = element_size(type);
+    if (from_type == ELEMENT_F32)
+        for (ptrdiff_t i = 0; i < n; ++i) set_element(type, (char *)to + i * size, (double)((const f32 *)from)[i]);
+    else switch (type) {
+        case ELEMENT_F16: NARROW(f16, f32_to_f16); break;
+        case ELEMENT_BF16: NARROW(bf16, f32_to_bf16); break;
+        case ELEMENT_F32: NARROW(f32, ); break;
+        default: memcpy(to, from, (size_t)n * sizeof(f64));
+        }
 }
 
 static int merges(const array *a, int outer, int inner, ptrdiff_t inner_size)

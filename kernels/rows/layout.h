@@ -35,8 +35,8 @@ void scatter(const array *a, const void *buffer, ptrdiff_t n, char *to);
 double get_element(element type, const void *at);
 void set_element(element type, void *at, double value);
 
-/* n contiguous elements, widened exactly or rounded once, to and from float64 elsewhere. */
+/* n contiguous elements elsewhere: widened exactly, to float64; rounded once, from float64 or float32. */
 void widen_elements(element type, const void *from, ptrdiff_t n, f64 *to);
-void narrow_elements(element type, const f64 *from, ptrdiff_t n, void *to);
+void narrow_elements(element from_type, const void *from, element type, ptrdiff_t n, void *to);
 
 #endif

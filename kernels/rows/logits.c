@@ -6,13 +6,20 @@
 
 reader reader_of(const task *t, const array *a, element type)
 {
-    const reader r = {a, type, a->data && a->type == type && is_direct(t, a), NULL, NULL, -1, NULL, -1, NULL, NULL};
+    const int plain = a->data && is_direct(t, a), widens = plain && type == ELEMENT_F32 && a->type != type;
+    const reader r = {.a = a,
+                      .type = type,
+                      .direct = plain && a->type == type,
+                      .held = -1,
+                      .y = -1,
+                      .plain = plain,
+                      .widen = widens ? converter(t->isa->name, a->type, type) : NULL};
     return r;
 }
 
 reader transformed_reader_of(const task *t)
 {
-    const reader r = {&t->x, ELEMENT_F64, 0, NULL, NULL, -1, t, -1, NULL, NULL};
+    const reader r = {.a = &t->x, .type = ELEMENT_F64, .held = -1, .transformed = t, .y = -1};
     return r;
 }
 
@@ -43,6 +50,10 @@ const void *copied_block(reader *r, block b)
     if (r->transformed) {
         widen_elements(r->a->type, as_contiguous(r->transformed, r->a, from, n, r->raw), n, r->buffer);
         transform_logits(r, b.at, n, r->buffer, r->slope);
+        return r->buffer;
+    }
+    if (r->widen) {
+        r->widen(from, r->buffer, n, 0);
         return r->buffer;
     }
     gather(r->a, from, n, r->buffer);

@@ -20,6 +20,8 @@ typedef struct {
     int64_t y;           /* the class that a margin lowers */
     f64 *slope;          /* of the block that the buffer holds; NULL where it is logit_scale alone */
     void *raw;           /* room for the block as it was given, where it can't be read as it lies */
+    int plain;           /* the array's own numbers may be read as they lie, */
+    convert_function *widen; /* and are of 16 bits, and read as float32; or NULL */
 } reader;
 
 /* Of an array whose blocks are read in that type; without its buffer. */

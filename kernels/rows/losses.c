@@ -144,8 +144,9 @@ static void find_gradient(const task *t, double scale, const row_batch *n, ptrdi
         /* At y: a p - b - d w, and where p > 1/2 with a - b - d w taken together, which has no p to cancel against. */
         others += z_term;
         g->value[i] = scale * (b->p[i] > 0.5 ? others + a * b->below_1[i] : a * b->p[i] - at_y);
+        if (isinf(f.slope)) g->value[i] = times(scale, -INFINITY); /* slope (p - 1) */
     }
-    g->factor[i] = scale * a;
+    g->factor[i] = times(scale, a);
     g->scale[i] = scale * f.factor;
 }
 

@@ -29,6 +29,17 @@ static int suits_fusion(const task *t)
            o->label_smoothing == 0 && suits_float32(o->logit_scale, o->softcap);
 }
 
+/* What rows are worked on in: float32 for those of 16 bits, unless there are block functions of their own (blocks/unit.h). */
+static element worked_in(const task *t, int exactly)
+{
+    const work w = t->work;
+    const int has_own = !has_spread(t) && !t->hess.data && !is_transformed(&t->options) &&
+                        (w == LOGSUMEXP || w == SOFTMAX || w == LOG_SOFTMAX || w == FORWARD || w == BACKWARD ||
+                         w == FORWARD_BACKWARD || w == ROW_STATISTICS || w == LOG_PROBS_BACKWARD);
+    if (exactly && w == DISTILLATION) return ELEMENT_F64;
+    return has_own ? t->x.type : lanes_type(t->x.type);
+}
+
 void open_place(place *p, const task *t, int exactly)
 {
     memset(p, 0, sizeof *p);
@@ -38,19 +49,17 @@ void open_place(place *p, const task *t, int exactly)
     p->scales = p->fuses && (t->options.logit_scale != 1 || t->options.softcap != 0);
     if (p->scales) p->numbers = transform_numbers_of(t->options.logit_scale, t->options.softcap);
     const int transforms = !p->fuses && is_transformed(&t->options);
-    p->x = transforms ? transformed_reader_of(t) : reader_of(t, &t->x, t->x.type);
+    p->x = transforms ? transformed_reader_of(t) : reader_of(t, &t->x, worked_in(t, exactly));
     /* Probabilities are read in the lanes' type, the grad_output of log_softmax_backward and a teacher's logits in the
      * logits', the weights of a logsumexp as they are: 1e-50 has no float32. */
     p->q = reader_of(t, &t->q,
-                     t->work == LOG_SOFTMAX_BACKWARD || t->work == DISTILLATION ? t->x.type
+                     t->work == LOG_SOFTMAX_BACKWARD || t->work == DISTILLATION ? p->x.type
                      : t->work == WEIGHTED_LOGSUMEXP                            ? ELEMENT_F64
                                                                                 : lanes_type(p->x.type));
     p->out = writer_of(t, p->x.type);
-    p->vector = reader_of(t, &t->vector, t->x.type);
+    p->vector = reader_of(t, &t->vector, p->x.type);
     p->hess = p->out;
-    p->hess.a = &t->hess;
-    p->hess.direct = t->hess.data && is_direct(t, &t->hess);
-    p->hess.bypass = t->bypass && p->hess.direct;
+    write_as(&p->hess, t, &t->hess);
     p->k = t->isa->of[p->x.type];
     p->is_f64 = p->x.type == ELEMENT_F64;
     p->spreads = has_spread(t) && t->options.focal == 0;
@@ -64,13 +73,15 @@ void open_place(place *p, const task *t, int exactly)
     const ptrdiff_t stride = (row_bytes + VECTOR - 1) / VECTOR * VECTOR + VECTOR;
     p->most_rows = BATCH_BYTES / stride < BATCH ? BATCH_BYTES / stride : BATCH;
     if (p->most_rows < 1 || !p->x.direct) p->most_rows = 1;
-    const int is_quick = t->work == DISTILLATION && p->k->quick_sums && t->distilled.kind != JENSEN_SHANNON;
+    const int is_quick = t->work == DISTILLATION && p->k->quick_sums;
+    if (is_quick) p->most_rows = 2;    /* of one row there are two numbers for each class */
     const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX || is_quick) && row_bytes <= KEPT_BYTES;
     /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
-    if (copies) p->buffers = malloc(5 * BLOCK * sizeof(f64));
+    if (copies) p->buffers = malloc(6 * BLOCK * sizeof(f64));
     if (keeps) p->kept.memory = malloc((size_t)(2 * p->most_rows * stride + VECTOR));
-    if (p->scales && t->out.data) p->exps = malloc((BLOCK + MOST_LANES) * sizeof(f32));
-    const int lacks = (copies && !p->buffers) || (keeps && !p->kept.memory) || (p->scales && t->out.data && !p->exps);
+    const int makes_again = (p->scales && t->out.data) || (is_quick && !keeps);
+    if (makes_again) p->exps = malloc(2 * (BLOCK + MOST_LANES) * sizeof(f32));
+    const int lacks = (copies && !p->buffers) || (keeps && !p->kept.memory) || (makes_again && !p->exps);
     const cursor c = {t, copies ? BLOCK : POLL_EVERY, 0, lacks};
     p->c = c;
     if (p->c.stopped) ran_out_of_memory(t);
@@ -85,9 +96,10 @@ void open_place(place *p, const task *t, int exactly)
         p->out.buffer = p->buffers + 2 * BLOCK;
         p->hess.buffer = p->buffers + 3 * BLOCK;
         p->vector.buffer = p->buffers + 4 * BLOCK;
+        p->out.narrowed = p->hess.narrowed = p->buffers + 5 * BLOCK;
     }
     if (p->buffers && transforms) {
-        p->x.raw = p->out.narrowed = p->buffers + 3 * BLOCK;
+        p->x.raw = p->buffers + 3 * BLOCK;
         p->x.slope = t->options.softcap != 0 ? p->buffers + 4 * BLOCK : NULL;
     }
 }

@@ -38,9 +38,13 @@ typedef struct place {
     int scales;                      /* by more than a margin: */
     transform_numbers numbers;
     double slope[BATCH];             /* at the targets, over logit_scale */
-    f32 *exps;                       /* room for a block of e^z */
+    f32 *exps;                       /* room for a block of e^z, or of what a distillation keeps */
+    quick_job distilled;             /* the row whose gradient waits to be written while the next is read */
     struct place *exact; /* the same thread's, for rows that must go the long way; NULL until there is one */
     gradient_job jobs[BATCH + 1]; /* rows of the batch before this one, and a place for the next */
+    hessian_row diagonals[BATCH + 1]; /* what is written beside them; and that of each row, until it goes there: */
+    hessian_row diagonal[BATCH];
+    int waits[BATCH];
     gradient_queue queue;
 } place;
 
@@ -102,6 +106,7 @@ void write_hessians(place *p);
 void log_softmax_backward(place *p, ptrdiff_t first, ptrdiff_t last);
 void weighted_logsumexp(place *p, ptrdiff_t first, ptrdiff_t last);
 void distillation(place *p, ptrdiff_t first, ptrdiff_t last);
+void write_distilled(place *p);    /* what is left of the last row's gradient */
 
 /* row_statistics.c, log_probs_backward.c */
 void find_row_statistics(place *p, ptrdiff_t first, ptrdiff_t last);

@@ -4,21 +4,26 @@
 
 writer writer_of(const task *t, element type)
 {
-    const int narrows = type == ELEMENT_F64 && t->out.type != type;
-    const int direct = t->out.data && !narrows && is_direct(t, &t->out);
-    const writer w = {&t->out, direct, t->bypass && direct, narrows, NULL, NULL, NULL};
+    writer w = {.a = &t->out, .type = type};
+    write_as(&w, t, &t->out);
     return w;
+}
+
+void write_as(writer *w, const task *t, const array *a)
+{
+    w->a = a;
+    w->narrows = a->data && a->type != w->type;
+    w->plain = a->data && is_direct(t, a);
+    w->narrow = w->plain && w->narrows && w->type == ELEMENT_F32 ? converter(t->isa->name, w->type, a->type) : NULL;
+    w->direct = w->plain && !w->narrows;
+    w->bypass = t->bypass && (w->direct || w->narrow);
 }
 
 void fill_row(writer *w, cursor *c, double value)
 {
-    const element type = w->narrows ? ELEMENT_F64 : w->a->type;
-    const ptrdiff_t size = element_size(type);
     for (block b = {0, 0}; next_whole(c, &b);) {
-        char *out = block_to_write(w, b);
-        if (value == 0) memset(out, 0, (size_t)(b.n * size));
-        else
-            for (ptrdiff_t i = 0; i < b.n; ++i) set_element(type, out + i * size, value);
+        void *out = block_to_write(w, b);
+        c->t->isa->of[w->type]->fill(out, b.n, value, w->direct && w->bypass);
         write_block(w, b, out);
     }
 }
@@ -52,7 +57,8 @@ void write_tile(const tile_writer *w, ptrdiff_t row, ptrdiff_t rows, const char 
     if (w->columns && w->narrows) {
         char *out = row_of(t, &t->out, row);
         for (ptrdiff_t c = 0; c < t->classes; ++c)
-            narrow_elements(t->out.type, (const f64 *)tile + c * w->lanes, rows, out + c * t->out.class_stride);
+            narrow_elements(ELEMENT_F64, (const f64 *)tile + c * w->lanes, t->out.type, rows,
+                            out + c * t->out.class_stride);
         return;
     }
     if (w->columns) {
@@ -67,7 +73,7 @@ void write_tile(const tile_writer *w, ptrdiff_t row, ptrdiff_t rows, const char 
     for (ptrdiff_t i = 0; i < rows && !w->direct; ++i) {
         const void *from = to[i];
         if (w->narrows) {
-            narrow_elements(t->out.type, from, t->classes, w->narrowed);
+            narrow_elements(ELEMENT_F64, from, t->out.type, t->classes, w->narrowed);
             from = w->narrowed;
         }
         scatter(&t->out, from, t->classes, row_of(t, &t->out, row + i));

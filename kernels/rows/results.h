@@ -13,7 +13,10 @@ typedef struct {
     const array *a;
     int direct;        /* block functions write to the array itself */
     int bypass;        /* by stores that bypass the caches */
-    int narrows;       /* they are written in float64, the results are not of that: */
+    element type;      /* that they write in */
+    int narrows;       /* it is not that of the results: */
+    int plain;         /* these may be written as they lie, */
+    convert_function *narrow; /* and are of 16 bits, and made in float32; or NULL */
     void *narrowed;    /* room for a block of results */
     void *buffer;      /* BLOCK elements of float64's size, where they do not */
     char *row;         /* the row that is written, NULL where there is no array */
@@ -21,6 +24,7 @@ typedef struct {
 
 /* Of the task's results, which block functions write in that type; without its buffer. */
 writer writer_of(const task *t, element type);
+void write_as(writer *w, const task *t, const array *a);    /* to another array than that */
 
 static inline void write_to(writer *w, const task *t, ptrdiff_t row)
 {
@@ -36,8 +40,12 @@ static inline void *block_to_write(writer *w, block b)
 /* The block that was written there leaves. */
 static inline void write_block(writer *w, block b, const void *from)
 {
+    if (w->narrow) {
+        w->narrow(from, w->row + b.at * w->a->class_stride, b.n, w->bypass ? BYPASS_UNFENCED : 0);
+        return;
+    }
     if (w->narrows) {
-        narrow_elements(w->a->type, from, b.n, w->narrowed);
+        narrow_elements(w->type, from, w->a->type, b.n, w->narrowed);
         from = w->narrowed;
     }
     if (!w->direct) scatter(w->a, from, b.n, w->row + b.at * w->a->class_stride);

@@ -47,9 +47,10 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
     const int beyond = is_beyond(p->is_f64, max, of_p, s.scale * unit);
     const int keeps = !beyond && p->kept.has[i] && suits_kept(p->is_f64, g->factor[i], p->n.b.unit[i]);
     if (p->fuses && (beyond || fabs(max) > anchor_limit(0))) {
-        write_elsewhere(p, i, g);
+        write_elsewhere(p, i, g);    /* there are no transformed logits of which a Hessian is written */
         return;
     }
+    hessian_row *beside = t->hess.data && p->waits[i] ? &p->diagonal[i] : NULL;
     const int again = p->scales && !keeps;    /* e^z is made again, block by block */
     const anchor at = {p->n.b.shift[i], p->n.b.k[i]};
     const anchored_factor f = keeps ? split_factor(of_e, at) : anchor_factor(p->is_f64, of_e, at, p->n.b.top[i]);
@@ -74,8 +75,14 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         job->out = block_to_write(&p->out, b);
         job->bypass = p->out.bypass;
         job->n = b.n, job->done = 0;
+        job->beside = NULL;
         if (keeps && b.n == t->classes && p->out.direct && !p->x.slope && (!p->q.row || p->q.direct)) {
             if (job->bypass) prefetch_edges(p, job->out);
+            if (beside) {
+                job->beside = p->diagonals + (job - p->jobs), job->write_beside = p->k->hessian;
+                *job->beside = *beside;
+                beside = NULL;
+            }
             ++p->queue.end;
             continue;
         }
@@ -85,6 +92,7 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         for (ptrdiff_t j = 0; j < b.n && p->x.slope; ++j) ((f64 *)job->out)[j] *= p->x.slope[j];
         write_block(&p->out, b, job->out);
     }
+    if (beside) p->k->hessian(beside, beside->n);
 }
 
 static void write_log_softmax(place *p, ptrdiff_t i)

@@ -129,6 +129,12 @@ SIMD vec_f32 v_div_f32(vec_f32 a, vec_f32 b) { return _mm256_div_ps(a, b); }
 SIMD vec_f32 v_lost_f32(vec_f32 a, vec_f32 b, vec_f32 p) { return _mm256_fmsub_ps(a, b, p); }
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm256_div_pd(a, b); }
 SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p) { return _mm256_fmsub_pd(a, b, p); }
+SIMD vec_f32 v_split_f32(vec_f32 a, vec_f32 *e)
+{
+    const __m256i exponent = _mm256_srli_epi32(_mm256_castps_si256(a), 23);
+    *e = _mm256_cvtepi32_ps(_mm256_sub_epi32(exponent, _mm256_set1_epi32(127)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_sub_epi32(_mm256_set1_epi32(254), exponent), 23));
+}
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
 {
     const __m256i exponent = _mm256_srli_epi64(_mm256_castpd_si256(a), 52);

@@ -152,6 +152,11 @@ SIMD vec_f32 v_div_f32(vec_f32 a, vec_f32 b) { return _mm512_div_ps(a, b); }
 SIMD vec_f32 v_lost_f32(vec_f32 a, vec_f32 b, vec_f32 p) { return _mm512_fmsub_ps(a, b, p); }
 SIMD vec_f64 v_div_f64(vec_f64 a, vec_f64 b) { return _mm512_div_pd(a, b); }
 SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p) { return _mm512_fmsub_pd(a, b, p); }
+SIMD vec_f32 v_split_f32(vec_f32 a, vec_f32 *e)
+{
+    *e = _mm512_getexp_ps(a);
+    return _mm512_scalef_ps(_mm512_set1_ps(1), _mm512_sub_ps(_mm512_setzero_ps(), *e));
+}
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
 {
     *e = _mm512_getexp_pd(a);

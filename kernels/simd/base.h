@@ -176,6 +176,18 @@ SIMD vec_f64 v_lost_f64(vec_f64 a, vec_f64 b, vec_f64 p)    /* Dekker's product 
     const vec_f64 ah = high_half(a), bh = high_half(b), al = a - ah, bl = b - bh;
     return ((ah * bh - p) + ah * bl + al * bh) + al * bl;
 }
+SIMD vec_f32 v_split_f32(vec_f32 a, vec_f32 *e)
+{
+    word_f32 bits;
+    f32 exponent[LANES_f32];
+    memcpy(&bits, &a, sizeof bits);
+    bits >>= 23;
+    for (int i = 0; i < LANES_f32; ++i) exponent[i] = (f32)(int32_t)LANE(bits, i) - 127;
+    *e = load_f32(exponent);
+    bits = (254 - bits) << 23;
+    memcpy(&a, &bits, sizeof bits);
+    return a;
+}
 SIMD vec_f64 v_split_f64(vec_f64 a, vec_f64 *e)
 {
     word_f64 bits;

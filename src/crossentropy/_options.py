@@ -47,31 +47,57 @@ def integer(value: Any, name: str) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
 
 
-def _number(holds: Callable[[float], bool], told: str) -> Callable[[Any, str], float]:
-    """The rule of a real number: what must hold of it, and the words for that."""
+class Limits(NamedTuple):
+    """What a real number must lie between, and the words for that; open: the end itself will not do."""
+
+    least: float
+    most: float
+    told: str
+    open_below: bool = False
+    open_above: bool = False
+
+    def condition(self, name: str) -> str:
+        """The same as a condition in Python, of the number of that name; `inf` is infinity."""
+        below, above = ("<" if is_open else "<=" for is_open in (self.open_below, self.open_above))
+        return f"{float(self.least)!r} {below} {name} {above} {float(self.most)!r}"
+
+
+NOT_NEGATIVE = Limits(0, math.inf, "finite and not negative", open_above=True)
+POSITIVE = Limits(0, math.inf, "finite and positive", open_below=True, open_above=True)
+
+
+def _number(limits: Limits) -> Callable[[Any, str], float]:
+    """The rule of a real number within limits."""
+    least, most, told, open_below, open_above = limits
 
     def rule(value: Any, name: str) -> float:
         number = real(value, name)
-        if not holds(number):
+        above = number > least if open_below else number >= least
+        below = number < most if open_above else number <= most
+        if not (above and below):
             raise ValueError(f"{name} must be {told}, got {value!r}")
         return number
 
     return rule
 
 
-def _cap(value: Any, name: str) -> float:
-    number = 0.0 if value is None else real(value, name)
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be finite and positive, or 0 or None for none, got {value!r}")
-    return number
+def _number_or_none(limits: Limits) -> Callable[[Any, str], float]:
+    """That rule, where None is 0."""
+    rule = _number(limits)
+    return lambda value, name: 0.0 if value is None else rule(value, name)
 
 
-def _normalizer(value: Any, name: str) -> float:
-    number = real(value, name)
-    if not 0 < number < math.inf:
-        way = "; pass max(count, 1), with the count of all ranks or batches together, the same in each" * (number == 0)
-        raise ValueError(f"{name} must be finite and positive, got {value!r}{way}")
-    return number
+def _divisor(limits: Limits) -> Callable[[Any, str], float]:
+    """That rule, with the way out for a count of 0."""
+    rule = _number(limits)
+
+    def of_count(value: Any, name: str) -> float:
+        if real(value, name) == 0:
+            way = "pass max(count, 1), with the count of all ranks or batches together, the same in each"
+            raise ValueError(f"{name} must be {limits.told}, got {value!r}; {way}")
+        return rule(value, name)
+
+    return of_count
 
 
 def _reduction(value: Any, name: str) -> str:
@@ -100,6 +126,7 @@ class Option(NamedTuple):
 
     ``rule(value, name)`` is the value as the package works with it, or the error that names the option, the rule and
     the value. An option ``of`` the 'row' changes what a row yields, and goes to backends; one of the 'call' does not.
+    A real number lies within ``limits``, which ``rule`` is made from (`_real`), and its check in compiled code.
     One with a shape (``over``) is an array: a number for each class, or row, of which ``entries`` holds. One that
     ``needs_index`` goes with index targets alone. A value is ``inert`` where it changes nothing in a call whose every
     target is a class. ``samples`` are the values, beside the default, that the conformance suite crosses with every
@@ -113,6 +140,7 @@ class Option(NamedTuple):
     of: Literal["row", "call"] = "row"
     over: Literal["", "classes", "rows"] = ""
     entries: Entries = WEIGHTS
+    limits: Limits | None = None
     needs_index: bool = False
     inert: Callable[[Any], bool] = lambda value: False
     samples: tuple[Any, ...] = ()
@@ -123,6 +151,11 @@ class Option(NamedTuple):
     def numeric(self) -> bool:
         """Whether it is a real number that backends get: it crosses to them by its name alone."""
         return self.of == "row" and isinstance(self.default, float)
+
+
+def _real(default: float | None, kind: str, text: str, limits: Limits, of_limits: Any = _number, **more: Any) -> Option:
+    """An option that is a real number within limits; ``of_limits`` makes its rule."""
+    return Option(default, kind, text, of_limits(limits), limits=limits, **more)
 
 
 class AxisOption(TypedDict, total=False):
@@ -180,11 +213,11 @@ class TargetOptions(TypedDict, total=False):
     ]
     label_smoothing: Annotated[
         float,
-        Option(
+        _real(
             0.0,
             "float in [0, 1], default 0",
             "epsilon: targets become (1 - epsilon) of themselves plus epsilon / C.",
-            _number(lambda value: 0 <= value <= 1, "in [0, 1]"),
+            Limits(0, 1, "in [0, 1]"),
             samples=(0.1, 1.0),
             draws=(0.37, 1e-9),
             bad=(-0.1, 1.1, math.nan, "1"),
@@ -197,11 +230,11 @@ class ExtraOptions(TypedDict, total=False):
 
     z_loss: Annotated[
         float,
-        Option(
+        _real(
             0.0,
             "float >= 0, default 0",
             "lambda: adds lambda logsumexp(z)^2 to each row.",
-            _number(lambda value: 0 <= value < math.inf, "finite and not negative"),
+            NOT_NEGATIVE,
             samples=(0.01,),
             draws=(1e-4, 1.0),
             bad=(-1.0, math.inf, math.nan, None),
@@ -209,11 +242,11 @@ class ExtraOptions(TypedDict, total=False):
     ]
     logit_scale: Annotated[
         float,
-        Option(
+        _real(
             1.0,
             "float > 0, default 1",
             "a: logits are multiplied by it, first of all (1 / temperature).",
-            _number(lambda value: 0 < value < math.inf, "finite and positive"),
+            POSITIVE,
             samples=(0.7,),
             draws=(0.125, 3.0),
             bad=(0.0, -1.0, math.inf, math.nan, None, "1"),
@@ -221,11 +254,12 @@ class ExtraOptions(TypedDict, total=False):
     ]
     softcap: Annotated[
         float | None,
-        Option(
+        _real(
             0.0,
             "float > 0, or 0 or None for none, default 0",
             "c: logits go through c tanh(z / c), after ``logit_scale``; an infinite one becomes c or -c (Gemma 2).",
-            _cap,
+            NOT_NEGATIVE._replace(told="finite and positive, or 0 or None for none"),
+            _number_or_none,
             inert=lambda value: value is None,
             samples=(5.0,),
             draws=(1.5, 30.0),
@@ -234,12 +268,12 @@ class ExtraOptions(TypedDict, total=False):
     ]
     margin: Annotated[
         float,
-        Option(
+        _real(
             0.0,
             "float, default 0",
             "m: the target's logit is lowered by it, last of all (additive margin; CosFace's s (cos - m) is\n"
             "``logit_scale=s, margin=s * m``). Index targets only.",
-            _number(lambda number: -math.inf < number < math.inf, "finite"),
+            Limits(-math.inf, math.inf, "finite", open_below=True, open_above=True),
             needs_index=True,
             samples=(0.6,),
             draws=(-2.5, 10.0),
@@ -248,11 +282,11 @@ class ExtraOptions(TypedDict, total=False):
     ]
     focal: Annotated[
         float,
-        Option(
+        _real(
             0.0,
             "float >= 0, default 0",
             "gamma: a row's loss, but for its z-loss, is multiplied by (1 - p_y)^gamma. Index targets only.",
-            _number(lambda value: 0 <= value < math.inf, "finite and not negative"),
+            NOT_NEGATIVE,
             needs_index=True,
             samples=(2.0,),
             draws=(0.5, 1.0, 5.0),
@@ -294,12 +328,13 @@ class ReductionOptions(TypedDict, total=False):
     ]
     normalizer: Annotated[
         float | None,
-        Option(
+        _real(
             None,
             "float > 0, optional",
             "Divisor in place of that one, for gradient accumulation or data parallelism; with 'mean' only. The same\n"
             "in each call, also in one whose own rows do not count: its loss and gradient are 0.",
-            _normalizer,
+            POSITIVE,
+            _divisor,
             of="call",
             bad=(0, -1.0, math.nan, math.inf),
         ),

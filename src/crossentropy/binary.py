@@ -6,7 +6,8 @@ Of many labels at once, of detectors, of classifiers of two classes with one col
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +29,45 @@ __all__ = [
 _AT_ONCE = 1 << 14
 
 
+# The parameters, each described once.
+_PARAMETERS = {
+    "logits": """logits : array_like
+        Of any shape and layout; float32, float64, float16, bfloat16, or integers, which become float64. Or an array on
+        a CUDA device: then all other arrays must be there too, floating targets of its dtype, and the results are.
+    targets : array_like
+        Of the same shape: probabilities t in [0, 1] (which is not looked at, as with those of `cross_entropy`), or
+        booleans or integers, 0 and 1.""",
+    "weight": """weight : array_like, optional
+        Finite numbers, of a shape that broadcasts to that of the logits: a factor of each loss, rounded to the loss's
+        dtype. Where it is 0 the loss is 0, whatever the logit is.""",
+    "pos_weight": """pos_weight : array_like, optional
+        Likewise, a factor of t alone: above 1 it makes positives count more.""",
+    "reduction": """reduction : {'mean', 'sum', 'none'}
+        'mean' divides by the number of logits, whatever their weights are, as PyTorch does.""",
+    "focal": """alpha : float in [0, 1], optional
+        Positives count alpha, negatives 1 - alpha; None for 1 each. Soft targets count in between.
+    gamma : float >= 0, default 2
+        1 - p_t is t sigma(-z) + (1 - t) sigma(z), the probability that the target has not; 0 leaves the cross-entropy
+        alone.""",
+    "arriving": """grad_output : float, or array_like of the shape of the logits with ``reduction='none'``; default 1
+        The gradient that arrives at the loss (back-propagation).
+    out : ndarray, optional
+        Where to put the gradient: of the shape and (native) dtype of logits, writeable, sharing no memory with an input
+        but for ``logits`` itself, which the gradient then overwrites.""",
+}
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _documented(function: _Function) -> _Function:
+    """A public function, whose docstring shows its parameters."""
+    if function.__doc__:  # python -OO has none
+        for name, text in _PARAMETERS.items():
+            function.__doc__ = function.__doc__.replace("{" + name + "}", text)
+    return function
+
+
+@_documented
 def binary_cross_entropy_with_logits(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -40,18 +80,10 @@ def binary_cross_entropy_with_logits(
 
     Parameters
     ----------
-    logits : array_like
-        Of any shape and layout; float32, float64, float16, bfloat16, or integers, which become float64.
-    targets : array_like
-        Of the same shape: probabilities t in [0, 1] (which is not looked at, as with those of `cross_entropy`), or
-        booleans or integers, 0 and 1.
-    weight : array_like, optional
-        Finite numbers, of a shape that broadcasts to that of the logits: a factor of each loss, rounded to the loss's
-        dtype. Where it is 0 the loss is 0, whatever the logit is.
-    pos_weight : array_like, optional
-        Likewise, a factor of t alone: above 1 it makes positives count more.
-    reduction : {'mean', 'sum', 'none'}
-        'mean' divides by the number of logits, whatever their weights are, as PyTorch does.
+    {logits}
+    {weight}
+    {pos_weight}
+    {reduction}
 
     Returns
     -------
@@ -62,7 +94,7 @@ def binary_cross_entropy_with_logits(
     Raises
     ------
     TypeError, ValueError
-        For a dtype, shape or option that does not fit; for arrays on a CUDA device, where there is no kernel.
+        For a dtype, shape or option that does not fit. (On a device a bad integer target gives NaN, see `config`.)
 
     Notes
     -----
@@ -77,6 +109,7 @@ def binary_cross_entropy_with_logits(
     return losses(called(logits, targets, weight, pos_weight, reduction, None, 0.0))
 
 
+@_documented
 def binary_cross_entropy_with_logits_and_grad(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -91,24 +124,22 @@ def binary_cross_entropy_with_logits_and_grad(
 
     Parameters
     ----------
-    logits, targets, weight, pos_weight, reduction
-        As for `binary_cross_entropy_with_logits`.
-    grad_output : float, or array_like of the shape of the logits with ``reduction='none'``; default 1
-        The gradient that arrives at the loss (back-propagation).
-    out : ndarray, optional
-        Where to put the gradient: of the shape and (native) dtype of logits, writeable, sharing no memory with an input
-        but for ``logits`` itself, which the gradient then overwrites.
+    {logits}
+    {weight}
+    {pos_weight}
+    {reduction}
+    {arriving}
 
     Returns
     -------
     LossAndGrad
-        Named tuple (loss, grad): the loss as that function returns it, and the gradient w ((1 - t) sigma(z) - r t
-        sigma(-z)), of the shape and dtype of the logits, within 3 ulp, of 16 bits rounded once.
+        Named tuple (loss, grad): the loss as `binary_cross_entropy_with_logits` returns it, and the gradient w ((1 - t)
+        sigma(z) - r t sigma(-z)), of the shape and dtype of the logits, within 3 ulp, of 16 bits rounded once.
 
     Raises
     ------
     TypeError, ValueError
-        As that function; for a ``grad_output`` or ``out`` that does not fit.
+        As `binary_cross_entropy_with_logits`; for a ``grad_output`` or ``out`` that does not fit.
 
     Examples
     --------
@@ -118,6 +149,7 @@ def binary_cross_entropy_with_logits_and_grad(
     return with_gradient(called(logits, targets, weight, pos_weight, reduction, None, 0.0), grad_output, out)
 
 
+@_documented
 def sigmoid_focal_loss(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -131,22 +163,20 @@ def sigmoid_focal_loss(
 
     Parameters
     ----------
-    logits, targets, weight, reduction
-        As for `binary_cross_entropy_with_logits`.
-    alpha : float in [0, 1], optional
-        Positives count alpha, negatives 1 - alpha; None for 1 each. Soft targets count in between.
-    gamma : float >= 0, default 2
-        1 - p_t is t sigma(-z) + (1 - t) sigma(z), the probability that the target has not; 0 leaves the cross-entropy.
+    {logits}
+    {focal}
+    {weight}
+    {reduction}
 
     Returns
     -------
     float or ndarray
-        As of that function; of float32 within 4 ulp, of float64 within 16 and 24.
+        As of `binary_cross_entropy_with_logits`; of float32 within 4 ulp, of float64 within 16 and 24.
 
     Raises
     ------
     TypeError, ValueError
-        As that function; for an alpha or gamma out of its range.
+        As `binary_cross_entropy_with_logits`; for an alpha or gamma out of its range.
 
     References
     ----------
@@ -160,6 +190,7 @@ def sigmoid_focal_loss(
     return losses(called(logits, targets, weight, None, reduction, alpha, gamma))
 
 
+@_documented
 def sigmoid_focal_loss_and_grad(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -175,20 +206,21 @@ def sigmoid_focal_loss_and_grad(
 
     Parameters
     ----------
-    logits, targets, alpha, gamma, weight, reduction
-        As for `sigmoid_focal_loss`.
-    grad_output, out
-        As for `binary_cross_entropy_with_logits_and_grad`.
+    {logits}
+    {focal}
+    {weight}
+    {reduction}
+    {arriving}
 
     Returns
     -------
     LossAndGrad
-        As that function's.
+        The loss as `sigmoid_focal_loss` returns it, and its gradient, of the shape and dtype of the logits.
 
     Raises
     ------
     TypeError, ValueError
-        As those functions.
+        As `sigmoid_focal_loss`; for a ``grad_output`` or ``out`` that does not fit.
 
     Examples
     --------
@@ -216,6 +248,23 @@ class _Call(NamedTuple):
     sources: dict[str, np.ndarray]
 
 
+class _There(NamedTuple):
+    """A call whose arrays lie on a device, of checked numbers."""
+
+    logits: Any
+    targets: Any
+    weight: Any
+    pos_weight: Any
+    alpha: float
+    gamma: float
+    reduction: str
+
+    def computed(self, wants_grad: bool, grad_output: Any = 1.0, out: Any = None) -> LossAndGrad:
+        """The losses as the reduction has them, and their gradient or None."""
+        backend: Any = registry.device_backend()
+        return LossAndGrad(*backend.binary(*self, wants_grad, grad_output, out))
+
+
 def called(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -224,11 +273,8 @@ def called(
     reduction: str,
     alpha: float | None,
     gamma: float,
-) -> _Call:
+) -> _Call | _There:
     """The call of a loss, checked; an alpha of None is none."""
-    for name, value in (("logits", logits), ("targets", targets)):
-        if _device.holds(value):
-            raise TypeError(f"{name} is a CUDA array, for which there is no kernel of this loss: copy it to the host")
     alpha = -1.0 if alpha is None else real(alpha, "alpha")
     if not (alpha == -1 or 0 <= alpha <= 1):
         raise ValueError(f"alpha must be in [0, 1], or None, got {alpha}")
@@ -237,6 +283,8 @@ def called(
         raise ValueError(f"gamma must be finite and not negative, got {gamma}")
     if reduction != DEFAULTS["reduction"]:
         reduction, *_ = reduction_of({"reduction": reduction})
+    if _device.holds(logits):
+        return _There(logits, targets, weight, pos_weight, alpha, gamma, reduction)
     sources = {"logits": _check.array(logits, "logits"), "targets": _check.array(targets, "targets")}
     x, _ = _check.floats(sources["logits"], "logits")
     if sources["targets"].shape != x.shape:
@@ -321,13 +369,15 @@ def _run(call: _Call, grad_output: float | np.ndarray, grad: np.ndarray | None) 
     return as_scalar(total, dtype)
 
 
-def losses(call: _Call) -> Any:
+def losses(call: _Call | _There) -> Any:
     """The losses alone."""
-    return _run(call, 1.0, None)
+    return call.computed(False).loss if isinstance(call, _There) else _run(call, 1.0, None)
 
 
-def with_gradient(call: _Call, grad_output: Any, out: Any) -> LossAndGrad:
+def with_gradient(call: _Call | _There, grad_output: Any, out: Any) -> LossAndGrad:
     """These, and their gradient times what arrives."""
+    if isinstance(call, _There):
+        return call.computed(True, grad_output, out)
     inputs = dict(call.sources)
     if isinstance(grad_output, (int, float)):
         g: float | np.ndarray = real(grad_output, "grad_output")

@@ -2,6 +2,7 @@
 
 from ._backends.cuda import (
     backward,
+    binary,
     cross_entropy,
     cross_entropy_and_grad,
     cross_entropy_grad_hess,
@@ -28,6 +29,7 @@ from ._backends.cuda import (
 
 __all__ = [
     "backward",
+    "binary",
     "cross_entropy",
     "cross_entropy_and_grad",
     "cross_entropy_grad_hess",

@@ -15,17 +15,6 @@ __all__ = ["init"]
 
 _state = {"asked": False, "registered": False}
 
-# What holds of each number, in Numba's words; _options has the rules for Python, and what is told.
-RULES = {
-    "label_smoothing": ("0 <= {} <= 1", "in [0, 1]"),
-    "z_loss": ("0 <= {} < np.inf", "finite and not negative"),
-    "logit_scale": ("0 < {} < np.inf", "finite and positive"),
-    "softcap": ("0 <= {} < np.inf", "finite and positive, or 0 or None for none"),
-    "margin": ("-np.inf < {} < np.inf", "finite"),
-    "focal": ("0 <= {} < np.inf", "finite and not negative"),
-    "normalizer": ("0 < {} < np.inf", "finite and positive"),
-}
-
 
 def init() -> None:
     """Have Numba know the package's functions, now or as soon as they are loaded (see ``crossentropy.__getattr__``)."""
@@ -156,6 +145,7 @@ def _of_loss(name: str, passed: dict[str, Any], logits: Any, targets: Any) -> tu
     single = logits.dtype == types.float32
     names = {
         "np": np,
+        "inf": np.inf,
         "calls": calls,
         "total": kernels.total,
         "LossAndGrad": LossAndGrad,
@@ -166,9 +156,10 @@ def _of_loss(name: str, passed: dict[str, Any], logits: Any, targets: Any) -> tu
     lines += ["    raise ValueError('targets must have the shape of logits without the class axis')"]
     lines += ["if logits.shape[1] == 0 and logits.shape[0] != 0:"]
     lines += ["    raise ValueError('logits must have at least one class')"]
-    for key, (rule, words) in RULES.items():
-        if key in passed:
-            lines += [f"if not ({rule.format(key)}):", f"    raise ValueError('{key} must be {words}')"]
+    for key in passed:
+        limits = OPTIONS[key].limits if key in OPTIONS else None
+        if limits is not None:
+            lines += [f"if not ({limits.condition(key)}):", f"    raise ValueError('{key} must be {limits.told}')"]
     lines += ["classes_of_rows = np.ascontiguousarray(targets)"]
     for key in (*ARRAYS, "where"):
         lines += [f"{key}_ = np.ascontiguousarray({key}).astype(np.float64)" if key in passed else f"{key}_ = None"]

@@ -449,7 +449,8 @@ def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], option
 
         a p_y - t_y = (a - t_y) + a (p_y - 1) = sum_{c != y} t_c + 2 lambda lse + a expm1(log p_y).
 
-    Focal multiplies each t_c by f, and adds g = gamma (1 - p_y)^(gamma - 1) p_y D to that of the target. The slopes of
+    Focal multiplies each t_c by f, and adds g = gamma (1 - p_y)^(gamma - 1) p_y D to that of the target. Where D is
+    infinite, so is the gradient: as g (p_c - delta_cy) is, and 0 times g where p_c is 0. The slopes of
     `transformed` multiply what comes of this.
 
     >>> crossentropy.reference.cross_entropy_grad([50.0, 0.0], 0)
@@ -462,13 +463,16 @@ def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], option
         return [math.nan] * len(z)
     p = probabilities(r.z, r.s)
     z_term, t = times(2.0 * options.z_loss, r.s.lse), [times(r.factor, t_c) for t_c in r.t]
+    gained = times(r.slope, r.data)  # g; inf where a class that label smoothing gives a weight is masked
     if isinstance(target, int):
-        t[target] = total([t[target], times(r.slope, r.data)])
+        t[target] = total([t[target], gained])
     a = total([*t, z_term])
     grad = [total([times(p_c, a), -t_c]) for p_c, t_c in zip(p, t, strict=True)]
     if isinstance(target, int) and p[target] > 0.5:
         others = [t_c for c, t_c in enumerate(t) if c != target]
         grad[target] = total([*others, z_term, a * math.expm1(r.log_p)])
+    elif gained == math.inf:
+        grad[target] = -math.inf  # of a p_y - t_y: g (p_y - 1)
     return [times(slope, options.weight * value) for slope, value in zip(r.z.slope, grad, strict=True)]
 
 

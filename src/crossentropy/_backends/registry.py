@@ -194,8 +194,9 @@ class config:
     -----
     Settings belong to the context (``contextvars``): an asyncio task inherits them, a new thread starts from those of
     `set_config`. So does a worker of a pool that is started inside the block: hand it ``get_config()``, or the context
-    itself (``pool.submit(contextvars.copy_context().run, function)``). Environment variables are read once, at the
-    first call.
+    itself (``pool.submit(contextvars.copy_context().run, function)``). Where ``sys.flags.thread_inherit_context`` is
+    set, as on a free-threaded Python 3.14, a thread that is started inside the block inherits them. Environment
+    variables are read once, at the first call.
 
     A limit that a program puts on the OpenMP runtime (``threadpoolctl.threadpool_limits``, ``omp_set_num_threads``)
     counts as well, for the native backend in the thread that it is put in. It can't reach the Numba backend, whose

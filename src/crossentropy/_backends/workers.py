@@ -9,6 +9,7 @@ take part, late or not at all. All calls have the same threads, which take part 
 
 from __future__ import annotations
 
+import contextvars
 import os
 import queue
 import sys
@@ -95,8 +96,10 @@ class _Pool:
     def start(self) -> bool:
         """One more; False where it is refused, as by a limit or when the interpreter is shutting down."""
         name = f"crossentropy_{self.workers}"
+        # A free-threaded Python hands a new thread its starter's context; but this one serves calls under any settings.
+        serve = contextvars.Context().run
         try:
-            threading.Thread(target=_serve, args=(self.calls,), name=name, daemon=True).start()
+            threading.Thread(target=serve, args=(_serve, self.calls), name=name, daemon=True).start()
         except (RuntimeError, MemoryError):
             self.refused = time.monotonic()
             return False

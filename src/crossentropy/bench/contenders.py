@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import backends, config, cross_entropy, cross_entropy_and_grad, log_softmax, native, softmax
+from .. import backends, config, cross_entropy, cross_entropy_and_grad, cross_entropy_grad_hess, distillation
+from .. import log_softmax, native, row_statistics, softmax
 from . import peers as _peers
 from .prepared import Prepared, array_alone, loss_alone, result_of
 from .results import sampled
-from .suite import OPS, Case, Problem, dtype_named
+from .suite import OPS, ROOF_PASSES, Case, Problem, dtype_named
 
 
 class Implementation(NamedTuple):
@@ -49,12 +50,26 @@ def _ours(isa, threads, name=OURS):
         if p.case.op in ("log-softmax", "softmax"):
             function = log_softmax if p.case.op == "log-softmax" else softmax
             return Prepared(lambda: function(x, p.case.axis, out=out), array_alone, settings)
+        if p.case.op == "row statistics":
+            return Prepared(lambda: row_statistics(x, y, **options), _of_statistics, settings)
+        if p.case.op == "distillation":
+            return Prepared(lambda: distillation(x, y, **options, out=out), tuple, settings)
+        if p.case.op == "diagonal Hessian":
+            hess = None if out is None else out.copy()
+            call = lambda: cross_entropy_grad_hess(x, y, **options, out=out, hess_out=hess)  # noqa: E731
+            return Prepared(call, lambda found: (found.loss, found.hess), settings)
         if p.case.op == "loss + gradient in place":
             call = lambda: cross_entropy_and_grad(out, y, **options, out=out)  # noqa: E731
             return Prepared(call, tuple, settings, restore=lambda: np.copyto(out, x))
         return Prepared(lambda: cross_entropy_and_grad(x, y, **options, out=out), tuple, settings)
 
     return Implementation(name, prepare, threads, isa)
+
+
+def _of_statistics(found):
+    """One number of all: right where each of them is."""
+    sums = (np.mean(of_rows, dtype=float) for of_rows in (found.loss, found.entropy, found.max_prob))
+    return sum(sums) + np.mean(found.rank, dtype=float) / max(1, found.rank.max()), None
 
 
 def thread_counts() -> list[int]:
@@ -65,7 +80,7 @@ def thread_counts() -> list[int]:
 def implementations(case: Case, peers: bool = True) -> tuple[list[Implementation], list[str]]:
     """Who computes the case here; and for everyone who does not, a line that says why."""
     found = [_ours(isa, threads) for isa in native.SUPPORTED_ISAS for threads in thread_counts()]
-    if case.op not in ("loss", "loss + gradient in place"):  # for the peers, which make a new array at each call
+    if OPS[case.op].roof not in ("read", "scale"):  # for the peers, which make a new array at each call
         found.append(_ours(native.SUPPORTED_ISAS[0], thread_counts()[-1], ALLOCATING))
     left_out = []
     numba = next(each for each in backends() if each.name == "numba")
@@ -106,7 +121,7 @@ def roof(p: Problem, threads: int) -> Prepared:
 def roof_bytes(case: Case) -> int:
     """What that stream moves: a remainder below one of its rows is left out."""
     size = case.elements * dtype_named(case.dtype).itemsize
-    return OPS[case.op].passes * (size - size % (4 * native.STREAM_ROW))
+    return ROOF_PASSES[OPS[case.op].roof] * (size - size % (4 * native.STREAM_ROW))
 
 
 def expected_of(p: Problem) -> tuple:

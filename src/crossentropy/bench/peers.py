@@ -14,6 +14,7 @@ import numpy as np
 
 from .graphs import onnxruntime, onnxruntime_lacks, tensorflow
 from .prepared import Prepared, array_alone, compiled, loss_alone, nothing
+from .suite import BEYOND
 
 
 class Peer(NamedTuple):
@@ -25,6 +26,7 @@ class Peer(NamedTuple):
     takes_threads: bool = False
     compiles: bool = False  # at its first call
     options: bool = False  # whether it is timed with those of bench.OPTIONS
+    beyond: bool = False  # and on bench.BEYOND
 
 
 def why_not(peer: Peer, case) -> str:
@@ -34,6 +36,8 @@ def why_not(peer: Peer, case) -> str:
         return f"{' and '.join(missing)} not installed"
     if case is not None and case.option and not peer.options:
         return f"timed without {case.option}"
+    if case is not None and case.op in BEYOND and not peer.beyond:
+        return "PyTorch is what that is timed beside"
     return peer.lacks(case)
 
 
@@ -82,6 +86,8 @@ def _torch(p, threads, compiled=False, ours=False):
     if ours:
         from .. import torch as F
     z, t, axis = _tensor(p.x), _tensor(p.targets), p.case.axis
+    if p.case.op in BEYOND:
+        return _torch_beyond(p.case.op, z, t, axis, threads)
     if is_array := p.case.op in ("log-softmax", "softmax"):
         of_rows = F.log_softmax if p.case.op == "log-softmax" else F.softmax
         function = lambda z, t: of_rows(z, axis)  # noqa: E731
@@ -109,6 +115,46 @@ def _torch(p, threads, compiled=False, ours=False):
         return loss, *torch.autograd.grad(loss, z)
 
     return Prepared(both, lambda found: tuple(map(_to_numpy, found)), settings, close=close)
+
+
+def _torch_beyond(op, z, t, axis, threads):
+    """What its users write where it has no function of that name."""
+    import torch
+    import torch.nn.functional as F
+
+    rows = z.numel() // z.shape[axis]
+
+    def statistics():
+        with torch.no_grad():
+            log_p = F.log_softmax(z, axis)
+            p, at = log_p.exp(), t.unsqueeze(axis)
+            of_target = log_p.gather(axis, at)
+            rank = (z > z.gather(axis, at)).sum(axis)
+            return -of_target.mean(), -(p * log_p).sum(axis).mean(), p.max(axis), rank
+
+    def distilled():
+        log_p, log_q = F.log_softmax(z, axis), F.log_softmax(t, axis)
+        loss = F.kl_div(log_p, log_q, reduction="sum", log_target=True) / rows
+        return loss, *torch.autograd.grad(loss, z)
+
+    def hessian():
+        with torch.no_grad():
+            log_p = F.log_softmax(z, axis)
+            p, at = log_p.exp(), t.unsqueeze(axis)
+            grad = p.scatter_add(axis, at, p.new_full(at.shape, -1)) / rows
+            return -log_p.gather(axis, at).mean(), grad, p * (1 - p) / rows
+
+    def of_statistics(found):
+        loss, entropy, most, rank = found
+        rank = rank.double()
+        return float(loss + entropy + most.values.mean()) + float(rank.mean() / rank.max().clamp(min=1)), None
+
+    if op == "distillation":
+        z.requires_grad_()
+        return Prepared(distilled, lambda found: tuple(map(_to_numpy, found)), _TorchThreads(threads))
+    if op == "row statistics":
+        return Prepared(statistics, of_statistics, _TorchThreads(threads))
+    return Prepared(hessian, lambda found: (float(found[0]), _to_numpy(found[2])), _TorchThreads(threads))
 
 
 def drop_in(p, threads) -> Prepared:
@@ -221,7 +267,7 @@ def _reference_lacks(case) -> str:
 
 
 PEERS = {
-    "torch": Peer(("torch",), _torch, no_in_place, takes_threads=True, options=True),
+    "torch": Peer(("torch",), _torch, no_in_place, takes_threads=True, options=True, beyond=True),
     "torch.compile": Peer(("torch",), _torch_compile, no_in_place, takes_threads=True, compiles=True, options=True),
     # The threads of these are fixed when they start: all of them.
     "JAX": Peer(("jax", "optax"), _jax, no_in_place, compiles=True),

@@ -22,7 +22,12 @@ OPS = {
     "log-softmax": Op(2, "copy"),  # reads the logits, writes as many
     "softmax": Op(2, "copy"),
     "probability targets": Op(3, "combine"),  # loss + gradient; reads logits and targets, writes the gradient
+    "row statistics": Op(1, "read"),  # every number of each row; reads the logits
+    "distillation": Op(3, "combine"),  # loss + gradient; reads two arrays of logits, writes the gradient
+    "diagonal Hessian": Op(3, "copy"),  # loss + gradient + Hessian; reads the logits, writes two arrays as large
 }
+ROOF_PASSES = {"read": 1, "copy": 2, "scale": 2, "combine": 3}  # of a stream, which may be fewer than its operation's
+BEYOND = ("row statistics", "distillation", "diagonal Hessian")  # what of the peers PyTorch alone is timed on
 
 SHAPES = {
     (32, 10): "what a call costs",
@@ -114,7 +119,7 @@ def cases(quick: bool = False) -> list[Case]:
     found += [_case(op, shape) for shape in LARGE for op in ("loss + gradient in place", "log-softmax", "softmax")]
     found += [_case(op, shape) for shape in FEW for op in ("log-softmax", "softmax")]
     found += [_case("log-softmax", shape) for shape in SEGMENTATION]
-    found += [_case("probability targets", VOCABULARY)]
+    found += [_case(op, VOCABULARY) for op in ("probability targets", *BEYOND)]
     found += [_case(op, WITH_OPTIONS, option=option) for option in OPTIONS for op in both]
     found += [_case(op, VOCABULARY, dtype=dtype) for dtype in ("bfloat16", "float16", "float64") for op in both]
     found += [_case(op, VOCABULARY, inputs=inputs) for inputs in list(INPUTS)[1:] for op in both]
@@ -148,7 +153,7 @@ class Problem(NamedTuple):
 
     case: Case
     x: np.ndarray  # the logits
-    targets: np.ndarray  # int64 classes; for 'probability targets' float32 of x's shape
+    targets: np.ndarray  # int64 classes; of x's shape float32 for 'probability targets', logits for 'distillation'
     out: np.ndarray | None  # of x's shape and dtype, None where nothing of that size is computed
     options: dict  # keywords of `crossentropy.cross_entropy`
 
@@ -167,6 +172,9 @@ def problem(case: Case) -> Problem:
         targets = aligned(case.shape, np.float32)
         targets[...] = rng.random(case.shape, np.float32)
         targets /= targets.sum(axis=case.axis, keepdims=True)
+    elif case.op == "distillation":
+        targets = aligned(case.shape, x.dtype)
+        targets[...] = rng.standard_normal(case.shape, exact)
     else:
         targets = rng.integers(0, case.classes, rows.shape[:-1])
     if case.inputs == "far":
@@ -183,7 +191,7 @@ def problem(case: Case) -> Problem:
         options["class_weight"] = rng.uniform(0.5, 2, case.classes).astype(x.dtype)
     elif case.option == "ignore_index":
         targets[rng.random(targets.shape) < 0.1] = options["ignore_index"] = IGNORED
-    out = None if case.op == "loss" else aligned(case.shape, x.dtype)
+    out = None if OPS[case.op].roof == "read" else aligned(case.shape, x.dtype)
     if out is not None:
         out[...] = x  # in place the logits are these; and no page is touched first within a timing
     return Problem(case, x, targets, out, options)

@@ -49,11 +49,11 @@ def bench(quick, linear, only, peers, seconds, file, directory):
         if file:
             write_all(file.parent, {file.name: files["bench.json"]}, "--json")
 
-    brief, end = quick and not linear and not only, time.monotonic() + verdict.BUDGET
+    brief, start = quick and not linear and not only, time.monotonic()
     document, settings = None, {"peers": peers, "seconds": (0.5 if brief else 3.0) if seconds is None else seconds}
     settings["wanted"] = lambda text: all(each in text for each in only)
     if brief:
-        settings["wanted"] = lambda text: time.monotonic() < end and verdict.takes_part(text)
+        settings["wanted"] = lambda text: verdict.takes_part(text, time.monotonic() - start)
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=None)

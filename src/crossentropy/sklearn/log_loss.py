@@ -18,6 +18,8 @@ from .. import binary_cross_entropy_with_logits, cross_entropy
 
 # Of probabilities that are looked at while they lie in a core's cache.
 _AT_ONCE = 1 << 15
+# Labels among which all classes are looked for before all labels are.
+_FIRST = 1 << 12
 _BITS: dict[Any, Any] = {np.dtype(np.float64): np.dtype(np.uint64), np.dtype(np.float32): np.dtype(np.uint32)}
 
 
@@ -254,10 +256,19 @@ def _numbered_integers(y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     if most - least > max(1024, 4 * len(y)) or most >= 1 << 62 or least < -(1 << 62):
         return None
     places = whole if least == 0 and whole.dtype.kind == "i" else whole.astype(np.int64) - least
-    there = np.bincount(places, minlength=most - least + 1) > 0
+    there = _which(places, most - least + 1)
     classes = np.flatnonzero(there)
     numbers = places if len(classes) == len(there) else (np.cumsum(there) - 1)[places]
     return (classes + least).astype(y.dtype), numbers
+
+
+def _which(places: np.ndarray, n: int) -> np.ndarray:
+    """Which of n numbers occur; where the first few have them all, the others need not be looked at."""
+    for some in (places[:_FIRST], places):
+        there = np.bincount(some, minlength=n) > 0
+        if there.all():
+            break
+    return there
 
 
 def _numbered_strings(y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -1,7 +1,7 @@
 """Losses of one logit each as PyTorch's and torchvision's functions: binary cross-entropy with logits, focal loss.
 
-Dense tensors on the CPU take the package's kernels; what is traced, transformed, on a device, of mixed dtypes, or
-differentiated in anything but the logits is handed to PyTorch's own operations.
+Dense tensors on the CPU and on CUDA devices take the package's kernels; what is traced, transformed, of mixed dtypes,
+or differentiated in anything but the logits is handed to PyTorch's own operations.
 """
 
 from __future__ import annotations
@@ -107,9 +107,14 @@ def composed_focal(inputs, targets, alpha, gamma, reduction) -> torch.Tensor:
 
 
 def _are_ours(input, target, reduction, *weights) -> bool:
-    if not (calls.is_ours(input) and input.is_cpu and isinstance(target, torch.Tensor) and reduction in _REDUCTIONS):
+    if (
+        not calls.is_ours(input)
+        or input.is_meta
+        or not isinstance(target, torch.Tensor)
+        or reduction not in _REDUCTIONS
+    ):
         return False
-    if target.dtype != input.dtype or target.shape != input.shape or not input.numel():
+    if target.device != input.device or target.dtype != input.dtype or target.shape != input.shape or not input.numel():
         return False
     beside = [t for t in weights if t is not None]
     if private.are_transforms_active() or private.is_forward_mode() or private.is_traced(input, target, *beside):
@@ -117,11 +122,14 @@ def _are_ours(input, target, reduction, *weights) -> bool:
     if calls.computed_dtype(input) != input.dtype or (target.requires_grad and torch.is_grad_enabled()):
         return False
     for w in beside:
-        if w.dtype != input.dtype or not w.is_cpu or (w.requires_grad and torch.is_grad_enabled()):
+        if w.dtype != input.dtype or w.device != input.device or (w.requires_grad and torch.is_grad_enabled()):
             return False
-        # PyTorch's result has the shape of all of them together, and a weight may be infinite
+        # PyTorch's result has the shape of all of them together, and a weight may be infinite: on a device, where one
+        # would have to wait to see that, the kernels take it as PyTorch does
         sizes = zip(w.shape[::-1], input.shape[::-1], strict=False)
-        if w.dim() > input.dim() or any(n not in (1, most) for n, most in sizes) or not torch.isfinite(w).all():
+        if w.dim() > input.dim() or any(n not in (1, most) for n, most in sizes):
+            return False
+        if w.is_cpu and not torch.isfinite(w).all():
             return False
     return True
 
@@ -134,16 +142,18 @@ def _computed(input, target, weight, pos_weight, alpha, gamma, reduction, grad_o
         if not wants_grad:
             return tensor(binary.losses(call)).to(input.dtype), None
         grad = cache.empty_like(input)
-        arriving = 1.0 if grad_output is None else array(grad_output) if grad_output.dim() else float(grad_output)
+        arriving = 1.0
+        if grad_output is not None:  # a number of a device stays there: to ask for it would wait
+            arriving = array(grad_output) if grad_output.dim() or grad_output.is_cuda else float(grad_output)
         return tensor(binary.with_gradient(call, arriving, array(grad)).loss).to(input.dtype), grad
 
 
 class _Binary(torch.autograd.Function):
-    """The gradient of a mean or a sum comes with the loss; of 16 bits, or many losses, in the backward."""
+    """The gradient of a mean or a sum comes with the loss; of 16 bits, many losses, or on a device, in the backward."""
 
     @staticmethod
     def forward(ctx, input, target, weight, pos_weight, *how):
-        at_once = ctx.needs_input_grad[0] and how[-1] != "none" and input.itemsize > 2
+        at_once = ctx.needs_input_grad[0] and how[-1] != "none" and input.itemsize > 2 and input.is_cpu
         loss, ctx.grad = _computed(input, target, weight, pos_weight, *how, wants_grad=at_once)
         ctx.save_for_backward(input, target, weight, pos_weight)
         ctx.how = how

@@ -16,7 +16,7 @@ from numba import cuda
 from ... import _arrays, _check
 from ..._options import integer
 from ..contract import LogAndSign, Statistics
-from . import arrays, block_calls, calls, driver, launch, linear, losses, row_calls, second_calls
+from . import arrays, block_calls, calls, driver, launch, linear, losses, one_logit_calls, row_calls, second_calls
 from . import linear_log_probs as chosen
 from .calls import DIVISOR, STATISTICS, Saved, SavedLogSoftmax, X
 from .kernels import Result
@@ -234,6 +234,14 @@ def distillation(student_logits, teacher_logits, divergence, *, grad_output=1.0,
     """As `crossentropy.distillation`, on the device: the pair. ``divergence`` is (kind, temperature, beta), checked."""
     return second_calls.distillation(
         student_logits, teacher_logits, divergence, grad_output=grad_output, out=out, options=options
+    )
+
+
+@_there
+def binary(logits, targets, weight, pos_weight, alpha, gamma, reduction, wants_grad, grad_output=1.0, out=None):
+    """As `crossentropy.binary`'s functions, on the device: the pair, of checked numbers; the gradient may be None."""
+    return one_logit_calls.losses(
+        logits, targets, weight, pos_weight, alpha, gamma, reduction, wants_grad, grad_output, out
     )
 
 

@@ -11,7 +11,11 @@ from .intrinsics import (
     double_of,
     float_of,
     half_of,
+    larger_two_bfloat16,
+    larger_two_float16,
     load,
+    smaller_two_bfloat16,
+    smaller_two_float16,
     store,
     two_bfloat16,
     two_float16,
@@ -37,7 +41,12 @@ class Elements(NamedTuple):
     pack: Callable  # (v): the four words of v[0 : width], rounded to the dtype
     number_at: Callable  # (address): one number, as a real
     put: Callable  # (address, value): store a real, rounded to the dtype
-    two: Callable | None = None  # (low, high): two float32 in a word, rounded to the dtype, where it has 16 bits
+    exponent_of: Callable  # (value): the int32 e, where a real is 2^e m, 1 <= m < 2
+    # Where it has 16 bits, of which a word has two:
+    two: Callable | None = None  # (low, high): two float32 in a word, rounded to the dtype
+    halves: Callable | None = None  # (word): the two float32
+    larger_two: Callable | None = None  # (word, other): the larger of each half, NaN where either is
+    smaller_two: Callable | None = None  # (word, other): the smaller
 
 
 @functools.cache
@@ -47,9 +56,39 @@ def elements_of(kind: str) -> Elements:
     real = np.float64 if kind == "float64" else np.float32
     size = {"float64": 8, "float32": 4}.get(kind, 2)
     two = {"bfloat16": two_bfloat16, "float16": two_float16}.get(kind)
+    larger_two = {"bfloat16": larger_two_bfloat16, "float16": larger_two_float16}.get(kind)
+    smaller_two = {"bfloat16": smaller_two_bfloat16, "float16": smaller_two_float16}.get(kind)
     return Elements(
-        real, 8 if kind == "float64" else 4, size, 16 // size, _absent(kind, size), unpack, pack, number_at, put, two
+        real,
+        8 if kind == "float64" else 4,
+        size,
+        16 // size,
+        _absent(kind, size),
+        unpack,
+        pack,
+        number_at,
+        put,
+        _exponent_of(real),
+        two,
+        _halves(kind),
+        larger_two,
+        smaller_two,
     )
+
+
+def _halves(kind):
+    low, high, mask = np.uint32(16), np.uint32(0xFFFF0000), np.uint32(0xFFFF)
+    if kind == "bfloat16":
+        return device(lambda word: (float_of(word << low), float_of(word & high)))
+    if kind == "float16":
+        return device(lambda word: (half_of(np.uint16(word & mask)), half_of(np.uint16(word >> low))))
+    return None
+
+
+def _exponent_of(real):
+    if real is np.float32:
+        return device(lambda value: np.int32((word_of(value) >> np.uint32(23)) & np.uint32(255)) - np.int32(127))
+    return device(lambda value: np.int32((words_of(value)[1] >> np.uint32(20)) & np.uint32(2047)) - np.int32(1023))
 
 
 def _absent(kind, size):

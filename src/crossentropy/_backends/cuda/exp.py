@@ -7,6 +7,7 @@ the result in the last bits of the sum, and where z is below ``lowest`` the resu
 import functools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +21,14 @@ class Exponential(NamedTuple):
     """The functions of a dtype."""
 
     log2e: float  # as a real
+    ln2: float
     frame_at: Callable  # (k): the anchor (magic, lowest) of e^y 2^k
     exp_at: Callable  # (y, magic, lowest): e^y 2^k, for a sum
     exp_pair: Callable  # (y, magic, lowest): the same and what it is off by, for numbers of a lane or a row
     exp_parts: Callable  # (y, magic, lowest): (a power of two, q), where e^y 2^k is that times 1 + q
+    exp_term: Callable  # (y, magic, lowest): the same, but for a factor e^(excess n), where 2^n is about e^y
+    excess: float
+    exp_inside: Callable  # (y, magic): the same of what is not below the lowest
     # At the numbers of a `Frame`, which mean something else for 16 bits; for what is rounded to the dtype:
     exp_near: Callable  # (z, offset, magic, lowest): e^(z - offset) 2^k
     exp_times: Callable  # (z, offset, magic, lowest, factor): the same times a factor
@@ -63,6 +68,8 @@ def exponential_of(kind: str) -> Exponential:
     minus_high, minus_low, ln2, zero, one = -high, -low, real(math.log(2)), real(0), real(1)
     middle, bias, q = real(constants.magic), real(constants.bias), _polynomial(real, constants.terms)
     series, half = _series(real), real(0.5)
+    exact = Fraction(float.fromhex(constants.ln2_high)) + Fraction(float.fromhex(constants.ln2_low))
+    minus_ln2, excess = -ln2, real(float(Fraction(float(ln2)) - exact))
 
     @device
     def frame_at(k):
@@ -111,6 +118,21 @@ def exponential_of(kind: str) -> Exponential:
         """
         r, scale = reduced(y, magic, lowest)
         return scale, fma(q(r) * r, r, r)
+
+    @device
+    def exp_inside(y, magic):
+        """As `exp_term`."""
+        t = fma(y, log2e, magic)
+        r = fma(t - magic, minus_ln2, y)
+        return power(t), fma(q(r) * r, r, r)
+
+    @device
+    def exp_term(y, magic, lowest):
+        """As `exp_parts`, by one operation less: n ln2 is subtracted as one number, which is off by n times ``excess``.
+
+        A sum of such terms is corrected as a whole, because those that count have about the same n.
+        """
+        return exp_inside(larger(y, lowest), magic)
 
     if kind in ("float16", "bfloat16"):
 
@@ -167,5 +189,6 @@ def exponential_of(kind: str) -> Exponential:
         return (y + middle) - middle
 
     return Exponential(
-        log2e, frame_at, exp_at, exp_pair, exp_parts, exp_near, exp_times, exp, scale_of, nearest, reduced_pair, series
-    )
+        log2e, ln2, frame_at, exp_at, exp_pair, exp_parts, exp_term, excess, exp_inside, exp_near, exp_times, exp,
+        scale_of, nearest, reduced_pair, series,
+    )  # fmt: skip

@@ -71,11 +71,9 @@ def shifted(_, low, high, address):
         for step in (2, 1):
             here = builder.icmp_unsigned("!=", builder.and_(past, _index(4 * step)), _index(0))
             words = [builder.select(here, words[i + step], words[i]) for i in range(len(words) - step)]
-        half = builder.icmp_unsigned("!=", builder.and_(past, _index(2)), _index(0))
-        found = []
+        bits, found = builder.shl(builder.and_(past, _index(2)), _index(3)), []
         for low, high in itertools.pairwise(words):
-            both = builder.or_(builder.lshr(low, _index(16)), builder.shl(high, _index(16)))
-            found.append(builder.select(half, both, low))
+            found.append(_asm(builder, "shf.r.wrap.b32 $0, $1, $2, $3;", types.uint32, "=r,r,r,r", [low, high, bits]))
         return context.make_tuple(builder, _VECTOR, found[:4])
 
     return _VECTOR(_VECTOR, _VECTOR, types.int64), code
@@ -93,6 +91,45 @@ def store_vector(_, address, words):
         return context.get_dummy_value()
 
     return types.void(types.int64, _VECTOR), code
+
+
+def _stored_if(count):
+    """Code that stores so many words where a bit is set, by a predicate: a branch would be four instructions more."""
+
+    def code(builder, whether, address, past, words):
+        places = ", ".join(f"${i + 2}" for i in range(count))
+        there = f"[$1+{past.literal_value}], {{{places}}}"
+        text = f"{{ .reg .pred p; setp.ne.u32 p, $0, 0; @p st.global.v{count}.b32 {there}; }}"
+        given = [builder.zext(whether, _WORD), address, *words]
+        _asm(builder, text, types.void, ",".join(["r", "l", *["r"] * count, "~{memory}"]), given, side_effect=True)
+
+    return code
+
+
+@intrinsic
+def store_vector_if(_, whether, address, past, words):
+    """`store_vector`, so many bytes past an address, or nothing; ``past`` is a constant."""
+    if not isinstance(past, types.IntegerLiteral):
+        raise RequireLiteralValue("past")
+
+    def code(context, builder, signature, args):
+        _stored_if(4)(builder, args[0], args[1], past, [builder.extract_value(args[3], i) for i in range(4)])
+        return context.get_dummy_value()
+
+    return types.void(types.boolean, types.int64, past, _VECTOR), code
+
+
+@intrinsic
+def store_half_if(_, whether, address, past, low, high):
+    """Two words to a multiple of 8, or nothing, as `store_vector_if`."""
+    if not isinstance(past, types.IntegerLiteral):
+        raise RequireLiteralValue("past")
+
+    def code(context, builder, signature, args):
+        _stored_if(2)(builder, args[0], args[1], past, args[3:])
+        return context.get_dummy_value()
+
+    return types.void(types.boolean, types.int64, past, types.uint32, types.uint32), code
 
 
 @intrinsic
@@ -294,6 +331,25 @@ def smaller(_, a, b):
     return a(a, a), code
 
 
+def _of_halves(instruction, what):
+    """A function of two words, on the numbers of 16 bits that each half has."""
+
+    def extreme(_, a, b):
+        def code(context, builder, signature, args):
+            return _asm(builder, f"{instruction} $0, $1, $2;", types.uint32, "=r,r,r", args)
+
+        return types.uint32(types.uint32, types.uint32), code
+
+    extreme.__doc__ = f"The {what} of each half of two words; NaN where either is."
+    return intrinsic(extreme)
+
+
+larger_two_bfloat16 = _of_halves("max.NaN.bf16x2", "larger")
+smaller_two_bfloat16 = _of_halves("min.NaN.bf16x2", "smaller")
+larger_two_float16 = _of_halves("max.NaN.f16x2", "larger")
+smaller_two_float16 = _of_halves("min.NaN.f16x2", "smaller")
+
+
 @intrinsic
 def exp2(_, y):
     """2^y of a float32 not far from 0, off by 2^-22.5 of it at most."""
@@ -302,6 +358,18 @@ def exp2(_, y):
         return _asm(builder, "ex2.approx.ftz.f32 $0, $1;", types.float32, "=f,f", args)
 
     return types.float32(types.float32), code
+
+
+@intrinsic
+def near_reciprocal(_, y):
+    """1 / y of a float32 that is no subnormal and not beyond 2^126, off by an ulp at most; of a float64 as it is."""
+
+    def code(context, builder, signature, args):
+        if y == types.float64:
+            return builder.fdiv(ir.Constant(ir.DoubleType(), 1.0), args[0])
+        return _asm(builder, "rcp.approx.ftz.f32 $0, $1;", y, "=f,f", args)
+
+    return y(y), code
 
 
 @intrinsic

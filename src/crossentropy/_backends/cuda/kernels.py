@@ -19,7 +19,7 @@ from ..contract import Statistics
 from .arguments import plain_of, plain_values
 from .elements import device, elements_of
 from .groups import WARP
-from .intrinsics import cluster_count, cluster_index, cluster_rank, cluster_sync, clustered, store
+from .intrinsics import cluster_count, cluster_index, cluster_rank, cluster_sync, clustered, load, store
 from .logits import Target, logits_of
 from .numbers import numbers_of
 from .reading import (
@@ -80,6 +80,7 @@ def kernel(kind, shape, result):
     """The Python function of a kernel; its argument is a record of `arguments.record_of`."""
     elements, target_logit = elements_of(kind), logits_of(kind, result.transforms).target_of
     real, width, zero = elements.real, elements.width, elements.real(0)
+    one = elements.real(1)
     threads, rows_at_once, alone = shape.threads, shape.rows, shape.alone
     blocks = 1 if alone else shape.blocks
     of_parts, is_part, has_loss, writes = result.reads == "parts", result.is_part, result.loss, result.writes
@@ -114,6 +115,7 @@ def kernel(kind, shape, result):
             cluster_sync()  # before a block's memory is written to, it must have begun
         turn = 0
         smoothing = smoothing_of(a)
+        divisor = load(a.divisor, real) if a.divisor != 0 else one
         count = a.rows if of_parts else a.rows * a.parts
         base = block * rows_at_once
         while base < count:
@@ -121,7 +123,7 @@ def kernel(kind, shape, result):
             # Surplus groups repeat the last row with their stores masked, so that all threads reach the barriers.
             alive = index < count
             index = min(index, count - 1)
-            row = row_of(a, index)
+            row = row_of(a, index, divisor)
             target = target_of(a, row, smoothing)
             z_y = target_logit(a, row) if row.has_target and not is_part else no_target
 

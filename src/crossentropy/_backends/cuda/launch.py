@@ -16,9 +16,9 @@ from .plans import Number, Operand, Plan
 from .reading import part_statistics_of, statistics_of
 
 # How rows are shared out, by the vectors of 16 bytes in a row: (up to, threads, vectors a thread keeps, blocks).
-# A row has few threads, each with eight vectors, because what is done for a row is done by each of its threads, and is
-# as much as for thirty logits. A multiprocessor has several blocks, because then one reads while another writes: eight
-# vectors a thread take up to 128 registers. Rows beyond 32 KB have clusters of blocks (from compute capability 9.0 on).
+# A row has few threads, each with 16 vectors, because what is done for a row is done by each of its threads, and is as
+# much as for thirty logits. A multiprocessor has several blocks, because then one reads while another writes: 16
+# vectors a thread take up to 128 registers. Rows beyond 64 KB have clusters of blocks (from compute capability 9.0 on).
 TABLE = (
     (1, 1, 1, 1),
     (4, 4, 1, 1),
@@ -26,21 +26,23 @@ TABLE = (
     (16, 8, 2, 1),
     (32, 8, 4, 1),
     (64, 8, 8, 1),
-    (128, 16, 8, 1),
-    (256, 32, 8, 1),
-    (512, 64, 8, 1),
-    (1024, 128, 8, 1),
-    (2048, 256, 8, 1),
-    (4096, 256, 8, 2),
-    (8192, 256, 8, 4),
-    (16384, 256, 8, 8),
-    (32768, 512, 8, 8),
+    (128, 8, 16, 1),
+    (256, 16, 16, 1),
+    (512, 32, 16, 1),
+    (1024, 64, 16, 1),
+    (2048, 128, 16, 1),
+    (4096, 256, 16, 1),
+    (8192, 256, 16, 2),
+    (16384, 256, 16, 4),
+    (32768, 256, 16, 8),
 )
-WITHOUT_CLUSTERS = (4096, 512, 8, 1)  # in place of the last four
+WITHOUT_CLUSTERS = (8192, 512, 16, 1)  # in place of the last three
 STREAMED = 256  # threads of a longer row, of which nothing is kept; in MOST_BLOCKS blocks where there are clusters
 BLOCK = 128  # threads of a block, where a row takes no more than a warp
 BLOCKS_PER_MULTIPROCESSOR = 16  # of the grid; each goes on with other rows
-KEPT = 8  # vectors of a row that a thread may keep
+MOST_THREADS = 512  # of a block, where fewer vectors are kept than the table has
+KEPT = 16  # vectors of a row that a thread may keep
+KEPT_WIDE = 8  # and where what is computed of each takes more registers
 KEPT_BESIDE = 4  # and where there is a second array of rows, because the compiler leaves more of them in memory
 PART = 2048  # vectors, at least, of a part of a row that several blocks share without a cluster
 
@@ -48,8 +50,8 @@ TARGET_SIZES = {f"{sign}int{8 * size}": size if sign else -size for sign in ("",
 
 
 @functools.lru_cache(4096)
-def shape_for(vectors: int, alone: bool, most: int, clusters: bool, beside: bool = False) -> Shape:
-    """How to share out rows of so many vectors, of which a thread may keep ``most``, ``beside`` those of another array.
+def shape_for(vectors: int, alone: bool, most: int, clusters: bool, limit: int = KEPT) -> Shape:
+    """How to share out rows of so many vectors, of which a thread may keep ``most``: ``limit``, if they may be kept.
 
     Rows that may not be kept are shared out in the same way, so that results are the same to the bit; and so are rows
     whose classes are apart, where one thread does the work of all (``alone``).
@@ -57,8 +59,9 @@ def shape_for(vectors: int, alone: bool, most: int, clusters: bool, beside: bool
     table = TABLE if clusters else (*(row for row in TABLE if row[3] == 1), WITHOUT_CLUSTERS)
     found = (row for row in table if vectors <= row[0])
     _, threads, kept, blocks = next(found, (None, STREAMED, 0, MOST_BLOCKS if clusters else 1))
-    if beside and kept > KEPT_BESIDE and threads < STREAMED:
-        threads, kept = threads * kept // KEPT_BESIDE, KEPT_BESIDE
+    if kept > limit:
+        more = threads * kept // limit
+        threads, kept = (more, limit) if more <= MOST_THREADS else (STREAMED, 0)
     rows = BLOCK if alone else max(1, BLOCK // threads) if threads <= 32 and blocks == 1 else 1
     return Shape(threads, rows, kept if kept <= most and not alone else 0, alone, blocks)
 
@@ -75,12 +78,21 @@ def real_of(x: Layout) -> str:
     return "float64" if x.dtype == "float64" else "float32"
 
 
+def limit_for(kind: str, result: Result) -> int:
+    """How many vectors of a row a thread may keep, where a row may be kept."""
+    if kind == "float64" or result.transforms or result.focal or result.is_backward:
+        return KEPT_BESIDE if result.q else KEPT_WIDE
+    return KEPT
+
+
 def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
     """How many blocks are to fit on a multiprocessor: as many as leave room for what a thread holds, without spills."""
     if result.transforms or result.focal:
         threads = 256
+    elif shape.kept == KEPT and (result.spreads or result.q):
+        threads = 384
     elif kind == "float64":
-        threads = 384 if shape.kept == KEPT else 512
+        threads = 384 if shape.kept == KEPT_WIDE else 512
     elif shape.kept not in (1, 2, 4) or result.spreads or result.q or shape.alone:
         threads = 512
     else:
@@ -146,12 +158,12 @@ def rows(plan, x, axis, result, *, out=None, q=None, targets=None, ignored=None,
     alone = layout.strides[axis] != layout.itemsize and classes > 1
     # Rows are kept if they are vectors throughout, each from a multiple of 16 on.
     whole = classes * layout.itemsize % 16 == 0 and all(_rows_are_aligned(a, axis) for a in wide.values())
-    most = (KEPT_BESIDE if result.q else KEPT) if whole else 0
+    limit = limit_for(layout.dtype, result)
     width = 16 // layout.itemsize
     vectors, count = -(-classes // width), layout.size // classes
     part = part_for(count, vectors, driver.multiprocessors(device), clusters)
     parts = -(-vectors // part)
-    shape = shape_for(part, alone, most, clusters and parts == 1, bool(result.q))
+    shape = shape_for(part, alone, limit if whole else 0, clusters and parts == 1, limit)
 
     common = {"classes": classes, "parts": parts, "part_classes": part * width}
     common |= {f"{name}_class": a.layout.strides[axis] for name, a in wide.items()}

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import exponential
 from .elements import device, elements_of
-from .intrinsics import double_of, float_of, fma, word_of, words_of
+from .intrinsics import double_of, float_of, fma, near_reciprocal, word_of, words_of
 
 
 def _parts(real):
@@ -78,7 +78,7 @@ def log_of(kind: str) -> Callable:
         """
         m, e, scale = parts(y)
         f = m - one
-        s = f / (two + f)
+        s = f * near_reciprocal(two + f)
         z = s * s
         square = half * f * f
         under = square - s * fma(z, series(z), square)

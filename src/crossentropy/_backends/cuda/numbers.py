@@ -9,7 +9,7 @@ import numpy as np
 from .elements import device, elements_of
 from .exp import exponential_of
 from .focal import Focus, focus_of
-from .intrinsics import exp2, fma, load, word_of, words_of
+from .intrinsics import exp2, fma, load, near_reciprocal
 from .log import log1p_of
 from .logits import logits_of
 from .pairs import pairs_of
@@ -138,7 +138,7 @@ def _factors(kind, result, times):
     target_gradient, whole_lse = _target_gradient(kind, result), _whole_lse(kind, result)
     real = elements.real
     zero, one, two = real(0), real(1), real(2)
-    share_of, few = _share(kind), result.transforms or result.focal
+    share_of, few, focal_loss = _share(kind), result.transforms or result.focal, result.focal
     if result.writes == "gradient":
         weighed, row_factor_of, exactly = (
             _weighed(kind, result, times),
@@ -162,6 +162,8 @@ def _factors(kind, result, times):
             if a.targets != 0:
                 others, weight = (mass - floor_y) + z_term, own + floor_y
                 on_target = target_gradient(found, z_y, total, others, weight)
+                if focal_loss and own == np.inf:  # own (p - 1)
+                    on_target = -own
                 value = fma(row_factor, on_target, row_low * on_target) if few else row_factor * on_target
                 at_target = gradient(a, value, z_y.given)
             return factor, error, row_factor * focal, at_target
@@ -286,7 +288,8 @@ def _share(kind):
     @device
     def share_of(rest, low):
         whole, lost = plus(one, low, rest)
-        share = one / whole
+        share = near_reciprocal(whole)
+        share = fma(share, fma(-share, whole, one), share)
         return share, (fma(-share, whole, one) - share * lost) * share
 
     return share_of
@@ -303,17 +306,7 @@ def _gradient_frame(kind, transforms):
         exp_from = device(lambda y, low, magic, lowest: exp_pair(y, magic, lowest))
     headroom, zero = real(HEADROOM), real(0)
     most, deep = (real(94), real(32)) if real is np.float32 else (real(900), real(100))
-    if real is np.float32:
-
-        @device
-        def exponent_of(value):
-            return np.int32((word_of(value) >> np.uint32(23)) & np.uint32(255)) - np.int32(127)
-
-    else:
-
-        @device
-        def exponent_of(value):
-            return np.int32((words_of(value)[1] >> np.uint32(20)) & np.uint32(2047)) - np.int32(1023)
+    exponent_of = elements_of(kind).exponent_of
 
     @device
     def gradient_frame(factor, error, m, low):

@@ -139,4 +139,4 @@ def pair_sums_of(kind: str) -> Sums:
             return PairRowSum(m, low, total * down, error * down)
         return PairRowSum(nan, zero, nan, m)
 
-    return Sums(begun, added, ended, merged, settled, anchored, plus, difference)
+    return Sums(begun, added, ended, merged, None, None, settled, anchored, None, plus, difference, None)

@@ -8,17 +8,19 @@ from numba import cuda
 
 from ..contract import Statistics
 from .elements import device, elements_of
-from .groups import one_by_one, together
-from .intrinsics import load, load_vector, shifted
+from .groups import one_by_one, rows_one_by_one, rows_together, together
+from .intrinsics import larger, load, load_vector, shifted
 from .logits import Target, logits_of
 from .pair_sums import PairRowSum, pair_sums_of
 from .records import record_of
 from .rows import READ
 from .sums import LEADS_BELOW, RowSum, sums_of
+from .two_sums import two_sums_of
 from .vectors import vectors_of
 from .weights import WeightSum
 
-AT_ONCE = 16  # classes whose maximum is found before their sum
+VECTOR = 16  # bytes
+AT_ONCE = 32  # classes whose maximum is found before their sum
 
 
 class Found(NamedTuple):
@@ -116,10 +118,19 @@ def reading_of(kind: str, shape, result, weights) -> Reading:
     summed, is_part, weighs = weights.summed, result.is_part, result.weighs
     take_whole, nothing = vectors_of(kind, "").take_whole, real(-np.inf)
 
+    whole_row, bytes_apart = kept * apart, apart * elements.size
+
     @device
     def hold(row, lane, words):
-        for k in range(kept):
-            take_whole(words, 4 * k, row.x, lane * width + k * apart, row.to_read)
+        if row.to_read == whole_row:
+            at = row.x + lane * VECTOR
+            for k in range(kept):
+                w = load_vector(at + k * bytes_apart)
+                for b in range(4):
+                    words[4 * k + b] = w[b]
+        else:
+            for k in range(kept):
+                take_whole(words, 4 * k, row.x, lane * width + k * apart, row.to_read)
 
     if result.is_backward:
         find = _of_arriving(kind, shape, result, weights)
@@ -235,13 +246,23 @@ def _empty(kind, transforms):
     return PairRowSum(nothing, zero, zero, zero) if transforms else RowSum(nothing, zero, zero)
 
 
+def _sums_of(kind, transforms):
+    """The `Sums` of a dtype."""
+    if transforms:
+        return pair_sums_of(kind)
+    return two_sums_of(kind) if elements_of(kind).two else sums_of(kind)
+
+
+def _reduction(elements, shape, sums, empty, transforms, of_lanes=True):
+    """The device function (p, turn): the RowSum of all lanes together, of what `Sums.ended` gives, or of RowSums."""
+    if transforms:
+        return together(elements, shape, sums.merged, empty)
+    return rows_together(elements, shape, sums, empty, of_lanes)
+
+
 def _row_sum(kind, shape, transforms):
     """The device function (a, row, lane, turn, words, v, low): the RowSum of a row, not settled. Overwrites v, low."""
-    elements, sums, read = (
-        elements_of(kind),
-        (pair_sums_of if transforms else sums_of)(kind),
-        logits_of(kind, transforms).read,
-    )
+    elements, sums, read = elements_of(kind), _sums_of(kind, transforms), logits_of(kind, transforms).read
     width, kept, begun, added, ended = elements.width, shape.kept, sums.begun, sums.added, sums.ended
     empty, group, apart = _empty(kind, transforms), _group(shape, width), shape.lanes * width
     at_once = group * width
@@ -254,6 +275,13 @@ def _row_sum(kind, shape, transforms):
                 read(a, row, words, place + 4 * k, first + k * apart, v, low, k * width)
             return added(v, low, at_once, lane_sum)
 
+    elif elements.two:
+        in_group = 4 * group
+
+        @device
+        def grouped(a, row, words, place, first, v, low, lane_sum):
+            return added(words, place, in_group, v, lane_sum)
+
     else:
 
         @device
@@ -262,8 +290,28 @@ def _row_sum(kind, shape, transforms):
                 read(a, row, words, place + 4 * k, first, v, low, k * width)
             return added(v, at_once, lane_sum)
 
+    if kept and elements.two and not transforms:
+        reduce = _reduction(elements, shape, sums, empty, transforms)
+        highest, summed, least, all_words, in_group = sums.highest, sums.summed, sums.least, 4 * kept, 4 * group
+
+        def of_first(groups):
+            """The device function (words, v, lane_sum): with so many groups more. A loop would not be unrolled."""
+            if groups == 0:
+                return device(lambda words, v, lane_sum: lane_sum)
+            before, at = of_first(groups - 1), in_group * (groups - 1)
+            return device(lambda words, v, lane_sum: summed(words, at, in_group, v, before(words, v, lane_sum)))
+
+        of_words = of_first(kept // group)
+
+        @device
+        def row_sum(a, row, lane, turn, words, v, low):
+            lane_sum = of_words(words, v, begun(highest(words, 0, all_words, least)))
+            return reduce(ended(lane_sum), turn)
+
+        return row_sum
+
     if kept:
-        reduce = together(elements, shape, sums.merged, empty)
+        reduce = _reduction(elements, shape, sums, empty, transforms)
 
         @device
         def row_sum(a, row, lane, turn, words, v, low):
@@ -275,16 +323,22 @@ def _row_sum(kind, shape, transforms):
 
         return row_sum
 
+    if elements.two and not transforms:
+        two_begun, least = begun, sums.least
+        sums = sums._replace(begun=device(lambda: two_begun(least)))
     of_lane = _streamed(kind, shape, group, grouped, sums)
     if shape.alone:
-        over_lanes = one_by_one(elements, shape, of_lane, sums.merged, empty)
+        if transforms:
+            over_lanes = one_by_one(elements, shape, of_lane, sums.merged, empty)
+        else:
+            over_lanes = rows_one_by_one(elements, shape, of_lane, _top(kind, shape), sums, empty)
 
         @device
         def row_sum(a, row, lane, turn, words, v, low):
             return over_lanes((a, row, words, v, low))
 
     else:
-        reduce = together(elements, shape, sums.merged, empty)
+        reduce = _reduction(elements, shape, sums, empty, transforms)
 
         @device
         def row_sum(a, row, lane, turn, words, v, low):
@@ -340,6 +394,27 @@ def _streamed(kind, shape, group, grouped, sums):
     return of_lane
 
 
+def _top(kind, shape):
+    """The device function (lane, given): the maximum of a lane's vectors, as `_streamed` has it."""
+    elements, take_any = elements_of(kind), vectors_of(kind, "").take_any
+    real, width, unpack, apart = elements.real, elements.width, elements.unpack, shape.lanes * elements.width
+    nothing = real(-np.inf)
+
+    @device
+    def top_of_lane(lane, given):
+        a, row, words, v, _ = given
+        top, first = nothing, np.int64(lane) * width
+        while first < row.to_read:
+            take_any(words, 0, row.x, a.x_class, first, row.to_read)
+            unpack(words, 0, v, 0)
+            for j in range(width):
+                top = larger(top, v[j])
+            first += apart
+        return top
+
+    return top_of_lane
+
+
 def _of_parts(kind, shape, weights, result):
     """The device function `Reading.find` of a row that is put together from its parts' statistics."""
     elements, threads, transforms = elements_of(kind), shape.threads, result.transforms
@@ -348,7 +423,7 @@ def _of_parts(kind, shape, weights, result):
     total, times = weights.total, weights.times
     zero, nothing = real(0), real(-np.inf)
     empty, no_weight, ended = _empty(kind, transforms), weights.nothing, _ended(kind, transforms, False)
-    reduce = together(elements, shape, merged, empty)
+    reduce = _reduction(elements, shape, sums, empty, transforms, False)
     record = record_of(part_statistics_of(result), real, elements.real_size)
     load_record, size = record.load, record.size
     if transforms:

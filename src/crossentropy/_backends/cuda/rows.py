@@ -9,7 +9,7 @@ import numpy as np
 from .elements import device, elements_of
 from .intrinsics import load
 
-SKIPPED, BAD, READ = range(3)  # what becomes of a row: 0 throughout, NaN throughout, its results
+SKIPPED, BAD, READ = (np.int32(n) for n in range(3))  # what becomes of a row: 0 throughout, NaN throughout, its results
 
 
 class Row(NamedTuple):
@@ -21,7 +21,6 @@ class Row(NamedTuple):
     state: int  # SKIPPED, BAD or READ
     to_read: int  # classes where it is READ, otherwise 0
     x: int  # address of the logit of class `begin`
-    out: int  # and of the result
     y: int  # the target's class; -1 where there are no targets
     target: int  # the same, counted from `begin`; it may lie past either end
     has_target: bool  # whether the row is READ and the target's class is one of these
@@ -55,9 +54,15 @@ def row_at(address, outer, row, inner, n):
     return address + n // inner * outer + n % inner * row
 
 
+@device
+def out_of(a, row):
+    """Where a Row's results begin: looked up when they are written, because few registers are free until then."""
+    return row_at(a.out, a.out_outer, a.out_row, a.inner, row.number) + row.begin * a.out_class
+
+
 @functools.cache
 def rows_of(kind: str, of_parts: bool) -> Callable:
-    """The device function (a, index): the Row of that number, or where rows are cut the part of that number.
+    """The device function (a, index, divisor): the Row of that number, or where rows are cut the part of that number.
 
     ``of_parts``: rows are put together from what was found of their parts; then a Row is whole.
     """
@@ -66,13 +71,13 @@ def rows_of(kind: str, of_parts: bool) -> Callable:
     zero, one = real(0), real(1)
 
     @device
-    def row_of(a, index):
+    def row_of(a, index, divisor):
         n, begin, classes = index, np.int64(0), a.classes
         if a.parts > 1 and not of_parts:
             n = index // a.parts
             begin = (index - n * a.parts) * a.part_classes
             classes = min(a.part_classes, a.classes - begin)
-        y, state, weight, divisor = np.int64(-1), READ, one, one
+        y, state, weight = np.int64(-1), READ, one
         if a.targets != 0:
             y = target_at(row_at(a.targets, a.targets_outer, a.targets_row, a.inner, n), a.target_size)
             if y < 0 or y >= a.classes:
@@ -83,15 +88,12 @@ def rows_of(kind: str, of_parts: bool) -> Callable:
             weight = load(a.sample_weight + n * real_size, real)
             if weight == zero:
                 state = SKIPPED
-        if a.divisor != 0:
-            divisor = load(a.divisor, real)
-            if divisor == zero:
-                state = SKIPPED
+        if divisor == zero:
+            state = SKIPPED
         x = row_at(a.x, a.x_outer, a.x_row, a.inner, n) + begin * a.x_class
-        out = row_at(a.out, a.out_outer, a.out_row, a.inner, n) + begin * a.out_class
         target = y - begin
         has_target = state == READ and target >= 0 and (of_parts or target < classes)
         to_read = classes if state == READ else np.int64(0)
-        return Row(n, begin, classes, state, to_read, x, out, y, target, has_target, weight, divisor)
+        return Row(n, begin, classes, state, to_read, x, y, target, has_target, weight, divisor)
 
     return row_of

@@ -28,12 +28,21 @@ class RowSum(NamedTuple):
     error: float  # what rest has lost to rounding: rest + error is nearer
 
 
+class LaneEnd(NamedTuple):
+    """Of all classes of a lane: reals."""
+
+    max: float
+    sum: float  # with error: of e^(z - offset) 2^k, over all of the classes but one at the maximum
+    error: float
+    offset: float
+    k: float
+
+
 class LaneSum(NamedTuple):
     """Of the classes that a lane has seen so far: reals."""
 
     max: float
-    second: float  # the largest logit but one at the maximum
-    sum: float  # with error: of e^(z - offset) 2^k, over all of the classes but one at max and one at second
+    sum: float  # with error: of e^(z - offset) 2^k, over all of the classes but one at max
     error: float
     limit: float  # a class beyond it needs another anchor
     offset: float  # the anchor
@@ -47,12 +56,21 @@ class Sums(NamedTuple):
 
     begun: Callable  # (): the LaneSum of no class
     added: Callable  # (v, n, lane): the LaneSum with v[0 : n] as well
-    ended: Callable  # (lane): the RowSum of what a lane has seen
+    ended: Callable  # (lane): the LaneEnd of what a lane has seen
     merged: Callable  # (part, other): the RowSum of both
+    # (part, top, first): (sum, error) of e^(z - top), 2^HEADROOM larger; ``first``: without one at top. Of a RowSum:
+    moved: Callable
+    lane_moved: Callable  # and of a LaneEnd
     settled: Callable  # (row): the RowSum of a whole row, as itself in place of 2^HEADROOM larger
     anchored: Callable  # (m): where exponentials of a row of that maximum are anchored
+    larger: Callable  # (a, b): NaN where either is
     plus: Callable  # (total, error, term): a sum, its rounding error, and another term
     difference: Callable  # (a, b): a - b and its rounding error
+    added_up: Callable  # (v, n): the sums of the first n numbers of v, every other
+    # Of dtypes of 16 bits:
+    highest: Callable | None = None  # (words, at, n, tops): the largest of n words
+    summed: Callable | None = None  # (words, at, n, v, lane): as ``added``, where no class needs another anchor
+    least: int = 0  # the word of no class
 
 
 @functools.cache
@@ -60,7 +78,7 @@ def sums_of(kind: str) -> Sums:
     """Those of the dtype of that name."""
     real, e_to = elements_of(kind).real, exponential_of(kind)
     log2e, frame_at, exp_at, exp_pair, nearest = e_to.log2e, e_to.frame_at, e_to.exp_at, e_to.exp_pair, e_to.nearest
-    exp_parts = e_to.exp_parts
+    exp_term, exponent_of, excess = e_to.exp_term, elements_of(kind).exponent_of, e_to.excess
     zero, lowest_number, nan = real(0), real(-np.inf), real(np.nan)
     headroom, down = real(HEADROOM), real(2.0**-HEADROOM)
     # Twice the distance at which e^z is lost beside e^m; and 2^20, by which a sum may pass its anchor.
@@ -103,6 +121,38 @@ def sums_of(kind: str) -> Sums:
         return RowSum(top, kept, error)
 
     @device
+    def moved(part, top, first):
+        """(sum, error), 2^HEADROOM larger: of e^(z - top) over a RowSum's classes, but one where it is ``first``."""
+        m, rest, error = part
+        magic, lowest = frame_at(headroom)
+        distance, off_by = difference(m, zero if top == lowest_number else top)
+        e, more = exp_pair(distance, magic, lowest)
+        more = fma(e, off_by, more)
+        rest, error = rest * down, error * down
+        product = e * rest
+        error = fma(e, rest, -product) + fma(e, error, more * rest)
+        own, own_error = (zero, zero) if first else (e, more)
+        total, lost = plus(product, error, own)
+        return total, lost + own_error
+
+    @device
+    def lane_moved(lane, top, first):
+        """As `moved`, of a LaneEnd; the error may be as large as half of the sum."""
+        m, s, error, offset, k = lane
+        # What `exp_term` is off by: nearly the same of all terms that count, which are 2^3 or so below their sum.
+        error = fma(s + error, excess * (real(exponent_of(s) - np.int32(3)) - k), error)
+        magic, lowest = frame_at(k)
+        e, more = exp_pair(m - offset, magic, lowest)
+        e, more = (zero, zero) if first else (e, more)
+        s, error = plus(s, error + more, e)
+        distance = offset - (zero if top == lowest_number else top)
+        magic, lowest = frame_at(headroom + headroom - k)  # as far below the common maximum as the sum is large
+        e, more = exp_pair(distance, magic, lowest)
+        s, error = s * down, error * down
+        product = s * e
+        return product, fma(s, e, -product) + fma(error, e, fma(s, more, error * more))
+
+    @device
     def anchored(m):
         """(offset, k): e^(z - offset) 2^k is about 2^HEADROOM for z = m, and z - offset exact for any z that counts.
 
@@ -116,25 +166,37 @@ def sums_of(kind: str) -> Sums:
     def begun():
         """The LaneSum of a lane before its first class."""
         magic, lowest = frame_at(headroom)
-        return LaneSum(lowest_number, lowest_number, zero, zero, lowest_number, zero, headroom, magic, lowest)
+        return LaneSum(lowest_number, zero, zero, lowest_number, zero, headroom, magic, lowest)
+
+    @device
+    def added_up(v, n):
+        """v[0] and v[1] become the sums of v[0 : n : 2] and of v[1 : n : 2], n a power of 2 up to 32."""
+        for i in range(n // 4):
+            v[4 * i] += v[4 * i + 2]
+            v[4 * i + 1] += v[4 * i + 3]
+        for i in range(n // 8):
+            v[8 * i] += v[8 * i + 4]
+            v[8 * i + 1] += v[8 * i + 5]
+        for i in range(n // 16):
+            v[16 * i] += v[16 * i + 8]
+            v[16 * i + 1] += v[16 * i + 9]
+        for i in range(n // 32):
+            v[32 * i] += v[32 * i + 16]
+            v[32 * i + 1] += v[32 * i + 17]
 
     @device
     def added(v, n, lane):
-        """Folds v[0 : n] into a lane's sum, n 2, 4, 8 or 16. Overwrites v: the two largest make way for smaller ones.
-
-        Where one class makes up most of the rest it is ``second``, whose exponential is rounded when all is done.
+        """Folds v[0 : n] into a lane's sum, n a power of 2. Overwrites v: the largest makes way for smaller ones.
 
         The group's sum is taken by itself, and the lane's carries its rounding error from group to group: a lane that
         adds 512 equal terms one by one is off by 126 ulp. A group adds neighbours first, and powers of two by
         themselves, which loses next to nothing: so an ulp is that of the rest, which is less than half as large.
         """
-        top, second, s, error, limit, offset, k, magic, lowest = lane
+        top, s, error, limit, offset, k, magic, lowest = lane
         for i in range(n):
             z = v[i]
-            below = smaller(top, z)
+            v[i] = smaller(top, z)
             top = larger(top, z)
-            v[i] = smaller(second, below)
-            second = larger(second, below)
         # The lane's first group always takes this branch; a later one does only where it passes the anchor by more
         # than the sum's range allows.
         if top > limit:
@@ -145,36 +207,21 @@ def sums_of(kind: str) -> Sums:
             by = exp_at(old_offset - offset, move, bottom)
             s, error = (zero, zero) if s == zero else (s * down * by, error * down * by)
             magic, lowest = frame_at(k)
+        if offset != zero:
+            for i in range(n):
+                v[i] -= offset
         for i in range(n // 2):
-            scale, more = exp_parts(v[2 * i] - offset, magic, lowest)
-            other, other_more = exp_parts(v[2 * i + 1] - offset, magic, lowest)
+            scale, more = exp_term(v[2 * i], magic, lowest)
+            other, other_more = exp_term(v[2 * i + 1], magic, lowest)
             v[2 * i], v[2 * i + 1] = scale + other, fma(scale, more, other * other_more)
-        for i in range(n // 4):
-            v[4 * i] += v[4 * i + 2]
-            v[4 * i + 1] += v[4 * i + 3]
-        for i in range(n // 8):
-            v[8 * i] += v[8 * i + 4]
-            v[8 * i + 1] += v[8 * i + 5]
-        for i in range(n // 16):
-            v[16 * i] += v[16 * i + 8]
-            v[16 * i + 1] += v[16 * i + 9]
+        added_up(v, n)
         s, error = plus(s, error, v[0])
-        s, error = plus(s, error, v[1])
-        return LaneSum(top, second, s, error, limit, offset, k, magic, lowest)
+        return LaneSum(top, s, error + v[1], limit, offset, k, magic, lowest)
 
     @device
     def ended(lane):
-        """The RowSum of what a lane has seen."""
-        magic, lowest = frame_at(headroom - lane.k)
-        e, more = exp_pair(lane.offset - lane.max, magic, lowest)
-        s, rest = lane.sum, lane.sum * e
-        error = fma(s, e, -rest) + fma(s, more, lane.error * e)
-        rest, error = (zero, zero) if s == zero else (rest, error)
-        distance, off_by = difference(lane.second, zero if lane.max == lowest_number else lane.max)
-        magic, lowest = frame_at(headroom)
-        e, more = exp_pair(distance, magic, lowest)
-        rest, error = plus(rest, error + fma(e, off_by, more), e)
-        return RowSum(lane.max, rest, error)
+        """The LaneEnd of what a lane has seen."""
+        return LaneEnd(lane.max, lane.sum, lane.error, lane.offset, lane.k)
 
     @device
     def settled(row):
@@ -187,4 +234,6 @@ def sums_of(kind: str) -> Sums:
         error -= total - rest
         return RowSum(m, total * down, error * down) if m - m == zero else RowSum(nan, nan, m)
 
-    return Sums(begun, added, ended, merged, settled, anchored, plus, difference)
+    return Sums(
+        begun, added, ended, merged, moved, lane_moved, settled, anchored, larger, plus, difference, added_up
+    )  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 from numba import cuda
 
 from .elements import device, elements_of
-from .intrinsics import load_vector, shifted, store, store_vector
+from .intrinsics import load_vector, shifted, store, store_half_if, store_vector, store_vector_if
 
 
 def _whole(pack):
@@ -17,6 +17,14 @@ def _whole(pack):
         store_vector(to, pack(v))
 
     return give_all
+
+
+def _whole_if(pack):
+    return device(lambda whether, to, past, v: store_vector_if(whether, to, past, pack(v)))
+
+
+def _half_if(two):
+    return device(lambda whether, to, past, v: store_half_if(whether, to, past, two(v[0], v[1]), two(v[2], v[3])))
 
 
 def _half(two):
@@ -38,6 +46,7 @@ class Vectors(NamedTuple):
 
     take_whole: Callable  # (words, place, row, first, classes): a vector's words, into words[place : place + 4]
     take_any: Callable  # (words, place, row, stride, first, classes): the same
+    give_if: Callable  # (whether, address, past, v): v[0 : width] to past bytes, a constant, after an address
     give_whole: Callable  # (to, first, v): v[0 : width] into the row of results
     give: Callable  # (to, stride, first, classes, v): the same
     # Of the second array of rows, the classes that a vector of the first has; None where there is no second array:
@@ -94,10 +103,11 @@ def vectors_of(kind: str, q_kind: str, to_kind: str = "") -> Vectors:
         for b in range(4):
             words[place + b] = w[b]
 
-    to_size, give_one, give_all, bytes_at_once = size, put, _whole(pack), 16
+    to_size, give_one, give_all, give_if, bytes_at_once = size, put, _whole(pack), _whole_if(pack), 16
     if to_kind:
         narrow = elements_of(to_kind)
-        to_size, give_one, give_all, bytes_at_once = narrow.size, narrow.put, _half(narrow.two), 8
+        to_size, give_one, bytes_at_once = narrow.size, narrow.put, 8
+        give_all, give_if = _half(narrow.two), _half_if(narrow.two)
 
     @device
     def give_whole(to, first, v):
@@ -117,7 +127,7 @@ def vectors_of(kind: str, q_kind: str, to_kind: str = "") -> Vectors:
                     give_one(to + c * stride, v[j])
 
     if not q_kind:
-        return Vectors(take_whole, take_any, give_whole, give, None, None)
+        return Vectors(take_whole, take_any, give_if, give_whole, give, None, None)
 
     other = elements_of(q_kind)
     q_size, q_width, q_at, unpack = other.size, other.width, other.number_at, other.unpack
@@ -149,4 +159,4 @@ def vectors_of(kind: str, q_kind: str, to_kind: str = "") -> Vectors:
                 c = first + j
                 u[j] = real(q_at(row + c * stride)) if c >= 0 and c < classes else real(0)
 
-    return Vectors(take_whole, take_any, give_whole, give, beside_whole, beside)
+    return Vectors(take_whole, take_any, give_if, give_whole, give, beside_whole, beside)

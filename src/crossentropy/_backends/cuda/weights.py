@@ -68,16 +68,22 @@ def weights_of(kind: str, shape, result) -> Weights:
         vectors.beside_whole,
     )
     q_kind, backward, kept, apart = result.q, result.is_backward, shape.kept, shape.lanes * width
-    zero, one = real(0), real(1)
+    zero, one, full = real(0), real(1), real(width)
+    may_be_alike = not (q_kind or backward or transforms)
     nothing = WeightSum(zero, zero, zero, zero)
 
     @device
     def times(weight, value):
         return zero if weight == zero else weight * value
 
-    @device
-    def smoothing_of(a):
-        return Smoothing(one - a.label_smoothing, a.label_smoothing / real(a.classes))
+    if result.spreads:
+
+        @device
+        def smoothing_of(a):
+            return Smoothing(one - a.label_smoothing, a.label_smoothing / real(a.classes))
+
+    else:  # then there is none
+        smoothing_of = device(lambda a: Smoothing(one, zero))
 
     @device
     def target_of(a, row, smoothing):
@@ -121,6 +127,67 @@ def weights_of(kind: str, shape, result) -> Weights:
                     distance, distance_error = plus(distance, distance_error, times(u[j], below))
         return WeightSum(mass, mass_error, distance, distance_error)
 
+    def tree(count):
+        """The device function (v): the sum of v[0 : count], neighbours first. Overwrites v."""
+        if count == 1:
+            return device(lambda v: v[0])
+        half, rest = count // 2, tree(count // 2)
+
+        @device
+        def summed(v):
+            for j in range(half):
+                v[j] += v[j + half]
+            return rest(v)
+
+        return summed
+
+    sum_of = tree(width)
+
+    @device
+    def added_whole(v, products, u, first, classes, target, m, found):
+        """As `added`, of a vector whose classes are all the row's, where logits are not transformed. Overwrites v.
+
+        The vector's sums are taken by themselves, and what arrives carries their rounding errors from one to the next.
+        """
+        mass, mass_error, distance, distance_error = found
+        weights_of(u, first, classes, target)
+        for j in range(width):
+            v[j] = m - v[j]
+            products[j] = u[j] * v[j]
+        more = sum_of(products)
+        if more != more:  # a weight of 0 met a logit of -inf; or a NaN is there, and the row's results are NaN
+            for j in range(width):
+                products[j] = times(u[j], v[j])
+            more = sum_of(products)
+        mass, mass_error = plus(mass, mass_error, sum_of(u))
+        distance, distance_error = plus(distance, distance_error, more)
+        return WeightSum(mass, mass_error, distance, distance_error)
+
+    @device
+    def added_alike(v, first, classes, m, found):
+        """As `added`, where all weights are 1. Overwrites v."""
+        count, none, distance, distance_error = found
+        for j in range(width):
+            v[j] = m - v[j]
+        if first + width <= classes:
+            distance, distance_error = plus(distance, distance_error, sum_of(v))
+            count += full
+        else:
+            for j in range(width):
+                if first + j < classes:
+                    distance, distance_error = plus(distance, distance_error, v[j])
+                    count += one
+        return WeightSum(count, none, distance, distance_error)
+
+    @device
+    def times_all(weight, found):
+        """A WeightSum of weights that are 1, as if each were ``weight``."""
+        mass, distance = weight * found.mass, times(weight, found.distance)
+        mass_error = fma(weight, found.mass, -mass)
+        return WeightSum(
+            mass, mass_error, distance, fma(weight, found.distance, -distance) + weight * found.distance_error
+        )
+
     @device
     def of_lane(lane, given):
         """The WeightSum of a lane's vectors. Overwrites v, low and u."""
@@ -128,6 +195,8 @@ def weights_of(kind: str, shape, result) -> Weights:
         found = nothing
         first = np.int64(lane) * width
         vector = cuda.local.array(4, np.uint32)
+        products = cuda.local.array(width, real)
+        alike = may_be_alike and target.class_weight == 0
         while first < row.to_read:
             if not backward or m == m:
                 # What registers hold is read again, too, from memory (a cache of it): a loop over registers must be
@@ -137,9 +206,14 @@ def weights_of(kind: str, shape, result) -> Weights:
                 else:
                     take_any(vector, 0, row.x, a.x_class, first, row.to_read)
                 read(a, row, vector, 0, first, v, low, 0)
-            found = added(v, low, u, first, row.to_read, target, m, m_low, found)
+            if alike:
+                found = added_alike(v, first, row.to_read, m, found)
+            elif backward or transforms or first + width > row.to_read:
+                found = added(v, low, u, first, row.to_read, target, m, m_low, found)
+            else:
+                found = added_whole(v, products, u, first, row.to_read, target, m, found)
             first += apart
-        return found
+        return times_all(target.floor, found) if alike else found
 
     @device
     def both(part, other):

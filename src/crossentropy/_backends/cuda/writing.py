@@ -12,7 +12,7 @@ from .groups import WARP
 from .intrinsics import cluster_sync, fma, load_vector
 from .logits import logits_of
 from .pairs import pairs_of
-from .rows import READ, SKIPPED
+from .rows import READ, SKIPPED, out_of
 from .vectors import vectors_of
 
 
@@ -30,25 +30,29 @@ def writing_of(kind: str, shape, result, weights_of) -> Writing:
     put = elements_of(result.to or kind).put
     zero, nan = real(0), real(np.nan)
     finish = _transformed(kind, result, weights_of) if result.transforms else _plain(kind, result, weights_of)
-    results = (_kept if shape.kept else _read_again)(kind, shape, finish, result.to)
+    if shape.kept:
+        results = _kept(kind, shape, finish, result.to, bool(result.q) or result.transforms)
+    else:
+        results = _read_again(kind, shape, finish, result.to)
 
     @device
-    def fill(a, row, lane, alive):
+    def fill(a, row, out, lane, alive):
         """0 or NaN throughout."""
         i = lane if alive else row.classes
         while i < row.classes:
-            put(row.out + i * a.out_class, zero if row.state == SKIPPED else nan)
+            put(out + i * a.out_class, zero if row.state == SKIPPED else nan)
             i += workers
 
     @device
     def write(a, row, target, frame, lane, alive, words, v, low, u):
+        out = out_of(a, row)
         if row.state != READ or frame.max != frame.max:
-            fill(a, row, lane, alive)
+            fill(a, row, out, lane, alive)
         else:
-            head = results(a, row, target, frame, lane, alive, words, v, low, u)
+            head = results(a, row, out, target, frame, lane, alive, words, v, low, u)
             # The thread that has just written the target's class puts the target's own gradient over it.
             if is_gradient and row.has_target and alive and (row.target + head) // width % workers == lane:
-                put(row.out + row.target * a.out_class, frame.at_target)
+                put(out + row.target * a.out_class, frame.at_target)
 
     return Writing(_wait(shape), write)
 
@@ -89,7 +93,7 @@ def _transformed(kind, result, weights_of):
     """The same of a gradient on logits that are transformed."""
     elements, logits, parts_of = elements_of(kind), logits_of(kind, True), pairs_of(kind).parts_of
     real, width, unpack, read, gradient = elements.real, elements.width, elements.unpack, logits.read, logits.gradient
-    spreads = result.spreads
+    spreads, focal, zero = result.spreads, result.focal, real(0)
 
     @device
     def whole(a, row, words, at, v, low, u, first, target, frame):
@@ -102,6 +106,8 @@ def _transformed(kind, result, weights_of):
             scale, more = parts_of(v[j] - frame.offset, low[j], frame.magic, frame.lowest)
             scale *= frame.of_e
             e = fma(scale, more, scale)
+            if focal and v[j] == -np.inf:  # what it is multiplied by may be inf
+                e = zero
             v[j] = gradient(a, fma(-frame.row_factor, u[j], e) if spreads else e, given[j])
 
     return whole
@@ -111,7 +117,7 @@ def _finish(kind, result, weights_of):
     """The device function (v, u, first, classes, target, frame): the logits v become results, but for the target's."""
     zero, width = elements_of(kind).real(0), elements_of(kind).width
     exp_near, exp_times = exponential_of(kind).exp_near, exponential_of(kind).exp_times
-    spreads = result.spreads
+    spreads, focal = result.spreads, result.focal
     if result.writes == "log_softmax":
 
         @device
@@ -144,30 +150,73 @@ def _finish(kind, result, weights_of):
                 weights_of(u, first, classes, target)
             for j in range(width):
                 e = exp_times(v[j], frame.offset, frame.magic, frame.lowest, frame.of_e)
+                if focal and v[j] == -np.inf:  # what it is multiplied by may be inf
+                    e = zero
                 v[j] = fma(-frame.row_factor, u[j], e) if spreads else e
 
     return finish
 
 
-def _kept(kind, shape, finish, to_kind):
-    """The device function (a, row, target, frame, lane, alive, words, v, low, u): results of what registers hold.
+def _kept(kind, shape, finish, to_kind, reads_beside):
+    """The device function (a, row, out, target, frame, lane, alive, words, v, low, u): results of what registers hold.
 
-    It returns how many classes the first vector of the memory that is written lacks: none.
+    It returns how many classes the first vector of the memory that is written lacks: none. ``reads_beside``: results
+    need numbers of classes from other arrays.
     """
     elements, vectors = elements_of(kind), vectors_of(kind, "", to_kind)
-    width, give_whole = elements.width, vectors.give_whole
+    width, give_whole, give_if = elements.width, vectors.give_whole, vectors.give_if
     kept, apart = shape.kept, shape.lanes * elements.width
 
     @device
-    def results(a, row, target, frame, lane, alive, words, v, low, u):
+    def results(a, row, out, target, frame, lane, alive, words, v, low, u):
         for k in range(kept):
             first = lane * width + k * apart
             if first < row.classes and alive:
                 finish(a, row, words, 4 * k, v, low, u, first, target, frame)
-                give_whole(row.out, first, v)
+                give_whole(out, first, v)
         return np.int64(0)
 
-    return results
+    if shape.kept <= 4 and reads_beside:
+        return results
+    size = elements_of(to_kind or kind).size
+    at_once, shift = width * size, apart.bit_length() - 1
+    width_32, more = np.int32(width), np.int32(apart - 1)
+
+    def of_some(begin, end):
+        """The device function (a, row, target, frame, first, left, at, words, v, low, u): some of a lane's vectors."""
+        if begin == end:
+            return device(lambda a, row, target, frame, first, left, at, words, v, low, u: None)
+        before, k = of_some(begin, end - 1), np.int32(end - 1)
+        place, classes, past = 4 * (end - 1), (end - 1) * apart, (end - 1) * apart * size
+
+        @device
+        def of_these(a, row, target, frame, first, left, at, words, v, low, u):
+            before(a, row, target, frame, first, left, at, words, v, low, u)
+            if not reads_beside:
+                finish(a, row, words, place, v, low, u, first + classes, target, frame)
+                give_if(left > k, at, past, v)
+            elif left > k:
+                finish(a, row, words, place, v, low, u, first + classes, target, frame)
+                give_whole(at, classes, v)
+
+        return of_these
+
+    # With all in one stretch, the compiler has more on their way at once than there are registers.
+    half = (kept + 1) // 2
+    of_half, of_others = of_some(0, half), of_some(half, kept)
+
+    @device
+    def results_of_all(a, row, out, target, frame, lane, alive, words, v, low, u):
+        """Vectors that the row has not are computed as well, and not stored: a branch for each costs more."""
+        end = np.int32(row.classes) if alive else np.int32(0)
+        left = np.int32(np.int32(np.int32(end - np.int32(lane) * width_32) + more) >> shift)
+        first, at = lane * width, out + lane * at_once
+        of_half(a, row, target, frame, first, left, at, words, v, low, u)
+        if left > half:
+            of_others(a, row, target, frame, first, left, at, words, v, low, u)
+        return np.int64(0)
+
+    return results_of_all
 
 
 def _read_again(kind, shape, finish, to_kind):
@@ -185,8 +234,8 @@ def _read_again(kind, shape, finish, to_kind):
     alone, flight, workers = shape.alone, shape.flight, shape.workers
 
     @device
-    def results(a, row, target, frame, lane, alive, words, v, low, u):
-        head = row.out % at_once // to_size if a.out_class == to_size else np.int64(0)
+    def results(a, row, out, target, frame, lane, alive, words, v, low, u):
+        head = out % at_once // to_size if a.out_class == to_size else np.int64(0)
         first = lane * width - head if alive else row.classes
         between = np.int64(workers) * width
         while (
@@ -202,12 +251,12 @@ def _read_again(kind, shape, finish, to_kind):
                     words[4 * k + b] = w[b]
             for k in range(flight):
                 finish(a, row, words, 4 * k, v, low, u, first + k * between, target, frame)
-                give_whole(row.out, first + k * between, v)
+                give_whole(out, first + k * between, v)
             first += flight * between
         while first < row.classes:
             take_any(words, 0, row.x, a.x_class, first, row.classes)
             finish(a, row, words, 0, v, low, u, first, target, frame)
-            give(row.out, a.out_class, first, row.classes, v)
+            give(out, a.out_class, first, row.classes, v)
             first += between
         return head
 

@@ -146,7 +146,8 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch, 
         w = view(t.class_weight + 8 * at, size, np.float64)
         for i in range(size):
             part = part_of(i, q, w, keep, floor, has_q, has_w)
-            scratch[i] = real(np.float64(exp_at(z[i] - shift, magic, lowest)) * of_e - scale * part)
+            e = np.float64(exp_at(z[i] - shift, magic, lowest))
+            scratch[i] = real((0.0 if e == 0 else e * of_e) - scale * part)  # of_e: inf of a focal loss that is
         if at <= y < at + size:
             scratch[y - at] = real(value)
         put_gradient(t.x, t.out, out_row, at, size, scratch, pad, t.bypasses)
@@ -194,11 +195,13 @@ def write_gradient(t, n, y, m, rest, z, mass, distance, spreads, x_buffer, q_buf
     f, by = focus_of(t, m, rest, z)
     extra = times(by, data_of(m, log_sum, z, own, mass, distance))
     a = times(f, own + mass) + extra + z_term
-    factor, value = scale * a / (1 + rest), 0.0
+    factor, value = times(scale, a) / (1 + rest), 0.0
     if t.targets:
         floor = times(floor_of(t), w)
         others, weight = times(f, mass - floor) + z_term, times(f, own + floor) + extra
         value = scale * target_gradient(m, rest, z, a, others, weight, scratch)
+        if extra == np.inf:  # extra (p - 1)
+            value = times(scale, -np.inf)
     if spreads is not None:
         write_spread(t, n, m, factor, scale * f, y, value, x_buffer, q_buffer, scratch, pad)
     else:

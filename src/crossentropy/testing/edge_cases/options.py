@@ -157,3 +157,29 @@ def _(dtype):
     for options in CHANGES:
         loss, grad = both(np.zeros((0, 4), dtype), np.zeros(0, int), reduction="none", **options)
         require(loss.shape == (0,) and grad.shape == (0, 4))
+
+
+@edge_case("focal loss that is infinite")
+def _(dtype):
+    """Of a masked class that smoothing gives a weight: the limit of g (p_c - delta_cy), and none of g where p_c is 0."""
+    options = {"focal": 1.0, "label_smoothing": 0.1}
+    for classes in (FEW, MANY):
+        x = numbers(3, classes, dtype)
+        x[:, 1] = -INF
+        x[1, 2] = 9  # p_y is next to 1
+        t = np.array([0, 2, 1])
+        loss, grad = both(x, t, reduction="none", **options)
+        f = (1 - np.exp(-cross_entropy_and_grad(x.astype(float), t, reduction="none")[0])) * 0.1 / classes
+        for n in range(3):
+            want = np.full(classes, INF)
+            want[t[n]], want[1] = -INF, -f[n]
+            if n == 2:  # the target itself, whose p and with it g is 0
+                others = np.delete(x[2].astype(float), 1)
+                p = np.exp(others - others.max())
+                want = np.insert(p / p.sum() - 0.1 / classes, 1, -0.9 - 0.1 / classes)
+            require(loss[n] == INF, str(loss))
+            with np.errstate(invalid="ignore"):
+                np.testing.assert_allclose(grad[n].astype(float), want, rtol=2e-2, atol=1e-3, equal_nan=False)
+            got, slopes = x[n].astype(float).tolist(), reference.Row(**options)
+            right = reference.cross_entropy_grad(got, int(t[n]), slopes)
+            require(np.array_equal(np.isinf(right), np.isinf(want)) and not np.isnan(right).any(), str(right))
