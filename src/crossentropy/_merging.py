@@ -160,7 +160,7 @@ def start_of(
         at_target = np.where(
             left < 0.5,  # as two terms that do not cancel: see `reference.cross_entropy_grad`
             f * (mass - floor) + z_term - a * left,
-            a * np.exp(-terms.below) - (f * (terms.own + floor) + slope),
+            np.where(slope == np.inf, -np.inf, a * np.exp(-terms.below) - (f * (terms.own + floor) + slope)),
         )
         statistics = np.stack([m, of["rest"], a / scale], -1)
     return Start(statistics, scale, at_target)

@@ -579,7 +579,7 @@ def _write_gradient(b: _Block, of: _merging.Numbers, g: float | np.ndarray, grad
     saved, scale, at_target = _merging.start_of(of, mine, o.all_classes, o.label_smoothing, o.z_loss, o.focal)
     if b.bad is not None:
         saved[b.bad, 0] = np.nan
-    if at_target is None:
+    if at_target is None or mine is None:
         registry.current().backward(b.call.x, given, saved, b.options, g, grad)
         return
     here = np.flatnonzero(mine)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import functools
+import inspect
 import operator
 import warnings
 
@@ -79,9 +79,9 @@ def as_number(convert, value):
 
 
 def keywords_of(function) -> tuple[str, ...]:
-    """The keywords of a function beside the options beyond PyTorch's, for the hint at a misspelt one."""
+    """The arguments of a function beside the options beyond PyTorch's, for the hint at a misspelt one."""
     found = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY and p.name not in EXTRAS)
+    return tuple(p.name for p in found if p.kind is not p.VAR_KEYWORD and p.name not in EXTRAS)
 
 
 def extras(function: str, given: dict, more: tuple[str, ...]) -> dict:

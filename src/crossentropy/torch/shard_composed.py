@@ -57,7 +57,7 @@ def gradient(x, target, whole: dict, start: int, classes: int, *, grad_output, o
         f, more = _focus_of(n, own, focal) if focal else (1.0, 0.0)
         if focal:  # which multiplies all but what z_loss adds, and adds to what the target weighs
             own, others = f * own + more, f * n["mass"] + (others - n["mass"])
-        grad = (own + others)[:, None] * p
+        grad = torch.where(p == 0, 0, (own + others)[:, None] * p)
         t = _beside(target[rows], options, classes, x.shape[1], z)
         if t is not None:
             t = t if not focal else f[:, None] * t

@@ -87,8 +87,9 @@ def vocab_parallel_cross_entropy(
     Eq. 5 and 6 of the note: of a block of classes a rank knows the largest logit m and the sum R of the others'
     e^(z - m); the target's logit is on one rank. From these, in the order of ranks and in float64, come the row's: with
     no subtraction that could cancel, and so within the accuracy contract. 16 bytes a row for logits of 32 bits and
-    fewer, 8 for each of those numbers otherwise; class weights together with label smoothing take 4 (8) more. Once for
-    each number of rows the ranks exchange 88 bytes more, their shapes.
+    fewer, 8 for each of those numbers otherwise; class weights together with label smoothing take 4 (8) more. 80
+    bytes say what must be the same everywhere; and where a message has more rows than any of the latest sixteen, the
+    ranks exchange one of that size before it.
 
     Examples
     --------

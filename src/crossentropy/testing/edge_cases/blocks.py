@@ -135,6 +135,10 @@ def _(dtype):
     losses, grad = of_blocks(x, y, CUTS["even"], focal=2.0)
     require(np.isnan(losses).tolist() == [True, True] + [False] * 4 and losses[2] == INF)
     require(np.isnan(grad[:2].astype(float)).all() and np.isfinite(grad[3:].astype(float)).all())
+    x, y = rows_of(dtype)
+    x[:, 5] = -INF  # and smoothing gives it a weight: a loss of inf
+    row = reference.Row(focal=2.0, label_smoothing=0.1)
+    check(x, y, CUTS["uneven"], row, focal=2.0, label_smoothing=0.1)
     x = np.where(np.arange(CLASSES) == y[:, None], 0, -INF).astype(dtype)  # no other class has any probability
     check(x, y, CUTS["uneven"], reference.Row(focal=2.0, z_loss=0.1), focal=2.0, z_loss=0.1)
 
