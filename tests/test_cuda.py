@@ -114,6 +114,25 @@ def test_where_a_sum_needs_another_anchor(kind, z):
     within(grad, grads, dtype, "grad")
 
 
+@pytest.mark.parametrize("classes", [128, 130], ids=["kept", "streamed"])
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_where_a_sum_of_16_bits_needs_another_anchor(kind, classes):
+    """Maxima one after another, far from 0, where numbers lie ever farther apart; and less than all of e^z is lost."""
+    dtype, rng, n = DTYPES[kind], np.random.default_rng(8), np.arange(classes)
+    if dtype is None:
+        pytest.skip("bfloat16 arrays need ml_dtypes")
+    most = 65504 if kind == "float16" else 3e38
+    rows = [np.sort(40 * rng.standard_normal(classes)), -100 - n % 7, np.where(n == classes - 1, 90.0, n % 3)]
+    rows += [np.where(n == 100, z, z - abs(z) / 2**k * (1 + n % 3)) for z, k in ((16384, 8), (-16400, 9), (most, 10))]
+    rows += [np.where(n % 2 == 0, -np.inf, np.linspace(9000, 9016, classes))]
+    x = np.array(rows).astype(dtype)
+    y = [0, 3, classes - 1, 100, 5, 100, 1]
+    loss, grad = crossentropy.cross_entropy_and_grad(x, np.array(y), reduction="none")
+    expected, grads, _ = testing.exact(x.astype(np.float64), y, [reference.Row()] * len(x))
+    within(loss, expected.astype(loss.dtype).astype(float), dtype, "loss")
+    within(grad, grads, dtype, "grad")
+
+
 # ---------------------------------------------------------------------- the shapes of work
 
 # Small stand-ins for the shapes of the table, with (threads, vectors kept, blocks): each takes the same code.

@@ -189,6 +189,6 @@ def exponential_of(kind: str) -> Exponential:
         return (y + middle) - middle
 
     return Exponential(
-        log2e, ln2, frame_at, exp_at, exp_pair, exp_parts, exp_term, excess, exp_inside, exp_near, exp_times, exp, scale_of, nearest,
-        reduced_pair, series,
+        log2e, ln2, frame_at, exp_at, exp_pair, exp_parts, exp_term, excess, exp_inside, exp_near, exp_times, exp,
+        scale_of, nearest, reduced_pair, series,
     )  # fmt: skip

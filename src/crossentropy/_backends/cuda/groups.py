@@ -13,7 +13,6 @@ from numba import cuda
 from .elements import device
 from .intrinsics import cluster_rank, cluster_sync
 from .records import EVERYONE, record_of
-from .sums import LaneEnd
 
 WARP = 32  # threads of a warp
 MOST_BLOCKS = 8  # of a cluster, where any card with clusters has room
@@ -117,75 +116,51 @@ def together(elements, shape, merge, empty):
 def rows_together(elements, shape, sums, empty, of_lanes=True):
     """As `together`, of `sums.LaneEnd`: the common maximum first, then one move of each lane's sum, then plain sums.
 
-    It makes the RowSum of all; not ``of_lanes``: of RowSums.
+    It makes the RowSum of all; not ``of_lanes``: of RowSums. A block has its maximum before sums are moved; blocks of a
+    cluster meet once, and so each has a sum of its own, which is moved again.
     """
-    real, lanes, warps, blocks = elements.real, min(shape.threads, WARP), shape.threads // WARP, shape.blocks
-    threads, of_warps, of_blocks = shape.threads, len(empty) * WARP, len(empty) * SLOTS
+    real, lanes, warps, blocks = elements.real, min(shape.threads, WARP), max(shape.threads // WARP, 1), shape.blocks
+    threads, of_blocks, of_two = shape.threads, len(empty) * SLOTS, 2 * WARP
     record, row_sum = record_of(type(empty), real, elements.real_size), type(empty)
-    put, take, into_cluster = record.put, record.take, record.into_cluster
-    larger, plus = sums.larger, sums.plus
-
-    def over(count, moved):
-        """The device function (p, lane): as `together` has it, but that it is told which lane of its warp it is."""
-        if count == 1 and moved is sums.moved:
-            return device(lambda p, lane: p)
-        if count == 1:
-
-            @device
-            def over_one(p, lane):
-                s, error = moved(p, p.max, True)
-                return row_sum(p.max, s, error)
-
-            return over_one
-        group = np.uint32(WARP - count)
-
-        @device
-        def over_some(p, lane):
-            top = p.max
-            step = count // 2
-            while step > 0:
-                top = larger(top, cuda.shfl_xor_sync(EVERYONE, top, step))
-                step //= 2
-            # Of those whose maximum is the common one, that of the lowest lane stays out of the sum.
-            at_top = p.max == top
-            before = (np.uint32(cuda.ballot_sync(EVERYONE, at_top)) >> (lane & group)) & lower(
-                lane & np.uint32(count - 1)
-            )
-            s, error = moved(p, top, at_top and before == np.uint32(0))
-            step = count // 2
-            while step > 0:
-                other, other_error = (
-                    cuda.shfl_xor_sync(EVERYONE, s, step),
-                    cuda.shfl_xor_sync(EVERYONE, error, step),
-                )
-                s, error = plus(s, error + other_error, other)
-                step //= 2
-            return row_sum(top, s, error)
-
-        return over_some
-
-    over_lanes = over(lanes, sums.lane_moved if of_lanes else sums.moved)
-    over_found, over_blocks = over(max(warps, 1), sums.moved), over(blocks, sums.moved)
+    take, into_cluster, moved = record.take, record.into_cluster, sums.lane_moved if of_lanes else sums.moved
+    top_of_lanes, lowest_of_lanes, sum_of_lanes = _among(lanes, sums)
+    top_of_warps, _, sum_of_warps = _among(warps, sums)
 
     @device
     def over_warp(p, turn):
-        return over_lanes(p, np.uint32(cuda.threadIdx.x) % np.uint32(WARP))
+        lane = np.uint32(cuda.threadIdx.x) % np.uint32(WARP)
+        top = top_of_lanes(p.max)
+        s, error = moved(p, top, lowest_of_lanes(p.max == top, lane))
+        s, error = sum_of_lanes(s, error)
+        return row_sum(top, s, error)
 
     @device
     def over_warps(p, turn):
-        found = cuda.shared.array(of_warps, real)
-        p = over_warp(p, turn)
+        tops = cuda.shared.array(WARP, real)
+        found = cuda.shared.array(of_two, real)
         thread = np.uint32(cuda.threadIdx.x) % np.uint32(threads)
         lane, warp = thread % np.uint32(WARP), thread // np.uint32(WARP)
-        cuda.syncthreads()  # every warp has read what was found of the row before
+        of_warp = top_of_lanes(p.max)
         if lane == 0:
-            put(found, np.int32(warp), p)
+            tops[np.int32(warp)] = of_warp
+        cuda.syncthreads()  # and every warp has read the sums of the row before
+        its = np.int32(lane % np.uint32(warps))  # each so many lanes read the same
+        top = top_of_warps(tops[its])
+        # Of those whose maximum is the common one, that of the lowest lane of the lowest warp stays out of the sum.
+        before = np.uint32(cuda.ballot_sync(EVERYONE, tops[its] == top)) & lower(warp)
+        s, error = moved(p, top, lowest_of_lanes(p.max == top, lane) and before == np.uint32(0))
+        s, error = sum_of_lanes(s, error)
+        if lane == 0:
+            found[2 * np.int32(warp)], found[2 * np.int32(warp) + 1] = s, error
         cuda.syncthreads()
-        return over_found(take(found, np.int32(lane % np.uint32(warps))), lane)  # each so many lanes read the same
+        s, error = sum_of_warps(found[2 * its], found[2 * its + 1])
+        return row_sum(top, s, error)
 
     over_block = over_warps if warps > 1 else over_warp
     if blocks == 1:
         return over_block
+    top_of_blocks, lowest_of_blocks, sum_of_blocks = _among(blocks, sums)
+    block_moved = sums.moved
 
     @device
     def over_cluster(p, turn):
@@ -197,9 +172,48 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
             into_cluster(found, np.int32(turn * MOST_BLOCKS + cluster_rank()), thread, p)
         cluster_sync()
         lane = np.uint32(thread) % np.uint32(WARP)
-        return over_blocks(take(found, np.int32(turn * MOST_BLOCKS + lane % np.uint32(blocks))), lane)
+        p = take(found, np.int32(turn * MOST_BLOCKS + lane % np.uint32(blocks)))
+        top = top_of_blocks(p.max)
+        s, error = block_moved(p, top, lowest_of_blocks(p.max == top, lane))
+        s, error = sum_of_blocks(s, error)
+        return row_sum(top, s, error)
 
     return over_cluster
+
+
+def _among(count, sums):
+    """Device functions over each ``count`` lanes of a warp, a power of 2: the largest, the lowest lane, the sum.
+
+    (number): the largest, NaN where one is. (holds, lane): whether this is the lowest for which it holds. (s, error):
+    the sum of all, with errors.
+    """
+    larger, plus, group, within = sums.larger, sums.plus, np.uint32(WARP - count), np.uint32(count - 1)
+
+    @device
+    def largest(number):
+        step = count // 2
+        while step > 0:
+            number = larger(number, cuda.shfl_xor_sync(EVERYONE, number, step))
+            step //= 2
+        return number
+
+    @device
+    def lowest(holds, lane):
+        before = (np.uint32(cuda.ballot_sync(EVERYONE, holds)) >> (lane & group)) & lower(lane & within)
+        return holds and before == np.uint32(0)
+
+    @device
+    def sum_of(s, error):
+        step = count // 2
+        while step > 0:
+            other, other_error = cuda.shfl_xor_sync(EVERYONE, s, step), cuda.shfl_xor_sync(EVERYONE, error, step)
+            s, error = plus(s, error + other_error, other)
+            step //= 2
+        return s, error
+
+    if count == 1:
+        return device(lambda number: number), device(lambda holds, lane: holds), device(lambda s, error: (s, error))
+    return largest, lowest, sum_of
 
 
 @device
@@ -208,62 +222,66 @@ def lower(lane):
     return (np.uint32(1) << lane) - np.uint32(1)
 
 
-def rows_one_by_one(elements, shape, part, sums, empty):
-    """The device function (given): what `rows_together` makes of part(lane, given), by one thread for all."""
-    real, size, row_sum = elements.real, elements.real_size, type(empty)
-    record, of_lane = record_of(row_sum, real, size), record_of(LaneEnd, real, size)
-    put, take, larger, plus = record.put, record.take, sums.larger, sums.plus
-    put_lane, take_lane, fields = of_lane.put, of_lane.take, len(LaneEnd._fields)
+def rows_one_by_one(elements, shape, part, top_of, sums, empty):
+    """The device function (given): what `rows_together` makes of part(lane, given), by one thread for all.
+
+    ``top_of(lane, given)`` is the maximum of part(lane, given).
+    """
+    real, row_sum = elements.real, type(empty)
+    larger, plus, lane_moved, moved, nothing = sums.larger, sums.plus, sums.lane_moved, sums.moved, empty.max
     lanes, warps, blocks = min(shape.threads, WARP), max(1, shape.threads // WARP), shape.blocks
-    of_lanes, of_warps, of_blocks = fields * lanes, len(empty) * max(warps, lanes), len(empty) * blocks
-
-    def merged_of(take_part, moved):
-        """The device function (found, count, made): the RowSum of so many parts; ``made`` has room for as many."""
-
-        @device
-        def merged(found, count, made):
-            top = take_part(found, 0).max
-            for i in range(1, count):
-                top = larger(top, take_part(found, i).max)
-            left_out = False
-            for i in range(count):
-                p = take_part(found, i)
-                first = p.max == top and not left_out
-                left_out = left_out or first
-                s, error = moved(p, top, first)
-                put(made, i, row_sum(top, s, error))
-            step = count // 2
-            while step > 0:
-                for i in range(step):
-                    p, other = take(made, i), take(made, i + step)
-                    s, error = plus(p.rest, p.error + other.error, other.rest)
-                    put(made, i, row_sum(top, s, error))
-                step //= 2
-            return take(made, 0)
-
-        return merged
-
-    of_warp, of_parts = merged_of(take_lane, sums.lane_moved), merged_of(take, sums.moved)
+    of_lanes, of_warps, of_blocks, threads = 2 * lanes, 2 * warps, 3 * blocks, shape.threads
 
     @device
-    def over_lanes(given):
-        found = cuda.local.array(of_lanes, real)
-        made = cuda.local.array(of_warps, real)
-        found_of_warps = cuda.local.array(of_warps, real)
-        found_of_blocks = cuda.local.array(of_blocks, real)
-        lane = 0
-        for block in range(blocks):
-            for warp in range(warps):
-                for i in range(lanes):
-                    put_lane(found, i, part(lane, given))
-                    lane += 1
-                put(found_of_warps, warp, of_warp(found, lanes, made))
-            if warps > 1:
-                put(found_of_warps, 0, of_parts(found_of_warps, warps, made))
-            put(found_of_blocks, block, take(found_of_warps, 0))
-        return of_parts(found_of_blocks, blocks, made) if blocks > 1 else take(found_of_blocks, 0)
+    def sum_of(found, count):
+        """The sum of so many pairs (sum, error), which it overwrites."""
+        step = count // 2
+        while step > 0:
+            for i in range(step):
+                s, error = plus(found[2 * i], found[2 * i + 1] + found[2 * (i + step) + 1], found[2 * (i + step)])
+                found[2 * i], found[2 * i + 1] = s, error
+            step //= 2
+        return found[0], found[1]
 
-    return over_lanes
+    @device
+    def over_block(block, given):
+        found, found_of_warps = cuda.local.array(of_lanes, real), cuda.local.array(of_warps, real)
+        lane, top = block * threads, nothing
+        for i in range(threads):
+            top = larger(top, top_of(lane + i, given))
+        left_out = False
+        for warp in range(warps):
+            for i in range(lanes):
+                p = part(lane, given)
+                first = p.max == top and not left_out
+                left_out = left_out or first
+                found[2 * i], found[2 * i + 1] = lane_moved(p, top, first)
+                lane += 1
+            found_of_warps[2 * warp], found_of_warps[2 * warp + 1] = sum_of(found, lanes)
+        s, error = sum_of(found_of_warps, warps)
+        return row_sum(top, s, error)
+
+    if blocks == 1:
+        return device(lambda given: over_block(0, given))
+
+    @device
+    def over_blocks(given):
+        found = cuda.local.array(of_blocks, real)
+        top = nothing
+        for block in range(blocks):
+            p = over_block(block, given)
+            found[block], found[blocks + 2 * block], found[blocks + 2 * block + 1] = p.max, p.rest, p.error
+            top = larger(top, p.max)
+        left_out = False
+        for block in range(blocks):
+            p = row_sum(found[block], found[blocks + 2 * block], found[blocks + 2 * block + 1])
+            first = p.max == top and not left_out
+            left_out = left_out or first
+            found[blocks + 2 * block], found[blocks + 2 * block + 1] = moved(p, top, first)
+        s, error = sum_of(found[blocks:], blocks)
+        return row_sum(top, s, error)
+
+    return over_blocks
 
 
 def one_by_one(elements, shape, part, merge, empty):

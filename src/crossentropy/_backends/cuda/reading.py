@@ -9,7 +9,7 @@ from numba import cuda
 from ..contract import Statistics
 from .elements import device, elements_of
 from .groups import one_by_one, rows_one_by_one, rows_together, together
-from .intrinsics import load, load_vector, shifted
+from .intrinsics import larger, load, load_vector, shifted
 from .logits import Target, logits_of
 from .pair_sums import PairRowSum, pair_sums_of
 from .records import record_of
@@ -331,7 +331,7 @@ def _row_sum(kind, shape, transforms):
         if transforms:
             over_lanes = one_by_one(elements, shape, of_lane, sums.merged, empty)
         else:
-            over_lanes = rows_one_by_one(elements, shape, of_lane, sums, empty)
+            over_lanes = rows_one_by_one(elements, shape, of_lane, _top(kind, shape), sums, empty)
 
         @device
         def row_sum(a, row, lane, turn, words, v, low):
@@ -392,6 +392,27 @@ def _streamed(kind, shape, group, grouped, sums):
         return ended(lane_sum)
 
     return of_lane
+
+
+def _top(kind, shape):
+    """The device function (lane, given): the maximum of a lane's vectors, as `_streamed` has it."""
+    elements, take_any = elements_of(kind), vectors_of(kind, "").take_any
+    real, width, unpack, apart = elements.real, elements.width, elements.unpack, shape.lanes * elements.width
+    nothing = real(-np.inf)
+
+    @device
+    def top_of_lane(lane, given):
+        a, row, words, v, _ = given
+        top, first = nothing, np.int64(lane) * width
+        while first < row.to_read:
+            take_any(words, 0, row.x, a.x_class, first, row.to_read)
+            unpack(words, 0, v, 0)
+            for j in range(width):
+                top = larger(top, v[j])
+            first += apart
+        return top
+
+    return top_of_lane
 
 
 def _of_parts(kind, shape, weights, result):

@@ -80,7 +80,7 @@ def sums_of(kind: str) -> Sums:
     log2e, frame_at, exp_at, exp_pair, nearest = e_to.log2e, e_to.frame_at, e_to.exp_at, e_to.exp_pair, e_to.nearest
     exp_term, exponent_of, excess = e_to.exp_term, elements_of(kind).exponent_of, e_to.excess
     zero, lowest_number, nan = real(0), real(-np.inf), real(np.nan)
-    headroom, down, excess_of_one = real(HEADROOM), real(2.0**-HEADROOM), real(excess * log2e)
+    headroom, down = real(HEADROOM), real(2.0**-HEADROOM)
     # Twice the distance at which e^z is lost beside e^m; and 2^20, by which a sum may pass its anchor.
     far, room = real(256 if real is np.float32 else 2048), real(20 * math.log(2))
 
@@ -139,18 +139,18 @@ def sums_of(kind: str) -> Sums:
     def lane_moved(lane, top, first):
         """As `moved`, of a LaneEnd; the error may be as large as half of the sum."""
         m, s, error, offset, k = lane
+        # What `exp_term` is off by: nearly the same of all terms that count, which are 2^3 or so below their sum.
+        error = fma(s + error, excess * (real(exponent_of(s) - np.int32(3)) - k), error)
         magic, lowest = frame_at(k)
-        scale, more = exp_term(m - offset, magic, lowest)
-        scale = zero if first else scale
-        s, error = plus(s, fma(scale, more, error), scale)
+        e, more = exp_pair(m - offset, magic, lowest)
+        e, more = (zero, zero) if first else (e, more)
+        s, error = plus(s, error + more, e)
         distance = offset - (zero if top == lowest_number else top)
         magic, lowest = frame_at(headroom + headroom - k)  # as far below the common maximum as the sum is large
-        by, more = exp_term(distance, magic, lowest)
-        # What `exp_term` is off by: nearly the same of all terms that count, which are 2^3 or so below their sum.
-        n = real(exponent_of(s) - np.int32(3)) - k
-        more += fma(distance, excess_of_one, excess * n)
-        s, error = s * down * by, error * down * by
-        return s, fma(s, more, fma(error, more, error))
+        e, more = exp_pair(distance, magic, lowest)
+        s, error = s * down, error * down
+        product = s * e
+        return product, fma(s, e, -product) + fma(error, e, fma(s, more, error * more))
 
     @device
     def anchored(m):

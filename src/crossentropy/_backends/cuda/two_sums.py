@@ -11,12 +11,12 @@ from .exp import exponential_of
 from .intrinsics import fma, larger, smaller
 from .sums import HEADROOM, LaneEnd, Sums, sums_of
 
-# From here on neighbours of bfloat16 are so far apart that only those at the maximum count, and the anchor is one.
-FAR = 2.0**14
+# From here on neighbours are so far apart that only those at the maximum count, and the anchor is one.
+FAR = {"bfloat16": 2.0**15, "float16": math.inf}
 
 
 class TwoLaneSum(NamedTuple):
-    """Of the classes that a lane has seen so far; reals but for two words, each with a number for each half of words."""
+    """Of the classes that a lane has seen so far: reals, but for two words with a number for each half of words."""
 
     max: int
     sum: float  # with error: of e^(z - offset) 2^k, over all of the classes but one at each half's max
@@ -38,7 +38,7 @@ def two_sums_of(kind: str) -> Sums:
     ln2, log2e, frame_at, nearest = e_to.ln2, e_to.log2e, e_to.frame_at, e_to.nearest
     exp_inside, exp_term, scale_of = e_to.exp_inside, e_to.exp_term, e_to.scale_of
     added_up, plus = of_one.added_up, of_one.plus
-    zero, lowest_number, far = real(0), real(-np.inf), real(FAR)
+    zero, far = real(0), real(FAR[kind])
     headroom, room, bias, most = real(HEADROOM), real(20 * math.log(2)), real(127), real(np.inf)
     least, deep = np.uint32(elements.absent[0]), real(-126)
 

@@ -184,7 +184,9 @@ def weights_of(kind: str, shape, result) -> Weights:
         """A WeightSum of weights that are 1, as if each were ``weight``."""
         mass, distance = weight * found.mass, times(weight, found.distance)
         mass_error = fma(weight, found.mass, -mass)
-        return WeightSum(mass, mass_error, distance, fma(weight, found.distance, -distance) + weight * found.distance_error)
+        return WeightSum(
+            mass, mass_error, distance, fma(weight, found.distance, -distance) + weight * found.distance_error
+        )
 
     @device
     def of_lane(lane, given):
