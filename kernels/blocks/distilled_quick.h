@@ -141,13 +141,6 @@ SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, R
     else quick_near_step(a, b, f, j, m, of_e, s, scaled);
 }
 
-/* Of rows that lie one after the other. */
-SIMD void quick_ask_ahead(const REAL *x)
-{
-    prefetch_to_l2((const char *)x + PREFETCH_FAR);
-    prefetch((const char *)x + PREFETCH_NEAR);
-}
-
 SIMD void quick_sums_as(const REAL *a, const REAL *b, ptrdiff_t n, const quick_pair *r, quick_totals *totals, REAL *m,
                         REAL *of_e, quick_job *job, int scaled, int far)
 {
@@ -161,10 +154,8 @@ SIMD void quick_sums_as(const REAL *a, const REAL *b, ptrdiff_t n, const quick_p
         const ptrdiff_t end = n - j < STRIDE ? n : j + STRIDE;
         quick_lanes s[2] = {start, start};
         for (; end - j >= 2 * LANES; j += 2 * LANES) {
-            for (int u = 0; u < 2; ++u) {
-                quick_ask_ahead(a + j + u * LANES);
-                quick_ask_ahead(b + j + u * LANES);
-            }
+            NAME(ask_ahead)(a, j, 2 * LANES, &straight_on);
+            NAME(ask_ahead)(b, j, 2 * LANES, &straight_on);
             for (int u = 0; u < 2; ++u) {
                 const ptrdiff_t at = j + u * LANES;
                 quick_step(v_load(a + at), v_load(b + at), &f, at, m, of_e, &s[u], max, scaled, far);
