@@ -126,3 +126,21 @@ def test_weights_that_are_large_and_small(kernels, rng):
         plain = cross_entropy_grad_hess(x, y, reduction="sum").hess
         got = cross_entropy_grad_hess(x, y, reduction="sum", sample_weight=v).hess
         np.testing.assert_allclose(got, plain * v[:, None], rtol=2e-6, atol=2.0**-148)
+
+
+def test_options_that_are_not_taken_say_why(rng):
+    """What they say to do instead is right: of a z + b, less the margin at the target."""
+    x, t, a, prior, margin = rng.standard_normal((4, 5)), np.arange(4), 1.7, rng.standard_normal(5), 0.4
+    for name in ("logit_scale", "class_prior", "margin", "softcap", "focal"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument {name!r}: .*(either sign|a\\^2 times)"):
+            cross_entropy_grad_hess(x, t, **{name: 1.0})
+    z = a * x + prior
+    z[np.arange(4), t] -= margin
+    found = cross_entropy_grad_hess(z, t, reduction="sum")
+    options = {"logit_scale": a, "class_prior": prior, "margin": margin, "reduction": "sum"}
+    np.testing.assert_allclose(a * found.grad, cross_entropy_and_grad(x, t, **options).grad, rtol=1e-12)
+    up, down = (
+        np.stack([cross_entropy_and_grad(x + h * e, t, **options).grad @ e for e in np.eye(5)], axis=1)
+        for h in (1e-5, -1e-5)
+    )
+    np.testing.assert_allclose(a * a * found.hess, (up - down) / 2e-5, atol=1e-9)

@@ -1,5 +1,5 @@
 /* Rows that have another array beside them: probability targets or class weights, whose terms are summed, or what has arrived
- * at a log-softmax. unit.h includes this once for each ELEMENT that it works on (16-bit rows come widened), after rows.h. */
+ * at a log-softmax. unit.h includes this once for each ELEMENT, after rows.h. */
 #include "blocks/blocks.h"
 #include "blocks/prefetch.h"
 #include "math/lane_total.h"

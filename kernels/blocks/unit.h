@@ -24,28 +24,28 @@
      NAME(max),                                         \
      NAME(sum),                                         \
      NAME(pass),                                        \
-     WIDENED(arriving),                                 \
-     WIDENED(spread),                                   \
+     NAME(arriving),                                    \
+     NAME(spread),                                      \
      NAME(gradient),                                    \
      NAME(log_softmax),                                 \
-     WIDENED(log_softmax_backward),                     \
+     NAME(log_softmax_backward),                        \
      NAME(top),                                         \
      NAME(place),                                       \
      NAME(above),                                       \
      NAME(look),                                        \
      NAME(log_probs_gradient),                          \
-     WIDENED(weighted_max),                             \
-     WIDENED(weighted_sum),                             \
-     WIDENED(hessian),                                  \
-     WIDENED(vector_at_top),                            \
-     WIDENED(vector_sum),                               \
-     WIDENED(hessian_product),                          \
+     NAME(weighted_max),                                \
+     NAME(weighted_sum),                                \
+     NAME(hessian),                                     \
+     NAME(vector_at_top),                               \
+     NAME(vector_sum),                                  \
+     NAME(hessian_product),                             \
      PASTE(columns_hessian, REAL),                      \
      DISTILLED(distilled_sums),                         \
      DISTILLED(distilled_terms),                        \
      DISTILLED(distilled_gradient),                     \
      QUICK_FUNCTIONS,                                   \
-     WIDENED(transformed_sum),                          \
+     NAME(transformed_sum),                             \
      NAME(tile_rows),                                   \
      NAME(tile_columns),                                \
      NAME(untile_rows),                                 \
@@ -65,8 +65,7 @@
      EXP_TABLE ? PASTE(near_gradient_run, REAL) : NULL, \
      PASTE(near_log_softmax_run, REAL)}
 
-/* Rows of 16 bits: what is done with them most. For all else they come widened to float32 (rows/place.c). */
-#define WIDENED(function) NULL
+/* Rows of 16 bits come widened to float32 for a distillation (rows/place.c). */
 #define DISTILLED(function) NULL
 
 #define REAL f32
@@ -79,7 +78,11 @@
 #define ELEMENT f16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/beside.h"
 #include "blocks/numbers.h"
+#include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
@@ -87,13 +90,14 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #define ELEMENT bf16
 #include "blocks/vectors.h"
 #include "blocks/rows.h"
+#include "blocks/beside.h"
 #include "blocks/numbers.h"
+#include "blocks/weighted.h"
+#include "blocks/hessians.h"
+#include "blocks/transformed.h"
 #include "blocks/tile.h"
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
-
-#undef WIDENED
-#define WIDENED(function) NAME(function)
 
 #define ELEMENT f32
 #include "blocks/vectors.h"

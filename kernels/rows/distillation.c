@@ -30,8 +30,8 @@ static double largest(place *p, const reader *r)
 #define LEAST_MIXED 64     /* classes: of fewer, the rounding errors of terms that each cost several show */
 
 /* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
- * how far these lie from it. */
-static double usual_difference(const f32 *b, const f32 *a, ptrdiff_t n, double *spread)
+ * how far these lie from it; whether one of them is infinite, or what differs is. */
+static double usual_difference(const f32 *b, const f32 *a, ptrdiff_t n, double *spread, int *masked)
 {
     double sum = 0, squares = 0;
     int count = 0;
@@ -41,6 +41,7 @@ static double usual_difference(const f32 *b, const f32 *a, ptrdiff_t n, double *
     }
     const double mean = count ? sum / count : 0, variance = count ? squares / count - mean * mean : 0;
     *spread = variance > 0 ? sqrt(variance) : 0;
+    *masked = count < n;
     return mean;
 }
 
@@ -190,9 +191,10 @@ static int quickly(place *p, ptrdiff_t row, double weight)
     if (!next_block(&p->c, &first)) return 1;
     const f32 *x = read_block(&p->x, first), *q = read_block(&p->q, first);
     double spread;
+    int masked;
     const ptrdiff_t guessed = first.n < GUESSED_FROM ? first.n : GUESSED_FROM;
-    const double usual = usual_difference(forward ? x : q, forward ? q : x, guessed, &spread) * r.inverse;
-    r.far = spread * r.inverse > 1.1 && fabs(usual) < 2 && !mixes && p->near_rows == 0;
+    const double usual = usual_difference(forward ? x : q, forward ? q : x, guessed, &spread, &masked) * r.inverse;
+    r.far = spread * r.inverse > 1.1 && fabs(usual) < 2 && !mixes && !masked;
     if (!r.far && fabs(usual) > 0.5 * spread * r.inverse) move_base(&r, usual);
     double up, loss, own = 0;
     quick_totals found;
@@ -215,7 +217,6 @@ static int quickly(place *p, ptrdiff_t row, double weight)
         loss = apart;
         if (r.far) {
             if (finite && are_far) break;
-            p->near_rows = 8; /* so many are taken to be near */
             r.far = 0;
             if (finite) move_base(&r, shift);
             continue;
@@ -231,7 +232,6 @@ static int quickly(place *p, ptrdiff_t row, double weight)
         } else if (are_far) break;
         move_base(&r, shift);
     }
-    if (p->near_rows) --p->near_rows;
     const double scale = t->row_scale[row * t->row_scale_step] * weight * temperature, of_e = scale / found.e;
     const double factors[3][2] = {{of_e / (1 + up), -of_e * up / (1 + up)},
                                   {-of_e, -of_e * (loss - log1p(up))},

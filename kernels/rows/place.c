@@ -29,15 +29,11 @@ static int suits_fusion(const task *t)
            o->label_smoothing == 0 && suits_float32(o->logit_scale, o->softcap);
 }
 
-/* What rows are worked on in: float32 for those of 16 bits, unless there are block functions of their own (blocks/unit.h). */
+/* What rows are worked on in: for a distillation float32 for those of 16 bits, or float64 (distillation.c). */
 static element worked_in(const task *t, int exactly)
 {
-    const work w = t->work;
-    const int has_own = !has_spread(t) && !t->hess.data && !is_transformed(&t->options) &&
-                        (w == LOGSUMEXP || w == SOFTMAX || w == LOG_SOFTMAX || w == FORWARD || w == BACKWARD ||
-                         w == FORWARD_BACKWARD || w == ROW_STATISTICS || w == LOG_PROBS_BACKWARD);
-    if (exactly && w == DISTILLATION) return ELEMENT_F64;
-    return has_own ? t->x.type : lanes_type(t->x.type);
+    if (t->work != DISTILLATION) return t->x.type;
+    return exactly ? ELEMENT_F64 : lanes_type(t->x.type);
 }
 
 void open_place(place *p, const task *t, int exactly)

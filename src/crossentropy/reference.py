@@ -471,7 +471,7 @@ def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], option
     if isinstance(target, int) and p[target] > 0.5:
         others = [t_c for c, t_c in enumerate(t) if c != target]
         grad[target] = total([*others, z_term, a * math.expm1(r.log_p)])
-    elif gained == math.inf:
+    elif isinstance(target, int) and gained == math.inf:
         grad[target] = -math.inf  # of a p_y - t_y: g (p_y - 1)
     return [times(slope, options.weight * value) for slope, value in zip(r.z.slope, grad, strict=True)]
 

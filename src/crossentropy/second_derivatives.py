@@ -28,6 +28,17 @@ OPTIONS = (
 )
 
 
+_OF_EITHER_SIGN = "with it the second derivative may have either sign, and is none that a step divides by"
+_BY_HAND = "pass the logits as it makes them; of a z + b the gradient is a times, the Hessian a^2 times that"
+NOT_TAKEN = {
+    "logit_scale": _BY_HAND,
+    "class_prior": _BY_HAND,
+    "margin": _BY_HAND,
+    "softcap": _OF_EITHER_SIGN,
+    "focal": _OF_EITHER_SIGN,
+}
+
+
 class BoostingOptions(TypedDict, total=False):
     """Those of objectives and metrics of boosters, whose data have the weights of rows: ``Unpack[BoostingOptions]``."""
 
@@ -103,6 +114,11 @@ def cross_entropy_grad_hess(
 
     Notes
     -----
+    Options that change the logits (``logit_scale``, ``softcap``, ``class_prior``, ``margin``) and ``focal`` are not
+    among these. A softcap or focal loss has second derivatives of either sign, by which neither a booster nor a Newton
+    step can divide, and neither has a bound as above. The others take the caller a line: of a z + b, with b lowered by
+    the margin at the target, the gradient is a times, and the Hessian a^2 times, that of a loss without them.
+
     Derived in ``docs/derivation.md``, section 5. Within 4 ulp of float32 (8 of float64); the product in ulps of p_c
     times the largest difference of two entries of the vector. Rows that do not count have a second derivative of 0.
 
@@ -116,6 +132,10 @@ def cross_entropy_grad_hess(
     array([[1.92874985e-22, 1.92874985e-22]])
     """
     more = "hessian", "vector", "out", "hess_out"
+    for name in options:
+        if name in NOT_TAKEN:
+            why = NOT_TAKEN[name]
+            raise TypeError(f"cross_entropy_grad_hess() got an unexpected keyword argument {name!r}: {why}")
     left = passed("cross_entropy_grad_hess", options, more, dict.fromkeys(OPTIONS))
     _check.hessian(hessian, vector)
     if _device.holds(logits):

@@ -11,8 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import backends, config, cross_entropy, cross_entropy_and_grad, cross_entropy_grad_hess, distillation
-from .. import log_softmax, native, row_statistics, softmax
+from .. import (
+    backends,
+    config,
+    cross_entropy,
+    cross_entropy_and_grad,
+    cross_entropy_grad_hess,
+    distillation,
+    log_softmax,
+    native,
+    row_statistics,
+    softmax,
+)
 from . import peers as _peers
 from .prepared import Prepared, array_alone, loss_alone, result_of
 from .results import sampled

@@ -162,9 +162,9 @@ def _factors(kind, result, times):
             if a.targets != 0:
                 others, weight = (mass - floor_y) + z_term, own + floor_y
                 on_target = target_gradient(found, z_y, total, others, weight)
-                if focal_loss and own == np.inf:  # own (p - 1)
-                    on_target = -own
                 value = fma(row_factor, on_target, row_low * on_target) if few else row_factor * on_target
+                if focal_loss and own == np.inf:  # own (p - 1)
+                    value = times(row_factor, -own)
                 at_target = gradient(a, value, z_y.given)
             return factor, error, row_factor * focal, at_target
 

@@ -93,7 +93,7 @@ def _transformed(kind, result, weights_of):
     """The same of a gradient on logits that are transformed."""
     elements, logits, parts_of = elements_of(kind), logits_of(kind, True), pairs_of(kind).parts_of
     real, width, unpack, read, gradient = elements.real, elements.width, elements.unpack, logits.read, logits.gradient
-    spreads, focal, zero = result.spreads, result.focal, real(0)
+    spreads, focal, zero, infinite = result.spreads, result.focal, real(0), real(np.inf)
 
     @device
     def whole(a, row, words, at, v, low, u, first, target, frame):
@@ -106,8 +106,8 @@ def _transformed(kind, result, weights_of):
             scale, more = parts_of(v[j] - frame.offset, low[j], frame.magic, frame.lowest)
             scale *= frame.of_e
             e = fma(scale, more, scale)
-            if focal and v[j] == -np.inf:  # what it is multiplied by may be inf
-                e = zero
+            if focal and not abs(frame.of_e) < infinite:
+                e = zero if v[j] == -infinite else frame.row_factor * infinite
             v[j] = gradient(a, fma(-frame.row_factor, u[j], e) if spreads else e, given[j])
 
     return whole
@@ -117,7 +117,7 @@ def _finish(kind, result, weights_of):
     """The device function (v, u, first, classes, target, frame): the logits v become results, but for the target's."""
     zero, width = elements_of(kind).real(0), elements_of(kind).width
     exp_near, exp_times = exponential_of(kind).exp_near, exponential_of(kind).exp_times
-    spreads, focal = result.spreads, result.focal
+    spreads, focal, infinite = result.spreads, result.focal, elements_of(kind).real(np.inf)
     if result.writes == "log_softmax":
 
         @device
@@ -150,8 +150,8 @@ def _finish(kind, result, weights_of):
                 weights_of(u, first, classes, target)
             for j in range(width):
                 e = exp_times(v[j], frame.offset, frame.magic, frame.lowest, frame.of_e)
-                if focal and v[j] == -np.inf:  # what it is multiplied by may be inf
-                    e = zero
+                if focal and not abs(frame.of_e) < infinite:
+                    e = zero if v[j] == -infinite else frame.row_factor * infinite
                 v[j] = fma(-frame.row_factor, u[j], e) if spreads else e
 
     return finish

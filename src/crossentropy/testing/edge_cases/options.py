@@ -161,7 +161,7 @@ def _(dtype):
 
 @edge_case("focal loss that is infinite")
 def _(dtype):
-    """Of a masked class that smoothing gives a weight: the limit of g (p_c - delta_cy), and none of g where p_c is 0."""
+    """Of a masked class that smoothing gives a weight: the limit of g (p_c - delta_cy), and no g where p_c is 0."""
     options = {"focal": 1.0, "label_smoothing": 0.1}
     for classes in (FEW, MANY):
         x = numbers(3, classes, dtype)
