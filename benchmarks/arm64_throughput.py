@@ -150,6 +150,27 @@ def spills(loop: Loop) -> int:
     return count(loop, r"\[sp|\[x29|^bl ")
 
 
+def class_of(one: Instruction) -> str:
+    """The class of an instruction."""
+    if one.name.startswith(("ld", "st")):
+        return "loads" if one.name.startswith("ld") else "stores"
+    if not re.match(r"v\d", one.operands):
+        return "addresses, prefetches, branch"
+    return "copies" if one.name == "mov" else "arithmetic"
+
+
+def mix(units: dict[str, dict[str, Loop]]) -> str:
+    """Instructions a vector of the loops over long rows, by class."""
+    classes = ("arithmetic", "copies", "loads", "stores", "addresses, prefetches, branch")
+    lines = ["| float32, instructions a vector | unit | " + " | ".join(classes) + " |", "|---|---|" + "---|" * len(classes)]
+    for name, kind in (("loss", PASS), ("loss, e^z kept", PASS_KEEPING), ("gradient of what is kept", GRADIENT)):
+        for unit in UNITS:
+            loop, vectors = main_loop(units[unit][kind.function], kind)
+            of = [class_of(one) for one in loop]
+            lines.append(f"| {name} | {unit} | " + " | ".join(f"{of.count(c) / vectors:.3g}" for c in classes) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def table(units: dict[str, dict[str, Loop]]) -> str:
     """Cycles a logit of each operation and unit, and what they are of the base unit's; and bytes a cycle."""
     lines = ["| float32, cycles a logit | unit | vectors a turn | stack, calls | " + " | ".join(CPUS.values()) + " |"]
@@ -178,7 +199,7 @@ def table(units: dict[str, dict[str, Loop]]) -> str:
         + " | ".join(heads)
         + " |",
     ]
-    return "\n".join([*lines, "|---|" + "---|" * len(heads), *of_bytes]) + "\n"
+    return "\n".join([*lines, "|---|" + "---|" * len(heads), *of_bytes]) + "\n\n" + mix(units)
 
 
 def main() -> None:

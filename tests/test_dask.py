@@ -188,6 +188,42 @@ def test_xarray_by_its_dask_arrays(rows):
         assert found.compute() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(300, 41), (6, 50, 41), (300, 41, 1)])
+def test_a_file_that_is_cut_along_its_classes_is_read_by_rows(tmp_path, rows, shape, monkeypatch):
+    """A block of columns of a file would touch a page of each row: slower than to read all of it."""
+    monkeypatch.setattr(ours, "CHUNK", 7 * 41 * 4)  # seven rows at a time
+    np.save(tmp_path / "x.npy", rows[0].reshape(shape))
+    file, axis = np.load(tmp_path / "x.npy", mmap_mode="r"), shape.index(41)
+    lazy = ours.from_memmap(file, chunks=tuple(10 if size == 41 else 20 for size in shape))
+    targets = rows[1].reshape([size for size in shape if size != 41])
+    losses = ours.cross_entropy(lazy, targets, axis=axis, reduction="none", ignore_index=-100, focal=1.0)
+    assert losses.chunks == tuple(sizes for a, sizes in enumerate(lazy.chunks) if a != axis)
+    given = {"axis": axis, "ignore_index": -100}
+    expected = crossentropy.cross_entropy(file, targets, reduction="none", focal=1.0, **given)
+    if axis == file.ndim - 1:
+        np.testing.assert_array_equal(losses.compute(), expected)
+    else:  # by blocks of classes
+        np.testing.assert_allclose(losses.compute(), expected, rtol=3e-7)
+    result = ours.evaluate(lazy, targets, **given).compute()
+    assert result.to_json() == crossentropy.Evaluation(**given).update(file, targets).compute().to_json()
+
+
+def test_the_benchmark_of_streaming_runs(capsys):
+    import importlib.util
+    from pathlib import Path
+
+    path = Path(__file__).parent.parent / "benchmarks" / "streaming.py"
+    spec = importlib.util.spec_from_file_location("streaming", path)
+    streaming = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(streaming)
+    streaming.main(["--rows", "300", "--classes", "70", "--rounds", "1"])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("300 x 70 float32")
+    assert lines[0].startswith("cross_entropy(memmap)")
+    assert len(lines) == 9
+    assert all("of the call's rate" in line for line in lines)
+
+
 def test_views_of_memmaps_are_read_from_their_file(tmp_path, rows):
     np.save(tmp_path / "x.npy", rows[0])
     whole = np.load(tmp_path / "x.npy", mmap_mode="r")

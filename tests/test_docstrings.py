@@ -72,7 +72,7 @@ def pages():
         "scikit_learn.md": ["sklearn"],
         "jax.md": ["jax"],
         "arrays.md": ["xarray"],
-        "beyond_one_machine.md": ["torch"],
+        "beyond_one_machine.md": ["torch", "dask"],
         "transformers.md": ["transformers"],
     }
     return [pytest.param(path, needed.get(path.name, []), id=path.name) for path in found if path.exists()]

@@ -467,3 +467,17 @@ def test_several_devices_and_threads():
         XLA_FLAGS="--xla_force_host_platform_device_count=2",
         JAX_PLATFORMS="cpu",
     )
+
+
+def test_a_gradient_goes_into_the_memory_of_an_array_that_is_donated(rng):
+    """No new memory is asked for: docs/howto/jax.md."""
+    x, t = jnp.asarray(rng.standard_normal((64, 300), np.float32)), jnp.asarray(rng.integers(0, 300, 64))
+    loss = jax.value_and_grad(lambda x: loss_of(x, t).mean())
+    step = jax.jit(lambda x, last: loss(x), donate_argnums=1, keep_unused=True)
+    expected, last = jax.jit(loss)(x), jnp.zeros_like(x)
+    for _ in range(3):
+        place = last.unsafe_buffer_pointer()
+        value, last = step(x, last)
+        assert last.unsafe_buffer_pointer() == place
+        np.testing.assert_array_equal(value, expected[0])
+        np.testing.assert_array_equal(last, expected[1])

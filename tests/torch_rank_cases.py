@@ -329,6 +329,7 @@ def in_pytorchs_operations(rank):
             {"label_smoothing": 0.2, "weight": w},
             {"softcap": 3.0, "logit_scale": 0.7, "margin": 0.4, "prior": w},
             {"z_loss": 0.1, "sample_weight": torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0, 3.0])},
+            {"focal": 2.0, "label_smoothing": 0.2, "weight": w, "z_loss": 0.1, "softcap": 5.0},
         ):
             x, y = data(6, 12, ahead=30)
             x[2], y[2] = float("nan"), -100
@@ -341,6 +342,62 @@ def in_pytorchs_operations(rank):
         log_probabilities_and_entropies(rank)
     finally:
         shard_composed.is_needed = needed
+
+
+class LikeADevice:
+    """The functions of a device for blocks of classes, of tensors on the host by the native kernels."""
+
+    @staticmethod
+    def _block(x, target, start, classes, options):
+        from crossentropy import blocks
+        from crossentropy.torch.bridge import array
+
+        options = {name: array(v) if isinstance(v, torch.Tensor) else v for name, v in options.items()}
+        return blocks._block(array(x), array(target), start, classes, options)
+
+    def forward_block(self, x, target, start, classes, **options):
+        from crossentropy import native
+
+        b, found = self._block(x, target, start, classes, options), np.empty((len(x), 5))
+        native.forward_block(b.call.x, b.given, b.options, found)
+        return torch.from_numpy(found)
+
+    def backward_block(self, x, target, statistics, start, classes, *, grad_output, out, **options):
+        from crossentropy import native
+        from crossentropy.torch.bridge import array
+
+        assert grad_output.dtype is (torch.float64 if x.dtype is torch.float64 else torch.float32)
+        assert statistics.dtype is torch.float64
+        b = self._block(x, target, start, classes, options)
+        native.backward(b.call.x, b.given, statistics.numpy(), b.options, grad_output.double().numpy(), array(out))
+
+
+@case
+def by_the_kernels_of_a_device(rank):
+    """What goes to them and comes of it, as far as it can be told without one: they are held to blocks elsewhere."""
+    from crossentropy._backends import registry
+    from crossentropy.torch import shard_device
+
+    there = shard_device.serves, registry.device_backend
+    shard_device.serves, registry.device_backend = lambda x: True, LikeADevice
+    try:
+        w = torch.rand(12, generator=torch.Generator().manual_seed(3))
+        v = torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0, 3.0])
+        for i, options in enumerate(
+            (
+                {"reduction": "mean"},
+                {"label_smoothing": 0.2, "weight": w, "sample_weight": v},
+                {"softcap": 3.0, "logit_scale": 0.7, "margin": 0.4, "prior": w, "z_loss": 0.1},
+                {"focal": 2.0, "label_smoothing": 0.2, "weight": w, "sample_weight": v, "z_loss": 0.1, "softcap": 5.0},
+            )
+        ):
+            x, y = data(6, 12, ahead=30, dtype=(torch.float32, torch.float64, torch.bfloat16)[i % 3])
+            x[2], y[2] = float("nan"), -100
+            compare(x, y, dist.group.WORLD, rank, cuts(CUTS[i % 3], 12, RANKS), **options)
+        x, _ = data(6, 12)
+        compare(x, torch.softmax(x + 1, -1), dist.group.WORLD, rank, cuts("even", 12, RANKS), label_smoothing=0.1)
+    finally:
+        shard_device.serves, registry.device_backend = there
 
 
 @case

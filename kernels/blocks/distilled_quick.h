@@ -154,8 +154,8 @@ SIMD void quick_sums_as(const REAL *a, const REAL *b, ptrdiff_t n, const quick_p
         const ptrdiff_t end = n - j < STRIDE ? n : j + STRIDE;
         quick_lanes s[2] = {start, start};
         for (; end - j >= 2 * LANES; j += 2 * LANES) {
-            NAME(ask_ahead)(a + j, 2 * LANES);
-            NAME(ask_ahead)(b + j, 2 * LANES);
+            NAME(ask_ahead)(a, j, 2 * LANES, &straight_on);
+            NAME(ask_ahead)(b, j, 2 * LANES, &straight_on);
             for (int u = 0; u < 2; ++u) {
                 const ptrdiff_t at = j + u * LANES;
                 quick_step(v_load(a + at), v_load(b + at), &f, at, m, of_e, &s[u], max, scaled, far);

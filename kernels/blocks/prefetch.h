@@ -3,6 +3,7 @@
 #define PREFETCH_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* Of a row that is read: further than the hardware's prefetcher goes, which stops at the page. */
 #define PREFETCH 16384
@@ -44,6 +45,10 @@ static inline two_aheads aheads_of(lie_of_rows l, ptrdiff_t near)
     const two_aheads found = {ahead_of(PREFETCH_FAR, l), ahead_of(near, l)};
     return found;
 }
+
+/* Where rows follow each other. */
+static const two_aheads straight_on = {{PTRDIFF_MAX, PREFETCH_FAR, PREFETCH_FAR},
+                                       {PTRDIFF_MAX, PREFETCH_NEAR, PREFETCH_NEAR}};
 
 /* Of each class of a tile that is read where it lies: 8 tiles of float32. */
 #define TILE_PREFETCH 512

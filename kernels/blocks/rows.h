@@ -102,6 +102,23 @@ SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, in
     NAME(put)(g->out + j, n, grad, bypass);
 }
 
+/* Whole vectors of what is kept, up to end as far as they reach, where a gradient is but that and a factor. Loads and
+ * stores beside each other are made in pairs. */
+SIMD ptrdiff_t NAME(gradient_of_kept)(const gradient_of *g, ptrdiff_t j, ptrdiff_t end, int bypass)
+{
+    const REAL *kept = g->kept + j;
+    ELEMENT *out = g->out + j;
+    for (; j <= end - UNROLL * LANES; j += UNROLL * LANES) {
+        vec e[UNROLL];
+        UNROLLED
+        for (int u = 0; u < UNROLL; ++u) e[u] = v_mul(v_load_real(kept + u * LANES), g->factor);
+        UNROLLED
+        for (int u = 0; u < UNROLL; ++u) NAME(put)(out + u * LANES, LANES, e[u], bypass);
+        kept += UNROLL * LANES, out += UNROLL * LANES;
+    }
+    return j;
+}
+
 /* The flags are constants where this is inlined. */
 SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keeps, int subtracts, int has_q, int has_w)
 {
@@ -128,12 +145,14 @@ SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keep
     /* Up to the vector with the entry, that one, and those behind it: most have none to look for. */
     const int is_ahead = g.entry >= j && g.entry < end;
     const ptrdiff_t whole = end - (end - j) % LANES, own = is_ahead ? g.entry - (g.entry - j) % LANES : whole;
+    if (TOGETHER > 1 && keeps && !subtracts) j = NAME(gradient_of_kept)(&g, j, own, bypass);
     IN_FOURS
     for (; j < own; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 0);
     if (j < whole) {
         NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 1);
         j += LANES;
     }
+    if (TOGETHER > 1 && keeps && !subtracts) j = NAME(gradient_of_kept)(&g, j, whole, bypass);
     IN_FOURS
     for (; j < whole; j += LANES) NAME(gradient_step)(&g, j, LANES, bypass, keeps, subtracts, has_q, has_w, 0);
     if (j < end && end == job->n) {
@@ -174,15 +193,17 @@ typedef struct {
     two_aheads ahead;
 } passed;
 
-SIMD void NAME(pass_step)(const passed *r, ptrdiff_t j, vec z, passing *p, int u, int keeps, int leaves_out,
-                          int exactly)
+/* Adds e^z, and returns what is kept of it. */
+SIMD vec NAME(pass_step)(const passed *r, EXP_FRAME f, ptrdiff_t j, vec z, passing *p, int u, int leaves_out,
+                         int exactly)
 {
     p->max[u] = v_max(z, p->max[u]);
-    vec q = v_set1(0), e = exactly ? v_exp_parts(z, r->f, &q) : v_exp_summed(z, r->f);
-    if (keeps) v_store_real(r->kept + j, exactly ? v_fma(e, q, e) : e);
+    vec q = v_set1(0), e = exactly ? v_exp_parts(z, f, &q) : v_exp_summed(z, f);
+    const vec whole = exactly ? v_fma(e, q, e) : e;
     if (leaves_out) e = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->y - j))), e);
     if (exactly) exp_sum_add(&p->exact, u, e, q);
     else p->sum[u] = v_add(p->sum[u], e);
+    return whole;
 }
 
 /* What lies ahead of n elements from j as far as they reach. */
@@ -200,16 +221,28 @@ SIMD void NAME(ask_ahead)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t n, const two_
 /* The chunk from j. */
 SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, int leaves_out, int exactly)
 {
-    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
-    for (; end - j >= UNROLL * LANES; j += UNROLL * LANES) {
+    const EXP_FRAME f = read_again(&r->f);
+    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK, last = end - UNROLL * LANES;
+    const ELEMENT *x = r->x + j;
+    REAL *kept = keeps ? r->kept + j : NULL;
+    for (; j <= last; j += UNROLL * LANES) {
         NAME(ask_ahead)(r->x, j, UNROLL * LANES, &r->ahead);
         UNROLLED
-        for (int u = 0; u < UNROLL; ++u)
-            NAME(pass_step)(r, j + u * LANES, v_load(r->x + j + u * LANES), p, u, keeps, leaves_out, exactly);
+        for (int u = 0; u < UNROLL; u += TOGETHER) {
+            vec of[TOGETHER];
+            for (int v = 0; v < TOGETHER; ++v) of[v] = v_load(x + (u + v) * LANES);
+            for (int v = 0; v < TOGETHER; ++v)
+                of[v] = NAME(pass_step)(r, f, j + (u + v) * LANES, of[v], p, u + v, leaves_out, exactly);
+            for (int v = 0; keeps && v < TOGETHER; ++v) v_store_real(kept + (u + v) * LANES, of[v]);
+        }
+        x += UNROLL * LANES;
+        if (keeps) kept += UNROLL * LANES;
     }
     if (j < end) NAME(ask_ahead)(r->x, j, end - j, &r->ahead);
-    for (; j < end; j += LANES)
-        NAME(pass_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, keeps, leaves_out, exactly);
+    for (; j < end; j += LANES) {
+        const vec e = NAME(pass_step)(r, f, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, leaves_out, exactly);
+        if (keeps) v_store_real(r->kept + j, e);
+    }
     if (exactly) exp_sum_end_chunk(&p->exact);
 }
 
@@ -317,6 +350,13 @@ static void NAME(log_softmax)(const void *in, ptrdiff_t n, double max, double lo
     const vec m = v_set1(high), l = v_set1((REAL)(((max - (double)high) + log_sum) + off));
     ptrdiff_t j = NAME(before_vectors)(out, n, bypass);
     if (j) NAME(put)(out, j, v_sub(v_sub(NAME(at)(x, 0, j, 0), m), l), 0);
+    for (; TOGETHER > 1 && j <= n - UNROLL * LANES; j += UNROLL * LANES) {
+        vec z[UNROLL];
+        UNROLLED
+        for (int u = 0; u < UNROLL; ++u) z[u] = v_sub(v_sub(v_load(x + j + u * LANES), m), l);
+        UNROLLED
+        for (int u = 0; u < UNROLL; ++u) NAME(put)(out + j + u * LANES, LANES, z[u], bypass);
+    }
     IN_FOURS
     for (; n - j >= LANES; j += LANES) NAME(put)(out + j, LANES, v_sub(v_sub(v_load(x + j), m), l), bypass);
     if (j < n) NAME(put)(out + j, n - j, v_sub(v_sub(NAME(at)(x, j, n, 0), m), l), 0);

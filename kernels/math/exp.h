@@ -36,7 +36,8 @@
 #include "simd/simd.h"
 
 /* Where a multiply-add writes over what it adds to (EXP_FROM_BITS), a term of the polynomial is a vector in memory: read
- * anew each time, by units that have little to do, it takes no instruction that copies it. */
+ * anew each time, by units that have little to do, it takes no instruction that copies it. So is the constant that rounds
+ * in the loops over long rows, which have the addresses of all of these in registers (read_again). */
 #if EXP_FROM_BITS
 #define EXP_TERM_f32(a) {a, a, a, a}
 #define EXP_TERM_f64(a) {a, a}
@@ -129,6 +130,8 @@ static const struct {
 #define exp_table_q PASTE(exp_table_q, REAL)
 #define exp_term PASTE(exp_term, REAL)
 #define exp_addend PASTE(exp_addend, REAL)
+#define magic_addend PASTE(magic_addend, REAL)
+#define read_again PASTE(read_again, REAL)
 #define v_from_bits PASTE(v_from_bits, REAL)
 #define frame_at PASTE(frame_at, REAL)
 #define frame_of PASTE(frame_of, REAL)

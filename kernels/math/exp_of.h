@@ -4,6 +4,9 @@
  * lowest logit (less the shift) whose e^z is not 0. */
 typedef struct {
     vec shift, magic, bias, lowest;
+#if EXP_FROM_BITS
+    const REAL *magic_at, *q2_at, *q4_at;    /* where magic and two terms lie, in registers; or NULL (read_again) */
+#endif
 } EXP_FRAME;
 
 /* The frame of each lane's own anchor; or of one for all. */
@@ -13,7 +16,8 @@ SIMD EXP_FRAME frame_of(vec shift, vec k)
     const REAL least = EXP_FROM_BITS ? -EXP_CONSTANTS.bias : EXP_CONSTANTS.least;
     const vec magic = v_set1(EXP_TABLE ? EXP_CONSTANTS.magic / (REAL)EXP_TABLE : EXP_CONSTANTS.magic + above);
     const vec lowest = v_mul(v_add(k, v_set1(least)), v_set1((REAL)LN2));
-    const EXP_FRAME f = {shift, SCALES_TO_ZERO ? magic : v_sub(magic, k), v_add(magic, k), lowest};
+    const EXP_FRAME f = {
+        .shift = shift, .magic = SCALES_TO_ZERO ? magic : v_sub(magic, k), .bias = v_add(magic, k), .lowest = lowest};
     return f;
 }
 
@@ -22,24 +26,43 @@ SIMD EXP_FRAME frame_at(anchor a) { return frame_of(v_set1((REAL)a.shift), v_set
 /* A term of the polynomial, and one that a product is added to. */
 #if EXP_FROM_BITS
 SIMD vec exp_term(int i) { return v_load_real(EXP_CONSTANTS.q[i]); }
+SIMD vec exp_addend(EXP_FRAME f, int i)
+{
+    const REAL *at = EXP_CONSTANTS.terms != 5 ? NULL : i == 2 ? f.q2_at : f.q4_at;
 #if defined(__GNUC__)
-SIMD vec exp_addend(int i) { return *(const volatile vec *)EXP_CONSTANTS.q[i]; }
+    return at ? v_again(at) : *(const volatile vec *)EXP_CONSTANTS.q[i];
 #else
-SIMD vec exp_addend(int i) { return exp_term(i); }
+    return v_again(at ? at : EXP_CONSTANTS.q[i]);
 #endif
+}
+SIMD vec magic_addend(EXP_FRAME f) { return f.magic_at ? v_again(f.magic_at) : f.magic; }
+
+/* The frame for a loop over a long row. */
+SIMD EXP_FRAME read_again(const EXP_FRAME *in_memory)
+{
+    EXP_FRAME f = *in_memory;
+    f.magic_at = in_register(&in_memory->magic);
+    if (EXP_CONSTANTS.terms != 5) return f;
+    f.q2_at = in_register(EXP_CONSTANTS.q[2]);
+    f.q4_at = in_register(EXP_CONSTANTS.q[4]);
+    return f;
+}
 #else
 SIMD vec exp_term(int i) { return v_set1(EXP_CONSTANTS.q[i]); }
+SIMD vec magic_addend(EXP_FRAME f) { return f.magic; }
+SIMD EXP_FRAME read_again(const EXP_FRAME *in_memory) { return *in_memory; }
 #endif
 
 /* Without a table. In pairs of terms, which wait for each other less, and of which fewer begin with a constant: a fused
  * multiply-add that writes over what it adds to needs a copy of that. */
-SIMD vec PASTE(exp_q, REAL)(vec r)
+SIMD vec PASTE(exp_q, REAL)(vec r, EXP_FRAME f)
 {
     const vec r2 = v_mul(r, r);
 #if EXP_FROM_BITS
     const int odd = EXP_CONSTANTS.terms % 2;
-    vec p = odd ? exp_term(0) : v_fma(r, exp_term(0), exp_addend(1));
-    for (int i = 2 - odd; i < EXP_CONSTANTS.terms; i += 2) p = v_fma(p, r2, v_fma(r, exp_term(i), exp_addend(i + 1)));
+    vec p = odd ? exp_term(0) : v_fma(r, exp_term(0), exp_addend(f, 1));
+    for (int i = 2 - odd; i < EXP_CONSTANTS.terms; i += 2)
+        p = v_fma(p, r2, v_fma(r, exp_term(i), exp_addend(f, i + 1)));
 #else
     vec p = exp_term(0);
     for (int i = 1; i < EXP_CONSTANTS.terms; ++i) p = v_fma(p, r, exp_term(i));
@@ -50,7 +73,7 @@ SIMD vec PASTE(exp_q, REAL)(vec r)
 /* Of y + low: in t the constant plus what y log2e is rounded to; q; and as the result the number of the table, or 1. */
 SIMD vec PASTE(exp_start_of, REAL)(vec y, vec low, int has_low, EXP_FRAME f, vec *t, vec *q)
 {
-    *t = v_fma(y, v_set1(EXP_CONSTANTS.log2e), f.magic);
+    *t = v_fma(y, v_set1(EXP_CONSTANTS.log2e), magic_addend(f));
     const vec n = v_sub(*t, f.magic);
     vec r = v_fnma(n, v_set1(EXP_CONSTANTS.ln2_lo), v_fnma(n, v_set1(EXP_CONSTANTS.ln2_hi), y));
     if (has_low) r = v_add(r, low);
@@ -60,7 +83,7 @@ SIMD vec PASTE(exp_start_of, REAL)(vec y, vec low, int has_low, EXP_FRAME f, vec
     *q = v_fma(v_mul(r, r), p, r);
     return v_lookup(exp_table, *t);
 #else
-    *q = PASTE(exp_q, REAL)(r);
+    *q = PASTE(exp_q, REAL)(r, f);
     return v_set1(1);
 #endif
 }

@@ -146,6 +146,8 @@ void run(const task *t, int threads)
         run_on_team(t, threads, starts);
         return;
     }
+#else
+    (void)threads;    /* those of others take part by themselves */
 #endif
     take_part(t);
 }

@@ -13,6 +13,7 @@
 #define SCALES_TO_ZERO 0
 #define EXP_FROM_BITS 1    /* math/exp.h */
 #define UNROLL 4           /* vectors of a loop's step, whose sums and maxima take a quarter of the registers */
+#define TOGETHER 2         /* vectors that one instruction stores */
 /* Entries of a table take four bytes each, which a permutation of bytes must be told apart: that and what else a table
  * needs are more operations than the two terms that it saves. */
 #define EXP_TABLE_f32 0
@@ -61,6 +62,33 @@ SIMD double v_sum_f32(vec_f32 a) { return vaddvq_f64(vaddq_f64(v_widen_low_f32(a
 SIMD f32 v_top_f32(vec_f32 a) { return vmaxvq_f32(a); }
 SIMD vec_f32 load_f32(const f32 *x) { return vld1q_f32(x); }
 SIMD void store_f32(f32 *x, vec_f32 a) { vst1q_f32(x, a); }
+
+/* An address that a compiler keeps in a register, and does not make anew from another each time. */
+#if defined(__GNUC__)
+SIMD const void *in_register(const void *at)
+{
+    __asm__("" : "+r"(at));
+    if (!at) __builtin_unreachable();
+    return at;
+}
+#else
+SIMD const void *in_register(const void *at) { return at; }
+#endif
+
+/* A vector that is read anew each time, where a compiler would keep it and copy it; from an address without an offset,
+ * which to llvm-mca's Neoverse N1 is an instruction more. */
+#if defined(__GNUC__)
+#define NEON_AGAIN(REAL)                                                                            \
+    SIMD vec_##REAL v_again_##REAL(const REAL *x)                                                   \
+    {                                                                                               \
+        vec_##REAL a;                                                                               \
+        __asm__ volatile("ld1 {%0.16b}, %1" : "=w"(a) : "Q"(*(const vec_##REAL *)(const void *)x)); \
+        return a;                                                                                   \
+    }
+#else
+#define NEON_AGAIN(REAL) \
+    SIMD vec_##REAL v_again_##REAL(const REAL *x) { return load_##REAL(x); }
+#endif
 
 /* Halves are converted by instructions of every AArch64 CPU; to bfloat16 there is one on some of them alone. */
 SIMD vec_f32 from_f16(uint16x4_t bits) { return vcvt_f32_f16(vreinterpret_f16_u16(bits)); }
@@ -166,6 +194,8 @@ SIMD void store_part_f64(f64 *x, ptrdiff_t n, vec_f64 a)
     if (n & 1) vst1q_lane_f64(x, a, 0);
 }
 
+NEON_AGAIN(f32)
+NEON_AGAIN(f64)
 SIMD vec_f64 v_of_int64_f64(const int64_t *a) { return vcvtq_f64_s64(vld1q_s64(a)); }
 SIMD vec_f32 v_div_f32(vec_f32 a, vec_f32 b) { return vdivq_f32(a, b); }
 SIMD vec_f32 v_lost_f32(vec_f32 a, vec_f32 b, vec_f32 p) { return vfmaq_f32(vnegq_f32(p), a, b); }

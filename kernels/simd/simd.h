@@ -48,6 +48,10 @@
 #define IN_FOURS
 #endif
 
+#ifndef TOGETHER
+#define TOGETHER 1
+#endif
+
 #define WIDE_f32 2
 #define WIDE_f64 1
 SIMD vec_f64 v_widen_f32(vec_f32 a, int part) { return part ? v_widen_high_f32(a) : v_widen_low_f32(a); }
@@ -105,6 +109,7 @@ static const f64 lane_numbers_f64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 #define v_load_parts PASTE(v_load_parts, REAL)
 #define v_store_part_of PASTE(v_store_part_of, REAL)
 #define PART ((ptrdiff_t)(16 / sizeof(REAL)))
+#define v_again PASTE(v_again, REAL)
 #define v_load_real PASTE(load, REAL)
 #define v_load_part_real PASTE(load_part, REAL)
 #define v_store_real PASTE(store, REAL)

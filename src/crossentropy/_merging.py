@@ -133,7 +133,14 @@ class Start(NamedTuple):
 
 
 def start_of(
-    of: Numbers, mine: Any, all_classes: int, label_smoothing: float = 0.0, z_loss: float = 0.0, focal: float = 0.0
+    of: Numbers,
+    mine: Any,
+    all_classes: int,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    focal: float = 0.0,
+    *,
+    least: float = LEAST_FACTOR,
 ) -> Start:
     """The Start of a block; ``mine`` are the rows whose target is in it, None for probabilities."""
     m = of["max"] if np.isfinite(of["max"]).all() else np.where(np.isfinite(of["max"]), of["max"], np.nan)
@@ -148,12 +155,12 @@ def start_of(
         terms = _terms_of(of, label_smoothing)
         f, left, slope = _focus_of(terms, focal)
         a = f * (mass + terms.own) + slope + z_term
-        least = np.maximum(f, LEAST_FACTOR)
+        scale = np.maximum(f, least)
         floor = label_smoothing / all_classes * of.get("class_weight", 1.0)
         at_target = np.where(
             left < 0.5,  # as two terms that do not cancel: see `reference.cross_entropy_grad`
             f * (mass - floor) + z_term - a * left,
             a * np.exp(-terms.below) - (f * (terms.own + floor) + slope),
         )
-        statistics = np.stack([m, of["rest"], a / least], -1)
-    return Start(statistics, least, at_target)
+        statistics = np.stack([m, of["rest"], a / scale], -1)
+    return Start(statistics, scale, at_target)

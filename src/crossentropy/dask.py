@@ -89,10 +89,13 @@ def cross_entropy(logits: Any, targets: Any, **options: Unpack[LossOptions]) -> 
     reduction, normalizer, empty = reduction_of(left)
     dtype = np.dtype(loss_dtype(np.empty(0, given.dtype)))
     of_row = {name: value for name, value in given.options.items() if name not in ("reduction", "normalizer", "empty")}
-    in_blocks = given.x.numblocks[-1] > 1 and "focal" not in of_row  # whose factor is known to no block by itself
+    in_blocks = given.x.numblocks[-1] > 1
     found: Any = given.classes_merged(of_row) if in_blocks else None
     if reduction == "none":
-        return found.map_blocks(_losses_of, of_row, dtype) if in_blocks else given.blocks(_losses, of_row, (), dtype)
+        if in_blocks:
+            return found.map_blocks(_losses_of, of_row, dtype)
+        losses = given.blocks(_losses, of_row, (), dtype)
+        return losses if given.asked_for is None else losses.rechunk(given.asked_for)
     sums = np.dtype(np.int64)
     if in_blocks:
         added = tuple(range(given.rows, given.rows + 2))
@@ -207,7 +210,25 @@ def _of_file(where: _mapped.FileArray, chunks: Any = "auto") -> Any:
         chunks = (max(1, CHUNK // row), *where.shape[1:])
     chunks = da.core.normalize_chunks(chunks, where.shape, dtype=where.dtype)
     meta = np.empty((0,) * where.ndim, where.dtype)
-    return da.map_blocks(_read, where=where, chunks=chunks, dtype=where.dtype, meta=meta)
+    found = da.map_blocks(_read, where=where, chunks=chunks, dtype=where.dtype, meta=meta)
+    found.lies_in_file = where
+    return found
+
+
+def _with_whole_rows(x: Any, axis: int) -> Any:
+    """A mapped file in chunks of some whole rows where it was cut along the classes, too, and these lie side by side.
+
+    A block of columns touches a page or two of each row, which takes the system longer than to read the row.
+    """
+    where = getattr(x, "lies_in_file", None)
+    if where is None or x.numblocks[axis] == 1 or axis != x.ndim - 1 or where.strides[-1] != where.dtype.itemsize:
+        return x
+    row = max(where.shape[-1] * where.dtype.itemsize, 1)
+    at_once, left = [], max(1, CHUNK // row)  # rows
+    for sizes in x.chunks[-2::-1]:  # from the axis before the classes on: no chunk goes past one that was asked for
+        at_once.append(tuple(min(left, size - i) for size in sizes for i in range(0, size, left)))
+        left = max(1, left // max(sizes, default=1))
+    return _of_file(where, (*at_once[::-1], (where.shape[-1],)))
 
 
 def _read(where: _mapped.FileArray, block_info: Any = None) -> np.ndarray:
@@ -227,9 +248,11 @@ class _Given:
         axis = integer(left.get("axis", -1), "axis")
         if not -x.ndim <= axis < x.ndim:
             raise np.exceptions.AxisError(axis, x.ndim)
+        asked_for, x = x.chunks, _with_whole_rows(x, axis % x.ndim)
         x = da.moveaxis(x, axis, -1)
         if x.ndim == 1:
             raise ValueError("logits of a Dask array must have rows, got shape (C,)")
+        self.asked_for = None if x.chunks[:-1] == asked_for[:-1] else asked_for[:-1]  # chunks of rows
         t = _as_dask(targets, "targets", x.chunks[:-1])
         if t.ndim == x.ndim:
             t = da.moveaxis(t, axis, -1)

@@ -16,8 +16,10 @@ from .._options import RowOptions
 from ..row_numbers import is_transformed, transformed_rows
 
 ROWS_AT_ONCE = 1 << 16  # whose numbers are kept: some megabytes
-BLOCK = 1 << 22  # bytes of logits that a thread takes at a time
-READ_TWICE = 1 << 20  # the same where it reads them twice: half of a core's cache
+BLOCK = 1 << 24  # bytes of logits that a thread takes at a time,
+SHARES = 16  # or fewer, so that each thread has so many times something to take
+COPIED = 1 << 22  # where they have to be copied
+READ_TWICE = 1 << 20  # where it reads them twice: half of a core's cache
 ALONE_BELOW = 1 << 17  # bytes of logits below which another thread would come too late
 
 
@@ -83,7 +85,8 @@ def _numbers(backend: ModuleType, x: np.ndarray | Beside, targets: np.ndarray, o
     values, places = np.empty((5, n)), np.empty((2, n), np.int64)
     squares = np.empty(n)
     size = each * x.shape[-1] * x.dtype.itemsize
-    step = max(1, (BLOCK if _reads_once(backend) else READ_TWICE) // size)
+    most = READ_TWICE if not _reads_once(backend) else COPIED if isinstance(x, Beside) else BLOCK
+    step = max(1, min(most, max(COPIED, len(x) * size // (SHARES * _settings.threads()))) // size)
 
     def read(first: int) -> None:
         rows = slice(first * each, min(first + step, len(x)) * each)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import functools
 import operator
 import warnings
@@ -75,6 +76,12 @@ def as_number(convert, value):
         return convert(value)
     except (TypeError, ValueError, RuntimeError):
         return value
+
+
+def keywords_of(function) -> tuple[str, ...]:
+    """The keywords of a function beside the options beyond PyTorch's, for the hint at a misspelt one."""
+    found = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY and p.name not in EXTRAS)
 
 
 def extras(function: str, given: dict, more: tuple[str, ...]) -> dict:

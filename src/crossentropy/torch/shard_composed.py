@@ -1,4 +1,4 @@
-"""A block of classes in PyTorch's operations, for logits that lie where no kernel knows blocks: on a device.
+"""A block of classes in PyTorch's operations, for logits on a device for which there are no kernels.
 
 The numbers are those of `crossentropy.blocks`, in float64, of some rows at a time.
 """
@@ -44,7 +44,7 @@ def chunk(x: torch.Tensor, target: torch.Tensor, start: int, classes: int, *, en
 def gradient(x, target, whole: dict, start: int, classes: int, *, grad_output, out: torch.Tensor, **named) -> None:
     """As `crossentropy.blocks.gradient`, into ``out``."""
     options = _options(named)
-    epsilon, z_loss = options["label_smoothing"], options["z_loss"]
+    epsilon, z_loss, focal = (options[name] for name in ("label_smoothing", "z_loss", "focal"))
     numbers = {name: torch.from_numpy(np.ascontiguousarray(values)).to(x.device) for name, values in whole.items()}
     g = grad_output.double() * numbers["sample_weight"]
     for rows in _parts(x):
@@ -54,9 +54,13 @@ def gradient(x, target, whole: dict, start: int, classes: int, *, grad_output, o
         p = _exp_of_difference(z, m) / (1 + rest)[:, None]
         others = n["mass"] + 2 * z_loss * (m + torch.log1p(rest)) if z_loss else n["mass"]
         own = (1 - epsilon) * n["class_weight"] if y is not None else torch.zeros_like(others)
+        f, more = _focus_of(n, own, focal) if focal else (1.0, 0.0)
+        if focal:  # which multiplies all but what z_loss adds, and adds to what the target weighs
+            own, others = f * own + more, f * n["mass"] + (others - n["mass"])
         grad = (own + others)[:, None] * p
         t = _beside(target[rows], options, classes, x.shape[1], z)
         if t is not None:
+            t = t if not focal else f[:, None] * t
             grad = grad - t
         if y is not None:
             at = y[:, None]
@@ -68,6 +72,17 @@ def gradient(x, target, whole: dict, start: int, classes: int, *, grad_output, o
             grad = grad.scatter(1, at, torch.where(mine, value, grad.gather(1, at)[:, 0])[:, None])
         grad = torch.where(grad == 0, 0, grad * slope) * g[rows][:, None]
         out[rows] = torch.where((n["sample_weight"] == 0)[:, None], 0, grad).to(out.dtype)
+
+
+def _focus_of(n: dict, own, focal: float):
+    """(f, gamma (1 - p_y)^(gamma - 1) p_y D) of rows, as `crossentropy.reference.Terms` has them."""
+    log_sum = torch.log1p(n["rest"])
+    below = (n["max"] - n["target"]) + log_sum
+    data = torch.where(own == 0, 0, own * below) + n["distance"] + torch.where(n["mass"] == 0, 0, n["mass"] * log_sum)
+    left = -torch.expm1(-below)
+    f = left**focal
+    more = focal * (f / left) * torch.exp(-below)
+    return torch.where(left == 0, 0, f), torch.where((left == 0) | (more == 0), 0, more * data)
 
 
 def log_probs_gradient(x, index, numbers: torch.Tensor, start: int, g_p, g_h, out, **named) -> None:

@@ -19,7 +19,7 @@ import torch
 from .. import _merging, blocks
 from .._backends import registry
 from .._options import DEFAULTS, EXTRAS
-from . import cache, calls, private, shard_composed
+from . import cache, calls, private, shard_composed, shard_device
 from .bridge import NO_WEIGHTS, Options, Weights, array, host_array, loss_dtype, on_torchs_threads
 from .shards import Mark, Shards, digest
 
@@ -187,6 +187,10 @@ def _by_torch(call: Call) -> tuple[torch.Tensor, torch.Tensor, dict]:
 def _numbers(call: Call, shards: Shards) -> Mapping[str, np.ndarray]:
     """What is found of this rank's classes, by name: (N,) each, of a row that does not count any numbers."""
     place = shards.start, shards.classes
+    if shard_device.serves(call.input):
+        x, target, named = _by_torch(call)
+        y = None if call.classes is None else call.classes.reshape(-1)
+        return shard_device.numbers(x, target, y, *place, named)
     if shard_composed.is_needed(call.input):
         x, target, named = _by_torch(call)
         found = shard_composed.chunk(x, target, *place, **named)
@@ -311,6 +315,11 @@ def gradient(call: Call, statistics: torch.Tensor, arrived, start: int, classes:
     out = cache.empty_like(call.input)
     whole = dict(zip(KEPT, array(statistics), strict=True))
     g, named, place = arrived[0].double(), _named(call), (start, classes)
+    if shard_device.serves(call.input):
+        x, target, named = _by_torch(call)
+        y, g = None if call.classes is None else call.classes.reshape(-1), g.expand(call.rows_shape).reshape(-1)
+        shard_device.gradient(x, target, y, whole, *place, named, g, out.view(x.shape))
+        return out
     if shard_composed.is_needed(call.input):
         x, target, named = _by_torch(call)
         g = g.expand(call.rows_shape).reshape(-1)

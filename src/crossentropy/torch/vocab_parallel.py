@@ -14,12 +14,6 @@ from .log_probs import TokenLogProbs
 from .log_probs_ops import Settings
 from .shard_log_probs import Call as LogProbsCall
 
-_OWN = (
-    *("weight", "group", "vocab_range", "ignore_index", "label_smoothing", "reduction", "normalizer"),
-    *("class_prior", "sample_weight", "where"),
-)
-
-
 @functools.partial(takes_options, names=EXTRAS)
 def vocab_parallel_cross_entropy(
     vocab_parallel_logits: torch.Tensor,
@@ -120,6 +114,9 @@ def vocab_parallel_cross_entropy(
     weights = calls.weights_given(weight, class_prior, sample_weight, where)
     loss, _ = loss_and_divisor(vocab_parallel_logits, target, weights, options, group, first)
     return loss if divisor is None else loss / divisor
+
+
+_OWN = calls.keywords_of(vocab_parallel_cross_entropy)
 
 
 def loss_and_divisor(logits, target, weights: Weights, options: Options, group, first: int = -1):

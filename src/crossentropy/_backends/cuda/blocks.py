@@ -13,9 +13,8 @@ from numba.cuda import types
 from . import driver
 from .elements import device, elements_of
 from .exp import exponential_of
-from .groups import Shape, together
 from .intrinsics import load, store
-from .row_numbers import LEAST, MOST, THREADS, Sums, Top, larger_of, logits_of, slope_of
+from .row_numbers import LEAST, MOST, THREADS, Sums, Top, logits_of, over_rows, slope_of
 from .rows import row_at, target_at
 from .sums import sums_of
 from .weighted import rows_for
@@ -87,16 +86,7 @@ def numbers(on: int, kind: str, q_kind: str, prior_kind: str, threads: int) -> d
     real, real_size = elements.real, elements.real_size
     lowered_at, spread_at = _of_class(kind, q_kind, prior_kind)
     frame_at, exp_at = exponential_of("float64").frame_at, exponential_of("float64").exp_at
-    plus, wide, shape = sums_of("float64").plus, elements_of("float64"), Shape(threads, at_once, 0)
-
-    @device
-    def both(p, other):
-        total, error = plus(p.sum, p.sum_error + other.sum_error, other.sum)
-        far, far_error = plus(p.far, p.far_error + other.far_error, other.far)
-        return Sums(total, error, far, far_error, p.above + other.above)
-
-    over_tops = together(wide, shape, larger_of, Top(LEAST, MOST, 0.0))
-    over_sums = together(wide, shape, both, Sums(0.0, 0.0, 0.0, 0.0, 0.0))
+    plus, (shape, over_tops, over_sums) = sums_of("float64").plus, over_rows(threads, at_once)
 
     def body(
         x, x_outer, x_row, x_class, q, q_outer, q_row, q_class, inner, rows, classes, first, all_classes, targets,

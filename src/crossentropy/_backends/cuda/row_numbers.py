@@ -94,13 +94,8 @@ def reads_row(y, n, classes, has_targets, has_ignored, ignored, sample_weight, r
 
 
 @functools.cache
-def numbers(on: int, kind: str, prior_kind: str, threads: int) -> driver.Kernel:
-    """(x with its strides, inner, rows, classes, targets, their stride and size, has_ignored, ignored, sample_weight,
-    prior and its stride, the seven results, statistics; scale, cap): results that are 0 are not wanted.
-    """
-    elements, at_once = elements_of(kind), rows_for(threads)
-    real, real_size, logit_at = elements.real, elements.real_size, logits_of(kind, prior_kind)
-    frame_at, exp_at = exponential_of("float64").frame_at, exponential_of("float64").exp_at
+def over_rows(threads: int, at_once: int):
+    """(the shape of thread blocks that take so many rows at once, the reductions there of a Top and of Sums)."""
     plus, wide, shape = sums_of("float64").plus, elements_of("float64"), Shape(threads, at_once, 0)
 
     @device
@@ -109,8 +104,19 @@ def numbers(on: int, kind: str, prior_kind: str, threads: int) -> driver.Kernel:
         far, far_error = plus(p.far, p.far_error + other.far_error, other.far)
         return Sums(total, error, far, far_error, p.above + other.above)
 
-    over_tops = together(wide, shape, larger_of, Top(LEAST, MOST, 0.0))
-    over_sums = together(wide, shape, both, Sums(0.0, 0.0, 0.0, 0.0, 0.0))
+    tops = together(wide, shape, larger_of, Top(LEAST, MOST, 0.0))
+    return shape, tops, together(wide, shape, both, Sums(0.0, 0.0, 0.0, 0.0, 0.0))
+
+
+@functools.cache
+def numbers(on: int, kind: str, prior_kind: str, threads: int) -> driver.Kernel:
+    """(x with its strides, inner, rows, classes, targets, their stride and size, has_ignored, ignored, sample_weight,
+    prior and its stride, the seven results, statistics; scale, cap): results that are 0 are not wanted.
+    """
+    elements, at_once = elements_of(kind), rows_for(threads)
+    real, real_size, logit_at = elements.real, elements.real_size, logits_of(kind, prior_kind)
+    frame_at, exp_at = exponential_of("float64").frame_at, exponential_of("float64").exp_at
+    plus, (shape, over_tops, over_sums) = sums_of("float64").plus, over_rows(threads, at_once)
 
     @device
     def put(address, n, value):
