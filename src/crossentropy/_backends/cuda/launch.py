@@ -89,7 +89,7 @@ def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
     """How many blocks are to fit on a multiprocessor: as many as leave room for what a thread holds, without spills."""
     if result.transforms or result.focal:
         threads = 256
-    elif shape.kept == KEPT and (result.spreads or result.q):
+    elif shape.kept == KEPT and (result.spreads or result.q or not result.plain):
         threads = 384
     elif kind == "float64":
         threads = 384 if shape.kept == KEPT_WIDE else 512
