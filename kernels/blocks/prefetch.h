@@ -27,6 +27,10 @@ typedef struct {
 
 static inline ahead ahead_of(ptrdiff_t distance, lie_of_rows l)
 {
+    if (!l.between) { /* which most rows have: without a division */
+        const ahead straight = {PTRDIFF_MAX, distance, distance};
+        return straight;
+    }
     const ptrdiff_t ends = distance < l.left ? 0 : 1 + (distance - l.left) / l.row;
     const ahead found = {l.left + ends * l.row - distance, distance + ends * l.between,
                          distance + (ends + 1) * l.between};

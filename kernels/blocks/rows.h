@@ -228,11 +228,9 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
     const EXP_FRAME f = read_again(&r->f);
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK, last = end - UNROLL * LANES;
     const ELEMENT *x = r->x + j;
-    const ptrdiff_t size = sizeof *x;
-    two_distances by = aheads_from(&r->ahead, j * size);    /* for a chunk of a few lines at once */
+    const two_distances by = aheads_from(&r->ahead, j * (ptrdiff_t)sizeof *x);    /* of the chunk's first byte */
     REAL *kept = keeps ? r->kept + j : NULL;
     for (; j <= last; j += UNROLL * LANES) {
-        if (CHUNK * size > 4 * LINE) by = aheads_from(&r->ahead, j * size);
         NAME(ask_by)(x, UNROLL * LANES, by);
         UNROLLED
         for (int u = 0; u < UNROLL; u += TOGETHER) {
@@ -245,7 +243,7 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
         x += UNROLL * LANES;
         if (keeps) kept += UNROLL * LANES;
     }
-    if (j < end) NAME(ask_ahead)(r->x, j, end - j, &r->ahead);
+    if (j < end) NAME(ask_by)(x, end - j, by);
     for (; j < end; j += LANES) {
         const vec e = NAME(pass_step)(r, f, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, leaves_out, exactly);
         if (keeps) v_store_real(r->kept + j, e);
