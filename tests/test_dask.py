@@ -101,6 +101,9 @@ def test_axes_of_rows_and_a_class_axis_that_is_not_last(rows):
     assert mean == pytest.approx(crossentropy.cross_entropy(x, y, axis=1, ignore_index=-100), rel=1e-6)
     whole = crossentropy.Evaluation(ignore_index=-100).update(*rows).compute()
     assert ours.evaluate(lazy, y, axis=1, ignore_index=-100).compute().to_json() == whole.to_json()
+    of_rows = ours.cross_entropy(_lazy(x, (4, C, 13)), y, axis=1, ignore_index=-100, reduction="none")
+    assert of_rows.chunks == ((4, 4, 2), (13, 13, 4))
+    np.testing.assert_array_equal(of_rows.compute(scheduler="sync"), expected)
 
 
 def test_what_the_rows_say_of_the_mean():
@@ -206,6 +209,15 @@ def test_a_file_that_is_cut_along_its_classes_is_read_by_rows(tmp_path, rows, sh
         np.testing.assert_allclose(losses.compute(), expected, rtol=3e-7)
     result = ours.evaluate(lazy, targets, **given).compute()
     assert result.to_json() == crossentropy.Evaluation(**given).update(file, targets).compute().to_json()
+
+
+def test_what_was_assigned_to_an_array_of_a_file_counts(tmp_path, rows):
+    np.save(tmp_path / "x.npy", np.nan_to_num(rows[0]))
+    lazy = ours.from_memmap(np.load(tmp_path / "x.npy", mmap_mode="r"), chunks=(50, 10))
+    lazy[lazy > 1] = 1
+    found = ours.cross_entropy(lazy, rows[1], ignore_index=-100).compute(scheduler="sync")
+    expected = crossentropy.cross_entropy(np.minimum(np.nan_to_num(rows[0]), 1), rows[1], ignore_index=-100)
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_benchmark_of_streaming_runs(capsys):

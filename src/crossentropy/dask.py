@@ -211,7 +211,7 @@ def _of_file(where: _mapped.FileArray, chunks: Any = "auto") -> Any:
     chunks = da.core.normalize_chunks(chunks, where.shape, dtype=where.dtype)
     meta = np.empty((0,) * where.ndim, where.dtype)
     found = da.map_blocks(_read, where=where, chunks=chunks, dtype=where.dtype, meta=meta)
-    found.lies_in_file = where
+    found.lies_in_file = {found.name: where}
     return found
 
 
@@ -220,7 +220,7 @@ def _with_whole_rows(x: Any, axis: int) -> Any:
 
     A block of columns touches a page or two of each row, which takes the system longer than to read the row.
     """
-    where = getattr(x, "lies_in_file", None)
+    where = getattr(x, "lies_in_file", {}).get(x.name)  # what is assigned to gives an array another name
     if where is None or x.numblocks[axis] == 1 or axis != x.ndim - 1 or where.strides[-1] != where.dtype.itemsize:
         return x
     row = max(where.shape[-1] * where.dtype.itemsize, 1)
@@ -248,11 +248,12 @@ class _Given:
         axis = integer(left.get("axis", -1), "axis")
         if not -x.ndim <= axis < x.ndim:
             raise np.exceptions.AxisError(axis, x.ndim)
-        asked_for, x = x.chunks, _with_whole_rows(x, axis % x.ndim)
+        asked_for = tuple(sizes for a, sizes in enumerate(x.chunks) if a != axis % x.ndim)  # chunks of rows
+        x = _with_whole_rows(x, axis % x.ndim)
         x = da.moveaxis(x, axis, -1)
         if x.ndim == 1:
             raise ValueError("logits of a Dask array must have rows, got shape (C,)")
-        self.asked_for = None if x.chunks[:-1] == asked_for[:-1] else asked_for[:-1]  # chunks of rows
+        self.asked_for = None if x.chunks[:-1] == asked_for else asked_for
         t = _as_dask(targets, "targets", x.chunks[:-1])
         if t.ndim == x.ndim:
             t = da.moveaxis(t, axis, -1)

@@ -89,7 +89,7 @@ def vocab_parallel_cross_entropy(
     no subtraction that could cancel, and so within the accuracy contract. 16 bytes a row for logits of 32 bits and
     fewer, 8 for each of those numbers otherwise; class weights together with label smoothing take 4 (8) more. 80
     bytes say what must be the same everywhere; and where a message has more rows than any of the latest sixteen, the
-    ranks exchange one of that size before it.
+    ranks exchange one before it that says so.
 
     Examples
     --------
