@@ -146,6 +146,7 @@ SIMD void quick_sums_as(const REAL *a, const REAL *b, ptrdiff_t n, const quick_p
 {
     const quick_frame f = quick_frame_of(r);
     const vec zero = v_set1(0), none = v_set1(-INFINITY);
+    const vec beyond = v_set1((REAL)fmax(-1e4 / r->inverse, -1e38)); /* whose e^x is 0 at any temperature */
     const quick_lanes start = {zero, zero, zero, zero};
     lane_total sums[4];
     for (int i = 0; i < 4; ++i) sums[i] = lane_total_of_none();
@@ -165,7 +166,7 @@ SIMD void quick_sums_as(const REAL *a, const REAL *b, ptrdiff_t n, const quick_p
             vec x = NAME(at)(a, j, end, -INFINITY), q = NAME(at)(b, j, end, -INFINITY);
             if (far && end - j < LANES) {
                 const mask inside = v_less(v_load_real(lane_numbers), v_set1((REAL)(end - j)));
-                x = v_where(inside, x, v_set1(-1e4f)), q = v_where(inside, q, v_set1(-1e4f));
+                x = v_where(inside, x, beyond), q = v_where(inside, q, beyond);
             }
             quick_step(x, q, &f, j, m, of_e, &s[0], max, scaled, far);
         }

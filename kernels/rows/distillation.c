@@ -8,7 +8,6 @@
  * d_c = x_c - log sum p_t e^(x_c), where x_c are the differences of the logits less a base, so that no digit
  * of it is lost where the rows are nearly equal, up to a constant. */
 #include <math.h>
-#include <stdlib.h>
 
 #include "rows/place.h"
 
@@ -49,11 +48,10 @@ static double usual_difference(const f32 *b, const f32 *a, ptrdiff_t n, double *
 static int suits_lanes(double factor) { return factor == 0 || (fabs(factor) >= 0x1p-125 && fabs(factor) <= 0x1p20); }
 
 /* The sums of a block of a row; and the next part of the gradient of the one before it, for each that is read. */
-static void add_block(place *p, const quick_pair *r, int forward, block at, char *m, char *e, quick_totals *totals)
+static void add_block(place *p, const quick_pair *r, int forward, block at, f32 *m, f32 *e, quick_totals *totals)
 {
     reader *a = forward ? &p->q : &p->x, *b = forward ? &p->x : &p->q;
-    p->k->quick_sums(read_block(a, at), read_block(b, at), at.n, r, totals, m ? m + 4 * at.at : NULL,
-                     e ? e + 4 * at.at : NULL, &p->distilled);
+    p->k->quick_sums(read_block(a, at), read_block(b, at), at.n, r, totals, m, e, &p->distilled);
 }
 
 static const quick_totals of_nothing = {0, 0, 0, 0, -INFINITY, -INFINITY};
@@ -77,13 +75,14 @@ static quick_totals add_up(place *p, quick_pair *r, int forward, char *m, char *
 {
     quick_totals totals = of_nothing;
     for (block at = {0, 0}; next_block(&p->c, &at);) {
-        add_block(p, r, forward, at, m, e, &totals);
+        f32 *ms = m ? (f32 *)m + at.at : NULL, *es = e ? (f32 *)e + at.at : NULL;
+        add_block(p, r, forward, at, ms, es, &totals);
         if (at.at || r->far || at.n == p->t->classes) continue;
         const double up = mean_up(r, &totals);
         if (!isfinite(up) || !(up > -1) || is_near(&totals, up)) continue;
         move_base(r, log1p(up));
         totals = of_nothing;
-        add_block(p, r, forward, at, m, e, &totals);
+        add_block(p, r, forward, at, ms, es, &totals);
     }
     return totals;
 }
@@ -139,9 +138,7 @@ static void write_quickly(place *p, quick_pair r, int forward, double of_m, doub
         const f32 *of_block = m ? (f32 *)m + b.at : p->exps, *es = m ? (f32 *)e + b.at : p->exps + BLOCK + MOST_LANES;
         quick_job job = {of_block, es, block_to_write(&p->out, b), of_m, of_e, b.n, 0, p->out.direct && p->out.bypass};
         quick_totals unused = of_nothing;
-        if (!m)
-            add_block(p, &r, forward, b, (char *)(p->exps - b.at), (char *)(p->exps + BLOCK + MOST_LANES - b.at),
-                      &unused);
+        if (!m) add_block(p, &r, forward, b, p->exps, p->exps + BLOCK + MOST_LANES, &unused);
         p->k->quick_gradient(&job, b.n);
         write_block(&p->out, b, job.out);
     }
@@ -310,16 +307,7 @@ static void exactly(place *p, ptrdiff_t row, double weight)
 }
 
 /* Another place, which reads the rows in float64. */
-static place *elsewhere(place *p)
-{
-    if (p->is_f64) return p;
-    if (!p->exact) {
-        p->exact = malloc(sizeof *p->exact);
-        if (p->exact) open_place(p->exact, p->t, 1);
-        if (!p->exact || p->exact->c.stopped) p->c.stopped = 1;
-    }
-    return p->c.stopped ? NULL : p->exact;
-}
+static place *elsewhere(place *p) { return p->is_f64 ? p : exact_place(p); }
 
 void distillation(place *p, ptrdiff_t first, ptrdiff_t last)
 {

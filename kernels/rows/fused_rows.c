@@ -2,7 +2,6 @@
  * way by float64 for rows that these lanes do not serve: with a maximum far from where it was guessed, or far from 0, or
  * whose sum must leave out a class that leads. */
 #include <math.h>
-#include <stdlib.h>
 
 #include "rows/place.h"
 
@@ -46,15 +45,8 @@ double changed_max(place *p, ptrdiff_t i, double max, double z_y)
 
 static place *elsewhere(place *p, ptrdiff_t i)
 {
-    if (!p->exact) {
-        p->exact = malloc(sizeof *p->exact);
-        if (p->exact) open_place(p->exact, p->t, 1);
-        if (!p->exact || p->exact->c.stopped) {
-            p->c.stopped = 1;
-            return NULL;
-        }
-    }
-    place *e = p->exact;
+    place *e = exact_place(p);
+    if (!e) return NULL;
     e->n.row = p->n.row + i, e->n.rows = 1;
     e->n.r.v[0] = p->n.r.v[i], e->n.r.y[0] = p->n.r.y[i], e->n.r.skipped[0] = e->n.r.bad[0] = 0;
     go_to(e, e->n.row);

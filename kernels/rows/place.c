@@ -100,6 +100,17 @@ void open_place(place *p, const task *t, int exactly)
     }
 }
 
+place *exact_place(place *p)
+{
+    if (!p->exact) {
+        p->exact = malloc(sizeof *p->exact);
+        if (p->exact) open_place(p->exact, p->t, 1);
+        else ran_out_of_memory(p->t);
+        if (!p->exact || p->exact->c.stopped) p->c.stopped = 1;
+    }
+    return p->c.stopped ? NULL : p->exact;
+}
+
 void close_place(place *p)
 {
     p->t->isa->fence();

@@ -50,6 +50,9 @@ typedef struct place {
 
 /* Stopped where there is no memory. Exactly: no float32 lanes for logits that the options change. */
 void open_place(place *p, const task *t, int exactly);
+
+/* The thread's other place, which reads rows in float64; NULL, and the thread stops, where there is no memory for it. */
+place *exact_place(place *p);
 void close_place(place *p);
 
 static inline void go_to(place *p, ptrdiff_t row)

@@ -30,8 +30,8 @@ def unit_of(student, teacher, kind, temperature):
     return temperature * (1 - BETA) * p_s * most * np.maximum(1, np.abs(gap))
 
 
-def check(student, teacher, kind="forward", temperature=1.0, **options):
-    """Hold loss and gradient to the reference's, row by row; the classes are last."""
+def check(student, teacher, kind="forward", temperature=1.0, times=1, **options):
+    """Hold loss and gradient to the reference's, row by row, the gradient to so many times its limit."""
     loss, grad = distillation(
         student, teacher, kind=kind, temperature=temperature, beta=BETA, reduction="none", **options
     )
@@ -47,7 +47,9 @@ def check(student, teacher, kind="forward", temperature=1.0, **options):
         if np.isfinite(want):
             unit = np.maximum(unit_of(s, t, kind, temperature), 2.0 ** (FORMATS[name][1] + 8))
             error = largest_error(moved, slope, name, unit)
-            require(error <= GRAD[name], f"{kind}, T {temperature}, loss {want:g}: gradient off by {error:.2f} ulp")
+            require(
+                error <= times * GRAD[name], f"{kind}, T {temperature}, loss {want:g}: gradient off by {error:.2f} ulp"
+            )
         elif np.isnan(want) or kind == "reverse":
             require(np.isnan(moved.astype(float)).all(), "the gradient of an undefined row")
     return loss, grad
@@ -61,6 +63,20 @@ def _(dtype):
         t = numbers(n, classes, np.float64, number) * 3
         s = t + number % 3 * 4.25 + noise * numbers(n, classes, np.float64, number + 100)
         check(s.astype(dtype), t.astype(dtype), kind, temperature)
+
+
+@edge_case("distillation: temperatures at which logits far away still count")
+def _(dtype):
+    """With rows far from 0, and as many classes as fill no vector.
+
+    An error of z/T is one of e^(z/T) that many times, and z/T is up to 10 here.
+    """
+    kinds = itertools.cycle(itertools.product(reference.KINDS, (0.0, -3e4)))
+    each = itertools.product((300.0, 1000.0, 3000.0), (10, 17, 70))
+    for (temperature, classes), (kind, offset) in zip(each, kinds, strict=False):
+        spread = 3 * min(temperature, 1000.0)  # float16 ends at 65504
+        s, t = (offset + spread * numbers(2, classes, np.float64, by + classes) for by in (0, 100))
+        check(s.astype(dtype), t.astype(dtype), kind, temperature, times=2)
 
 
 @edge_case("distillation: equal rows, up to a constant, give exactly 0")
