@@ -91,6 +91,8 @@ def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
         threads = 256
     elif shape.kept == KEPT and (result.spreads or result.q or not result.plain):
         threads = 384
+    elif shape.kept == 0 and result.spreads and result.q and kind == "bfloat16":
+        threads = 384
     elif kind == "float64":
         threads = 384 if shape.kept == KEPT_WIDE else 512
     elif shape.kept not in (1, 2, 4) or result.spreads or result.q or shape.alone:
