@@ -91,10 +91,10 @@ def blocks_at_once(kind: str, shape: Shape, result: Result) -> int:
         threads = 256
     elif shape.kept == KEPT and (result.spreads or result.q or not result.plain):
         threads = 384
-    elif shape.kept == 0 and result.spreads and result.q and kind == "bfloat16":
-        threads = 384
     elif kind == "float64":
         threads = 384 if shape.kept == KEPT_WIDE else 512
+    elif shape.kept == 0 and result.spreads and result.q and kind == "bfloat16":
+        threads = 384
     elif shape.kept not in (1, 2, 4) or result.spreads or result.q or shape.alone:
         threads = 512
     else:
@@ -229,7 +229,8 @@ def by_parts(shape: Shape, result: Result) -> list[tuple[Shape, Result]]:
     of_part = Result(saves="part", spreads=result.spreads, q=result.q, **more)
     saves = result.saves or ("row" if result.writes else "")
     together = Result("parts", saves, result.loss, "", result.spreads, result.q, **more)
-    steps = [(shape, of_part), (Shape(WARP, BLOCK // WARP, 0), together)]
+    reading = shape._replace(kept=0) if result.is_backward else shape  # what arrives is added up, and no logit is kept
+    steps = [(reading, of_part), (Shape(WARP, BLOCK // WARP, 0), together)]
     if result.writes:
         steps.append((shape, result._replace(reads="statistics", saves="", loss=False)))
     return steps
