@@ -6,6 +6,7 @@ import os
 import layers
 import numpy as np
 import pytest
+from hypothesis import settings
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     with contextlib.suppress(ImportError):
@@ -15,6 +16,10 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import crossentropy
+
+# No test is about time, and the first example of some imports a library.
+settings.register_profile("without deadlines", settings(), deadline=None)
+settings.load_profile("without deadlines")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m leaves out what is slow
