@@ -43,7 +43,7 @@ def pair_sums_of(kind: str) -> Sums:
     """Those of the dtype of that name; ``added`` is (v, low, n, lane), and overwrites both arrays."""
     real, e_to, one_number = elements_of(kind).real, exponential_of(kind), sums_of(kind)
     frame_at, exp_at, anchored = e_to.frame_at, e_to.exp_at, one_number.anchored
-    difference, plus = one_number.difference, one_number.plus
+    difference, plus, added_up = one_number.difference, one_number.plus, one_number.added_up
     exp_of, parts_of = pairs_of(kind).exp_of, pairs_of(kind).parts_of
     zero, lowest_number, nan = real(0), real(-np.inf), real(np.nan)
     headroom, down, room = real(HEADROOM), real(2.0**-HEADROOM), real(20 * math.log(2))
@@ -104,15 +104,7 @@ def pair_sums_of(kind: str) -> Sums:
             scale, more = parts_of(v[2 * i] - offset, low[2 * i], magic, lowest)
             other, other_more = parts_of(v[2 * i + 1] - offset, low[2 * i + 1], magic, lowest)
             v[2 * i], v[2 * i + 1] = scale + other, fma(scale, more, other * other_more)
-        for i in range(n // 4):
-            v[4 * i] += v[4 * i + 2]
-            v[4 * i + 1] += v[4 * i + 3]
-        for i in range(n // 8):
-            v[8 * i] += v[8 * i + 4]
-            v[8 * i + 1] += v[8 * i + 5]
-        for i in range(n // 16):
-            v[16 * i] += v[16 * i + 8]
-            v[16 * i + 1] += v[16 * i + 9]
+        added_up(v, n)
         s, error = plus(s, error, v[0])
         s, error = plus(s, error, v[1])
         return PairLaneSum(top, top_low, second, second_low, s, error, limit, offset, k, magic, lowest)
@@ -139,4 +131,17 @@ def pair_sums_of(kind: str) -> Sums:
             return PairRowSum(m, low, total * down, error * down)
         return PairRowSum(nan, zero, nan, m)
 
-    return Sums(begun, added, ended, merged, None, None, settled, anchored, None, plus, difference, None)
+    return Sums(
+        begun=begun,
+        added=added,
+        ended=ended,
+        merged=merged,
+        moved=None,
+        lane_moved=None,
+        settled=settled,
+        anchored=anchored,
+        larger=None,
+        plus=plus,
+        difference=difference,
+        added_up=None,
+    )
