@@ -10,7 +10,7 @@ from subprocesses import run
 
 import crossentropy
 
-HEAVY = ("numba", "torch", "jax", "matplotlib", "sklearn", "scipy", "click", "rich", "pandas")
+HEAVY = ("numpy.ma", "numba", "torch", "jax", "matplotlib", "sklearn", "scipy", "click", "rich", "pandas")
 
 
 def test_loads_nothing_heavy():

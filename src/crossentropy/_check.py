@@ -8,6 +8,7 @@ numbers be aligned, PyTorch that a call be its own) stands where that is asked.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -301,11 +302,17 @@ def array(value: Any, name: str) -> np.ndarray:
     """The value as a plain array. MaskedArray and matrix are refused: they would lose their mask, or change shape."""
     if type(value) is np.ndarray:
         return value
-    if isinstance(value, (np.ma.MaskedArray, np.matrix)):
+    if _loses_its_kind(value):
         raise TypeError(f"{name} must be a plain array, got {type(value).__name__}")
     if _device.holds(value):
         raise TypeError(f"{name} is a CUDA array where the others are on the host: nothing is copied implicitly")
     return _foreign.as_array(value, name)
+
+
+def _loses_its_kind(value: Any) -> bool:
+    """Whether it is a MaskedArray or a matrix. NumPy loads numpy.ma, which is large, when its name is first used."""
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", np.matrix)
+    return isinstance(value, (np.matrix, masked))
 
 
 def floats(value: Any, name: str) -> tuple[np.ndarray, Layout]:
@@ -558,7 +565,7 @@ def result(
         return np.empty_like(x, dtype, subok=False) if x.nbytes < _memory.LARGE else _memory.empty_like(x, dtype)
     if _device.is_tensor(out):
         out = _foreign.as_array(out, called)
-    if not isinstance(out, np.ndarray) or isinstance(out, (np.ma.MaskedArray, np.matrix)):
+    if not isinstance(out, np.ndarray) or _loses_its_kind(out):
         raise TypeError(f"{called} must be a plain array, got {type(out).__name__}")
     out = out.view(np.ndarray)
     sharing = [key for key, value in inputs.items() if np.may_share_memory(out, value)]
