@@ -18,15 +18,12 @@ import torch
 
 from .. import _merging, blocks
 from .._backends import registry
-from .._options import DEFAULTS, EXTRAS
+from .._options import DEFAULTS, EXTRAS, OPTIONS, TRANSFORMS
 from . import cache, calls, private, shard_composed, shard_device
 from .bridge import NO_WEIGHTS, Options, Weights, array, host_array, loss_dtype, on_torchs_threads
 from .shards import Mark, Shards, digest
 
 _NUMBERS = ("label_smoothing", *EXTRAS)
-
-# Options that change logits, which are float64 then.
-_TRANSFORMS = ("logit_scale", "softcap", "margin")
 
 
 @functools.cache
@@ -73,7 +70,7 @@ class Call:
     def dtype(self) -> np.dtype:
         """A row's record: 16 bytes wherever four numbers in float32 do, or two in it and one in float64."""
         options = self.options
-        changed = any(getattr(options, name) != DEFAULTS[name] for name in _TRANSFORMS)
+        changed = any(getattr(options, name) != DEFAULTS[name] for name in TRANSFORMS)  # logits, to float64
         long = self.input.dtype == torch.float64 or changed or self.weights.class_prior is not None
         return _record(tuple(self.fields), long)
 
@@ -120,37 +117,48 @@ def index_of(ignore_index) -> int:
     return index
 
 
-def problem(logits, target, weights: Weights, options: Options) -> Exception | None:
-    """What is wrong with a call that any rank can tell without reading numbers; None where nothing is."""
+def require_plain(t, name: str, device: torch.device) -> None:
+    """Raise unless this is a dense tensor of PyTorch's own on this device."""
+    if not isinstance(t, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
+    if private.is_wrapper(t) or t.is_nested or t.layout is not torch.strided or t.device != device:
+        got = f"{type(t).__name__} on {t.device}, {t.layout}"
+        raise TypeError(f"{name} must be a plain, dense tensor on {device}, got {got}")
+
+
+def checked(logits, target, weights: Weights, options: Options) -> Options:
+    """The options of a call, or what is wrong with it, as far as it can be told without reading numbers."""
+    if logits.dtype not in calls.FLOATS:
+        raise TypeError(f"logits must be float32, float64, bfloat16 or float16, got {logits.dtype}")
     rows, shape = tuple(logits.shape[:-1]), tuple(logits.shape)
-    if not isinstance(target, torch.Tensor):
-        return TypeError(f"target must be a tensor, got {type(target).__name__}")
+    epsilon = OPTIONS["label_smoothing"].rule(options.label_smoothing, "label_smoothing")
+    options = options._replace(ignore_index=index_of(options.ignore_index), label_smoothing=epsilon)
+    require_plain(target, "target", logits.device)
     given = (("target", target), *zip(("weight", *Weights._fields[1:]), weights, strict=True))
     for name, t in given:
         if t is None:
             continue
-        if not isinstance(t, torch.Tensor) or private.is_wrapper(t) or t.device != logits.device:
-            got = f"{type(t).__name__} on {t.device}" if isinstance(t, torch.Tensor) else type(t).__name__
-            return TypeError(f"{name} must be a plain tensor on {logits.device}, got {got}")
+        require_plain(t, name, logits.device)
         if t.requires_grad and torch.is_grad_enabled():
-            return ValueError(f"{name} must not require a gradient: there is one on the logits alone")
+            raise ValueError(f"{name} must not require a gradient: there is one on the logits alone")
     if target.is_floating_point():
         if tuple(target.shape) != shape:
-            return ValueError(
+            raise ValueError(
                 f"target of probabilities must have the shape of the logits, {shape}, got {tuple(target.shape)}"
             )
     elif target.dtype not in calls.INTEGERS:
-        return TypeError(f"target of classes must have an integer dtype, got {target.dtype}")
+        raise TypeError(f"target of classes must have an integer dtype, got {target.dtype}")
     elif tuple(target.shape) != rows:
-        return ValueError(
+        raise ValueError(
             f"target must have the shape of the rows, {rows}, or be probabilities of shape {shape}, "
             f"got {tuple(target.shape)}"
         )
     w = weights.weight
     if w is not None and (tuple(w.shape) != shape[-1:] or not w.is_floating_point()):
-        return ValueError(f"weight must be floating of shape {shape[-1:]}, got {w.dtype} {tuple(w.shape)}")
-    found = calls.problem_beside(shape[-1:], rows, weights, options, not target.is_floating_point())
-    return ValueError(found) if found else None
+        raise ValueError(f"weight must be floating of shape {shape[-1:]}, got {w.dtype} {tuple(w.shape)}")
+    if found := calls.problem_beside(shape[-1:], rows, weights, options, not target.is_floating_point()):
+        raise ValueError(found)
+    return options
 
 
 def _named(call: Call) -> dict:
