@@ -511,6 +511,46 @@ def refusals_that_leave_everything_as_it_is(rank):
 
 
 @case
+def a_mean_over_nothing(rank):
+    """Where all that counts weighs 0: NaN, and a gradient of 0, whatever smoothing and z-loss have left."""
+    for size, g in sizes(rank):
+        edges = cuts("even", 12, size)
+        x, _ = data(6, 12)
+        x[2, 3], w = float("nan"), torch.ones(12)
+        w[:3] = 0
+        for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1}, {"sample_weight": torch.zeros(6)}):
+            loss = compare(x, torch.arange(6) % 3, g, rank, edges, weight=w, reduction="mean", **options)
+            assert loss.isnan()
+
+
+@case
+def a_mean_in_float64(rank):
+    """Its divisor, which is a sum of weights, has all digits in the gradient."""
+    for size, g in sizes(rank):
+        edges, (x, y) = cuts("uneven", 12, size), data(6, 12, dtype=torch.float64)
+        w = torch.rand(12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        mine, whole = of_rank(x, edges, rank).clone().requires_grad_(), x.clone().requires_grad_()
+        ct.vocab_parallel_cross_entropy(mine, y, of_rank(w, edges, rank), group=g, reduction="mean").backward()
+        ct.cross_entropy(whole, y, w).backward()
+        torch.testing.assert_close(whole_gradient(mine.grad, g), whole.grad, rtol=1e-13, atol=1e-16)
+
+
+@case
+def a_power_of_what_is_below_any_float32(rank):
+    """A focal loss of targets so far ahead that all others' probability is none in float32, and the loss is."""
+    for size, g in sizes(rank):
+        edges = cuts("even", 12, size)
+        x, y = data(60, 12, ahead=110)
+        w = torch.linspace(0.5, 1, 12)
+        for options in ({}, {"label_smoothing": 1e-9}, {"label_smoothing": 1e-9, "weight": w}, {"weight": w}):
+            here = {**options, "weight": of_rank(options.get("weight"), edges, rank)}
+            with torch.no_grad():
+                loss = ct.vocab_parallel_cross_entropy(of_rank(x, edges, rank), y, group=g, focal=0.5, **here)
+                wanted = ct.cross_entropy(x.double(), y, reduction="none", focal=0.5, **options).float()
+            torch.testing.assert_close(loss, wanted, rtol=3e-7, atol=1.5e-45)
+
+
+@case
 def what_one_rank_refuses_is_an_error_on_every_rank(rank):
     """Whatever is wrong with the arguments of one rank, the others hear of it at once, and all may go on."""
     y = torch.arange(6)
@@ -795,6 +835,20 @@ def dtensors_with_their_classes_spread(rank):
     with CommDebugMode() as counts:
         ct.cross_entropy(there, y)
     assert counts.get_total_counts() == 1, counts.get_comm_counts()
+
+
+@case
+def a_mean_over_nothing_of_dtensors(rank):
+    from torch.distributed.tensor import Shard
+
+    mesh, _ = meshes()
+    x, _ = data(10, 12)
+    y, w = torch.arange(10) % 3, torch.ones(12)
+    w[:3] = 0
+    for placement in (Shard(0), Shard(1)):
+        for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1}):
+            loss = compare_dtensor(x, y, placed(x, mesh, placement), y, w, w, **options)
+            assert loss.full_tensor().isnan()
 
 
 @case

@@ -142,7 +142,8 @@ def reduced(loss, by, options: Options, layout: Layout):
         partial = [Partial() if i in layout.spread else Replicate() for i in range(layout.mesh.ndim)]
         numbers = wrapped(numbers, layout, partial).redistribute(layout.mesh, everywhere).to_local()
     if has_own:
-        numbers = numbers[0] / numbers[1].detach()
+        by = numbers[1].detach()  # a mean over no row is NaN, and its gradient 0
+        numbers = torch.where(by == 0, torch.nan, numbers[0] / torch.where(by == 0, 1, by))
     elif options.normalizer is not None:
         numbers = numbers / options.normalizer
     return wrapped(numbers, layout, everywhere)

@@ -27,10 +27,10 @@ _NUMBERS = ("label_smoothing", *EXTRAS)
 
 
 @functools.cache
-def _record(fields: tuple[str, ...], long: bool) -> np.dtype:
+def _record(fields: tuple[str, ...], long: bool, long_rest: bool) -> np.dtype:
     """The fields that have 8 bytes first, and so aligned."""
     kinds = dict.fromkeys(fields, "f8" if long else "f4")
-    if len(fields) == 3:
+    if len(fields) == 3 or long_rest:
         kinds["rest"] = "f8"
     return np.dtype([(name, kinds[name]) for name in sorted(fields, key=lambda name: kinds[name] != "f8")])
 
@@ -72,7 +72,8 @@ class Call:
         options = self.options
         changed = any(getattr(options, name) != DEFAULTS[name] for name in TRANSFORMS)  # logits, to float64
         long = self.input.dtype == torch.float64 or changed or self.weights.class_prior is not None
-        return _record(tuple(self.fields), long)
+        # A focal factor is a power of what is left beside the target, which may be far below float32's range.
+        return _record(tuple(self.fields), long, options.focal != DEFAULTS["focal"])
 
     def digests(self) -> tuple[int, int]:
         """(of the options, of targets and weights of rows): what must be the same on every rank."""
@@ -265,8 +266,10 @@ def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark], ke
     if counts is not None:
         rows[~counts] = 0
     by = _divisor(call, whole, counts, len(rows))
+    if call.options.reduction == "mean" and call.options.normalizer is None and not by:
+        counts = np.zeros(len(rows), bool)  # for the backward: the gradient of a mean over no row is 0
     kept = torch.from_numpy(_kept(whole, counts, len(rows))) if keeps else None
-    return _reduced(rows, by, call), torch.tensor(by), kept
+    return _reduced(rows, by, call), torch.tensor(by, dtype=torch.float64), kept
 
 
 def _kept(whole: dict, counts, n: int) -> np.ndarray:
@@ -314,14 +317,17 @@ def arriving(grad_loss: torch.Tensor, divisor: torch.Tensor, options: Options) -
     g = grad_loss.double()
     if options.reduction != "mean":
         return g
-    # Of a mean over no row: 1 / 0 would make NaN of gradients that are 0.
-    return g / (torch.where(divisor == 0, 1, divisor) if options.normalizer is None else options.normalizer)
+    if options.normalizer is not None:
+        return g / options.normalizer
+    return torch.where(divisor == 0, 0, g / divisor)  # the mean over no row, whatever its loss would be, has none
 
 
 def gradient(call: Call, statistics: torch.Tensor, arrived, start: int, classes: int) -> torch.Tensor:
     """The gradient on this rank's logits of what arrives at each row's loss, over the divisor."""
     out = cache.empty_like(call.input)
     whole = dict(zip(KEPT, array(statistics), strict=True))
+    if not whole["sample_weight"].any():  # no row counts, as in a mean over nothing
+        return out.zero_()
     g, named, place = arrived[0].double(), _named(call), (start, classes)
     if shard_device.serves(call.input):
         x, target, named = _by_torch(call)

@@ -86,9 +86,9 @@ def vocab_parallel_cross_entropy(
     Eq. 5 and 6 of the note: of a block of classes a rank knows the largest logit m and the sum R of the others'
     e^(z - m); the target's logit is on one rank. From these, in the order of ranks and in float64, come the row's: with
     no subtraction that could cancel, and so within the accuracy contract. 16 bytes a row for logits of 32 bits and
-    fewer, 8 for each of those numbers otherwise; class weights together with label smoothing take 4 (8) more. 80
-    bytes say what must be the same everywhere; and where a message has more rows than any of the latest sixteen, the
-    ranks exchange one before it that says so.
+    fewer, 8 for each of those numbers otherwise; class weights together with label smoothing take 4 (8) more, and
+    ``focal`` with either of them 4. 80 bytes say what must be the same everywhere; and where a message has more rows
+    than any of the latest sixteen, the ranks exchange one before it that says so.
 
     Examples
     --------
