@@ -182,9 +182,10 @@ typedef enum { KEEP_NOTHING, KEEP_MOVED, KEEP_TERM, KEEP_OTHER } kept_number;
 typedef struct {
     double inverse, base;    /* 1 / T */
     double ratio;            /* e^(b/T) at its anchor times this is e^(a/T) at its own times e^d */
+    const transform_numbers *numbers; /* of 1 / T */
     anchor of_a, of_b;
     kept_number keeps;
-    int far; /* the base is 0, and the sum that of e^(b/T), not of phi; what is kept as e (e^d - 1) is e^(b/T) */
+    int far; /* the sums are those of e d T, and of e^(b/T), not of phi; and so is what is kept of them */
     int carefully; /* with what b - a is rounded by; else the base is 0 */
 } quick_pair;
 

@@ -10,13 +10,14 @@
 #include "blocks/prefetch.h"
 #include "math/exp.h"
 #include "math/lane_total.h"
+#include "math/transform.h"
 #include "simd/simd.h"
 
 #define QUICK_CHUNK (4 * LANES) /* as many numbers are added up in a lane */
 
 typedef struct {
     vec inverse, inverse_low, base, base_low, ratio;
-    EXP_FRAME of_a, of_b;
+    scaled_frame of_a, of_b;
     kept_number keeps;
     int carefully;
 } quick_frame;
@@ -28,28 +29,26 @@ SIMD quick_frame quick_frame_of(const quick_pair *r)
     f.inverse = v_set1(inverse), f.inverse_low = v_set1((REAL)(r->inverse - (double)inverse));
     f.base = v_set1(base), f.base_low = v_set1((REAL)(r->base - (double)base));
     f.ratio = v_set1((REAL)r->ratio);
-    f.of_a = frame_at(r->of_a), f.of_b = frame_at(r->of_b);
+    f.of_a = f.of_b = scaled_frame_at(r->of_a, r->numbers);
+    f.of_b.f = frame_at(r->of_b), f.of_b.lowest = v_div(f.of_b.f.lowest, v_set1(r->numbers->a));
     f.keeps = r->keeps, f.carefully = r->carefully;
     return f;
 }
 
-/* e^(z / T), of which a rounded z / T would lose digits. */
-SIMD vec quick_exp(vec z, const quick_frame *f, EXP_FRAME at, int scaled)
-{
-    if (!scaled) return v_exp_summed(z, at);
-    const vec y = v_mul(z, f->inverse);
-    return v_exp_pair_summed(y, v_fma(z, f->inverse_low, v_lost(z, f->inverse, y)), at);
-}
-
-/* d; carefully: with what b - a is rounded by. Else the base is 0, beside which that does not show. */
-SIMD vec quick_gap(vec a, vec b, const quick_frame *f, int scaled, int carefully)
+/* d times T; carefully: with what b - a is rounded by. Else the base is 0, beside which that does not show. */
+SIMD vec quick_gap(vec a, vec b, const quick_frame *f)
 {
     const vec d = v_sub(b, a);
-    if (!carefully) return scaled ? v_mul(d, f->inverse) : d;
+    if (!f->carefully) return d;
     const vec seen = v_sub(b, d), lost = v_add(v_sub(b, v_add(d, seen)), v_sub(seen, a));
     const vec near = v_sub(d, f->base), more = v_add(near, v_sub(lost, f->base_low));
-    const vec above = v_where(v_nan(more), near, more); /* what an infinite difference has lost is NaN */
-    return scaled ? v_fma(above, f->inverse_low, v_mul(above, f->inverse)) : above;
+    return v_where(v_nan(more), near, more); /* what an infinite difference has lost is NaN */
+}
+
+/* d of such a one. */
+SIMD vec quick_scaled(vec gap, const quick_frame *f, int scaled)
+{
+    return scaled ? v_fma(gap, f->inverse_low, v_mul(gap, f->inverse)) : gap;
 }
 
 /* (e^d - 1 - d) / d^2 for |d| <= 1. Error 0.3 2^-24; a Chebyshev fit. */
@@ -89,15 +88,14 @@ static void quick_gradient(quick_job *g, ptrdiff_t n)
 }
 
 typedef struct {
-    vec e, moved, phi, other; /* phi of rows far from each other: e^(b/T) */
+    vec e, moved, phi, other; /* of rows far from each other: moved times T, and in the place of phi e^(b/T) */
 } quick_lanes;
 
 /* Of rows far from each other: the three sums, and e^(b/T) in the place of e (e^d - 1). NaN where both are -inf. */
-SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
-                         int scaled)
+SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s)
 {
-    const vec e = quick_exp(a, f, f->of_a, scaled), g = quick_exp(b, f, f->of_b, scaled);
-    const vec term = v_mul(e, quick_gap(a, b, f, scaled, 0));
+    const vec e = v_exp_scaled_summed(a, &f->of_a), g = v_exp_scaled_summed(b, &f->of_b);
+    const vec term = v_mul(e, quick_gap(a, b, f));
     s->e = v_add(s->e, e);
     s->moved = v_add(s->moved, term);
     s->phi = v_add(s->phi, g);
@@ -109,13 +107,13 @@ SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *
 SIMD void quick_near_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
                           int scaled)
 {
-    const vec e = quick_exp(a, f, f->of_a, scaled);
-    const vec d = f->carefully ? quick_gap(a, b, f, scaled, 1) : quick_gap(a, b, f, scaled, 0), square = v_mul(d, d);
+    const vec e = v_exp_scaled_summed(a, &f->of_a);
+    const vec d = quick_scaled(quick_gap(a, b, f), f, scaled), square = v_mul(d, d);
     const mask none = v_equal(e, v_set1(0)), near = v_less(square, v_set1(1));
     const vec term = v_zero_where(none, v_mul(e, d)), series = v_mul(v_mul(e, square), quick_series(d));
     vec phi = series, moved = v_add(term, phi), g = v_set1(0); /* moved: e (e^d - 1) */
     if (f->keeps == KEEP_OTHER || mask_count(near) != LANES) {
-        g = quick_exp(b, f, f->of_b, scaled);
+        g = v_exp_scaled_summed(b, &f->of_b);
         const vec far = v_lost(g, f->ratio, e);
         moved = v_where(near, moved, far);
         phi = v_where(near, phi, v_sub(far, term));
@@ -137,7 +135,7 @@ SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, R
 #else
     (void)max;
 #endif
-    if (far) quick_far_step(a, b, f, j, m, of_e, s, scaled);
+    if (far) quick_far_step(a, b, f, j, m, of_e, s);
     else quick_near_step(a, b, f, j, m, of_e, s, scaled);
 }
 
@@ -190,9 +188,8 @@ SIMD void quick_sums_as(const REAL *a, const REAL *b, ptrdiff_t n, const quick_p
 static void quick_sums(const void *a, const void *b, ptrdiff_t n, const quick_pair *r, quick_totals *totals, void *m,
                        void *e, quick_job *job)
 {
-    if (r->inverse == 1 && r->far) quick_sums_as(a, b, n, r, totals, m, e, job, 0, 1);
+    if (r->far) quick_sums_as(a, b, n, r, totals, m, e, job, 1, 1);
     else if (r->inverse == 1) quick_sums_as(a, b, n, r, totals, m, e, job, 0, 0);
-    else if (r->far) quick_sums_as(a, b, n, r, totals, m, e, job, 1, 1);
     else quick_sums_as(a, b, n, r, totals, m, e, job, 1, 0);
 }
 
@@ -236,8 +233,8 @@ static void quick_mixture(const void *of_a, const void *of_b, ptrdiff_t n, const
         for (; j < end; j += LANES) {
             const vec p = NAME(real_at)(e, j, n), q = v_mul(NAME(real_at)(m, j, n), up);
             const vec x = NAME(at)(a, j, n, -INFINITY), z = NAME(at)(b, j, n, -INFINITY);
-            const vec given = f.carefully ? quick_gap(x, z, &f, scaled, 1) : quick_gap(x, z, &f, scaled, 0);
-            const vec d = v_sub(v_sub(given, shift), shift_low), square = v_mul(d, d);
+            const vec given = quick_scaled(quick_gap(x, z, &f), &f, scaled), d = v_sub(v_sub(given, shift), shift_low),
+                      square = v_mul(d, d);
             const mask near = v_less(square, one), middle = v_less(square, v_set1(16));
             const mask other = v_less(v_where(middle, zero, p), v_where(near, zero, v_where(middle, rarer, q)));
             const vec way = v_max(v_set1(-87), v_where(other, v_sub(zero, d), d));

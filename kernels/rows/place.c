@@ -71,6 +71,7 @@ void open_place(place *p, const task *t, int exactly)
     if (p->most_rows < 1 || !p->x.direct) p->most_rows = 1;
     const int is_quick = t->work == DISTILLATION && p->k->quick_sums;
     if (is_quick) p->most_rows = 2;    /* of one row there are two numbers for each class */
+    if (is_quick) p->numbers = transform_numbers_of(1 / t->distilled.temperature, 0);
     const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX || is_quick) && row_bytes <= KEPT_BYTES;
     /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
     if (copies) p->buffers = malloc(6 * BLOCK * sizeof(f64));
