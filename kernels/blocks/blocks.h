@@ -192,7 +192,7 @@ typedef struct {
 /* A row of such a gradient, m of_m + e of_e, which is written while another is read. */
 typedef struct {
     const f32 *m, *e; /* IN (n,) */
-    f32 *out; /* OUT (n,) */
+    void *out; /* OUT (n,) */
     double of_m, of_e;
     ptrdiff_t n, done;
     int bypass; /* the caches */
@@ -209,8 +209,9 @@ typedef struct {
 /* Of a mixture: d - shift is log p_b - log p_a, and e^(b/T) as it is kept times of_b is to p_b as e is to p_a. */
 typedef struct {
     double shift, of_b, beta;
-    f32 series
-        [QUICK_SHARES]; /* (beta D e^D - w log w) / D^2 with w = 1 - beta + beta e^D, the highest power of D first */
+    int coarsely; /* without the series by powers of D, the highest first, whose D is small: */
+    f32 both[QUICK_SHARES]; /* (beta D e^D - w log w) / D^2 with w = 1 - beta + beta e^D, */
+    f32 own[QUICK_SHARES];  /* and (log w) / D */
 } quick_shares;
 
 typedef struct {

@@ -30,12 +30,13 @@ static double largest(place *p, const reader *r)
 
 /* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
  * how far these lie from it; whether one of them is infinite, or what differs is. */
-static double usual_difference(const f32 *b, const f32 *a, ptrdiff_t n, double *spread, int *masked)
+static double usual_difference(element type, const char *b, const char *a, ptrdiff_t n, double *spread, int *masked)
 {
     double sum = 0, squares = 0;
     int count = 0;
     for (ptrdiff_t c = 0; c < n; ++c) {
-        const double d = (double)b[c] - (double)a[c];
+        const ptrdiff_t at = c * element_size(type);
+        const double d = get_element(type, b + at) - get_element(type, a + at);
         if (isfinite(d)) sum += d, squares += d * d, ++count;
     }
     const double mean = count ? sum / count : 0, variance = count ? squares / count - mean * mean : 0;
@@ -98,39 +99,69 @@ static void move_base(quick_pair *r, double by)
     find_ratio(r);
 }
 
+/* The anchors of rows with these maxima; 0 where lanes have none. */
+static int anchor_pair(quick_pair *r, double max_a, double max_b)
+{
+    const double of_a = max_a * r->inverse, of_b = max_b * r->inverse;
+    if (!isfinite(of_a) || !isfinite(of_b)) return 0;
+    r->of_a = anchor_at(of_a, sum_headroom(0), 0), r->of_b = anchor_at(of_b, sum_headroom(0), 0);
+    find_ratio(r);
+    return r->of_a.shift == 0 && r->of_b.shift == 0;
+}
+
+/* Whether the anchors serve the two rows: by their maxima, or by their sums, which are infinite where they do not. */
+static int have_anchors(const quick_pair *r, const quick_totals *t, double up, double least, double most)
+{
+    const double of_b = r->far ? t->phi : t->e * (1 + up) / r->ratio, room = 20 + sum_headroom(0) * LN2;
+    if (t->max_a * r->inverse - r->of_a.k * LN2 > room || t->max_b * r->inverse - r->of_b.k * LN2 > room) return 0;
+    return t->e >= least && t->e <= most && of_b >= least && of_b <= most;
+}
+
 /* The base, and the way to add up, by which sums should serve that do not by these; 0 where there is none. Rows far from
  * each other want mean(d) for a base, after which up is no less than 0, others log(1 + up), after which it is next to 0. */
 static int settle(quick_pair *r, const quick_means *m, int mixes)
 {
-    const int was_far = r->far, is_far = !mixes && m->finite && m->apart >= 0.75;
-    const double by = is_far || (!mixes && !(m->up > -0.5)) ? m->moved : m->shift;
+    const int was_far = r->far, is_far = m->finite && m->apart >= 0.75;
+    const double by = !mixes && (is_far || !(m->up > -0.5)) ? m->moved : m->shift;
     r->far = is_far;
     if (!isfinite(by)) return was_far; /* classes that both mask */
     move_base(r, by);
     return r->ratio >= 0x1p-60 && r->ratio <= 0x1p60;
 }
 
-/* At first the base is moved after one block, which is read again, if that shows it to be far off. */
+/* After the first block, which is added up again where it shows that the anchors or the base are far off. */
+static void begin_with(place *p, quick_pair *r, int forward, int mixes, block at, f32 *m, f32 *e, quick_totals *totals)
+{
+    quick_means found = means_of(r, totals);
+    quick_pair other = *r;
+    if (!have_anchors(r, totals, found.up, 0x1p48, 0x1p88)) {
+        const double of_x = p->k->top(read_block(&p->x, at), at.n), of_q = p->k->top(read_block(&p->q, at), at.n);
+        if (!anchor_pair(&other, forward ? of_q : of_x, forward ? of_x : of_q)) return;
+        *r = other;
+        *totals = of_nothing;
+        add_block(p, r, forward, at, m, e, totals);
+        found = means_of(r, totals);
+    }
+    if ((found.serves && (r->far || !(found.apart >= 0.75))) || !settle(&other, &found, mixes)) return;
+    *r = other;
+    *totals = of_nothing;
+    add_block(p, r, forward, at, m, e, totals);
+}
+
 static quick_totals add_up(place *p, quick_pair *r, int forward, int mixes, int at_first, char *m, char *e)
 {
     quick_totals totals = of_nothing;
     for (block at = {0, 0}; next_block(&p->c, &at);) {
         f32 *ms = m ? (f32 *)m + at.at : NULL, *es = e ? (f32 *)e + at.at : NULL;
         add_block(p, r, forward, at, ms, es, &totals);
-        if (!at_first || at.at || at.n == p->t->classes) continue;
-        const quick_means found = means_of(r, &totals);
-        quick_pair other = *r;
-        if ((found.serves && (r->far || !(found.apart >= 0.75))) || !settle(&other, &found, mixes)) continue;
-        *r = other;
-        totals = of_nothing;
-        add_block(p, r, forward, at, ms, es, &totals);
+        if (at_first && at.at == 0 && at.n < p->t->classes) begin_with(p, r, forward, mixes, at, ms, es, &totals);
     }
     return totals;
 }
 
 /* Of f(D) = beta D e^D - w log w with w = 1 - beta + beta e^D, whose derivative is beta e^D (D - log w), and that of log w
  * beta e^D / w. It converges up to |D| = pi. */
-static void find_series(double beta, f32 *series)
+static void find_series(double beta, f32 *both, f32 *own)
 {
     enum { TERMS = QUICK_SHARES + 2 };
     double e[TERMS], w[TERMS], slope[TERMS], gap[TERMS] = {0, 1}; /* e^D; w; its logarithm's derivative; D - log w */
@@ -142,20 +173,22 @@ static void find_series(double beta, f32 *series)
         for (int j = 0; j < i; ++j) slope[i] -= slope[j] * w[i - j];
     }
     for (int i = 1; i < TERMS; ++i) gap[i] -= slope[i - 1] / i;
+    for (int i = 1; i <= QUICK_SHARES; ++i) own[QUICK_SHARES - i] = (f32)(slope[i - 1] / i);
     for (int i = 2; i < TERMS; ++i) {
         double sum = 0;
         for (int j = 1; j < i; ++j) sum += gap[j] * e[i - 1 - j];
-        series[TERMS - 1 - i] = (f32)(beta * sum / i);
+        both[TERMS - 1 - i] = (f32)(beta * sum / i);
     }
 }
 
 /* The two divergences over the mixture, and the student's own, of what was kept. */
-static double over_mixture(place *p, const quick_pair *r, double e, double up, double *own)
+static double over_mixture(place *p, const quick_pair *r, double e, double up, int coarsely, double *own)
 {
-    quick_shares of = {.shift = log1p(up), .of_b = r->ratio / (1 + up), .beta = p->t->distilled.beta};
+    quick_shares of = {
+        .shift = log1p(up), .of_b = r->ratio / (1 + up), .beta = p->t->distilled.beta, .coarsely = coarsely};
     quick_mixed found = {0, 0};
     char *m = p->kept.rows, *es = m + p->kept.stride;
-    find_series(of.beta, of.series);
+    if (!coarsely) find_series(of.beta, of.both, of.own);
     for (block at = {0, 0}; next_block(&p->c, &at);)
         p->k->quick_mixture(read_block(&p->x, at), read_block(&p->q, at), at.n, r, &of, m + 4 * at.at, es + 4 * at.at,
                             &found);
@@ -169,7 +202,7 @@ static void write_quickly(place *p, quick_pair r, int forward, double of_m, doub
     char *m = p->kept.rows, *e = m ? m + p->kept.stride : NULL;
     write_distilled(p);
     if (m && p->out.direct) {
-        const quick_job job = {(f32 *)m, (f32 *)e, (f32 *)p->out.row, of_m, of_e, p->t->classes, 0, p->out.bypass};
+        const quick_job job = {(f32 *)m, (f32 *)e, p->out.row, of_m, of_e, p->t->classes, 0, p->out.bypass};
         p->distilled = job;
         p->kept.rows = p->kept.halves[p->kept.rows == p->kept.halves[0]];
         return;
@@ -190,25 +223,6 @@ void write_distilled(place *p)
     if (p->distilled.done < p->distilled.n) p->k->quick_gradient(&p->distilled, p->distilled.n);
 }
 
-/* The anchors of rows with these maxima; 0 where lanes have none. */
-static int anchor_pair(quick_pair *r, double max_a, double max_b)
-{
-    const double of_a = max_a * r->inverse, of_b = max_b * r->inverse;
-    if (!isfinite(of_a) || !isfinite(of_b)) return 0;
-    r->of_a = anchor_at(of_a, sum_headroom(0), 0), r->of_b = anchor_at(of_b, sum_headroom(0), 0);
-    find_ratio(r);
-    return r->of_a.shift == 0 && r->of_b.shift == 0;
-}
-
-/* Whether the anchors serve the two rows: by their maxima, or by their sums, which are infinite where they do not. */
-static int have_anchors(const quick_pair *r, const quick_totals *t, double up)
-{
-    const double least = 0x1p40, most = 0x1p100, of_b = r->far ? t->phi : t->e * (1 + up) / r->ratio;
-    const double room = 20 + sum_headroom(0) * LN2;
-    if (t->max_a * r->inverse - r->of_a.k * LN2 > room || t->max_b * r->inverse - r->of_b.k * LN2 > room) return 0;
-    return t->e >= least && t->e <= most && of_b >= least && of_b <= most;
-}
-
 /* 0 where lanes of float32 will not do. */
 static int quickly(place *p, ptrdiff_t row, double weight)
 {
@@ -224,13 +238,13 @@ static int quickly(place *p, ptrdiff_t row, double weight)
     reader *of_a = forward ? &p->q : &p->x, *of_b = forward ? &p->x : &p->q;
     block first = {0, 0};
     if (!next_block(&p->c, &first)) return 1;
-    const f32 *a = read_block(of_a, first), *b = read_block(of_b, first);
+    const void *a = read_block(of_a, first), *b = read_block(of_b, first);
     double spread;
-    int masked, anchored = 0;
+    int masked, anchored = 0, finely = 0;
     const ptrdiff_t guessed = first.n < GUESSED_FROM ? first.n : GUESSED_FROM;
-    const double usual = usual_difference(b, a, guessed, &spread, &masked) * r.inverse;
-    if (!anchor_pair(&r, p->k->top(a, first.n), p->k->top(b, first.n))) return 0;
-    r.far = spread * r.inverse > 1.1 && !mixes && !masked;
+    const double usual = usual_difference(p->x.type, b, a, guessed, &spread, &masked) * r.inverse;
+    if (!anchor_pair(&r, 0, 0)) return 0;
+    r.far = spread * r.inverse > 1.1 && !masked;
     if (r.far ? fabs(usual) >= 2 : fabs(usual) > 0.5 * spread * r.inverse) move_base(&r, usual);
     double loss, own = 0;
     quick_totals found;
@@ -239,15 +253,21 @@ static int quickly(place *p, ptrdiff_t row, double weight)
         if (turn == 8) return 0;
         found = add_up(p, &r, forward, mixes, turn == 0, m, e);
         by = means_of(&r, &found);
-        if (!anchored && !have_anchors(&r, &found, by.up)) {
+        if (!anchored && !have_anchors(&r, &found, by.up, 0x1p40, 0x1p100)) {
             anchored = 1;
             if (!anchor_pair(&r, largest(p, of_a), largest(p, of_b))) return 0;
             continue;
         }
-        if (mixes && by.finite) {
-            loss = over_mixture(p, &r, found.e, by.up, &own);
+        if (mixes && by.finite && (!r.far || by.apart >= 0.5)) {
+            const double share = beta * (1 - beta);
+            const int coarsely = !finely && by.apart >= 2;
+            loss = over_mixture(p, &r, found.e, by.up, coarsely, &own);
             if (!isfinite(loss) || !isfinite(own)) return 0;
-            if (by.up > -0.5 && by.shift * by.shift <= 4 * loss / (beta * (1 - beta))) break;
+            if (coarsely && loss < share) {
+                finely = 1;
+                continue;
+            }
+            if (by.up > -0.5 && by.shift * by.shift <= 4 * loss / share) break;
         } else if (by.serves) {
             loss = !r.far && by.up - by.shift <= 0.5 * by.phi ? by.phi - (by.up - by.shift) : by.apart;
             break;
@@ -260,7 +280,7 @@ static int quickly(place *p, ptrdiff_t row, double weight)
                                   {-of_e * (1 - beta), -of_e * (1 - beta) * own}};
     double of_m = factors[kind][0], of_both = factors[kind][1];
     if (r.far && forward) of_m = scale / found.phi, of_both = -of_e;
-    else if (r.far) of_m *= r.inverse;
+    else if (r.far && !mixes) of_m *= r.inverse;
     if (!suits_lanes(of_e) || !suits_lanes(of_m)) return 0;
     t->loss[row] = weight * (temperature * temperature * loss);
     write_quickly(p, r, forward, of_m, of_both);
