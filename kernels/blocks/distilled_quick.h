@@ -38,6 +38,12 @@ SIMD quick_frame quick_frame_of(const quick_pair *r)
     return f;
 }
 
+/* e^(z / T). */
+SIMD vec quick_exp(vec z, const scaled_frame *at, int scaled)
+{
+    return scaled ? v_exp_scaled_summed(z, at) : v_exp_summed(z, at->f);
+}
+
 /* d times T; carefully: with what b - a is rounded by. Else the base is 0, beside which that does not show. */
 SIMD vec quick_gap(vec a, vec b, const quick_frame *f)
 {
@@ -71,9 +77,10 @@ typedef struct {
 } quick_lanes;
 
 /* Of rows far from each other: the three sums, and e^(b/T) in the place of e (e^d - 1). NaN where both are -inf. */
-SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s)
+SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
+                         int scaled)
 {
-    const vec e = v_exp_scaled_summed(a, &f->of_a), g = v_exp_scaled_summed(b, &f->of_b);
+    const vec e = quick_exp(a, &f->of_a, scaled), g = quick_exp(b, &f->of_b, scaled);
     const vec gap = quick_gap(a, b, f);
     s->e = v_add(s->e, e);
     s->moved = v_fma(e, gap, s->moved);
@@ -86,13 +93,13 @@ SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *
 SIMD void quick_near_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
                           int scaled)
 {
-    const vec e = v_exp_scaled_summed(a, &f->of_a);
+    const vec e = quick_exp(a, &f->of_a, scaled);
     const vec d = quick_scaled(quick_gap(a, b, f), f, scaled), square = v_mul(d, d);
     const mask none = v_equal(e, v_set1(0)), near = v_less(square, v_set1(1));
     const vec term = v_zero_where(none, v_mul(e, d)), series = v_mul(v_mul(e, square), quick_series(d));
     vec phi = series, moved = v_add(term, phi), g = v_set1(0); /* moved: e (e^d - 1) */
     if (f->keeps == KEEP_OTHER || mask_count(near) != LANES) {
-        g = v_exp_scaled_summed(b, &f->of_b);
+        g = quick_exp(b, &f->of_b, scaled);
         const vec far = v_lost(g, f->ratio, e);
         moved = v_where(near, moved, far);
         phi = v_where(near, phi, v_sub(far, term));
@@ -114,7 +121,7 @@ SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, R
 #else
     (void)max;
 #endif
-    if (far) quick_far_step(a, b, f, j, m, of_e, s);
+    if (far) quick_far_step(a, b, f, j, m, of_e, s, scaled);
     else quick_near_step(a, b, f, j, m, of_e, s, scaled);
 }
 
@@ -222,7 +229,8 @@ SIMD void NAME(quick_sums_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n, c
 static void NAME(quick_sums)(const void *a, const void *b, ptrdiff_t n, const quick_pair *r, quick_totals *totals,
                              void *m, void *e, quick_job *job)
 {
-    if (r->far) NAME(quick_sums_as)(a, b, n, r, totals, m, e, job, 1, 1);
+    if (r->inverse == 1 && r->far) NAME(quick_sums_as)(a, b, n, r, totals, m, e, job, 0, 1);
+    else if (r->far) NAME(quick_sums_as)(a, b, n, r, totals, m, e, job, 1, 1);
     else if (r->inverse == 1) NAME(quick_sums_as)(a, b, n, r, totals, m, e, job, 0, 0);
     else NAME(quick_sums_as)(a, b, n, r, totals, m, e, job, 1, 0);
 }
