@@ -2,7 +2,7 @@
 
 A line of these classes is an option. Signatures, docstrings, checks, what backends get, the conformance suite's crossed
 options, the fuzzer's draws and the PyTorch drop-in's arguments are made from it. CONTRIBUTING.md says what else an
-option needs: its formula in reference.py, and its use in each backend.
+option needs: its formula in reference/loss.py, and its use in each backend.
 """
 
 import collections

@@ -223,6 +223,10 @@ def linear_log_probs(
     RuntimeError, ValueError, IndexError, TypeError
         As `linear_cross_entropy`.
 
+    Notes
+    -----
+    Of logits that are a linear layer's; the entropy is derived in ``docs/derivation.md``, section 8.
+
     Examples
     --------
     >>> import torch

@@ -166,6 +166,10 @@ def vocab_parallel_log_probs(
     TypeError, ValueError, IndexError, RuntimeError
         As `vocab_parallel_cross_entropy`.
 
+    Notes
+    -----
+    How the ranks' numbers are merged is derived in ``docs/derivation.md``, section 8.
+
     Examples
     --------
     >>> import torch, torch.distributed as dist
@@ -206,6 +210,10 @@ def vocab_parallel_entropy(
     TypeError, ValueError, RuntimeError
         As `vocab_parallel_cross_entropy`.
 
+    Notes
+    -----
+    How the ranks' numbers are merged is derived in ``docs/derivation.md``, section 8.
+
     Examples
     --------
     >>> import torch, torch.distributed as dist
@@ -238,7 +246,7 @@ def vocab_parallel_log_probs_and_entropy(
     Returns
     -------
     TokenLogProbs
-        Named tuple (log_prob, entropy).
+        Named tuple (log_prob, entropy), in nats.
 
     Raises
     ------
