@@ -69,7 +69,7 @@ typedef struct {
  *   KL(p_a || p_b) = mean(phi) - (up - log(1 + up)) = log(1 + up) - mean(d),
  *
  * of which the former is good to the last digits where its second term is the smaller one, and the latter where rows are far from
- * each other, and the base is not. */
+ * each other, and mean(d) is not much larger: where one lane has nearly all of its sum, that is off by up to 2^-22. */
 static quick_means means_of(const quick_pair *r, const quick_totals *t)
 {
     quick_means m;
@@ -81,9 +81,11 @@ static quick_means means_of(const quick_pair *r, const quick_totals *t)
     m.shift = directly ? log(ratio) : log1p(m.up);
     m.apart = m.shift - m.moved;
     m.finite = isfinite(m.shift) && isfinite(m.apart);
-    const int is_far = m.apart >= 0.5 + 0.25 * (fabs(m.shift) + fabs(m.moved));
+    const double size = fabs(m.moved);
+    const int is_far = r->far ? m.apart >= 0.6 && size <= 1.5 * m.apart
+                              : m.up > -0.5 && m.apart >= 0.5 + 0.25 * (fabs(m.shift) + size);
     const int is_near = !r->far && m.up > -0.5 && m.up - m.shift <= 0.5 * m.phi;
-    m.serves = m.finite && (is_near || (is_far && (r->far || m.up > -0.5)));
+    m.serves = m.finite && (is_near || is_far);
     return m;
 }
 
@@ -134,7 +136,7 @@ static void begin_with(place *p, quick_pair *r, int forward, int mixes, block at
 {
     quick_means found = means_of(r, totals);
     quick_pair other = *r;
-    if (!have_anchors(r, totals, found.up, 0x1p48, 0x1p88)) {
+    if (!have_anchors(r, totals, found.up, 0x1p16, 0x1p88)) {
         const double of_x = p->k->top(read_block(&p->x, at), at.n), of_q = p->k->top(read_block(&p->q, at), at.n);
         if (!anchor_pair(&other, forward ? of_q : of_x, forward ? of_x : of_q)) return;
         *r = other;
@@ -153,7 +155,13 @@ static quick_totals add_up(place *p, quick_pair *r, int forward, int mixes, int 
     quick_totals totals = of_nothing;
     for (block at = {0, 0}; next_block(&p->c, &at);) {
         f32 *ms = m ? (f32 *)m + at.at : NULL, *es = e ? (f32 *)e + at.at : NULL;
+        const quick_totals before = totals;
         add_block(p, r, forward, at, ms, es, &totals);
+        if (r->far && !r->masked && isnan(totals.moved) && !isnan(totals.e)) {
+            r->masked = 1;
+            totals = before;
+            add_block(p, r, forward, at, ms, es, &totals);
+        }
         if (at_first && at.at == 0 && at.n < p->t->classes) begin_with(p, r, forward, mixes, at, ms, es, &totals);
     }
     return totals;
@@ -240,11 +248,11 @@ static int quickly(place *p, ptrdiff_t row, double weight)
     if (!next_block(&p->c, &first)) return 1;
     const void *a = read_block(of_a, first), *b = read_block(of_b, first);
     double spread;
-    int masked, anchored = 0, finely = 0;
+    int anchored = 0, finely = 0;
     const ptrdiff_t guessed = first.n < GUESSED_FROM ? first.n : GUESSED_FROM;
-    const double usual = usual_difference(p->x.type, b, a, guessed, &spread, &masked) * r.inverse;
+    const double usual = usual_difference(p->x.type, b, a, guessed, &spread, &r.masked) * r.inverse;
     if (!anchor_pair(&r, 0, 0)) return 0;
-    r.far = spread * r.inverse > 1.1 && !masked;
+    r.far = spread * r.inverse > 1.1;
     if (r.far ? fabs(usual) >= 2 : fabs(usual) > 0.5 * spread * r.inverse) move_base(&r, usual);
     double loss, own = 0;
     quick_totals found;
