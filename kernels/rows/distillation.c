@@ -26,6 +26,7 @@ static double largest(place *p, const reader *r)
 /* ------------------------------------------------------------------ in lanes of float32 */
 
 #define GUESSED_FROM 64    /* classes */
+#define FAR 0.75    /* the divergence of rows that are far from each other: e^(b/T) is added up, not phi */
 #define LEAST_MIXED 64     /* classes: of fewer, the rounding errors of terms that each cost several show */
 
 /* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
@@ -82,10 +83,11 @@ static quick_means means_of(const quick_pair *r, const quick_totals *t)
     m.apart = m.shift - m.moved;
     m.finite = isfinite(m.shift) && isfinite(m.apart);
     const double size = fabs(m.moved);
-    const int is_far = r->far ? m.apart >= 0.6 && size <= 1.5 * m.apart
-                              : m.up > -0.5 && m.apart >= 0.5 + 0.25 * (fabs(m.shift) + size);
-    const int is_near = !r->far && m.up > -0.5 && m.up - m.shift <= 0.5 * m.phi;
-    m.serves = m.finite && (is_near || is_far);
+    if (r->far) m.serves = m.finite && m.apart >= 0.6 && size <= 1.5 * m.apart;
+    else {
+        const int is_near = m.up - m.shift <= 0.5 * m.phi, is_far = m.apart >= 0.5 + 0.25 * (fabs(m.shift) + size);
+        m.serves = m.finite && m.up > -0.5 && m.apart < FAR && (is_near || is_far);
+    }
     return m;
 }
 
@@ -123,7 +125,7 @@ static int have_anchors(const quick_pair *r, const quick_totals *t, double up, d
  * each other want mean(d) for a base, after which up is no less than 0, others log(1 + up), after which it is next to 0. */
 static int settle(quick_pair *r, const quick_means *m, int mixes)
 {
-    const int was_far = r->far, is_far = m->finite && m->apart >= 0.75;
+    const int was_far = r->far, is_far = m->finite && m->apart >= FAR;
     const double by = !mixes && (is_far || !(m->up > -0.5)) ? m->moved : m->shift;
     r->far = is_far;
     if (!isfinite(by)) return was_far; /* classes that both mask */
@@ -144,7 +146,7 @@ static void begin_with(place *p, quick_pair *r, int forward, int mixes, block at
         add_block(p, r, forward, at, m, e, totals);
         found = means_of(r, totals);
     }
-    if ((found.serves && (r->far || !(found.apart >= 0.75))) || !settle(&other, &found, mixes)) return;
+    if (found.serves || !settle(&other, &found, mixes)) return;
     *r = other;
     *totals = of_nothing;
     add_block(p, r, forward, at, m, e, totals);
