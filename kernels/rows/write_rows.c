@@ -35,6 +35,17 @@ static void prefetch_edges(const place *p, const char *out)
 #endif
 }
 
+/* Of row i, whose e^z is made again: the product of factor and unit, taken at an anchor where e^max is about 1, since at
+ * 2^512 the unit is so small that the product with a small factor is no float64. */
+static anchored_factor factor_made_again(const place *p, ptrdiff_t i, double factor)
+{
+    const batch *b = &p->n.b;
+    int up = 0;
+    frexp(b->top[i], &up);
+    const anchor at = {b->shift[i], b->k[i] + up};
+    return anchor_factor(p->is_f64, factor * times_power_of_2(b->unit[i], up), at, times_power_of_2(b->top[i], -up));
+}
+
 /* Row i. Where e^z was kept and everything lies where it can be used, it waits in the queue. */
 void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
 {
@@ -53,7 +64,7 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
     hessian_row *beside = t->hess.data && p->waits[i] ? &p->diagonal[i] : NULL;
     const int again = p->scales && !keeps;    /* e^z is made again, block by block */
     const anchor at = {p->n.b.shift[i], p->n.b.k[i]};
-    const anchored_factor f = keeps ? split_factor(of_e, at) : anchor_factor(p->is_f64, of_e, at, p->n.b.top[i]);
+    const anchored_factor f = keeps ? split_factor(of_e, at) : factor_made_again(p, i, g->factor[i]);
     if (!beyond) s.scale *= unit;
     for (block b = {0, 0}; next_of(&p->c, &b, again ? BLOCK : p->c.most);) {
         gradient_job *job = p->queue.end;    /* in its place: see row_targets */

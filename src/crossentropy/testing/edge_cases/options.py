@@ -144,6 +144,18 @@ def _(dtype):
         near(grad[0, 0], -3 * below_1**3, 1e-6)
 
 
+@edge_case("grad_output next to nothing")
+def _(dtype):
+    """A gradient keeps its digits down to the smallest numbers of its type."""
+    for classes in (FEW, MANY):
+        x = numbers(3, classes, dtype)
+        t, options = np.arange(3), {"reduction": "sum"}
+        _, whole = cross_entropy_and_grad(x, t, **options)
+        for power in (-100, -600, -900) if dtype == np.float64 else (-60, -100) if dtype == np.float32 else ():
+            _, grad = cross_entropy_and_grad(x, t, grad_output=2.0**power, **options)
+            np.testing.assert_allclose(np.ldexp(grad, -power), whole, rtol=8 * np.finfo(dtype).eps)
+
+
 @edge_case("focal where no other class has any probability")
 def _(dtype):
     for gamma in (0.5, 1.0, 2.0):
