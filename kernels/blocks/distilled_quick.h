@@ -54,6 +54,10 @@ SIMD vec quick_gap(vec a, vec b, const quick_frame *f)
     return v_where(v_nan(more), near, more); /* what an infinite difference has lost is NaN */
 }
 
+/* Where b alone masks a class, whose divergence is infinite, be its e 0 in float32: the row goes the long way, as its sums
+ * are not finite. */
+SIMD mask quick_lacks(vec gap) { return v_equal(gap, v_set1(-INFINITY)); }
+
 /* d of such a one. */
 SIMD vec quick_scaled(vec gap, const quick_frame *f, int scaled)
 {
@@ -83,7 +87,7 @@ SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *
 {
     const vec e = quick_exp(a, &f->of_a, scaled), g = quick_exp(b, &f->of_b, scaled);
     vec gap = quick_gap(a, b, f);
-    if (f->masked) gap = v_zero_where(v_equal(e, v_set1(0)), gap);
+    if (f->masked) gap = v_where(quick_lacks(gap), gap, v_zero_where(v_equal(e, v_set1(0)), gap)); /* 0 inf is NaN */
     s->e = v_add(s->e, e);
     s->moved = v_fma(e, gap, s->moved);
     s->phi = v_add(s->phi, g);
@@ -96,12 +100,14 @@ SIMD void quick_near_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL 
                           int scaled)
 {
     const vec e = quick_exp(a, &f->of_a, scaled);
-    const vec d = quick_scaled(quick_gap(a, b, f), f, scaled), square = v_mul(d, d);
+    const vec gap = quick_gap(a, b, f), d = quick_scaled(gap, f, scaled), square = v_mul(d, d);
     const mask none = v_equal(e, v_set1(0)), near = v_less(square, v_set1(1));
-    const vec term = v_zero_where(none, v_mul(e, d)), series = v_mul(v_mul(e, square), quick_series(d));
-    vec phi = series, moved = v_add(term, phi), g = v_set1(0); /* moved: e (e^d - 1) */
+    const vec series = v_mul(v_mul(e, square), quick_series(d));
+    vec term = v_zero_where(none, v_mul(e, d)), phi = series, g = v_set1(0);
+    vec moved = v_add(term, phi); /* e (e^d - 1) */
     if (f->keeps == KEEP_OTHER || mask_count(near) != LANES) {
         g = quick_exp(b, &f->of_b, scaled);
+        term = v_where(quick_lacks(gap), gap, term);
         const vec far = v_lost(g, f->ratio, e);
         moved = v_where(near, moved, far);
         phi = v_where(near, phi, v_sub(far, term));

@@ -111,6 +111,20 @@ def _(dtype):
             require(np.isfinite(grad.astype(float)).all() or (infinite and kind == "reverse"), kind)
 
 
+@edge_case("distillation: a mask where next to no probability is")
+def _(dtype):
+    """However small the other row's probability is there, the divergence is infinite, or that class takes no part."""
+    for (classes, below), kind, temperature in itertools.product(
+        ((12, 100.0), (100, 130.0)), reference.KINDS, (1.0, 0.7)
+    ):
+        x, masked = numbers(2, classes, np.float64), numbers(2, classes, dtype, 2)
+        x[:, -1] = x[1, 0] = -below
+        masked[:, -1] = masked[1, 0] = -INF
+        for student, teacher in ((x.astype(dtype), masked), (masked, x.astype(dtype))):
+            loss, _ = check(student, teacher, kind, temperature)
+            require(np.isinf(loss).all() == (kind == ("forward" if student is masked else "reverse")), kind)
+
+
 @edge_case("distillation: undefined rows")
 def _(dtype):
     for row in ([NAN, 0.0, 1.0], [0.0, INF, 1.0], [-INF, -INF, -INF]):
