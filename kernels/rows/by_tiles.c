@@ -89,6 +89,18 @@ static double undefined_max(const tile *w, ptrdiff_t i)
     return max;
 }
 
+/* The sum of e^(z - max) over every class but the target, which leads, in float64: what the lanes have no room for. */
+static double rest_alone(const tile *w, ptrdiff_t i)
+{
+    const task *t = w->t;
+    double rest = 0;
+    reader x = reader_of(t, &t->x, t->x.type);
+    read_from(&x, t, w->n.row + i);
+    for (ptrdiff_t c = 0; c < t->classes; ++c)
+        if (c != w->n.r.y[i]) rest += exp(read_element(&x, c) - w->n.b.max[i]);
+    return rest;
+}
+
 /* From the rows to everything up to their results; where these are products of e^z, the tile holds that then. */
 static void read_rows(tile *w, ptrdiff_t last)
 {
@@ -117,7 +129,15 @@ static void read_rows(tile *w, ptrdiff_t last)
     }
     for (ptrdiff_t i = 0; i < n->rows && (t->work == LOGSUMEXP || t->parts); ++i)
         if (isnan(n->b.max[i])) n->b.max[i] = undefined_max(w, i);
-    t->isa->complete(&n->b, n->rows, t->targets.data && (keeps || t->options.focal != 0), w->is_f64);
+    const int of_targets = t->targets.data && (keeps || t->options.focal != 0);
+    int again = 0;
+    t->isa->complete(&n->b, n->rows, of_targets, w->is_f64);
+    for (ptrdiff_t i = 0; i < n->rows && t->targets.data && !w->is_f64; ++i) {
+        if (!lacks_rest(t, n, i)) continue;
+        set_rest(&n->b, i, rest_alone(w, i));
+        again = 1;
+    }
+    if (again) t->isa->complete(&n->b, n->rows, of_targets, w->is_f64);
 }
 
 /* factor e^(z - max) - scale t_c in float64: what the lanes have no room for. From the array, since the tile has e^z

@@ -71,6 +71,16 @@ void read_elsewhere(place *p, ptrdiff_t i)
     to->sum[i] = times_power_of_2(to->sum[i], b->k[0] - at.k), to->sum_error[i] = 0, to->k[i] = at.k;
 }
 
+void find_rest_elsewhere(place *p, ptrdiff_t i)
+{
+    place *e = elsewhere(p, i);
+    if (!e) return;
+    sum_below(e, 0, p->n.b.max[i], anchor_at(p->n.b.max[i], sum_headroom(1), 1));
+    p->t->isa->complete(&e->n.b, 1, 0, 1);
+    p->c.stopped = p->c.stopped || e->c.stopped;
+    set_rest(&p->n.b, i, e->n.b.rest[0]);
+}
+
 void write_elsewhere(place *p, ptrdiff_t i, const row_gradients *g)
 {
     place *e = elsewhere(p, i);

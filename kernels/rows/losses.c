@@ -42,8 +42,8 @@ void set_unread(batch *b, ptrdiff_t i, double max)
 void restore(const task *t, row_batch *n, ptrdiff_t i)
 {
     const row_statistics *s = t->statistics + n->row + i;
-    n->b.max[i] = s->max, n->b.base[i] = s->rest, n->mass[i] = s->mass;
-    n->b.sum[i] = n->b.sum_error[i] = n->b.own[i] = 0;
+    n->b.max[i] = s->max, n->mass[i] = s->mass;
+    set_rest(&n->b, i, s->rest);
 }
 
 /* (1 - p_y)^gamma, and gamma (1 - p_y)^(gamma-1) p_y D; where no other class has any probability, what comes of either

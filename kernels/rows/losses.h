@@ -63,6 +63,21 @@ static inline int has_spread(const task *t)
     return wanted && (!t->targets.data || t->options.label_smoothing > 0);
 }
 
+/* Whether a row's rest lacks digits that float32 lanes counted as 0 (sum_headroom), and that (1 - p_y)^gamma shows: where y
+ * leads, and all else lies far below. It may be a block of a row whose options come once the blocks are merged. */
+static inline int lacks_rest(const task *t, const row_batch *n, ptrdiff_t i)
+{
+    return (t->options.focal != 0 || t->parts) && t->work != BACKWARD && t->classes > 1 && !n->r.skipped[i] &&
+           n->b.z[i] == n->b.max[i] && n->b.rest[i] < (double)t->classes * 0x1p-138;
+}
+
+/* That row's numbers with a rest found elsewhere, from which all others come again (complete). */
+static inline void set_rest(batch *b, ptrdiff_t i, double rest)
+{
+    b->base[i] = rest;
+    b->sum[i] = b->sum_error[i] = b->own[i] = 0;
+}
+
 /* A row that is not read: nothing in it may be NaN but what it is told to be. */
 void set_unread(batch *b, ptrdiff_t i, double max);
 

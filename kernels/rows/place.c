@@ -29,11 +29,11 @@ static int suits_fusion(const task *t)
            o->label_smoothing == 0 && suits_float32(o->logit_scale, o->softcap);
 }
 
-/* What rows are worked on in: those of a distillation in float32 where the two are not of one type, or in float64. */
+/* What rows are worked on in: those of a distillation in float32 where the two are not of one type. */
 static element worked_in(const task *t, int exactly)
 {
-    if (t->work != DISTILLATION) return t->x.type;
-    return exactly ? ELEMENT_F64 : t->q.type == t->x.type ? t->x.type : lanes_type(t->x.type);
+    if (exactly) return ELEMENT_F64;
+    return t->work != DISTILLATION || t->q.type == t->x.type ? t->x.type : lanes_type(t->x.type);
 }
 
 void open_place(place *p, const task *t, int exactly)

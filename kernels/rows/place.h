@@ -89,8 +89,9 @@ void read_batch(place *p);
 void write_batch(place *p);
 void write_waiting(place *p);
 
-/* One row to its sums in two passes, maximum first; and to its gradient. */
+/* One row to its sums in two passes, maximum first; and the second of these; and to its gradient. */
 void read_exactly(place *p, ptrdiff_t i);
+void sum_below(place *p, ptrdiff_t i, double max, anchor at);
 void write_gradient(place *p, ptrdiff_t i, const row_gradients *g);
 
 /* fused_rows.c: a logit as the options have it, without and with the margin; the row's maximum, from that of the logits as
@@ -100,6 +101,7 @@ double changed_target(const place *p, double z, double *slope);
 double changed_max(place *p, ptrdiff_t i, double max, double z_y);
 /* What float32 lanes do not do: by another place, in float64. */
 void read_elsewhere(place *p, ptrdiff_t i);
+void find_rest_elsewhere(place *p, ptrdiff_t i);    /* of a row whose logits are as they were given */
 void write_elsewhere(place *p, ptrdiff_t i, const row_gradients *g);
 
 /* hessians.c: what stands for the batch's second derivatives, from the rows' exponentials or logits. */

@@ -66,7 +66,7 @@ static void set_read(batch *b, ptrdiff_t i, double max, anchor at, compensated s
 }
 
 /* The sum again with the classes at the maximum left out and counted, so that rest keeps its digits whatever leads. */
-static void sum_below(place *p, ptrdiff_t i, double max, anchor at)
+void sum_below(place *p, ptrdiff_t i, double max, anchor at)
 {
     compensated sum = {0, 0};
     ptrdiff_t ties = 0;
@@ -207,10 +207,12 @@ void read_batch(place *p)
     t->isa->complete(&p->n.b, p->n.rows, 1, p->is_f64);
     int again = 0;
     for (ptrdiff_t i = 0; i < p->n.rows && !p->c.stopped; ++i) {
-        if (!lost_digits(p, i)) continue;
+        const int lacks = !p->is_f64 && lacks_rest(t, &p->n, i);
+        if (!lacks && !lost_digits(p, i)) continue;
         const anchor at = {p->n.b.shift[i], p->n.b.k[i]};
         go_to(p, p->n.row + i);
         if (p->fuses) read_elsewhere(p, i);
+        else if (lacks) find_rest_elsewhere(p, i);
         else sum_below(p, i, p->n.b.max[i], at);
         again = 1;
     }

@@ -22,6 +22,7 @@ from .losses import (
     fill_unread,
     keep_part,
     kind_of,
+    lacks_rest,
     loss_of,
     spread,
     statistics_of,
@@ -38,6 +39,7 @@ from .rows import (
     place_of,
     plus,
     read_row,
+    rest_alone,
     sum_arriving,
     sum_exactly,
     sum_of,
@@ -100,6 +102,9 @@ def each_row(t, first, last, memory, spreads, gradients):
             x_row = row_of(t.x, t, n)
             hides = t.targets != 0 and t.class_weight == 0
             m, rest, log_sum, z = read_row(t.x, x_row, t.classes, y, t.margin, hides, x_buffer, pad, t.stop)
+            if y >= 0 and z == m and lacks_rest(t, rest, x_buffer):
+                rest = rest_alone(t.x, x_row, t.classes, y, m, x_buffer, t.stop)
+                log_sum = math.log1p(rest), 0.0
             if spreads is not None and not math.isnan(m):
                 q_row = row_of(t.q, t, n) if t.q.address else 0
                 mass, distance = spread(t, x_row, q_row, m, y, z, x_buffer, q_buffer)

@@ -13,7 +13,7 @@ from .compiling import inner, merged
 from .exponentials import added, exp_at
 from .layout import BLOCK, block, block_to_write, fill, put_gradient, row_of, stopped
 from .memory import load, view
-from .rows import CHUNK, PAD, gradient_frame, plus, sum_of, target_gradient, times, write_exp
+from .rows import CHUNK, PAD, exp_alone, gradient_frame, plus, sum_of, target_gradient, times, write_exp
 
 SKIPPED, BAD, READ = range(3)  # what becomes of a row
 
@@ -137,6 +137,8 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch, 
     has_w, has_q = t.class_weight != 0, t.q.address != 0
     q_row = row_of(t.q, t, n) if has_q else 0
     (shift, magic, lowest), of_e, _ = gradient_frame(m, factor, scratch)
+    alone = scratch.itemsize == 4 and abs(factor) > 2.0**88  # with which float32 does not reach down to 2^-149
+    of_e = factor if alone else of_e
     for at in range(0, t.classes, BLOCK):
         if stopped(t.stop):
             break
@@ -146,7 +148,7 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch, 
         w = view(t.class_weight + 8 * at, size, np.float64)
         for i in range(size):
             part = part_of(i, q, w, keep, floor, has_q, has_w)
-            e = np.float64(exp_at(z[i] - shift, magic, lowest))
+            e = exp_alone(np.float64(z[i]), m, 0.0) if alone else np.float64(exp_at(z[i] - shift, magic, lowest))
             scratch[i] = real((0.0 if e == 0 else e * of_e) - scale * part)  # of_e: inf of a focal loss that is
         if at <= y < at + size:
             scratch[y - at] = real(value)
@@ -174,6 +176,15 @@ def focus_of(t, m, rest, z):
     if left == 0:
         return 0.0, 0.0
     return left**t.focal, t.focal * left ** (t.focal - 1) * p
+
+
+@inner
+def lacks_rest(t, rest, like):
+    """Whether the rest of a row whose target leads lacks digits that float32 lanes count as 0, and that show.
+
+    Only (1 - p)^gamma shows them; a row in blocks may have such an option once these are merged.
+    """
+    return like.itemsize == 4 and (t.focal != 0 or t.parts != 0) and rest < t.classes * 2.0**-136
 
 
 @inner
