@@ -668,6 +668,12 @@ def second_derivatives(rank):
             if "label_smoothing" not in options:
                 x[5, (y[5] + 1) % 12] = -float("inf")
             _second(x, y, g, rank, edges, **options)
+        x, y = data(6, 12, dtype=torch.float64)
+        x[0] = -float("inf")  # but for the target
+        x[torch.arange(3), y[:3]] = torch.tensor([3.0, 60.0, 900.0]).double()
+        for focal in (0.5, 1.5):
+            _second(x, y, g, rank, cuts("uneven", 12, size), focal=focal)
+        _second(x[:3], y[:3], g, rank, cuts("even", 12, size), weight=0 * w, reduction="mean", z_loss=0.1)
         x, _ = data(6, 12, dtype=torch.float64)
         _second(x, torch.softmax(x + 1, -1), g, rank, cuts("uneven", 12, size), label_smoothing=0.1, z_loss=0.1)
 
