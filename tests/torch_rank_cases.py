@@ -773,6 +773,15 @@ def a_number_that_one_rank_refuses_to_tell(rank):
             else:
                 with refuses(RuntimeError, "another rank refused its targets"):
                     ct.normalizer(y, w if "weight" in arguments else None, group=g)
+        for one in range(size):
+            with refuses(ValueError, "weight must be given on every rank or on none"):
+                ct.normalizer(y, w if rank == one else None, group=g)
+            if rank == one:
+                with refuses(IndexError, "targets must be in [0, 2)"):
+                    ct.normalizer(y + 5, w, group=g)
+            else:
+                with refuses(RuntimeError, "another rank refused its targets"):
+                    ct.normalizer(y, group=g)
         assert ct.normalizer(y, group=g).item() == 3 * size
 
 
