@@ -84,6 +84,6 @@ class _Arriving(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        grad = grad.contiguous()
+        grad = grad.clone(memory_format=torch.contiguous_format)  # which others may have, too
         dist.all_reduce(grad, group=ctx.group)
         return grad, None
