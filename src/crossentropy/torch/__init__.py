@@ -202,14 +202,8 @@ def cross_entropy(
         weights = calls.weights_given(weight, class_prior, sample_weight, where)
         if reduction not in _REDUCTIONS:
             reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name; for any other a ValueError
-        number, divisor = calls.normalizer_given(normalizer, reduction)
-        options = Options(
-            ignore_index,
-            label_smoothing,
-            **calls.extras("cross_entropy", extras, _OWN),
-            normalizer=number,
-            reduction=reduction if divisor is None else "sum",
-        )
+        numbers = ignore_index, label_smoothing, normalizer, reduction
+        options, divisor = calls.options_given("cross_entropy", extras, _OWN, *numbers)
         dtype = calls.result_dtype_named(dtype)
     loss = _loss(input, target, weights, options, inplace, dtype)
     return loss if divisor is None else loss / divisor
