@@ -81,7 +81,8 @@ cdef extern from "rows/task.h" nogil:
         element type
         Py_ssize_t across, along
     ctypedef struct product_unit:
-        pass
+        Py_ssize_t slice
+    ctypedef void convert_function(const void *, void *, Py_ssize_t, int)
     ctypedef struct c_product "product":
         const product_unit *unit
         Py_ssize_t rows, columns, depth
@@ -89,7 +90,8 @@ cdef extern from "rows/task.h" nogil:
         float *out
         Py_ssize_t stride
         int add
-    ctypedef void convert_function(const void *, void *, Py_ssize_t, int)
+        char *rounded
+        convert_function *round
     enum: CONVERTED_AT_ONCE, SUMMED_AT_ONCE
     ctypedef struct c_biased "biased":
         char *logits
