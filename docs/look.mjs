@@ -1,5 +1,5 @@
-// Every page of the built site in a browser, as wide as a desk's screen and as a phone's: a picture of each, what
-// axe-core has against it, and whether it is wider than the screen; and a search. By hand, since it needs a Chromium:
+// Every page of the built site in a browser, as wide as a desk's screen and as a phone's: pictures of each, light and
+// dark, what axe-core has against it, and what sticks out of the screen; and a search. By hand, since it needs a Chromium:
 //
 //     npm install --no-save puppeteer-core axe-core
 //     python -m sphinx -W -q -b html docs docs/_build && node docs/look.mjs docs/_build pictures [page ...]
@@ -42,6 +42,18 @@ const pages = chosen.length
     ? chosen
     : files(root).filter((page) => !page.startsWith("source/") || page === "source/src/crossentropy/api.py.html");
 
+// What of the page is cut off at the right, with nothing around it that scrolls.
+const cutOff = () => {
+    const scrolls = (element) => ["auto", "scroll"].includes(getComputedStyle(element).overflowX);
+    const reached = (element) => {
+        for (let at = element; at && at.tagName !== "ARTICLE"; at = at.parentElement) if (scrolls(at)) return true;
+        return false;
+    };
+    return [...document.querySelectorAll("article *:not(.headerlink), .prev-next-area *")]
+        .filter((element) => element.getBoundingClientRect().right > window.innerWidth + 1 && !reached(element))
+        .map((element) => element.outerHTML.slice(0, 100));
+};
+
 const browser = await puppeteer.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ["--no-sandbox"],
@@ -60,6 +72,8 @@ for (const page of pages) {
         await tab.goto(`${base}/${page}`, { waitUntil: "networkidle0" });
         const wide = await tab.evaluate(() => document.scrollingElement.scrollWidth - window.innerWidth);
         if (wide > 0) tell(page, width, `${wide} px wider than the screen`);
+        const cut = await tab.evaluate(cutOff);
+        if (cut.length > 0) tell(page, width, `${cut.length} elements are cut off: ${cut[0]}`);
         await tab.evaluate(axe);
         for (const scheme of ["light", "dark"]) {
             await tab.evaluate((mode) => (document.documentElement.dataset.theme = mode), scheme);
@@ -69,9 +83,8 @@ for (const page of pages) {
                 if (SERIOUS.includes(impact)) tell(page, width, text);
                 else if (process.env.ALL) console.log(`${page} at ${width}: ${text}`);
             }
+            await tab.screenshot({ path: join(pictures, `${page.replaceAll("/", "-")}-${scheme}-${width}.png`), fullPage: true });
         }
-        await tab.evaluate(() => (document.documentElement.dataset.theme = "light"));
-        await tab.screenshot({ path: join(pictures, `${page.replaceAll("/", "-")}-${width}.png`), fullPage: true });
         await tab.close();
     }
 }

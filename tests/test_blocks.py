@@ -169,3 +169,12 @@ def test_a_target_that_is_no_class_makes_its_row_nan_where_targets_are_not_check
         found = blocks.chunk(x, y, 4, 8)
         assert np.isnan(blocks.aggregate(found)).tolist() == [False, True, True]
         assert np.isnan(blocks.gradient(x, y, found, 4, 8)).all(axis=1).tolist() == [False, True, True]
+
+
+def test_cuts_of_impossible_numbers_are_refused():
+    with pytest.raises(ValueError, match="classes must not be negative, got -3"):
+        blocks.cuts(-3, 2)
+    with pytest.raises(ValueError, match="partition must be positive, got 0"):
+        blocks.cuts(3, 0)
+    with pytest.raises(TypeError, match=r"classes must be an integer, got 1\.5"):
+        blocks.cuts(1.5, 2)

@@ -65,6 +65,19 @@ def test_an_epoch_takes_every_observation_once(rng):
     assert sorted(np.concatenate(seen)) == list(range(100))
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "message"),
+    [
+        (10, 0, "batch_size must be at least 1, got 0"),
+        (10, -1, "batch_size must be at least 1, got -1"),
+        (-1, 4, "count must be at least 0, got -1"),
+    ],
+)
+def test_an_epoch_of_impossible_batches_is_refused(rng, count, size, message):
+    with pytest.raises(ValueError, match=message):
+        training.batches(count, size, rng)
+
+
 def test_the_same_seed_gives_the_same_model(digits):
     x, y = digits
     one, two = (training.fit(x[:300], y[:300], epochs=2, seed=5)[0] for _ in range(2))

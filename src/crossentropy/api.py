@@ -86,6 +86,10 @@ def softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: np.nd
     TypeError, ValueError
         For a dtype, shape, axis or ``out`` that does not fit.
 
+    Notes
+    -----
+    The note's p~_c, whose derivation is section 1 of ``docs/derivation.md``.
+
     Examples
     --------
     >>> crossentropy.softmax([0.0, np.log(3)])
@@ -282,8 +286,8 @@ def cross_entropy_and_grad(
     Returns
     -------
     LossAndGrad
-        Named tuple (loss, grad): the loss as `cross_entropy` returns it (not multiplied by ``grad_output``), the
-        gradient of the shape and dtype of logits, rounded once.
+        Named tuple (loss, grad): the loss in nats as `cross_entropy` returns it (not multiplied by ``grad_output``),
+        the gradient of the shape and dtype of logits, rounded once.
 
     Raises
     ------
@@ -333,6 +337,10 @@ def cross_entropy_grad(
     Raises
     ------
     {raises}
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 3; as exact as that of `cross_entropy_and_grad`.
 
     Examples
     --------

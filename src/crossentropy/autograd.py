@@ -80,6 +80,10 @@ def forward(logits: ArrayLike, targets: ArrayLike, **options: Unpack[LossOptions
     ------
     {raises}
 
+    Notes
+    -----
+    Eq. 5 and 6 of the note, as in `crossentropy.cross_entropy`, reduced likewise.
+
     Examples
     --------
     >>> loss, saved = crossentropy.autograd.forward(np.zeros((2, 4)), [0, 3])
@@ -119,6 +123,10 @@ def backward(saved: Saved, grad_output: ArrayLike = 1.0, *, out: np.ndarray | No
     ------
     TypeError, ValueError
         For a ``grad_output`` or ``out`` that does not fit.
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 3, from the statistics that were saved.
 
     Examples
     --------
@@ -244,6 +252,10 @@ def log_softmax_forward(
     TypeError, ValueError
         As `crossentropy.log_softmax`.
 
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 1.
+
     Examples
     --------
     >>> log_p, saved = crossentropy.autograd.log_softmax_forward(np.zeros((1, 4)))
@@ -286,6 +298,10 @@ def log_softmax_backward(
     ------
     TypeError, ValueError
         For a ``grad_output`` or ``out`` that does not fit.
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 2.
 
     Examples
     --------

@@ -133,13 +133,17 @@ def binary_cross_entropy_with_logits_and_grad(
     Returns
     -------
     LossAndGrad
-        Named tuple (loss, grad): the loss as `binary_cross_entropy_with_logits` returns it, and the gradient w ((1 - t)
-        sigma(z) - r t sigma(-z)), of the shape and dtype of the logits, within 3 ulp, of 16 bits rounded once.
+        Named tuple (loss, grad): the loss in nats as `binary_cross_entropy_with_logits` returns it, and the gradient w
+        ((1 - t) sigma(z) - r t sigma(-z)), of the shape and dtype of the logits, within 3 ulp, of 16 bits rounded once.
 
     Raises
     ------
     TypeError, ValueError
         As `binary_cross_entropy_with_logits`; for a ``grad_output`` or ``out`` that does not fit.
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 7.
 
     Examples
     --------
@@ -171,7 +175,7 @@ def sigmoid_focal_loss(
     Returns
     -------
     float or ndarray
-        As of `binary_cross_entropy_with_logits`; of float32 within 4 ulp, of float64 within 16 and 24.
+        In nats, as of `binary_cross_entropy_with_logits`; of float32 within 4 ulp, of float64 within 16 and 24.
 
     Raises
     ------
@@ -215,12 +219,16 @@ def sigmoid_focal_loss_and_grad(
     Returns
     -------
     LossAndGrad
-        The loss as `sigmoid_focal_loss` returns it, and its gradient, of the shape and dtype of the logits.
+        The loss in nats as `sigmoid_focal_loss` returns it, and its gradient, of the shape and dtype of the logits.
 
     Raises
     ------
     TypeError, ValueError
         As `sigmoid_focal_loss`; for a ``grad_output`` or ``out`` that does not fit.
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 7.
 
     Examples
     --------

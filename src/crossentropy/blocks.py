@@ -81,6 +81,17 @@ def identity(rows: SupportsIndex | tuple[int, ...], *, entropy: bool = False) ->
     ndarray of DTYPE, or DTYPE_WITH_ENTROPY
         A row of it alone, of which no block is known, has a loss of 0.
 
+    Raises
+    ------
+    TypeError
+        For rows that are no integers.
+    ValueError
+        For a negative number of rows.
+
+    Notes
+    -----
+    Why they are neutral: ``docs/derivation.md``, section 8.
+
     Examples
     --------
     >>> crossentropy.blocks.identity(2)["max"]
@@ -94,6 +105,23 @@ def identity(rows: SupportsIndex | tuple[int, ...], *, entropy: bool = False) ->
 def cuts(classes: SupportsIndex, partition: SupportsIndex) -> list[int]:
     """Where so many blocks of nearly the same number of classes start, and the end of the last one.
 
+    Parameters
+    ----------
+    classes : int
+        C, of all blocks together.
+    partition : int
+        How many blocks there are, at least 1.
+
+    Returns
+    -------
+    list of int
+        ``partition + 1`` class numbers, from 0 to C: block b has the classes from entry b up to entry b + 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no integer; for a negative number of classes, or less than one block.
+
     Examples
     --------
     >>> crossentropy.blocks.cuts(10, 4)
@@ -102,6 +130,8 @@ def cuts(classes: SupportsIndex, partition: SupportsIndex) -> list[int]:
     c, parts = integer(classes, "classes"), integer(partition, "partition")
     if parts < 1:
         raise ValueError(f"partition must be positive, got {parts}")
+    if c < 0:
+        raise ValueError(f"classes must not be negative, got {c}")
     return [c * part // parts for part in range(parts + 1)]
 
 
@@ -231,6 +261,10 @@ def chunk(
     Raises
     ------
     {raises}
+
+    Notes
+    -----
+    What is kept of a block is derived in ``docs/derivation.md``, section 8.
 
     Examples
     --------
@@ -403,6 +437,10 @@ def combine(*blocks: np.ndarray) -> np.ndarray:
     TypeError, ValueError
         For what is none of these, or of another shape or dtype than the first one.
 
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 8.
+
     Examples
     --------
     >>> found = crossentropy.blocks.chunk(np.zeros((1, 3)), [5], 3, 6)
@@ -459,6 +497,10 @@ def aggregate(blocks: np.ndarray, **options: Unpack[PerRowOptions]) -> np.ndarra
     TypeError, ValueError
         For what is no blocks; for numbers outside their rules.
 
+    Notes
+    -----
+    The loss of eq. 5 and 6 of the note, from the numbers of blocks: ``docs/derivation.md``, section 8.
+
     Examples
     --------
     >>> crossentropy.blocks.aggregate(crossentropy.blocks.chunk([[50.0, 0.0]], [0], 0, 2))
@@ -489,6 +531,10 @@ def log_probs(blocks: np.ndarray) -> LogProbs:
     ------
     TypeError, ValueError
         For what is no blocks, or blocks without entropy.
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 8.
 
     Examples
     --------
@@ -546,6 +592,10 @@ def gradient(
     Raises
     ------
     {raises}
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 8.
 
     Examples
     --------
@@ -658,6 +708,10 @@ def log_probs_gradient(
     Raises
     ------
     {raises}
+
+    Notes
+    -----
+    From the derivative of the softmax: ``docs/derivation.md``, section 2.
 
     Examples
     --------

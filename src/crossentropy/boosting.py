@@ -189,6 +189,8 @@ def xgboost_objective(*, hessian: str = "xgboost", **options: Unpack[BoostingOpt
     equal in all classes (``base_score=0.5``), where XGBoost's own objectives begin with each class's share unless they
     are told that, or a ``base_margin``. Of two classes with one score ``xgb.train`` wants ``base_score=0``.
 
+    The gradient and the Hessians are derived in ``docs/derivation.md``, sections 3 and 5.
+
     Examples
     --------
     >>> objective = crossentropy.boosting.xgboost_objective()
@@ -234,6 +236,8 @@ def lightgbm_objective(*, hessian: str = "lightgbm", **options: Unpack[BoostingO
     LightGBM begins its own objectives with the logarithm of each class's share (``boost_from_average``), which it does
     not for others: pass these as ``init_score`` for the same trees. Scores are rounded to float32 first.
 
+    The gradient and the Hessians are derived in ``docs/derivation.md``, sections 3 and 5.
+
     Examples
     --------
     >>> objective = crossentropy.boosting.lightgbm_objective(label_smoothing=0.1)
@@ -257,8 +261,8 @@ def xgboost_metric(**options: Unpack[BoostingOptions]) -> Any:
     Returns
     -------
     callable
-        ``metric(scores, dmatrix)`` gives ('cross_entropy', loss); ``metric(labels, scores, sample_weight=None)`` the
-        loss alone.
+        ``metric(scores, dmatrix)`` gives ('cross_entropy', loss), in nats; ``metric(labels, scores,
+        sample_weight=None)`` the loss alone.
 
     Raises
     ------
@@ -290,8 +294,8 @@ def lightgbm_metric(**options: Unpack[BoostingOptions]) -> Any:
     Returns
     -------
     callable
-        ``metric(scores, data)`` or ``metric(labels, scores, sample_weight=None)``: ('cross_entropy', loss, False), of
-        which the last says that less is better.
+        ``metric(scores, data)`` or ``metric(labels, scores, sample_weight=None)``: ('cross_entropy', loss in nats,
+        False), of which the last says that less is better.
 
     Raises
     ------

@@ -62,8 +62,8 @@ def cross_entropy(logits: Any, targets: Any, **options: Unpack[LossOptions]) -> 
     Returns
     -------
     dask array
-        A number, or one of each row with ``reduction='none'``, in float64 for float64 and integer logits, otherwise
-        float32. Nothing is read before its ``compute()``.
+        In nats, a number, or one of each row with ``reduction='none'``, in float64 for float64 and integer logits,
+        otherwise float32. Nothing is read before its ``compute()``.
 
     Raises
     ------
@@ -76,6 +76,8 @@ def cross_entropy(logits: Any, targets: Any, **options: Unpack[LossOptions]) -> 
     is read by itself (`crossentropy.blocks`), which may round a row's last place otherwise. A task works in one thread,
     since the scheduler has the others, but for a number that `crossentropy.config` names around this call. Its settings
     are those of the tasks, wherever they run.
+
+    Eq. 5 and 6 of the note; how blocks of classes are merged is section 8 of ``docs/derivation.md``.
 
     Examples
     --------
@@ -133,8 +135,8 @@ def evaluate(
     Returns
     -------
     dask.delayed.Delayed
-        Whose ``compute()`` is a `crossentropy.EvaluationResult`: the same bits however the rows, and the classes, are
-        chunked.
+        Whose ``compute()`` is a `crossentropy.EvaluationResult`, its losses in nats: the same bits however the rows,
+        and the classes, are chunked.
 
     Raises
     ------
@@ -144,6 +146,8 @@ def evaluate(
     Notes
     -----
     A task needs all classes of its rows: where these are in several chunks, it holds a chunk of rows with all of them.
+
+    How blocks of classes are merged is section 8 of ``docs/derivation.md``.
 
     Examples
     --------

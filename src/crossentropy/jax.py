@@ -114,7 +114,7 @@ def softmax_cross_entropy_with_integer_labels(
 def softmax_cross_entropy(
     logits: Any, labels: Any, axis: int | tuple[int, ...] | None = -1, where: Any = None, *, dtype: Any = None
 ) -> jax.Array:
-    """Cross-entropy of probabilities against the softmax of logits, sum_c q_c (-log p_c) of each row, as optax's.
+    """Cross-entropy of probabilities against the softmax of logits, -sum_c q_c log p_c: `optax.softmax_cross_entropy`.
 
     Parameters
     ----------
@@ -180,6 +180,10 @@ def log_softmax(x: Any, axis: int | tuple[int, ...] | None = -1, where: Any = No
     ------
     TypeError, ValueError
         For a dtype, shape or axis that does not fit.
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 1.
 
     Examples
     --------

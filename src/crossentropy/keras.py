@@ -69,9 +69,13 @@ class SparseCategoricalCrossentropy(keras.losses.Loss):  # type: ignore[misc]
     RuntimeError
         When it is called on a backend of Keras's that is neither JAX nor PyTorch.
 
+    Notes
+    -----
+    In nats, as Keras's; the loss is eq. 6 of the note.
+
     Examples
     --------
-    >>> loss = SparseCategoricalCrossentropy()
+    >>> loss = crossentropy.keras.SparseCategoricalCrossentropy()
     >>> round(float(loss(np.array([0, 1]), np.zeros((2, 2), np.float32))), 6)
     0.693147
     """
@@ -135,9 +139,13 @@ class CategoricalCrossentropy(keras.losses.Loss):  # type: ignore[misc]
     ValueError, RuntimeError
         As for `SparseCategoricalCrossentropy`.
 
+    Notes
+    -----
+    In nats, as Keras's; the loss is eq. 5 of the note.
+
     Examples
     --------
-    >>> loss = CategoricalCrossentropy(label_smoothing=0.1)
+    >>> loss = crossentropy.keras.CategoricalCrossentropy(label_smoothing=0.1)
     >>> round(float(loss(np.eye(2, dtype=np.float32), np.zeros((2, 2), np.float32))), 6)
     0.693147
     """

@@ -40,10 +40,15 @@ def logsumexp_row(z):
     float64
         In nats; NaN where the row has a NaN, else +inf where it has one, and -inf where there is nothing else.
 
+    Raises
+    ------
+    numba.TypingError
+        For another type of ``z``.
+
     Notes
     -----
-    This and the functions below may be called from any ``@njit`` function, parallel or not, and from Python. Other
-    types of ``z`` are a TypingError.
+    This and the functions below may be called from any ``@njit`` function, parallel or not, and from Python. Derived
+    in ``docs/derivation.md``, section 1.
 
     Examples
     --------
@@ -69,6 +74,11 @@ def cross_entropy_row(z, y):
     -------
     float64
         In nats, with full relative accuracy where it is small. NaN where the row is undefined, or y no class.
+
+    Raises
+    ------
+    numba.TypingError
+        For other types.
 
     Examples
     --------
@@ -99,12 +109,17 @@ def cross_entropy_grad_row(z, y, scale, grad):
     Returns
     -------
     float64
-        As `cross_entropy_row`, which ``scale`` does not change. Where that is NaN the gradient is.
+        The loss in nats, as `cross_entropy_row` has it, which ``scale`` does not change. Where that is NaN the gradient
+        is.
 
     Raises
     ------
     ValueError
         If ``grad`` has another size.
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 3.
 
     Examples
     --------
@@ -139,10 +154,18 @@ def log_softmax_row(z, out):
     out : 1-d array of z's size and dtype
         Where the result goes, in nats; may be z itself. NaN throughout where the row is undefined.
 
+    Returns
+    -------
+    None
+
     Raises
     ------
     ValueError
         If ``out`` has another size.
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 1.
 
     Examples
     --------

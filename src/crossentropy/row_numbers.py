@@ -101,7 +101,8 @@ def row_statistics(
 
     ``loss``, ``logsumexp`` and ``log_prob`` are within the limits of `cross_entropy`, ``entropy`` and ``max_prob``
     within 2 ulp of float32, 4 of float64: the entropy is log1p(R) + sum_c p_c (m - z_c), with the maximum m and the sum
-    R of the other classes' e^(z_c - m), which keeps its digits where one class leads.
+    R of the other classes' e^(z_c - m), which keeps its digits where one class leads (``docs/derivation.md``, section
+    8).
 
     Examples
     --------
@@ -255,6 +256,16 @@ def log_probs_forward(
     Raises
     ------
     {raises}
+
+    Notes
+    -----
+    The entropy is derived in ``docs/derivation.md``, section 8.
+
+    Examples
+    --------
+    >>> (log_prob, entropy), saved = crossentropy.autograd.log_probs_forward(np.zeros((1, 4)), [2])
+    >>> log_prob, entropy
+    (array([-1.38629436]), array([1.38629436]))
     """
     left = passed("log_probs_forward", options, (), LOG_PROB_OPTIONS)
     if _device.holds(logits):
@@ -292,6 +303,16 @@ def log_probs_backward(
     ------
     TypeError, ValueError
         For what arrives, or an ``out``, that does not fit.
+
+    Notes
+    -----
+    From the derivative of the softmax: ``docs/derivation.md``, section 2.
+
+    Examples
+    --------
+    >>> (log_prob, entropy), saved = crossentropy.autograd.log_probs_forward(np.zeros((1, 4)), [2])
+    >>> crossentropy.autograd.log_probs_backward(saved, grad_log_prob=1.0)
+    array([[-0.25, -0.25,  0.75, -0.25]])
     """
     if not isinstance(saved, SavedLogProbs):
         return registry.device_backend("saved").log_probs_backward(saved, grad_log_prob, grad_entropy, out=out)
@@ -337,6 +358,15 @@ def restored_log_probs(
     ------
     TypeError, ValueError
         As `log_probs_forward`; and for statistics of another shape or dtype.
+
+    Examples
+    --------
+    >>> logits, index = np.zeros((1, 4)), np.array([2])
+    >>> _, saved = crossentropy.autograd.log_probs_forward(logits, index)
+    >>> statistics, _ = crossentropy.autograd.numbers_of(saved)
+    >>> again = crossentropy.autograd.restored_log_probs(statistics, logits, index)
+    >>> crossentropy.autograd.log_probs_backward(again, grad_log_prob=1.0)
+    array([[-0.25, -0.25,  0.75, -0.25]])
     """
     left = passed("restored_log_probs", options, (), LOG_PROB_OPTIONS)
     if _device.holds(logits):

@@ -104,9 +104,9 @@ def cross_entropy_grad_hess(
     Returns
     -------
     LossGradHess
-        Named tuple (loss, grad, hess): loss and gradient as of `cross_entropy_and_grad`; hess of the shape and dtype of
-        logits, of the loss as it is reduced: over the rows' number for 'mean'. A booster, which wants each row's own,
-        passes ``reduction='sum'`` or 'none'.
+        Named tuple (loss, grad, hess): loss, in nats, and gradient as of `cross_entropy_and_grad`; hess of the shape
+        and dtype of logits, of the loss as it is reduced: over the rows' number for 'mean'. A booster, which wants each
+        row's own, passes ``reduction='sum'`` or 'none'.
 
     Raises
     ------

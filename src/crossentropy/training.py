@@ -57,7 +57,24 @@ class Step(NamedTuple):
 
 
 def linear(x: np.ndarray, model: Model) -> np.ndarray:
-    """The layer forward: z = x W + bias.
+    """The layer forward: z = x W + bias (the f_theta of algorithm 1).
+
+    Parameters
+    ----------
+    x : ndarray, shape (n_b, D)
+        Features.
+    model : Model
+        W of shape (D, K), bias of shape (K,).
+
+    Returns
+    -------
+    ndarray, shape (n_b, K)
+        The logits.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, as NumPy's matmul says it.
 
     Examples
     --------
@@ -81,6 +98,15 @@ def backpropagate(x: np.ndarray, grad_logits: np.ndarray) -> Model:
     Model
         The gradient, in the shape of the model.
 
+    Raises
+    ------
+    ValueError
+        For different numbers of rows, as NumPy's matmul says it.
+
+    Notes
+    -----
+    Derived in ``docs/derivation.md``, section 4.
+
     Examples
     --------
     >>> gradient = crossentropy.training.backpropagate(np.ones((4, 2)), np.full((4, 3), 0.25))
@@ -91,7 +117,7 @@ def backpropagate(x: np.ndarray, grad_logits: np.ndarray) -> Model:
 
 
 def batches(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """One epoch: the indices 0 ... count-1 in random order, B = ceil(count / batch_size) batches of them.
+    """One epoch of algorithm 1: the indices 0 ... count-1 in random order, in B = ceil(count / batch_size) batches.
 
     Parameters
     ----------
@@ -105,18 +131,42 @@ def batches(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[n
     ------
     ndarray of int64, shape (n_b,)
 
+    Raises
+    ------
+    ValueError
+        For a ``batch_size`` below 1, or a negative ``count``.
+
     Examples
     --------
     >>> list(map(len, crossentropy.training.batches(10, 4, np.random.default_rng(0))))
     [4, 4, 2]
     """
+    for name, value, least in (("count", count, 0), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     order = rng.permutation(count)
-    for start in range(0, count, batch_size):
-        yield order[start : start + batch_size]
+    return (order[start : start + batch_size] for start in range(0, count, batch_size))
 
 
 def initial_model(features: int, num_classes: int) -> Model:
-    """All zeros, so that p~ is uniform; the cost is convex in the parameters, and any start will do.
+    """All zeros, so that p~ is uniform; the cost is convex in the parameters, and any start of algorithm 1 will do.
+
+    Parameters
+    ----------
+    features : int
+        D.
+    num_classes : int
+        K.
+
+    Returns
+    -------
+    Model
+        Of float64, W of shape (D, K) and bias of shape (K,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For numbers that are no integers, or negative.
 
     Examples
     --------

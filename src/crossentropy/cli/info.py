@@ -17,6 +17,7 @@ from .. import __version__, backends
 LIBRARIES = (
     *("numba", "numba-cuda", "torch", "jax", "scipy", "scikit-learn", "pandas", "pyarrow"),
     *("skops", "matplotlib", "ml_dtypes", "threadpoolctl"),
+    *("transformers", "accelerate", "keras", "optax", "xgboost", "xgboost-cpu", "lightgbm", "dask"),
 )
 VARIABLES = (
     *("CROSSENTROPY_BACKEND", "CROSSENTROPY_ISA", "CROSSENTROPY_NUM_THREADS", "CROSSENTROPY_KEEP_MEMORY"),

@@ -26,6 +26,7 @@ def tour() -> Iterator[str]:
     yield "NumPy   loss, grad = crossentropy.cross_entropy_and_grad(logits, targets)"
     yield "Torch   from crossentropy.torch import cross_entropy, CrossEntropyLoss"
     yield "Models  crossentropy.linear_cross_entropy(hidden, weight, targets)"
+    yield "Others  crossentropy.jax, .keras, .transformers, .sklearn, .boosting, .dask"
     yield ""
     for command, text in FIRST:
         yield f"{command:<34} {text}" if len(command) < 34 else f"{command}\n{'':<34} {text}"

@@ -129,8 +129,9 @@ def linear_cross_entropy_and_grad(
     Returns
     -------
     LinearLossAndGrad
-        Named tuple (loss, hidden, weight, bias): the loss as `linear_cross_entropy` returns it (not multiplied by
-        ``grad_output``), gradients of the shape and dtype of their parameters, None where not wanted or without a bias.
+        Named tuple (loss, hidden, weight, bias): the loss in nats as `linear_cross_entropy` returns it (not multiplied
+        by ``grad_output``), gradients of the shape and dtype of their parameters, None where not wanted or without a
+        bias.
 
     Raises
     ------
@@ -235,6 +236,10 @@ def linear_log_probs(
     TypeError, ValueError, IndexError
         As `linear_cross_entropy`; for probabilities as ``index``, too.
 
+    Notes
+    -----
+    Of logits that are a linear layer's; the entropy is derived in ``docs/derivation.md``, section 8.
+
     Examples
     --------
     >>> found = crossentropy.linear_log_probs(np.ones((3, 2)), np.zeros((4, 2)), [0, 0, 2])
@@ -277,7 +282,7 @@ def linear_log_probs_and_grad(
     Returns
     -------
     LinearLogProbsAndGrad
-        Named tuple (log_prob, entropy, hidden, weight, bias).
+        Named tuple (log_prob, entropy, hidden, weight, bias), of which the first two are in nats.
 
     Raises
     ------
@@ -286,7 +291,7 @@ def linear_log_probs_and_grad(
 
     Notes
     -----
-    On the logits the gradients are delta_cy - p_c, and -p_c (log p_c + entropy).
+    On the logits the gradients are delta_cy - p_c, and -p_c (log p_c + entropy): ``docs/derivation.md``, section 2.
 
     Examples
     --------

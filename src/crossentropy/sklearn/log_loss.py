@@ -115,6 +115,10 @@ def decision_log_loss(
     TypeError, ValueError
         For labels, logits or weights that do not fit together; for a NaN or +inf among the logits.
 
+    Notes
+    -----
+    Eq. 6 of the note, as `crossentropy.cross_entropy` has it.
+
     Examples
     --------
     >>> crossentropy.sklearn.decision_log_loss([0, 1], [[50.0, 0.0], [0.0, 50.0]])

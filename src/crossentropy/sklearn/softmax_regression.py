@@ -86,6 +86,16 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     validation_scores_ : list of float
         With early stopping: minus the loss on the validation set, after each iteration.
 
+    Raises
+    ------
+    ValueError, TypeError
+        By `fit` and `partial_fit`, as scikit-learn's estimators have it: for parameters out of their range, and for
+        data that do not fit.
+
+    Notes
+    -----
+    The cost c(b) of the note's algorithm 1, in nats, with the penalty.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris

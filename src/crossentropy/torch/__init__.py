@@ -309,10 +309,16 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     {options}
         Not in PyTorch.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For an option beyond PyTorch's outside its rules, in the call; else where PyTorch's module raises it.
+
     Notes
     -----
     Called with ``input`` and ``target``, and with ``sample_weight``, ``where`` and ``normalizer`` of this call where
-    there are any; raises what `cross_entropy` raises. `torch.jit.script` makes PyTorch's own operations of it.
+    there are any; returns the loss in nats, and raises what `cross_entropy` raises. `torch.jit.script` makes PyTorch's
+    own operations of it.
 
     Examples
     --------

@@ -35,8 +35,8 @@ def binary_cross_entropy_with_logits(
     Returns
     -------
     Tensor
-        As PyTorch's; but a weight of 0, or a target that rules it out, leaves nothing of an infinite logit, which is
-        NaN there.
+        In nats, as PyTorch's; but a weight of 0, or a target that rules it out, leaves nothing of an infinite logit,
+        which is NaN there.
 
     Raises
     ------
@@ -75,12 +75,16 @@ def sigmoid_focal_loss(
     Returns
     -------
     Tensor
-        Of the shape of the logits, or a scalar.
+        In nats, of the shape of the logits, or a scalar.
 
     Raises
     ------
     ValueError
         For another reduction.
+
+    References
+    ----------
+    Lin, Goyal, Girshick, He, Dollár: Focal loss for dense object detection, ICCV 2017.
 
     Examples
     --------

@@ -42,10 +42,15 @@ class LinearCrossEntropyLoss(_BASE):
     {options}
         Not in PyTorch.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For an option beyond PyTorch's outside its rules, in the call; else where PyTorch's module raises it.
+
     Notes
     -----
     Called with ``input`` and ``target``, and with ``sample_weight``, ``where`` and ``normalizer`` of this call where
-    there are any; raises what `linear_cross_entropy` raises.
+    there are any; returns the loss in nats, and raises what `linear_cross_entropy` raises.
 
     Examples
     --------
