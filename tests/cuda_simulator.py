@@ -54,6 +54,10 @@ def shifted(low, high, address):
     return tuple(np.frombuffer(memory, np.uint32))
 
 
+def funnel(low, high, bits):
+    return np.uint32((int(low) | int(high) << 32) >> int(bits) & 0xFFFFFFFF)
+
+
 def store_vector(address, words):
     (ctypes.c_uint32 * 4).from_address(_checked(address, 16, "store"))[:] = [int(word) for word in words]
 

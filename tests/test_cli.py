@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from command_line import within
+from subprocesses import run
 
 for _needed in ("click", "rich", "matplotlib", "sklearn", "pandas", "skops"):
     pytest.importorskip(_needed, reason=f"the command line needs {_needed}")
@@ -392,6 +393,35 @@ def test_an_interrupt_leaves_nothing(tmp_path, moment):
     assert started.returncode == 1, err
     assert err.strip() == "Aborted!"
     assert os.listdir(tmp_path) == ["large.csv"]
+
+
+def test_an_interrupt_that_an_import_loses_is_not_lost(tmp_path):
+    """As some extension modules do: the error of what they call is gone when they are imported."""
+    (tmp_path / "loses.py").write_text(
+        """
+import signal, time
+try:
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(0.2)
+except BaseException:
+    pass
+imported = True
+"""
+    )
+    out = run(
+        """
+        import time
+        from crossentropy.cli.interrupts import none_is_lost
+        try:
+            with none_is_lost():
+                import loses
+                time.sleep(30)
+        except KeyboardInterrupt:
+            print(loses.imported)
+        """,
+        PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    )
+    assert out.strip() == "True"
 
 
 def test_a_second_run_asks_or_is_forced(tmp_path, monkeypatch):

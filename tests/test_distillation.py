@@ -88,6 +88,37 @@ def beside_float64(classes, kinds, rng):
         np.testing.assert_allclose(got.grad, want.grad, rtol=0, atol=2e-6 * np.abs(want.grad).max())
 
 
+@pytest.mark.parametrize("kind", reference.KINDS)
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_a_teacher_and_a_student_that_are_not_alike(kernels, kind, temperature, rng):
+    """A sharp row beside a blunt one, and rows whose first block is not as the rest: by where the base and the anchors
+    come from."""
+    blunt = rng.standard_normal((5, 4100))
+    sharp, near = 6 * blunt, blunt + 0.05 * rng.standard_normal((5, 4100))
+    far = 3 * rng.standard_normal((5, 4100))
+    where = np.arange(4100) < 2048
+    pairs = [
+        (blunt, sharp),
+        (blunt + 40, 2 * sharp - 30),
+        (2 * sharp, blunt),
+        (np.where(where, near, far), blunt),
+        (np.where(where, far, near), blunt),
+        (np.where(where, near - 60, near + 60), np.where(where, blunt - 60, blunt + 60)),
+        (np.where(where, far - 60, far + 60), np.where(where, blunt - 60, blunt)),
+        (np.where(where, far, near + 60), np.where(where, -60, blunt + 60)),
+        (np.where(where, -np.inf, far), np.where(where, -np.inf, blunt)),
+        (np.where(where, far, -np.inf), np.where(where, 9 * blunt, -np.inf)),
+    ]
+    for number, (student, teacher) in enumerate(pairs):
+        student, teacher = student.astype(np.float32), teacher.astype(np.float32)
+        options = {"kind": kind, "temperature": temperature, "reduction": "none"}
+        got = distillation(student, teacher, **options)
+        want = distillation(student.astype(float), teacher.astype(float), **options)
+        np.testing.assert_allclose(got.loss, want.loss, rtol=6e-7, err_msg=str(number))
+        size = np.maximum(np.abs(want.grad).max(axis=1), np.where(want.loss > 0.1, want.loss, 0))[:, None]
+        assert (np.abs(got.grad - want.grad) <= 2e-6 * size).all(), number
+
+
 def test_rows_do_not_depend_on_their_batch_or_threads(kernels, rng):
     student, teacher = rng.standard_normal((2, 40, 3000)).astype(np.float32)
     student[::3] = teacher[::3] + np.float32(0.01) * student[::3]

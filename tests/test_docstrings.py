@@ -103,7 +103,7 @@ def public():
 @pytest.mark.skipif(not crossentropy.__doc__, reason="python -OO has no docstrings")
 def test_every_public_function_has_an_example_that_holds():
     without, count = [], 0
-    page = ROOT / "docs" / "reference" / "specification.rst"  # of what has no __all__, the functions that it shows
+    page = ROOT / "docs" / "reference" / "specification.rst"  # of the specification, the functions that it shows
     shown = re.findall(r"autofunction:: (\w+)", page.read_text(encoding="utf-8")) if page.exists() else []
     for name, value in public():
         found = examples_of(inspect.getdoc(value) or "", {}, name)

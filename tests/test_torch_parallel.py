@@ -16,6 +16,7 @@ if not (sys.platform == "linux" and distributed.is_available() and distributed.i
     pytest.skip("ranks are forked, which macOS's own libraries do not bear, and talk by gloo", allow_module_level=True)
 
 import torch_rank_cases as cases  # noqa: E402
+import torch_rank_draws  # noqa: E402, F401 -- whose cases are among them then
 import torch_rank_faults as faults  # noqa: E402
 
 HERE = Path(__file__).parent

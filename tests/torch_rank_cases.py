@@ -511,6 +511,143 @@ def refusals_that_leave_everything_as_it_is(rank):
 
 
 @case
+def a_mean_over_nothing(rank):
+    """Where all that counts weighs 0: NaN, and a gradient of 0, whatever smoothing and z-loss have left."""
+    for size, g in sizes(rank):
+        edges = cuts("even", 12, size)
+        x, _ = data(6, 12)
+        x[2, 3], w = float("nan"), torch.ones(12)
+        w[:3] = 0
+        for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1}, {"sample_weight": torch.zeros(6)}):
+            loss = compare(x, torch.arange(6) % 3, g, rank, edges, weight=w, reduction="mean", **options)
+            assert loss.isnan()
+
+
+@case
+def a_mean_in_float64(rank):
+    """Its divisor, which is a sum of weights, has all digits in the gradient."""
+    for size, g in sizes(rank):
+        edges, (x, y) = cuts("uneven", 12, size), data(6, 12, dtype=torch.float64)
+        w = torch.rand(12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        mine, whole = of_rank(x, edges, rank).clone().requires_grad_(), x.clone().requires_grad_()
+        ct.vocab_parallel_cross_entropy(mine, y, of_rank(w, edges, rank), group=g, reduction="mean").backward()
+        ct.cross_entropy(whole, y, w).backward()
+        torch.testing.assert_close(whole_gradient(mine.grad, g), whole.grad, rtol=1e-13, atol=1e-16)
+
+
+@case
+def a_power_of_what_is_below_any_float32(rank):
+    """A focal loss of targets so far ahead that all others' probability is none in float32, and the loss is."""
+    for size, g in sizes(rank):
+        edges = cuts("even", 12, size)
+        x, y = data(60, 12, ahead=110)
+        w = torch.linspace(0.5, 1, 12)
+        for options in ({}, {"label_smoothing": 1e-9}, {"label_smoothing": 1e-9, "weight": w}, {"weight": w}):
+            here = {**options, "weight": of_rank(options.get("weight"), edges, rank)}
+            with torch.no_grad():
+                loss = ct.vocab_parallel_cross_entropy(of_rank(x, edges, rank), y, group=g, focal=0.5, **here)
+                wanted = ct.cross_entropy(x.double(), y, reduction="none", focal=0.5, **options).float()
+            torch.testing.assert_close(loss, wanted, rtol=3e-7, atol=1.5e-45)
+
+
+@case
+def what_one_rank_refuses_is_an_error_on_every_rank(rank):
+    """Whatever is wrong with the arguments of one rank, the others hear of it at once, and all may go on."""
+    y = torch.arange(6)
+    x, q, one = torch.zeros(6, 4), torch.rand(6, 4), torch.ones(4)
+    for size, g in sizes(rank):
+        place = {"target": y, "group": g}
+        losses = (
+            (TypeError, "vocab_parallel_logits must be a tensor", {"vocab_parallel_logits": [1.0]}),
+            (TypeError, "vocab_parallel_logits must be float32", {"vocab_parallel_logits": torch.ones(6, 4).int()}),
+            (ValueError, "got a scalar", {"vocab_parallel_logits": torch.ones(())}),
+            (Exception, "", {"vocab_parallel_logits": x.to_sparse()}),
+            (TypeError, "target must be a tensor", {"target": [1, 2]}),
+            (TypeError, "integer dtype", {"target": y.bool()}),
+            (ValueError, "the shape of the rows", {"target": y[:4]}),
+            (IndexError, "target[5] must be a class", {"target": y + 1000 * (y == 5)}),
+            (Exception, "", {"target": y.to_sparse()}),
+            (ValueError, "margin is for class targets", {"target": q, "margin": 1.0}),
+            (ValueError, "must not require a gradient", {"weight": torch.ones(4, requires_grad=True)}),
+            (ValueError, "weight must be floating of shape", {"weight": torch.ones(3)}),
+            (ValueError, "finite and not negative", {"weight": -one}),
+            (TypeError, "class_prior must be a tensor", {"class_prior": [0.0]}),
+            (ValueError, "class_prior", {"class_prior": one / 0}, {"class_prior": one}),
+            (ValueError, "sample_weight must be real", {"sample_weight": one}),
+            (TypeError, "where must be boolean", {"where": y}),
+            (ValueError, "finite and not negative", {"sample_weight": -y.float()}),
+            (ValueError, "label_smoothing must be in [0, 1]", {"label_smoothing": 1.5}),
+            (ValueError, "ignore_index must be", {"ignore_index": 2**80}),
+            (ValueError, "reduction must be one of", {"reduction": "average"}),
+            (ValueError, "normalizer goes with", {"normalizer": 3}),
+            (ValueError, "normalizer must be", {"normalizer": -3, "reduction": "mean"}),
+            (ValueError, "z_loss must be", {"z_loss": -1.0}),
+            (TypeError, "did you mean 'focal'", {"focol": 1.0}),
+            (ValueError, "vocab_range must be the 4 classes", {"vocab_range": (0, 5)}),
+            (TypeError, "vocab_range must be (first, last)", {"vocab_range": "all"}),
+        )
+        _refused_by_one(rank, size, g, ct.vocab_parallel_cross_entropy, {"vocab_parallel_logits": x, **place}, losses)
+        log_probs = (
+            (TypeError, "vocab_parallel_logits must be a tensor", {"vocab_parallel_logits": None}),
+            (TypeError, "index must be a tensor", {"index": 3}),
+            (ValueError, "index must have the shape of the rows", {"index": y[:2]}),
+            (IndexError, "index[0] must be a class", {"index": y - 1}),
+            (ValueError, "ignore_index must be", {"ignore_index": "none"}),
+            (ValueError, "softcap must be", {"softcap": -1.0}),
+            (ValueError, "class_prior must be floating", {"class_prior": y}),
+            (ValueError, "class_prior", {"class_prior": one / 0}, {"class_prior": one}),
+            (ValueError, "vocab_range must be the 4 classes", {"vocab_range": (-2, 2)}),
+        )
+        given = {"vocab_parallel_logits": x, "index": y, "group": g}
+        _refused_by_one(rank, size, g, ct.vocab_parallel_log_probs_and_entropy, given, log_probs)
+        _refused_by_one(rank, size, g, ct.vocab_parallel_log_probs, given, log_probs[2:5])
+        del given["index"]
+        _refused_by_one(rank, size, g, ct.vocab_parallel_entropy, given, log_probs[-4:-3])
+        layers = (
+            (TypeError, "input must be a tensor", {"input": 1.0}),
+            (RuntimeError, "linear_weight must have shape (V, H)", {"linear_weight": torch.ones(4, 7)}),
+            (
+                ValueError,
+                "group goes with a linear_weight",
+                {"linear_weight": torch.ones(4, 6, 3), "target": y.expand(6, 6)},
+            ),
+            (RuntimeError, "linear_bias must have shape", {"linear_bias": torch.ones(3)}),
+            (ValueError, "target must have shape", {"target": y[:4]}),
+            (IndexError, "target[5] must be a class", {"target": y + 1000 * (y == 5)}),
+            (RuntimeError, "integer dtype", {"target": y.bool()}),
+            (RuntimeError, "weight must be real of shape", {"weight": torch.ones(3)}),
+            (ValueError, "finite and not negative", {"weight": -one}),
+            (ValueError, "weight must not require a gradient", {"weight": torch.ones(4, requires_grad=True)}),
+            (ValueError, "sample_weight must be real", {"sample_weight": one}),
+            (ValueError, "rows must be at least 1", {"rows": 0}),
+            (TypeError, "shift must be True or False", {"shift": 1}),
+            (TypeError, "options must be None or", {"options": 1}),
+            (RuntimeError, "label_smoothing must be", {"label_smoothing": -1.0}),
+            (ValueError, "reduction", {"reduction": "average"}),
+            (TypeError, "did you mean 'z_loss'", {"zloss": 1.0}),
+            (ValueError, "vocab_range must be the 4 classes", {"vocab_range": (0, 5)}),
+        )
+        given = {"input": torch.ones(6, 3), "linear_weight": torch.ones(4, 3), **place}
+        _refused_by_one(rank, size, g, ct.linear_cross_entropy, given, layers)
+
+
+def _refused_by_one(rank, size, g, function, given, bad):
+    """One rank of a group passes something bad, in turn another one, and then nobody does."""
+    function(**given)
+    for i, (error, words, arguments, *others) in enumerate(bad):
+        one = i % size
+        if rank == one:
+            with refuses(error, words):
+                function(**{**given, **arguments})
+        else:
+            with refuses(RuntimeError, f"another rank refused its arguments: [{one}]"):
+                function(**given, **(others[0] if others else {}))
+    found = function(**given)
+    found = torch.stack(found if isinstance(found, tuple) else [found])
+    assert all(torch.equal(found, other) for other in gathered(found, g))
+
+
+@case
 def no_second_derivative(rank):
     g, edges = groups()[RANKS], cuts("even", 20, RANKS)
     x, y = data(6, 20)
@@ -536,6 +673,29 @@ def the_number_of_all_tokens(rank):
         assert ct.normalizer(torch.zeros(rank, dtype=torch.uint8), group=g).item() == sum(range(size))
     count = ct.normalizer(torch.zeros(2**22, dtype=torch.int8).expand(2, -1))
     assert count.item() == 2**25
+
+
+@case
+def a_number_that_one_rank_refuses_to_tell(rank):
+    y, w = torch.tensor([0, 1, 1, -100]), torch.tensor([1.0, 0.5])
+    bad = (
+        (IndexError, "targets must be in [0, 2)", {"targets": y + 5, "weight": w}),
+        (TypeError, "targets must be classes", {"targets": y.bool()}),
+        (TypeError, "targets[1] must be a plain tensor", {"targets": [y, 3]}),
+        (TypeError, "targets must be a plain tensor", {"targets": 3}),
+        (TypeError, "weight must be a floating tensor", {"targets": y, "weight": y}),
+        (TypeError, "ignore_index must be an integer", {"targets": y, "ignore_index": "none"}),
+        (ValueError, "must have an axis of classes", {"targets": torch.tensor(0.5)}),
+    )
+    for size, g in sizes(rank):
+        for i, (error, words, arguments) in enumerate(bad):
+            if rank == i % size:
+                with refuses(error, words):
+                    ct.normalizer(group=g, **arguments)
+            else:
+                with refuses(RuntimeError, "another rank refused its targets"):
+                    ct.normalizer(y, w if "weight" in arguments else None, group=g)
+        assert ct.normalizer(y, group=g).item() == 3 * size
 
 
 def _step(model, x, y, by=None, micro_batches=1):
@@ -678,6 +838,49 @@ def dtensors_with_their_classes_spread(rank):
 
 
 @case
+def a_mean_over_nothing_of_dtensors(rank):
+    from torch.distributed.tensor import Shard
+
+    mesh, _ = meshes()
+    x, _ = data(10, 12)
+    y, w = torch.arange(10) % 3, torch.ones(12)
+    w[:3] = 0
+    for placement in (Shard(0), Shard(1)):
+        for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1}):
+            loss = compare_dtensor(x, y, placed(x, mesh, placement), y, w, w, **options)
+            assert loss.full_tensor().isnan()
+
+
+@case
+def what_one_rank_refuses_of_dtensors(rank):
+    from torch.distributed.tensor import Shard
+
+    mesh, _ = meshes()
+    x, y = data(6, 20)
+    there = placed(x, mesh, Shard(1))
+    bad = (
+        (ValueError, "label_smoothing must be in [0, 1]", {"label_smoothing": 2.0}),
+        (TypeError, "label_smoothing must be a real number", {"label_smoothing": "0.1"}),
+        (ValueError, "ignore_index must be an integer", {"ignore_index": 1.5}),
+        (ValueError, "target must have shape (6,)", {"target": y[:3]}),
+        (TypeError, "target must be a tensor", {"target": 3}),
+        (IndexError, "target[0] must be a class", {"target": y + 100}),
+        (ValueError, "weight must be finite", {"weight": torch.full((20,), -1.0)}),
+        (ValueError, "weight must be floating of shape", {"weight": torch.ones(28)}),
+        (TypeError, "logits must be float32", {"input": placed(x.int(), mesh, Shard(1))}),
+    )
+    given = {"input": there, "target": y}
+    for i, (error, words, arguments) in enumerate(bad):
+        if rank == i % RANKS:
+            with refuses(error, words):
+                ct.cross_entropy(**{**given, **arguments})
+        else:
+            with refuses(RuntimeError, f"another rank refused its arguments: [{i % RANKS}]"):
+                ct.cross_entropy(**given)
+    compare_dtensor(x, y, there, y)
+
+
+@case
 def dtensors_on_a_mesh_of_two_axes(rank):
     from torch.distributed.tensor import Replicate, Shard
 
@@ -727,6 +930,53 @@ def compiled_in_one_graph(rank):
         loss.backward()
         results.append((loss.detach(), mine.grad))
     torch.testing.assert_close(results[0], results[1])
+
+
+@case_of_two
+def ranks_that_differ_in_a_compiled_graph(rank):
+    """What is told is what is told without a compiler, on both ranks, and all goes on."""
+    g, edges = dist.group.WORLD, cuts("uneven", 20, 2)
+    x, y = data(6, 20)
+    mine = of_rank(x, edges, rank)
+
+    def loss_of(logits, y, weight=None, **options):
+        return ct.vocab_parallel_cross_entropy(logits * 1.0, y, weight, group=g, **options)
+
+    def log_probs_of(logits, y):
+        return ct.vocab_parallel_log_probs_and_entropy(logits * 1.0, y, group=g).log_prob
+
+    def others(*said):
+        return said[rank]
+
+    refused = RuntimeError, "another rank refused its arguments: [1]"
+    told_of_rows = ValueError, "the same number of rows on every rank, got [6, 5]"
+    told_of_targets = ValueError, "target, and weights of rows, must be the same on every rank"
+    fewer, bad, high = slice(0, 6 - rank), y + 1000 * rank, torch.where(y == y[0], (y + rank) % 20, y)
+    negative = torch.full_like(mine[0], 1.0 - 2 * rank)
+    for function in (loss_of, log_probs_of):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        right = compiled(mine, y)
+        torch.testing.assert_close(right, function(mine, y), rtol=0, atol=0)
+        for told, arguments in (
+            (told_of_rows, (mine[fewer], y[fewer])),
+            (told_of_targets, (mine, high)),
+            (others(refused, (IndexError, "must be a class in [0, 20)")), (mine, bad)),
+        ):
+            with refuses(*told):
+                compiled(*arguments)
+        torch.testing.assert_close(compiled(mine, y), right, rtol=0, atol=0)
+    compiled = torch.compile(loss_of, fullgraph=True, backend="aot_eager")
+    with refuses(*told_of_targets):
+        compiled(mine.clone().requires_grad_(), high)
+    with refuses(*others(refused, (ValueError, "weight must be finite and not negative"))):
+        compiled(mine, y, negative)
+    with refuses(ValueError, "options must be the same on every rank"):
+        compiled(mine, y, z_loss=0.5 * rank)
+    # What is wrong is seen while the graph is made, which has no other rank to tell: without one, it does.
+    broken = torch.compile(loss_of, backend="aot_eager")
+    with refuses(*others(refused, (ValueError, "the shape of the rows"))):
+        broken(mine, y if rank == 0 else y[:3])
+    torch.testing.assert_close(broken(mine, y), loss_of(mine, y), rtol=0, atol=0)
 
 
 def layer_data(n=9, h=6, classes=23, dtype=torch.float32):

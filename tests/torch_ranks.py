@@ -26,6 +26,7 @@ def main(results: Path, *chosen: str) -> None:
     import torch._dynamo  # which DistributedDataParallel imports: once, before there are ranks
     import torch.distributed.tensor
     import torch_rank_cases as cases
+    import torch_rank_draws  # noqa: F401 -- whose cases are among them then
     import torch_rank_faults as faults
 
     def of(functions):

@@ -182,16 +182,17 @@ typedef enum { KEEP_NOTHING, KEEP_MOVED, KEEP_TERM, KEEP_OTHER } kept_number;
 typedef struct {
     double inverse, base;    /* 1 / T */
     double ratio;            /* e^(b/T) at its anchor times this is e^(a/T) at its own times e^d */
+    const transform_numbers *numbers; /* of 1 / T */
     anchor of_a, of_b;
     kept_number keeps;
-    int far; /* the base is 0, and the sum that of e^(b/T), not of phi; what is kept as e (e^d - 1) is e^(b/T) */
+    int far; /* the sums are those of e d T, and of e^(b/T), not of phi; and so is what is kept of them */
     int carefully; /* with what b - a is rounded by; else the base is 0 */
 } quick_pair;
 
 /* A row of such a gradient, m of_m + e of_e, which is written while another is read. */
 typedef struct {
     const f32 *m, *e; /* IN (n,) */
-    f32 *out; /* OUT (n,) */
+    void *out; /* OUT (n,) */
     double of_m, of_e;
     ptrdiff_t n, done;
     int bypass; /* the caches */
@@ -208,8 +209,9 @@ typedef struct {
 /* Of a mixture: d - shift is log p_b - log p_a, and e^(b/T) as it is kept times of_b is to p_b as e is to p_a. */
 typedef struct {
     double shift, of_b, beta;
-    f32 series
-        [QUICK_SHARES]; /* (beta D e^D - w log w) / D^2 with w = 1 - beta + beta e^D, the highest power of D first */
+    int coarsely; /* without the series by powers of D, the highest first, whose D is small: */
+    f32 both[QUICK_SHARES]; /* (beta D e^D - w log w) / D^2 with w = 1 - beta + beta e^D, */
+    f32 own[QUICK_SHARES];  /* and (log w) / D */
 } quick_shares;
 
 typedef struct {

@@ -15,7 +15,11 @@
 #include "math/split_weight.h"
 #include "simd/simd.h"
 
+#if EXP_TABLE_f32    /* of lanes whose e^z has one */
+#define QUICK_FUNCTIONS NAME(quick_sums), NAME(quick_mixture), NAME(quick_gradient)
+#else
 #define QUICK_FUNCTIONS NULL, NULL, NULL
+#endif
 
 #define BLOCK_FUNCTIONS                                 \
     {LANES,                                             \
@@ -65,7 +69,7 @@
      EXP_TABLE ? PASTE(near_gradient_run, REAL) : NULL, \
      PASTE(near_log_softmax_run, REAL)}
 
-/* Rows of 16 bits come widened to float32 for a distillation (rows/place.c). */
+/* These take float64 alone (rows/distillation.c). */
 #define DISTILLED(function) NULL
 
 #define REAL f32
@@ -84,6 +88,9 @@
 #include "blocks/hessians.h"
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
+#if EXP_TABLE_f32
+#include "blocks/distilled_quick.h"
+#endif
 static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 
@@ -96,6 +103,9 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 #include "blocks/hessians.h"
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
+#if EXP_TABLE_f32
+#include "blocks/distilled_quick.h"
+#endif
 static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #undef ELEMENT
 
@@ -108,10 +118,8 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 #include "blocks/hessians.h"
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
-#if EXP_TABLE_f32    /* of lanes whose e^z has one */
+#if EXP_TABLE_f32
 #include "blocks/distilled_quick.h"
-#undef QUICK_FUNCTIONS
-#define QUICK_FUNCTIONS quick_sums, quick_mixture, quick_gradient
 #endif
 static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 #undef ELEMENT

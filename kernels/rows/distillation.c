@@ -30,12 +30,13 @@ static double largest(place *p, const reader *r)
 
 /* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
  * how far these lie from it; whether one of them is infinite, or what differs is. */
-static double usual_difference(const f32 *b, const f32 *a, ptrdiff_t n, double *spread, int *masked)
+static double usual_difference(element type, const char *b, const char *a, ptrdiff_t n, double *spread, int *masked)
 {
     double sum = 0, squares = 0;
     int count = 0;
     for (ptrdiff_t c = 0; c < n; ++c) {
-        const double d = (double)b[c] - (double)a[c];
+        const ptrdiff_t at = c * element_size(type);
+        const double d = get_element(type, b + at) - get_element(type, a + at);
         if (isfinite(d)) sum += d, squares += d * d, ++count;
     }
     const double mean = count ? sum / count : 0, variance = count ? squares / count - mean * mean : 0;
@@ -56,40 +57,111 @@ static void add_block(place *p, const quick_pair *r, int forward, block at, f32 
 
 static const quick_totals of_nothing = {0, 0, 0, 0, -INFINITY, -INFINITY};
 
-/* mean(e^d) - 1, and where it is that mean(phi) less up - log(1 + up) keeps its digits. */
-static double mean_up(const quick_pair *r, const quick_totals *t)
+/* The means over p_a of d and of phi(d), and what they come to. */
+typedef struct {
+    double moved, phi, up, shift; /* up: mean(e^d) - 1; shift: log(1 + up) */
+    double apart; /* shift - moved, the divergence */
+    int finite, serves;
+} quick_means;
+
+/* With up = mean(e^d) - 1, and d less the base,
+ *
+ *   KL(p_a || p_b) = mean(phi) - (up - log(1 + up)) = log(1 + up) - mean(d),
+ *
+ * of which the former is good to the last digits where its second term is the smaller one, and the latter where rows are far from
+ * each other, and the base is not. */
+static quick_means means_of(const quick_pair *r, const quick_totals *t)
 {
-    return r->far ? t->phi / t->e * r->ratio - 1 : (t->moved + t->phi) / t->e;
+    quick_means m;
+    m.moved = t->moved / t->e * (r->far ? r->inverse : 1), m.phi = t->phi / t->e;
+    /* Over the mixture an error of the shift shows, and up may be next to nothing beside what it is the sum of. */
+    const int directly = r->far || (r->keeps == KEEP_OTHER && fabs(m.moved) > 0.5);
+    const double ratio = (r->far ? t->phi : t->other) / t->e * r->ratio;
+    m.up = directly ? ratio - 1 : m.moved + m.phi;
+    m.shift = directly ? log(ratio) : log1p(m.up);
+    m.apart = m.shift - m.moved;
+    m.finite = isfinite(m.shift) && isfinite(m.apart);
+    const int is_far = m.apart >= 0.5 + 0.25 * (fabs(m.shift) + fabs(m.moved));
+    const int is_near = !r->far && m.up > -0.5 && m.up - m.shift <= 0.5 * m.phi;
+    m.serves = m.finite && (is_near || (is_far && (r->far || m.up > -0.5)));
+    return m;
 }
-static int is_near(const quick_totals *t, double up) { return up > -0.5 && up - log1p(up) <= 0.5 * (t->phi / t->e); }
+
+static void find_ratio(quick_pair *r)
+{
+    r->ratio = times_power_of_2(exp(-r->base * r->inverse), r->of_b.k - r->of_a.k);
+}
 
 static void move_base(quick_pair *r, double by)
 {
     r->base += by / r->inverse;
-    r->ratio = times_power_of_2(exp(-r->base * r->inverse), r->of_b.k - r->of_a.k);
     r->carefully = 1;
+    find_ratio(r);
 }
 
-/* After the first block the base is moved, and it is read again, if that shows the base to be far off. */
-static quick_totals add_up(place *p, quick_pair *r, int forward, char *m, char *e)
+/* The anchors of rows with these maxima; 0 where lanes have none. */
+static int anchor_pair(quick_pair *r, double max_a, double max_b)
+{
+    const double of_a = max_a * r->inverse, of_b = max_b * r->inverse;
+    if (!isfinite(of_a) || !isfinite(of_b)) return 0;
+    r->of_a = anchor_at(of_a, sum_headroom(0), 0), r->of_b = anchor_at(of_b, sum_headroom(0), 0);
+    find_ratio(r);
+    return r->of_a.shift == 0 && r->of_b.shift == 0;
+}
+
+/* Whether the anchors serve the two rows: by their maxima, or by their sums, which are infinite where they do not. */
+static int have_anchors(const quick_pair *r, const quick_totals *t, double up, double least, double most)
+{
+    const double of_b = r->far ? t->phi : t->e * (1 + up) / r->ratio, room = 20 + sum_headroom(0) * LN2;
+    if (t->max_a * r->inverse - r->of_a.k * LN2 > room || t->max_b * r->inverse - r->of_b.k * LN2 > room) return 0;
+    return t->e >= least && t->e <= most && of_b >= least && of_b <= most;
+}
+
+/* The base, and the way to add up, by which sums should serve that do not by these; 0 where there is none. Rows far from
+ * each other want mean(d) for a base, after which up is no less than 0, others log(1 + up), after which it is next to 0. */
+static int settle(quick_pair *r, const quick_means *m, int mixes)
+{
+    const int was_far = r->far, is_far = m->finite && m->apart >= 0.75;
+    const double by = !mixes && (is_far || !(m->up > -0.5)) ? m->moved : m->shift;
+    r->far = is_far;
+    if (!isfinite(by)) return was_far; /* classes that both mask */
+    move_base(r, by);
+    return r->ratio >= 0x1p-60 && r->ratio <= 0x1p60;
+}
+
+/* After the first block, which is added up again where it shows that the anchors or the base are far off. */
+static void begin_with(place *p, quick_pair *r, int forward, int mixes, block at, f32 *m, f32 *e, quick_totals *totals)
+{
+    quick_means found = means_of(r, totals);
+    quick_pair other = *r;
+    if (!have_anchors(r, totals, found.up, 0x1p48, 0x1p88)) {
+        const double of_x = p->k->top(read_block(&p->x, at), at.n), of_q = p->k->top(read_block(&p->q, at), at.n);
+        if (!anchor_pair(&other, forward ? of_q : of_x, forward ? of_x : of_q)) return;
+        *r = other;
+        *totals = of_nothing;
+        add_block(p, r, forward, at, m, e, totals);
+        found = means_of(r, totals);
+    }
+    if ((found.serves && (r->far || !(found.apart >= 0.75))) || !settle(&other, &found, mixes)) return;
+    *r = other;
+    *totals = of_nothing;
+    add_block(p, r, forward, at, m, e, totals);
+}
+
+static quick_totals add_up(place *p, quick_pair *r, int forward, int mixes, int at_first, char *m, char *e)
 {
     quick_totals totals = of_nothing;
     for (block at = {0, 0}; next_block(&p->c, &at);) {
         f32 *ms = m ? (f32 *)m + at.at : NULL, *es = e ? (f32 *)e + at.at : NULL;
         add_block(p, r, forward, at, ms, es, &totals);
-        if (at.at || r->far || at.n == p->t->classes) continue;
-        const double up = mean_up(r, &totals);
-        if (!isfinite(up) || !(up > -1) || is_near(&totals, up)) continue;
-        move_base(r, log1p(up));
-        totals = of_nothing;
-        add_block(p, r, forward, at, ms, es, &totals);
+        if (at_first && at.at == 0 && at.n < p->t->classes) begin_with(p, r, forward, mixes, at, ms, es, &totals);
     }
     return totals;
 }
 
 /* Of f(D) = beta D e^D - w log w with w = 1 - beta + beta e^D, whose derivative is beta e^D (D - log w), and that of log w
  * beta e^D / w. It converges up to |D| = pi. */
-static void find_series(double beta, f32 *series)
+static void find_series(double beta, f32 *both, f32 *own)
 {
     enum { TERMS = QUICK_SHARES + 2 };
     double e[TERMS], w[TERMS], slope[TERMS], gap[TERMS] = {0, 1}; /* e^D; w; its logarithm's derivative; D - log w */
@@ -101,20 +173,22 @@ static void find_series(double beta, f32 *series)
         for (int j = 0; j < i; ++j) slope[i] -= slope[j] * w[i - j];
     }
     for (int i = 1; i < TERMS; ++i) gap[i] -= slope[i - 1] / i;
+    for (int i = 1; i <= QUICK_SHARES; ++i) own[QUICK_SHARES - i] = (f32)(slope[i - 1] / i);
     for (int i = 2; i < TERMS; ++i) {
         double sum = 0;
         for (int j = 1; j < i; ++j) sum += gap[j] * e[i - 1 - j];
-        series[TERMS - 1 - i] = (f32)(beta * sum / i);
+        both[TERMS - 1 - i] = (f32)(beta * sum / i);
     }
 }
 
 /* The two divergences over the mixture, and the student's own, of what was kept. */
-static double over_mixture(place *p, const quick_pair *r, double e, double up, double *own)
+static double over_mixture(place *p, const quick_pair *r, double e, double up, int coarsely, double *own)
 {
-    quick_shares of = {.shift = log1p(up), .of_b = r->ratio / (1 + up), .beta = p->t->distilled.beta};
+    quick_shares of = {
+        .shift = log1p(up), .of_b = r->ratio / (1 + up), .beta = p->t->distilled.beta, .coarsely = coarsely};
     quick_mixed found = {0, 0};
     char *m = p->kept.rows, *es = m + p->kept.stride;
-    find_series(of.beta, of.series);
+    if (!coarsely) find_series(of.beta, of.both, of.own);
     for (block at = {0, 0}; next_block(&p->c, &at);)
         p->k->quick_mixture(read_block(&p->x, at), read_block(&p->q, at), at.n, r, &of, m + 4 * at.at, es + 4 * at.at,
                             &found);
@@ -128,7 +202,7 @@ static void write_quickly(place *p, quick_pair r, int forward, double of_m, doub
     char *m = p->kept.rows, *e = m ? m + p->kept.stride : NULL;
     write_distilled(p);
     if (m && p->out.direct) {
-        const quick_job job = {(f32 *)m, (f32 *)e, (f32 *)p->out.row, of_m, of_e, p->t->classes, 0, p->out.bypass};
+        const quick_job job = {(f32 *)m, (f32 *)e, p->out.row, of_m, of_e, p->t->classes, 0, p->out.bypass};
         p->distilled = job;
         p->kept.rows = p->kept.halves[p->kept.rows == p->kept.halves[0]];
         return;
@@ -149,30 +223,7 @@ void write_distilled(place *p)
     if (p->distilled.done < p->distilled.n) p->k->quick_gradient(&p->distilled, p->distilled.n);
 }
 
-/* The anchors of rows whose maxima are known to be elsewhere; 0 where lanes have none. */
-static int anchor_pair(place *p, quick_pair *r, int forward)
-{
-    const double of_x = largest(p, &p->x) * r->inverse, of_q = largest(p, &p->q) * r->inverse;
-    if (!isfinite(of_x) || !isfinite(of_q)) return 0;
-    r->of_a = anchor_at(forward ? of_q : of_x, sum_headroom(0), 0);
-    r->of_b = anchor_at(forward ? of_x : of_q, sum_headroom(0), 0);
-    return r->of_a.shift == 0 && r->of_b.shift == 0;
-}
-
-/* Whether the anchors serve the two rows: by their maxima, or by their sums, which are infinite where they do not. */
-static int have_anchors(const quick_pair *r, const quick_totals *t, double up)
-{
-    const double least = 0x1p40, most = 0x1p100, of_b = (r->far ? t->phi : t->e * (1 + up) / r->ratio);
-    const int suit = t->e >= least && t->e <= most && of_b >= least && of_b <= most;
-    return suit && !(t->max_a * r->inverse > 20) && !(t->max_b * r->inverse > 20);
-}
-
-/* 0 where lanes of float32 will not do. With the means over p_a of d, of phi(d), and so up = mean(e^d) - 1,
- *
- *   KL(p_a || p_b) = mean(phi) - (up - log(1 + up)) = log(1 + up) - mean(d),
- *
- * of which the former is good to the last digits where its second term is the smaller one, and the latter where rows are far from
- * each other. Where neither is, the base is moved by log(1 + up), and up is next to 0 then. */
+/* 0 where lanes of float32 will not do. */
 static int quickly(place *p, ptrdiff_t row, double weight)
 {
     const task *t = p->t;
@@ -180,61 +231,56 @@ static int quickly(place *p, ptrdiff_t row, double weight)
     const double temperature = t->distilled.temperature, beta = t->distilled.beta;
     const int forward = kind == FORWARD_KL, mixes = kind == JENSEN_SHANNON;
     char *m = p->kept.rows, *e = m ? m + p->kept.stride : NULL;
-    if (!p->k->quick_sums || (mixes && (!m || t->classes < LEAST_MIXED))) return 0;
-    quick_pair r = {.inverse = 1 / temperature, .of_a = anchor_at(0, sum_headroom(0), 0), .ratio = 1};
-    r.of_b = r.of_a;
+    if (!p->k->quick_sums || !suits_float32(1 / temperature, 0) || (mixes && (!m || t->classes < LEAST_MIXED)))
+        return 0;
+    quick_pair r = {.inverse = 1 / temperature, .numbers = &p->numbers};
     if (m) r.keeps = forward ? KEEP_MOVED : mixes ? KEEP_OTHER : KEEP_TERM;
+    reader *of_a = forward ? &p->q : &p->x, *of_b = forward ? &p->x : &p->q;
     block first = {0, 0};
     if (!next_block(&p->c, &first)) return 1;
-    const f32 *x = read_block(&p->x, first), *q = read_block(&p->q, first);
+    const void *a = read_block(of_a, first), *b = read_block(of_b, first);
     double spread;
-    int masked;
+    int masked, anchored = 0, finely = 0;
     const ptrdiff_t guessed = first.n < GUESSED_FROM ? first.n : GUESSED_FROM;
-    const double usual = usual_difference(forward ? x : q, forward ? q : x, guessed, &spread, &masked) * r.inverse;
-    r.far = spread * r.inverse > 1.1 && fabs(usual) < 2 && !mixes && !masked;
-    if (!r.far && fabs(usual) > 0.5 * spread * r.inverse) move_base(&r, usual);
-    double up, loss, own = 0;
+    const double usual = usual_difference(p->x.type, b, a, guessed, &spread, &masked) * r.inverse;
+    if (!anchor_pair(&r, 0, 0)) return 0;
+    r.far = spread * r.inverse > 1.1 && !masked;
+    if (r.far ? fabs(usual) >= 2 : fabs(usual) > 0.5 * spread * r.inverse) move_base(&r, usual);
+    double loss, own = 0;
     quick_totals found;
-    for (int turn = 0, anchored = 0;; ++turn) {
-        if (turn == 6 || !(r.ratio >= 0x1p-60 && r.ratio <= 0x1p60)) return 0;
-        found = add_up(p, &r, forward, m, e);
-        up = mean_up(&r, &found);
-        if (!have_anchors(&r, &found, up) && !anchored) {
-            if (!anchor_pair(p, &r, forward)) return 0;
+    quick_means by;
+    for (int turn = 0;; ++turn) {
+        if (turn == 8) return 0;
+        found = add_up(p, &r, forward, mixes, turn == 0, m, e);
+        by = means_of(&r, &found);
+        if (!anchored && !have_anchors(&r, &found, by.up, 0x1p40, 0x1p100)) {
             anchored = 1;
-            r.far = 0;
-            move_base(&r, 0);
+            if (!anchor_pair(&r, largest(p, of_a), largest(p, of_b))) return 0;
             continue;
         }
-        /* Over the mixture an error of the shift shows, and up is next to nothing beside what it is the sum of. */
-        if (mixes && fabs(found.moved) > 0.5 * found.e) up = found.other / found.e * r.ratio - 1;
-        const double moved = found.moved / found.e, phi = found.phi / found.e, shift = log1p(up), apart = shift - moved;
-        const int finite = isfinite(up) && up > -1 && isfinite(apart);
-        const int are_far = up > -0.5 && apart >= 0.5 + 0.25 * (fabs(shift) + fabs(moved));
-        loss = apart;
-        if (r.far) {
-            if (finite && are_far) break;
-            r.far = 0;
-            if (finite) move_base(&r, shift);
-            continue;
-        }
-        if (!finite) return 0;
-        if (mixes) {
-            loss = over_mixture(p, &r, found.e, up, &own);
+        if (mixes && by.finite && (!r.far || by.apart >= 0.5)) {
+            const double share = beta * (1 - beta);
+            const int coarsely = !finely && by.apart >= 2;
+            loss = over_mixture(p, &r, found.e, by.up, coarsely, &own);
             if (!isfinite(loss) || !isfinite(own)) return 0;
-            if (up > -0.5 && shift * shift <= 4 * loss / (beta * (1 - beta))) break;
-        } else if (is_near(&found, up)) {
-            loss = phi - (up - shift);
+            if (coarsely && loss < share) {
+                finely = 1;
+                continue;
+            }
+            if (by.up > -0.5 && by.shift * by.shift <= 4 * loss / share) break;
+        } else if (by.serves) {
+            loss = !r.far && by.up - by.shift <= 0.5 * by.phi ? by.phi - (by.up - by.shift) : by.apart;
             break;
-        } else if (are_far) break;
-        move_base(&r, shift);
+        }
+        if (!settle(&r, &by, mixes)) return 0;
     }
     const double scale = t->row_scale[row * t->row_scale_step] * weight * temperature, of_e = scale / found.e;
-    const double factors[3][2] = {{of_e / (1 + up), -of_e * up / (1 + up)},
-                                  {-of_e, -of_e * (loss - log1p(up))},
+    const double factors[3][2] = {{of_e / (1 + by.up), -of_e * by.up / (1 + by.up)},
+                                  {-of_e, -of_e * (loss - by.shift)},
                                   {-of_e * (1 - beta), -of_e * (1 - beta) * own}};
     double of_m = factors[kind][0], of_both = factors[kind][1];
     if (r.far && forward) of_m = scale / found.phi, of_both = -of_e;
+    else if (r.far && !mixes) of_m *= r.inverse;
     if (!suits_lanes(of_e) || !suits_lanes(of_m)) return 0;
     t->loss[row] = weight * (temperature * temperature * loss);
     write_quickly(p, r, forward, of_m, of_both);

@@ -29,11 +29,11 @@ static int suits_fusion(const task *t)
            o->label_smoothing == 0 && suits_float32(o->logit_scale, o->softcap);
 }
 
-/* What rows are worked on in: for a distillation float32 for those of 16 bits, or float64 (distillation.c). */
+/* What rows are worked on in: those of a distillation in float32 where the two are not of one type, or in float64. */
 static element worked_in(const task *t, int exactly)
 {
     if (t->work != DISTILLATION) return t->x.type;
-    return exactly ? ELEMENT_F64 : lanes_type(t->x.type);
+    return exactly ? ELEMENT_F64 : t->q.type == t->x.type ? t->x.type : lanes_type(t->x.type);
 }
 
 void open_place(place *p, const task *t, int exactly)
@@ -71,6 +71,7 @@ void open_place(place *p, const task *t, int exactly)
     if (p->most_rows < 1 || !p->x.direct) p->most_rows = 1;
     const int is_quick = t->work == DISTILLATION && p->k->quick_sums;
     if (is_quick) p->most_rows = 2;    /* of one row there are two numbers for each class */
+    if (is_quick) p->numbers = transform_numbers_of(1 / t->distilled.temperature, 0);
     const int keeps = (t->work == FORWARD_BACKWARD || t->work == SOFTMAX || is_quick) && row_bytes <= KEPT_BYTES;
     /* On the heap: more than some threads' stacks have. Without memory the rows are left as they are. */
     if (copies) p->buffers = malloc(6 * BLOCK * sizeof(f64));

@@ -2,7 +2,7 @@
 
 A line of these classes is an option. Signatures, docstrings, checks, what backends get, the conformance suite's crossed
 options, the fuzzer's draws and the PyTorch drop-in's arguments are made from it. CONTRIBUTING.md says what else an
-option needs: its formula in reference.py, and its use in each backend.
+option needs: its formula in reference/loss.py, and its use in each backend.
 """
 
 import collections
@@ -128,9 +128,10 @@ class Option(NamedTuple):
     the value. An option ``of`` the 'row' changes what a row yields, and goes to backends; one of the 'call' does not.
     A real number lies within ``limits``, which ``rule`` is made from (`_real`), and its check in compiled code.
     One with a shape (``over``) is an array: a number for each class, or row, of which ``entries`` holds. One that
-    ``needs_index`` goes with index targets alone. A value is ``inert`` where it changes nothing in a call whose every
-    target is a class. ``samples`` are the values, beside the default, that the conformance suite crosses with every
-    other option; the fuzzer draws from these and ``draws``, and what must be refused from ``bad``.
+    ``needs_index`` goes with index targets alone; one that is ``of_logits`` makes other logits of those given. A value
+    is ``inert`` where it changes nothing in a call whose every target is a class. ``samples`` are the values, beside
+    the default, that the conformance suite crosses with every other option; the fuzzer draws from these and ``draws``,
+    and what must be refused from ``bad``.
     """
 
     default: Any
@@ -142,6 +143,7 @@ class Option(NamedTuple):
     entries: Entries = WEIGHTS
     limits: Limits | None = None
     needs_index: bool = False
+    of_logits: bool = False
     inert: Callable[[Any], bool] = lambda value: False
     samples: tuple[Any, ...] = ()
     draws: tuple[Any, ...] = ()
@@ -247,6 +249,7 @@ class ExtraOptions(TypedDict, total=False):
             "float > 0, default 1",
             "a: logits are multiplied by it, first of all (1 / temperature).",
             POSITIVE,
+            of_logits=True,
             samples=(0.7,),
             draws=(0.125, 3.0),
             bad=(0.0, -1.0, math.inf, math.nan, None, "1"),
@@ -260,6 +263,7 @@ class ExtraOptions(TypedDict, total=False):
             "c: logits go through c tanh(z / c), after ``logit_scale``; an infinite one becomes c or -c (Gemma 2).",
             NOT_NEGATIVE._replace(told="finite and positive, or 0 or None for none"),
             _number_or_none,
+            of_logits=True,
             inert=lambda value: value is None,
             samples=(5.0,),
             draws=(1.5, 30.0),
@@ -275,6 +279,7 @@ class ExtraOptions(TypedDict, total=False):
             "``logit_scale=s, margin=s * m``). Index targets only.",
             Limits(-math.inf, math.inf, "finite", open_below=True, open_above=True),
             needs_index=True,
+            of_logits=True,
             samples=(0.6,),
             draws=(-2.5, 10.0),
             bad=(math.inf, math.nan, None, "1"),
@@ -307,6 +312,7 @@ class PriorOption(TypedDict, total=False):
             "masked: it has probability and gradient 0.",
             over="classes",
             entries=ADDED,
+            of_logits=True,
         ),
     ]
 
@@ -376,6 +382,7 @@ DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 _OF_ROW = [name for name, option in OPTIONS.items() if option.of == "row"]
 ARRAYS = tuple(name for name in _OF_ROW if OPTIONS[name].over)
 NUMERIC = tuple(name for name in _OF_ROW if OPTIONS[name].numeric)
+TRANSFORMS = tuple(name for name in NUMERIC if OPTIONS[name].of_logits)
 NEED_INDEX = tuple(name for name, option in OPTIONS.items() if option.needs_index)
 
 # The options as backends get them: arrays are contiguous float64, (C,) or (N,), or None; ignore_index is None where no

@@ -1,4 +1,4 @@
-"""The reference as a backend: rows of arrays, handed one at a time to crossentropy/reference.py as lists."""
+"""The reference as a backend: rows of arrays, handed one at a time to crossentropy/reference/ as lists."""
 
 from __future__ import annotations
 

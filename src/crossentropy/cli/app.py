@@ -9,6 +9,7 @@ import click
 
 from .. import __version__, logsumexp
 from .inputs import BadInput
+from .interrupts import none_is_lost
 
 COMMANDS = {
     "train": "Train a classifier on a table; report on held-out data.",
@@ -63,7 +64,8 @@ def entry():
     for stream in (sys.stdout, sys.stderr):  # a redirected stream on Windows may lack p with a hat
         stream.reconfigure(errors="replace")
     try:
-        main(prog_name="crossentropy")
+        with none_is_lost():
+            main(prog_name="crossentropy")
     except ModuleNotFoundError as error:  # what a command needs when it is run
         if not error.name or error.name.startswith("crossentropy"):
             raise

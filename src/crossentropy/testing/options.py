@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import autograd, cross_entropy, cross_entropy_and_grad, cross_entropy_grad, reference
-from .._options import ARRAYS, NEED_INDEX, OPTIONS
+from .._options import ARRAYS, NEED_INDEX, OPTIONS, TRANSFORMS
 from .._options import NUMERIC as _NUMERIC_NAMES
 from .covering import covering
 from .layouts import LAYOUTS, has_layout
@@ -123,7 +123,7 @@ def problem(options: OptionSet, dtype: np.dtype) -> Problem:
 def of_transformed(options: OptionSet, dtype: np.dtype) -> int:
     """By what limits are multiplied: float64 logits and a focal factor are rounded once more where they transform."""
     changed = options.class_prior or any(
-        getattr(options, name) != OPTIONS[name].default for name in ("logit_scale", "softcap", "margin", "focal")
+        getattr(options, name) != OPTIONS[name].default for name in (*TRANSFORMS, "focal")
     )
     return 4 if changed and dtype == np.float64 else 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from . import calls, private
 from .bridge import Options, Weights, class_axis
 from .normalizer import divisor
+from .shards import RefusalsTold
 
 
 def are_among(*tensors) -> bool:
@@ -93,13 +95,18 @@ def cross_entropy(input, target, weights: Weights, options: Options, dtype, plai
         raise TypeError(f"input must be a DTensor where target or weights are, got {type(input).__name__}")
     axis = class_axis(input)
     layout = layout_of(input.device_mesh, input.placements, axis, input.dim())
-    are_classes = tuple(target.shape) != tuple(input.shape)
     rows_shape = (*input.shape[:axis], *input.shape[axis + 1 :])
-    if are_classes and tuple(target.shape) != rows_shape:
-        raise ValueError(
-            f"target must have shape {rows_shape}, or that of input, {tuple(input.shape)}, got {tuple(target.shape)}"
-        )
+    group = None if layout.vocab is None else layout.mesh.get_group(layout.vocab)
     x = local(input, layout, layout.logits)
+    with contextlib.nullcontext() if group is None else RefusalsTold(group):
+        if not isinstance(target, torch.Tensor):
+            raise TypeError(f"target must be a tensor, got {type(target).__name__}")
+        are_classes = tuple(target.shape) != tuple(input.shape)
+        if are_classes and tuple(target.shape) != rows_shape:
+            raise ValueError(
+                f"target must have shape {rows_shape}, or that of input, {tuple(input.shape)}, "
+                f"got {tuple(target.shape)}"
+            )
     y = local(target, layout, layout.rows if are_classes else layout.logits)
     beside = Weights(
         local(weights.weight, layout, layout.classes),
@@ -118,7 +125,6 @@ def cross_entropy(input, target, weights: Weights, options: Options, dtype, plai
         result = dtype or calls.result_dtype(x, y, beside.weight)
         logits = x.movedim(axis, -1)
         y = y if are_classes else y.movedim(axis, -1)
-        group = layout.mesh.get_group(layout.vocab)
         loss, by = loss_and_divisor(logits, y, beside, of_part, group)
     if wanted == "none":
         return wrapped(loss.to(result), layout, layout.rows, torch.Size(rows_shape))
@@ -136,7 +142,8 @@ def reduced(loss, by, options: Options, layout: Layout):
         partial = [Partial() if i in layout.spread else Replicate() for i in range(layout.mesh.ndim)]
         numbers = wrapped(numbers, layout, partial).redistribute(layout.mesh, everywhere).to_local()
     if has_own:
-        numbers = numbers[0] / numbers[1].detach()
+        by = numbers[1].detach()  # a mean over no row is NaN, and its gradient 0
+        numbers = torch.where(by == 0, torch.nan, numbers[0] / torch.where(by == 0, 1, by))
     elif options.normalizer is not None:
         numbers = numbers / options.normalizer
     return wrapped(numbers, layout, everywhere)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any, NamedTuple, Unpack
 
@@ -9,7 +10,7 @@ import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .._options import EXTRAS, ExtraOptions, takes_options
-from . import calls, dtensors, linear_calls, linear_composed, linear_eager
+from . import calls, dtensors, linear_calls, linear_composed, linear_eager, linear_shards, shards
 from .bridge import Options, Weights
 from .linear_bridge import Layer, Settings
 
@@ -140,41 +141,37 @@ def linear_cross_entropy(
             vocab_range=vocab_range,
             **extras,
         )
-    more = calls.extras("linear_cross_entropy", extras, _OWN)
-    rows, reduction = linear_calls.rows_of(options, rows), linear_calls.reduction_named(reduction)
-    if type(shift) is not bool:
-        raise TypeError(f"shift must be True or False, got {shift!r}")
-    linear_calls.require_tensors(input, linear_weight, target, linear_bias, weight)
-    layer, dtype = linear_calls.layer_of(input, linear_weight, linear_bias)
-    weights = calls.weights_given(weight, class_prior, sample_weight, where)
-    number, divisor = calls.normalizer_given(normalizer, reduction)
-    lacks_last = False
-    if shift:
-        layer, target, weights, lacks_last = linear_calls.shifted(layer, target, weights, ignore_index)
-    target, probabilities = linear_calls.target_of(layer, target)
-    numbers = linear_calls.index_ignored(ignore_index, probabilities), linear_calls.smoothing(label_smoothing)
-    linear_calls.require_weight(layer, weight, probabilities)
-    by = reduction if divisor is None else "sum"
-    settings = Settings(*Options(*numbers, **more, normalizer=number, reduction=by), rows, dtype)
-    rows_shape = (*layer.rows_shape, *layer.weight.shape[1:-1])
-    if problem := calls.problem_beside(layer.weight.shape[:1], rows_shape, weights, settings, not probabilities):
-        raise ValueError(problem)
-    if group is not None or vocab_range is not None:
-        loss = _spread(layer, target, weights, settings, group, vocab_range)
+    is_spread = group is not None or vocab_range is not None
+    group = shards.group_of(group) if is_spread else None
+    with shards.RefusalsTold(group) if is_spread else contextlib.nullcontext():
+        more = calls.extras("linear_cross_entropy", extras, _OWN)
+        rows, reduction = linear_calls.rows_of(options, rows), linear_calls.reduction_named(reduction)
+        if type(shift) is not bool:
+            raise TypeError(f"shift must be True or False, got {shift!r}")
+        linear_calls.require_tensors(input, linear_weight, target, linear_bias, weight)
+        layer, dtype = linear_calls.layer_of(input, linear_weight, linear_bias)
+        weights = calls.weights_given(weight, class_prior, sample_weight, where)
+        number, divisor = calls.normalizer_given(normalizer, reduction)
+        lacks_last = False
+        if shift:
+            layer, target, weights, lacks_last = linear_calls.shifted(layer, target, weights, ignore_index)
+        target, probabilities = linear_calls.target_of(layer, target)
+        numbers = linear_calls.index_ignored(ignore_index, probabilities), linear_calls.smoothing(label_smoothing)
+        linear_calls.require_weight(layer, weight, probabilities)
+        by = reduction if divisor is None else "sum"
+        settings = Settings(*Options(*numbers, **more, normalizer=number, reduction=by), rows, dtype)
+        rows_shape = (*layer.rows_shape, *layer.weight.shape[1:-1])
+        if problem := calls.problem_beside(layer.weight.shape[:1], rows_shape, weights, settings, not probabilities):
+            raise ValueError(problem)
+        if is_spread and layer.weight.dim() != 2:
+            raise ValueError(f"group goes with a linear_weight of shape (V, H), got {tuple(layer.weight.shape)}")
+        first = shards.first_of(vocab_range, len(layer.weight))
+    if is_spread:
+        loss, _ = linear_shards.cross_entropy(layer, target, weights, settings, group, first)
     else:
         loss = _loss(layer, target, weights, settings)
     loss = loss if divisor is None else loss / divisor
     return loss[..., :-1] if lacks_last and reduction == "none" else loss
-
-
-def _spread(layer: Layer, target, weights: Weights, settings: Settings, group, vocab_range) -> torch.Tensor:
-    """The loss of a vocabulary that is spread over the ranks of a group."""
-    from . import linear_shards, shards
-
-    if layer.weight.dim() != 2:
-        raise ValueError(f"group goes with a linear_weight of shape (V, H), got {tuple(layer.weight.shape)}")
-    place = shards.place_of(group, vocab_range, len(layer.weight))
-    return linear_shards.cross_entropy(layer, target, weights, settings, *place)[0]
 
 
 def _loss(layer: Layer, target, weights: Weights, settings: Settings) -> torch.Tensor:

@@ -29,8 +29,8 @@ def cross_entropy(layer: Layer, target, weights: Weights, settings: Settings, gr
     x = layer.input.reshape(-1, layer.input.shape[-1])
     n, rows_shape = len(x), layer.rows_shape
     like = _logits_like(n, layer, settings)
-    if problem := shard_losses.problem(like.reshape(*rows_shape, -1) if n else like, target, weights, options):
-        raise problem
+    with shards.RefusalsTold(group):
+        shard_losses.checked(like.reshape(*rows_shape, -1) if n else like, target, weights, options)
     v = weights.sample_weight
     flat = target.reshape(n, -1) if target.is_floating_point() else target.reshape(n)
     weights = weights._replace(sample_weight=None if v is None else v.reshape(n))
@@ -80,8 +80,9 @@ class _Linear(torch.autograd.Function):
                 whole[rows] = shard_losses.records(part, found)
             return whole
 
-        mark, device = mark_of(call, first), shards.device_of(x, group)
-        parts, found, marks = shards.exchanged(group, mark, call.dtype, records, device, None)
+        with shards.RefusalsTold(group):
+            mark, device = mark_of(call, first), shards.device_of(x, group)
+        parts, found, marks = shards.exchanged(group, mark, call.dtype, records, device)
         loss, divisor, statistics = shard_losses.results(call, parts, found, marks)
         ctx.mark_non_differentiable(divisor)
         ctx.save_for_backward(x, w, b, target, *weights, statistics, divisor)

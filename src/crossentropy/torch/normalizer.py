@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from . import calls, private
+from .shards import device_of, group_of
 
 
 def normalizer(
@@ -44,7 +46,8 @@ def normalizer(
     Raises
     ------
     TypeError, ValueError, IndexError
-        For what is no tensor, of the wrong dtype, or a target that is no class of ``weight``.
+        For what is no tensor, of the wrong dtype, or a target that is no class of ``weight``; on the CPU a RuntimeError
+        on the other ranks.
 
     Notes
     -----
@@ -62,7 +65,44 @@ def normalizer(
     >>> sum(crossentropy.torch.cross_entropy(torch.zeros(3, 4), y, normalizer=by) for y in micro_batches)
     tensor(1.3863)
     """
-    given = [targets] if isinstance(targets, torch.Tensor) else list(targets)
+    group = _group_of(group)
+    given = [targets] if isinstance(targets, torch.Tensor) or not isinstance(targets, Iterable) else list(targets)
+    try:
+        total = _here(given, weight, ignore_index)
+    except Exception:
+        if group is not None and not any(isinstance(t, torch.Tensor) and t.is_cuda for t in (*given, weight)):
+            _refuse(torch.int64 if weight is None else torch.float64, group)
+        raise
+    if group is not None:
+        torch.distributed.all_reduce(total, group=group)
+        if total.is_cpu and not private.is_traced(total) and total <= REFUSED / 2:
+            raise RuntimeError("another rank refused its targets, and raised what is wrong with them")
+    return torch.where(total == 0, 1, total)
+
+
+# What a rank has counted that refuses its targets: no others make up for it. On a device, where nobody looks, it takes
+# no part in the sum, and the others wait for it as for one that is gone.
+REFUSED = -(2**53)
+
+
+def _group_of(group):
+    """The ranks whose targets are counted together; None for those of this process alone."""
+    import torch.distributed as dist
+
+    return group_of(group) if group is not None or (dist.is_available() and dist.is_initialized()) else None
+
+
+def _refuse(dtype, group) -> None:
+    """Let the others know."""
+    import torch.distributed as dist
+
+    if device_of(None, group).type == "cpu" and not torch.compiler.is_compiling():
+        with contextlib.suppress(RuntimeError):  # where they are gone, which is not what is wrong here
+            dist.all_reduce(torch.tensor(REFUSED, dtype=dtype), group=group)
+
+
+def _here(given, weight, ignore_index) -> torch.Tensor:
+    """What is counted on this rank."""
     if weight is not None and (
         not isinstance(weight, torch.Tensor) or weight.dim() != 1 or not weight.is_floating_point()
     ):
@@ -77,7 +117,7 @@ def normalizer(
     total = torch.zeros((), dtype=torch.int64 if weight is None else torch.float64, device=device)
     for position, t in enumerate(given):
         total = total + _counted(t, weight, ignored, "targets" if len(given) == 1 else f"targets[{position}]")
-    return _everywhere(total, group)
+    return total
 
 
 def _counted(t, weight, ignore_index: int, name: str):
@@ -113,14 +153,3 @@ def divisor(target, weights, ignore_index: int):
     if weights.weight is not None:
         w = torch.where(counts, weights.weight.detach().double()[torch.where(counts, y, 0)], 0)
     return (w * v).sum()
-
-
-def _everywhere(total: torch.Tensor, group) -> torch.Tensor:
-    """The sum over the ranks of a group, at least 1 where it would be 0."""
-    import torch.distributed as dist
-
-    if group is not None or (dist.is_available() and dist.is_initialized()):
-        from .shards import group_of
-
-        dist.all_reduce(total, group=group_of(group))
-    return torch.where(total == 0, 1, total)

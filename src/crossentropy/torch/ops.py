@@ -10,13 +10,13 @@ import torch
 from torch.library import custom_op
 
 from .._backends.contract import FIELDS_OF_FEW
-from .._options import DEFAULTS
+from .._options import DEFAULTS, TRANSFORMS
 from ..autograd import FIELDS
 from . import bridge, kept_logits
 from .bridge import Options, Weights, class_axis, loss_dtype, weights_of
 from .derivatives import log_softmax_second_derivative, second_derivative
 
-OF_FEW = ("logit_scale", "softcap", "margin", "focal")  # with a class prior: see `contract.FIELDS_OF_FEW`
+OF_FEW = (*TRANSFORMS, "focal")  # with a class prior: see `contract.FIELDS_OF_FEW`
 
 
 def _statistics_dtype(input):

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from .. import autograd
-from . import cache, shard_composed
+from . import cache, calls, shard_composed
 from .bridge import array, host_array, loss_dtype, on_torchs_threads
 from .log_probs_ops import Settings
+from .shard_losses import require_plain
 from .shards import Shards, digest
 
 NOT_MINE = np.inf  # what stands for the logit of a class of another rank: its own would make the row undefined
@@ -62,6 +63,24 @@ class Call(NamedTuple):
         if index is None or self.settings.ignore_index is None:
             return None
         return index != self.settings.ignore_index
+
+
+def check(logits, index, prior) -> None:
+    """Raise what is wrong with a call, as far as it can be told without reading numbers."""
+    rows = tuple(logits.shape[:-1])
+    if index is not None:
+        require_plain(index, "index", logits.device)
+        if index.dtype not in calls.INTEGERS:
+            raise TypeError(f"index must have an integer dtype, got {index.dtype}")
+        if tuple(index.shape) != rows:
+            raise ValueError(f"index must have the shape of the rows, {rows}, got {tuple(index.shape)}")
+    classes = logits.shape[-1]
+    if prior is None:
+        return
+    require_plain(prior, "class_prior", logits.device)
+    if tuple(prior.shape) != (classes,) or not prior.is_floating_point():
+        got = f"{prior.dtype} {tuple(prior.shape)}"
+        raise ValueError(f"class_prior must be floating of shape ({classes},), got {got}")
 
 
 def transformed(z: np.ndarray, prior, settings: Settings) -> np.ndarray:

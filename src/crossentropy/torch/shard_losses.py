@@ -18,22 +18,19 @@ import torch
 
 from .. import _merging, blocks
 from .._backends import registry
-from .._options import DEFAULTS, EXTRAS
+from .._options import DEFAULTS, EXTRAS, OPTIONS, TRANSFORMS
 from . import cache, calls, private, shard_composed, shard_device
 from .bridge import NO_WEIGHTS, Options, Weights, array, host_array, loss_dtype, on_torchs_threads
 from .shards import Mark, Shards, digest
 
 _NUMBERS = ("label_smoothing", *EXTRAS)
 
-# Options that change logits, which are float64 then.
-_TRANSFORMS = ("logit_scale", "softcap", "margin")
-
 
 @functools.cache
-def _record(fields: tuple[str, ...], long: bool) -> np.dtype:
+def _record(fields: tuple[str, ...], long: bool, long_rest: bool) -> np.dtype:
     """The fields that have 8 bytes first, and so aligned."""
     kinds = dict.fromkeys(fields, "f8" if long else "f4")
-    if len(fields) == 3:
+    if len(fields) == 3 or long_rest:
         kinds["rest"] = "f8"
     return np.dtype([(name, kinds[name]) for name in sorted(fields, key=lambda name: kinds[name] != "f8")])
 
@@ -73,9 +70,10 @@ class Call:
     def dtype(self) -> np.dtype:
         """A row's record: 16 bytes wherever four numbers in float32 do, or two in it and one in float64."""
         options = self.options
-        changed = any(getattr(options, name) != DEFAULTS[name] for name in _TRANSFORMS)
+        changed = any(getattr(options, name) != DEFAULTS[name] for name in TRANSFORMS)  # logits, to float64
         long = self.input.dtype == torch.float64 or changed or self.weights.class_prior is not None
-        return _record(tuple(self.fields), long)
+        # A focal factor is a power of what is left beside the target, which may be far below float32's range.
+        return _record(tuple(self.fields), long, options.focal != DEFAULTS["focal"])
 
     def digests(self) -> tuple[int, int]:
         """(of the options, of targets and weights of rows): what must be the same on every rank."""
@@ -120,37 +118,48 @@ def index_of(ignore_index) -> int:
     return index
 
 
-def problem(logits, target, weights: Weights, options: Options) -> Exception | None:
-    """What is wrong with a call that any rank can tell without reading numbers; None where nothing is."""
+def require_plain(t, name: str, device: torch.device) -> None:
+    """Raise unless this is a dense tensor of PyTorch's own on this device."""
+    if not isinstance(t, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
+    if private.is_wrapper(t) or t.is_nested or t.layout is not torch.strided or t.device != device:
+        got = f"{type(t).__name__} on {t.device}, {t.layout}"
+        raise TypeError(f"{name} must be a plain, dense tensor on {device}, got {got}")
+
+
+def checked(logits, target, weights: Weights, options: Options) -> Options:
+    """The options of a call, or what is wrong with it, as far as it can be told without reading numbers."""
+    if logits.dtype not in calls.FLOATS:
+        raise TypeError(f"logits must be float32, float64, bfloat16 or float16, got {logits.dtype}")
     rows, shape = tuple(logits.shape[:-1]), tuple(logits.shape)
-    if not isinstance(target, torch.Tensor):
-        return TypeError(f"target must be a tensor, got {type(target).__name__}")
+    epsilon = OPTIONS["label_smoothing"].rule(options.label_smoothing, "label_smoothing")
+    options = options._replace(ignore_index=index_of(options.ignore_index), label_smoothing=epsilon)
+    require_plain(target, "target", logits.device)
     given = (("target", target), *zip(("weight", *Weights._fields[1:]), weights, strict=True))
     for name, t in given:
         if t is None:
             continue
-        if not isinstance(t, torch.Tensor) or private.is_wrapper(t) or t.device != logits.device:
-            got = f"{type(t).__name__} on {t.device}" if isinstance(t, torch.Tensor) else type(t).__name__
-            return TypeError(f"{name} must be a plain tensor on {logits.device}, got {got}")
+        require_plain(t, name, logits.device)
         if t.requires_grad and torch.is_grad_enabled():
-            return ValueError(f"{name} must not require a gradient: there is one on the logits alone")
+            raise ValueError(f"{name} must not require a gradient: there is one on the logits alone")
     if target.is_floating_point():
         if tuple(target.shape) != shape:
-            return ValueError(
+            raise ValueError(
                 f"target of probabilities must have the shape of the logits, {shape}, got {tuple(target.shape)}"
             )
     elif target.dtype not in calls.INTEGERS:
-        return TypeError(f"target of classes must have an integer dtype, got {target.dtype}")
+        raise TypeError(f"target of classes must have an integer dtype, got {target.dtype}")
     elif tuple(target.shape) != rows:
-        return ValueError(
+        raise ValueError(
             f"target must have the shape of the rows, {rows}, or be probabilities of shape {shape}, "
             f"got {tuple(target.shape)}"
         )
     w = weights.weight
     if w is not None and (tuple(w.shape) != shape[-1:] or not w.is_floating_point()):
-        return ValueError(f"weight must be floating of shape {shape[-1:]}, got {w.dtype} {tuple(w.shape)}")
-    found = calls.problem_beside(shape[-1:], rows, weights, options, not target.is_floating_point())
-    return ValueError(found) if found else None
+        raise ValueError(f"weight must be floating of shape {shape[-1:]}, got {w.dtype} {tuple(w.shape)}")
+    if found := calls.problem_beside(shape[-1:], rows, weights, options, not target.is_floating_point()):
+        raise ValueError(found)
+    return options
 
 
 def _named(call: Call) -> dict:
@@ -257,8 +266,10 @@ def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark], ke
     if counts is not None:
         rows[~counts] = 0
     by = _divisor(call, whole, counts, len(rows))
+    if call.options.reduction == "mean" and call.options.normalizer is None and not by:
+        counts = np.zeros(len(rows), bool)  # for the backward: the gradient of a mean over no row is 0
     kept = torch.from_numpy(_kept(whole, counts, len(rows))) if keeps else None
-    return _reduced(rows, by, call), torch.tensor(by), kept
+    return _reduced(rows, by, call), torch.tensor(by, dtype=torch.float64), kept
 
 
 def _kept(whole: dict, counts, n: int) -> np.ndarray:
@@ -306,14 +317,17 @@ def arriving(grad_loss: torch.Tensor, divisor: torch.Tensor, options: Options) -
     g = grad_loss.double()
     if options.reduction != "mean":
         return g
-    # Of a mean over no row: 1 / 0 would make NaN of gradients that are 0.
-    return g / (torch.where(divisor == 0, 1, divisor) if options.normalizer is None else options.normalizer)
+    if options.normalizer is not None:
+        return g / options.normalizer
+    return torch.where(divisor == 0, 0, g / divisor)  # the mean over no row, whatever its loss would be, has none
 
 
 def gradient(call: Call, statistics: torch.Tensor, arrived, start: int, classes: int) -> torch.Tensor:
     """The gradient on this rank's logits of what arrives at each row's loss, over the divisor."""
     out = cache.empty_like(call.input)
     whole = dict(zip(KEPT, array(statistics), strict=True))
+    if not whole["sample_weight"].any():  # no row counts, as in a mean over nothing
+        return out.zero_()
     g, named, place = arrived[0].double(), _named(call), (start, classes)
     if shard_device.serves(call.input):
         x, target, named = _by_torch(call)

@@ -113,11 +113,10 @@ def group_of(group):
     raise TypeError(f"group must be a process group, a mesh of one axis, or None, got {type(group).__name__}")
 
 
-def place_of(group, vocab_range, classes: int):
-    """(the process group, the first class that is said to be this rank's, or -1)."""
-    group = group_of(group)
+def first_of(vocab_range, classes: int) -> int:
+    """The first class that is said to be this rank's, or -1."""
     if vocab_range is None:
-        return group, -1
+        return -1
     try:
         first, last = (int(c) for c in vocab_range)
     except (TypeError, ValueError):
@@ -126,7 +125,7 @@ def place_of(group, vocab_range, classes: int):
         raise ValueError(
             f"vocab_range must be the {classes} classes of this rank, (first, first + {classes}), got ({first}, {last})"
         )
-    return group, first
+    return first
 
 
 def digest(*arrays) -> int:
@@ -137,13 +136,41 @@ def digest(*arrays) -> int:
     return found
 
 
-def exchanged(group, mark: Mark, dtype: np.dtype, records, device, problem: Exception | None):
+def refuse(group, problem: Exception):
+    """Raise what is wrong with the arguments of this rank, once the others know that something is."""
+    mark, device = mark_of(0, 0, 0, -1, (0, 0), 0.0)._replace(problem=REFUSED_AT_ONCE), device_of(None, group)
+    try:
+        gather(message(None, room_of(group), mark, device), group)
+    except RuntimeError as error:  # they are gone, which is not what is wrong here
+        raise problem from error
+    raise problem
+
+
+class RefusalsTold:
+    """A context in which a rank looks at its arguments: what it raises there, all ranks of the group raise.
+
+    Nothing may be exchanged within. What is traced tells nobody: where the error leads out of a compiler, the call is
+    made again without one.
+    """
+
+    def __init__(self, group) -> None:
+        self.group = group
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, problem, trace) -> None:
+        if isinstance(problem, Exception) and not torch.compiler.is_compiling():
+            refuse(self.group, problem)
+
+
+def exchanged(group, mark: Mark, dtype: np.dtype, records, device):
     """(the records of all ranks, (ranks, rows); the shards; the marks), or an error on every rank.
 
-    ``records(shards)`` are this rank's. An exception of it, or ``problem``, is raised after the others know of it.
+    ``records(shards)`` are this rank's. An exception of it is raised after the others know of it.
     """
     while True:
-        part, said, found = prepared(group, mark, records, problem)
+        part, said, found = prepared(group, mark, records)
         every = gather(message(part, room_of(group), said, device), group)
         shards, marks = read(group, every, said, found)
         if shards is not None:
@@ -162,10 +189,8 @@ def _of(group) -> _Known:
     return found
 
 
-def prepared(group, mark: Mark, records, problem: Exception | None):
+def prepared(group, mark: Mark, records):
     """(records or None, their mark, what is wrong with its arguments or None)."""
-    if problem is not None:
-        return None, mark._replace(problem=REFUSED_AT_ONCE), problem
     shards = _of(group).shards.get((mark.classes, mark.first))
     if shards is None or mark.rows * mark.width > room_of(group):
         return None, mark, None
@@ -184,8 +209,6 @@ def read(group, every: torch.Tensor, mark: Mark, problem: Exception | None) -> t
     marks, of_group = marks_of(every, len_of(group)), _of(group)
     if any(other.magic != MAGIC for other in marks):
         raise RuntimeError(f"another rank called another function: logits have {mark.rows} rows on this one")
-    if problem is not None and mark.problem == REFUSED_AT_ONCE:
-        raise problem
     refused([rank for rank, other in enumerate(marks) if other.problem == REFUSED_AT_ONCE])
     if any(other[1:3] != mark[1:3] for other in marks):
         _same(marks, "rows", "logits must have the same number of rows on every rank")
@@ -256,12 +279,12 @@ def gather(mine: torch.Tensor, group) -> torch.Tensor:
 
 
 def device_of(x: torch.Tensor, group) -> torch.device:
-    """Where messages of such logits lie: on the host wherever the group can send from there."""
+    """Where messages of such logits, None of any, lie: on the host wherever the group can send from there."""
     import torch.distributed as dist
 
-    if x.is_cuda and "cpu:" not in str(dist.get_backend_config(group)):
-        return x.device
-    return torch.device("cpu")
+    if (x is not None and not x.is_cuda) or "cpu:" in str(dist.get_backend_config(group)):
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if x is None else x.device
 
 
 def rows_of(every: torch.Tensor, ranks: int, mark: Mark, dtype: np.dtype) -> np.ndarray:

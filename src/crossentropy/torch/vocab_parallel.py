@@ -8,11 +8,10 @@ from typing import Any, Unpack
 import torch
 
 from .._options import EXTRAS, OPTIONS, ExtraOptions, takes_options
-from . import calls, shard_losses, shards, vocab_parallel_ops
+from . import calls, shard_log_probs, shard_losses, shards, vocab_parallel_ops
 from .bridge import Options, Weights
 from .log_probs import TokenLogProbs
 from .log_probs_ops import Settings
-from .shard_log_probs import Call as LogProbsCall
 
 
 @functools.partial(takes_options, names=EXTRAS)
@@ -87,9 +86,9 @@ def vocab_parallel_cross_entropy(
     Eq. 5 and 6 of the note: of a block of classes a rank knows the largest logit m and the sum R of the others'
     e^(z - m); the target's logit is on one rank. From these, in the order of ranks and in float64, come the row's: with
     no subtraction that could cancel, and so within the accuracy contract. 16 bytes a row for logits of 32 bits and
-    fewer, 8 for each of those numbers otherwise; class weights together with label smoothing take 4 (8) more. 80
-    bytes say what must be the same everywhere; and where a message has more rows than any of the latest sixteen, the
-    ranks exchange one before it that says so.
+    fewer, 8 for each of those numbers otherwise; class weights together with label smoothing take 4 (8) more, and
+    ``focal`` with either of them 4. 80 bytes say what must be the same everywhere; and where a message has more rows
+    than any of the latest sixteen, the ranks exchange one before it that says so.
 
     Examples
     --------
@@ -102,18 +101,20 @@ def vocab_parallel_cross_entropy(
     (tensor(1.3863), tensor([-0.3750,  0.1250,  0.1250,  0.1250]))
     >>> dist.destroy_process_group()
     """
-    more = calls.extras("vocab_parallel_cross_entropy", extras, _OWN)
-    group, first = _place(group, vocab_range, vocab_parallel_logits)
-    reduction = OPTIONS["reduction"].rule(reduction, "reduction")
-    number, divisor = calls.normalizer_given(normalizer, reduction)
-    options = Options(
-        shard_losses.index_of(ignore_index),
-        OPTIONS["label_smoothing"].rule(label_smoothing, "label_smoothing"),
-        **more,
-        normalizer=number,
-        reduction=reduction if divisor is None else "sum",
-    )
-    weights = calls.weights_given(weight, class_prior, sample_weight, where)
+    group = shards.group_of(group)
+    with shards.RefusalsTold(group):
+        more = calls.extras("vocab_parallel_cross_entropy", extras, _OWN)
+        first = shards.first_of(vocab_range, _classes_of(vocab_parallel_logits))
+        reduction = OPTIONS["reduction"].rule(reduction, "reduction")
+        number, divisor = calls.normalizer_given(normalizer, reduction)
+        options = Options(
+            ignore_index,
+            label_smoothing,
+            **more,
+            normalizer=number,
+            reduction=reduction if divisor is None else "sum",
+        )
+        weights = calls.weights_given(weight, class_prior, sample_weight, where)
     loss, _ = loss_and_divisor(vocab_parallel_logits, target, weights, options, group, first)
     return loss if divisor is None else loss / divisor
 
@@ -123,9 +124,8 @@ _OWN = calls.keywords_of(vocab_parallel_cross_entropy)
 
 def loss_and_divisor(logits, target, weights: Weights, options: Options, group, first: int = -1):
     """(the loss, what its mean divides by) of logits whose classes are last."""
-    if problem := shard_losses.problem(logits, target, weights, options):
-        given = target if isinstance(target, torch.Tensor) else torch.zeros((), dtype=torch.int64)
-        vocab_parallel_ops.refuse(shard_losses.Call(logits, given, weights, options), first, group, problem)
+    with shards.RefusalsTold(group):
+        options = shard_losses.checked(logits, target, weights, options)
     place, arguments = vocab_parallel_ops.Place(first, *shards.named(group)), (logits, target, *weights, *options)
     kind = vocab_parallel_ops.LOSSES
     every = vocab_parallel_ops.gathered(*kind, place, arguments)
@@ -266,13 +266,13 @@ def vocab_parallel_log_probs_and_entropy(
 
 
 def _log_probs(logits, index, group, vocab_range, ignore_index, logit_scale, softcap, prior):
-    group, first = _place(group, vocab_range, logits)
-    ignore_index = None if ignore_index is None else shard_losses.index_of(ignore_index)
-    numbers = [OPTIONS[name].rule(x, name) for name, x in (("logit_scale", logit_scale), ("softcap", softcap))]
-    settings = Settings(-1, ignore_index, *numbers)
-    if problem := _problem(logits, index, prior):
-        call = LogProbsCall(logits, None, None, settings)
-        vocab_parallel_ops.refuse(call, first, group, problem)
+    group = shards.group_of(group)
+    with shards.RefusalsTold(group):
+        first = shards.first_of(vocab_range, _classes_of(logits))
+        ignore_index = None if ignore_index is None else shard_losses.index_of(ignore_index)
+        numbers = [OPTIONS[name].rule(x, name) for name, x in (("logit_scale", logit_scale), ("softcap", softcap))]
+        settings = Settings(-1, ignore_index, *numbers)
+        shard_log_probs.check(logits, index, prior)
     place, arguments = vocab_parallel_ops.Place(first, *shards.named(group)), (logits, index, prior, *settings)
     kind = vocab_parallel_ops.LOG_PROBS
     every = vocab_parallel_ops.gathered(*kind, place, arguments)
@@ -281,30 +281,13 @@ def _log_probs(logits, index, group, vocab_range, ignore_index, logit_scale, sof
     return vocab_parallel_ops.numbers(*kind, place, every, arguments, keeps=False)[:2]
 
 
-def _problem(logits, index, prior) -> Exception | None:
-    rows = tuple(logits.shape[:-1])
-    if index is not None:
-        if not isinstance(index, torch.Tensor):
-            return TypeError(f"index must be a tensor, got {type(index).__name__}")
-        if index.dtype not in calls.INTEGERS:
-            return TypeError(f"index must have an integer dtype, got {index.dtype}")
-        if tuple(index.shape) != rows:
-            return ValueError(f"index must have the shape of the rows, {rows}, got {tuple(index.shape)}")
-    classes = logits.shape[-1]
-    if prior is not None and (
-        not isinstance(prior, torch.Tensor) or tuple(prior.shape) != (classes,) or not prior.is_floating_point()
-    ):
-        got = f"{prior.dtype} {tuple(prior.shape)}" if isinstance(prior, torch.Tensor) else type(prior).__name__
-        return ValueError(f"class_prior must be floating of shape ({classes},), got {got}")
-    return None
-
-
-def _place(group, vocab_range, logits):
-    """(the process group, the first class that is said to be this rank's, or -1)."""
+def _classes_of(logits) -> int:
+    """How many classes this rank has."""
     if not isinstance(logits, torch.Tensor):
         raise TypeError(f"vocab_parallel_logits must be a tensor, got {type(logits).__name__}")
     if logits.dtype not in calls.FLOATS:
         raise TypeError(f"vocab_parallel_logits must be float32, float64, bfloat16 or float16, got {logits.dtype}")
+    shard_losses.require_plain(logits, "vocab_parallel_logits", logits.device)
     if not logits.dim():
         raise ValueError("vocab_parallel_logits must have shape (..., V_r), got a scalar")
-    return shards.place_of(group, vocab_range, logits.shape[-1])
+    return logits.shape[-1]

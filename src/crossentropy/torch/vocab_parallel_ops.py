@@ -56,17 +56,10 @@ def mark_of(call, first: int) -> shards.Mark:
 
 def _exchanged(kind, call, first: int, group, keeps: bool = True):
     """(the numbers of all rows, this rank's shards), eagerly; ``keeps``: what a backward needs, too."""
-    device, records = shards.device_of(call.input, group), functools.partial(kind.of.records, call)
-    parts, found, marks = shards.exchanged(group, mark_of(call, first), call.dtype, records, device, None)
+    with shards.RefusalsTold(group):
+        mark, device, records = mark_of(call, first), shards.device_of(call.input, group), kind.of.records
+    parts, found, marks = shards.exchanged(group, mark, call.dtype, functools.partial(records, call), device)
     return kind.of.results(call, parts, found, marks, keeps), found
-
-
-def refuse(call, first: int, group, problem: Exception):
-    """Raise what is wrong with the arguments of this rank, once the others know that something is."""
-    rows, width, classes = call.rows_shape.numel(), call.dtype.itemsize, call.input.shape[-1]
-    mark = shards.mark_of(rows, width, classes, first, (0, 0), 0.0)
-    shards.exchanged(group, mark, call.dtype, None, shards.device_of(call.input, group), problem)
-    raise problem
 
 
 def _operators(kind):
@@ -77,7 +70,7 @@ def _operators(kind):
     def message(*arguments):
         *given, first, name = arguments
         call, group = kind.call(given), private.group_named(name)
-        part, mark, _ = shards.prepared(group, mark_of(call, first), functools.partial(kind.of.records, call), None)
+        part, mark, _ = shards.prepared(group, mark_of(call, first), functools.partial(kind.of.records, call))
         return shards.message(part, shards.room_of(group), mark, call.input.device)
 
     @message.register_fake
@@ -95,7 +88,7 @@ def _operators(kind):
         mark = shards.marks_of(every, shards.len_of(group))[shards.rank_of(group)]
         records, problem = functools.partial(kind.of.records, call), None
         if mark.problem:  # which the operator before has not raised, so that the others know
-            problem = shards.prepared(group, mark_of(call, first), records, None)[2]
+            problem = shards.prepared(group, mark_of(call, first), records)[2]
         found, marks = shards.read(group, every, mark, problem)
         if found is None:  # on every rank alike
             numbers, found = _exchanged(kind, call, first, group)

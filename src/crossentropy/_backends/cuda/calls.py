@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import _arrays, _check
 from ..._arrays import Array
-from ..._options import DEFAULTS, NEED_INDEX, NUMERIC, integer, numeric_of, passed, real, reduction_of
+from ..._options import DEFAULTS, NEED_INDEX, NUMERIC, TRANSFORMS, integer, numeric_of, passed, real, reduction_of
 from . import arrays, launch
 from .arguments import OF_FEW, PAIRS
 from .kernels import Result
@@ -40,7 +40,6 @@ class Fixed(NamedTuple):
 # multiplied by: grad_output over what is known of the divisor; ``by`` is that divisor.
 Values = namedtuple("Values", ["scale", *NUMERIC, "by", "empty", "ratio", *(f"{name}_low" for name in PAIRS)])
 _NO_PAIRS = dict.fromkeys(("ratio", *(f"{name}_low" for name in PAIRS)), 0.0)
-_OF_LOGITS = ("logit_scale", "softcap", "margin")  # the numbers that transform logits
 FEW = ("class_prior", *PAIRS)  # the options that few calls have
 
 
@@ -69,7 +68,7 @@ def of_logits(x: Array, targets, options) -> tuple[list[Array | None], Fixed, Va
     """The same of logits that are described; they need not be there. ``options`` are those that are passed."""
     numbers = {name: DEFAULTS[name] for name in NUMERIC} | numeric_of(options)
     few = not options.keys().isdisjoint(FEW)
-    transforms = "class_prior" in options or (few and any(numbers[name] != DEFAULTS[name] for name in _OF_LOGITS))
+    transforms = "class_prior" in options or (few and any(numbers[name] != DEFAULTS[name] for name in TRANSFORMS))
     reduction, normalizer, empty = reduction_of(options)
     found = [x, arrays.beside(x, targets, "targets"), *[None] * (DIVISOR - TARGETS)]
     for name, place in PLACES.items():

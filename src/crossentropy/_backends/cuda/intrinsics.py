@@ -80,6 +80,16 @@ def shifted(_, low, high, address):
 
 
 @intrinsic
+def funnel(_, low, high, bits):
+    """The word that begins so many bits after the first of two, fewer than 32."""
+
+    def code(context, builder, signature, args):
+        return _asm(builder, "shf.r.wrap.b32 $0, $1, $2, $3;", types.uint32, "=r,r,r,r", args)
+
+    return types.uint32(types.uint32, types.uint32, types.uint32), code
+
+
+@intrinsic
 def store_vector(_, address, words):
     """Four words to a multiple of 16."""
 

@@ -9,14 +9,14 @@ from numba import cuda
 from ..contract import Statistics
 from .elements import device, elements_of
 from .groups import one_by_one, rows_one_by_one, rows_together, together
-from .intrinsics import larger, load, load_vector, shifted
+from .intrinsics import larger, load, load_vector
 from .logits import Target, logits_of
 from .pair_sums import PairRowSum, pair_sums_of
 from .records import record_of
 from .rows import READ
 from .sums import LEADS_BELOW, RowSum, sums_of
 from .two_sums import two_sums_of
-from .vectors import vectors_of
+from .vectors import shifted_of, vectors_of
 from .weights import WeightSum
 
 VECTOR = 16  # bytes
@@ -262,34 +262,10 @@ def _reduction(elements, shape, sums, empty, transforms, of_lanes=True):
 
 def _row_sum(kind, shape, transforms):
     """The device function (a, row, lane, turn, words, v, low): the RowSum of a row, not settled. Overwrites v, low."""
-    elements, sums, read = elements_of(kind), _sums_of(kind, transforms), logits_of(kind, transforms).read
-    width, kept, begun, added, ended = elements.width, shape.kept, sums.begun, sums.added, sums.ended
+    elements, sums = elements_of(kind), _sums_of(kind, transforms)
+    width, kept, begun, ended = elements.width, shape.kept, sums.begun, sums.ended
     empty, group, apart = _empty(kind, transforms), _group(shape, width), shape.lanes * width
-    at_once = group * width
-    if transforms:
-
-        @device
-        def grouped(a, row, words, place, first, v, low, lane_sum):
-            """A LaneSum with the vectors of a group as well: from words[place], and class ``first``, on."""
-            for k in range(group):
-                read(a, row, words, place + 4 * k, first + k * apart, v, low, k * width)
-            return added(v, low, at_once, lane_sum)
-
-    elif elements.two:
-        in_group = 4 * group
-
-        @device
-        def grouped(a, row, words, place, first, v, low, lane_sum):
-            return added(words, place, in_group, v, lane_sum)
-
-    else:
-
-        @device
-        def grouped(a, row, words, place, first, v, low, lane_sum):
-            for k in range(group):
-                read(a, row, words, place + 4 * k, first, v, low, k * width)
-            return added(v, at_once, lane_sum)
-
+    grouped = _grouped(kind, transforms, sums, group, apart)
     if kept and elements.two and not transforms:
         reduce = _reduction(elements, shape, sums, empty, transforms)
         highest, summed, least, all_words, in_group = sums.highest, sums.summed, sums.least, 4 * kept, 4 * group
@@ -326,7 +302,7 @@ def _row_sum(kind, shape, transforms):
     if elements.two and not transforms:
         two_begun, least = begun, sums.least
         sums = sums._replace(begun=device(lambda: two_begun(least)))
-    of_lane = _streamed(kind, shape, group, grouped, sums)
+    of_lane = _streamed(kind, shape, group, grouped, _grouped(kind, transforms, sums, 1, apart), sums)
     if shape.alone:
         if transforms:
             over_lanes = one_by_one(elements, shape, of_lane, sums.merged, empty)
@@ -347,48 +323,91 @@ def _row_sum(kind, shape, transforms):
     return row_sum
 
 
-def _streamed(kind, shape, group, grouped, sums):
-    """The device function (lane, (a, row, words, v, low)): the RowSum of a lane's vectors, where none are kept."""
-    elements = elements_of(kind)
+def _grouped(kind, transforms, sums, group, apart):
+    """The device function (a, row, words, place, first, v, low, lane_sum): a LaneSum with a group of vectors as well.
+
+    They are from words[place] on, and begin with class ``first`` and others so far apart. Vectors of absent classes at
+    a group's end change nothing, to the bit: a smaller group may be in its place.
+    """
+    elements, read, added = elements_of(kind), logits_of(kind, transforms).read, sums.added
+    width, in_group = elements.width, 4 * group
+    at_once = group * width
+    if elements.two and not transforms:
+        return device(lambda a, row, words, place, first, v, low, lane_sum: added(words, place, in_group, v, lane_sum))
+
+    @device
+    def grouped(a, row, words, place, first, v, low, lane_sum):
+        for k in range(group):
+            read(a, row, words, place + 4 * k, first + k * apart, v, low, k * width)
+        if transforms:
+            return added(v, low, at_once, lane_sum)
+        return added(v, at_once, lane_sum)
+
+    return grouped
+
+
+def _streamed(kind, shape, group, grouped, with_one, sums):
+    """The device function (lane, (a, row, words, v, low)): the RowSum of a lane's vectors, where none are kept.
+
+    Vectors are added in groups by ``grouped``, but by ``with_one`` where there is one left.
+    """
+    elements, vectors = elements_of(kind), vectors_of(kind, "")
     size, width, alone, flight = elements.size, elements.width, shape.alone, shape.flight
-    begun, ended, take_any, apart = sums.begun, sums.ended, vectors_of(kind, "").take_any, shape.lanes * width
-    in_flight = 4 * flight
+    begun, ended, take_any, apart = sums.begun, sums.ended, vectors.take_any, shape.lanes * width
+    absent, in_flight, bytes_apart, shift_down = elements.absent, 4 * flight, apart * size, shifted_of(flight)
+    apart_bits, bytes_bits = apart.bit_length() - 1, (flight * bytes_apart).bit_length() - 1
+    ahead, at_once, none, one = (flight - 1) * bytes_apart + 16, np.int32(flight), np.int32(0), np.int32(1)
 
     @device
     def of_lane(lane, given):
         a, row, words, v, low_parts = given
         x, classes = row.x, row.to_read
         lane_sum = begun()
-        next_words = cuda.local.array(in_flight, np.uint32)
-        first = np.int64(lane) * width
-        while first < classes:
-            last = first + (flight - 1) * apart
-            low = (x + first * size) & -16
-            # Every branch has all vectors on their way before it looks at the first.
-            if not alone and x % 16 == 0 and last + width <= classes:
-                for k in range(flight):
-                    w = load_vector(low + k * apart * size)
+        more = cuda.local.array(in_flight, np.uint32)
+        begin = np.int64(lane) * width
+        count = np.int32((classes - begin + (apart - 1)) >> apart_bits)
+        # Where no more vectors are left than ``most``, but more than ``least``, all of memory that a turn's lie in are
+        # the row's.
+        past, low = np.int32(x & 15), (x + begin * size) & -16
+        most, least, end = count, count, low + count * np.int64(bytes_apart)
+        if not alone:
+            room = x + classes * size - low - ahead - (16 if past != 0 else 0)
+            most = np.int32(count - (at_once if low < x else none))
+            least = np.int32(count - flight * ((room >> bytes_bits) + 1))
+        left = count
+        while left > none:
+            first = begin + np.int64(np.int32(count - left)) * apart
+            if least < left <= most:
+                at = end - np.int64(left) * bytes_apart
+                for k in range(flight):  # all on their way before the first is looked at
+                    w = load_vector(at + k * bytes_apart)
                     for b in range(4):
                         words[4 * k + b] = w[b]
-            elif not alone and low >= x and low + (flight - 1) * apart * size + 32 <= x + classes * size:
-                for k in range(flight):
-                    w = load_vector(low + k * apart * size)
-                    after = load_vector(low + k * apart * size + 16)
-                    for b in range(4):
-                        words[4 * k + b] = w[b]
-                        next_words[4 * k + b] = after[b]
-                for k in range(flight):
-                    w = words[4 * k], words[4 * k + 1], words[4 * k + 2], words[4 * k + 3]
-                    after = next_words[4 * k], next_words[4 * k + 1], next_words[4 * k + 2], next_words[4 * k + 3]
-                    w = shifted(w, after, x)
-                    for b in range(4):
-                        words[4 * k + b] = w[b]
-            else:
+                if past != 0:
+                    for k in range(flight):
+                        w = load_vector(at + k * bytes_apart + 16)
+                        for b in range(4):
+                            more[4 * k + b] = w[b]
+                    shift_down(words, more, past)
+            elif alone:
                 for k in range(flight):
                     take_any(words, 4 * k, x, a.x_class, first + k * apart, classes)
-            for k in range(flight // group):
-                lane_sum = grouped(a, row, words, 4 * group * k, first + group * k * apart, v, low_parts, lane_sum)
-            first += flight * apart
+            else:  # one by one, because this is a lot of code; each moves up those that come after it
+                for b in range(in_flight):
+                    words[b] = absent[b % 4]
+                k = np.int64(min(left, at_once))
+                while k > 0:
+                    k -= 1
+                    for b in range(in_flight - 4):
+                        words[in_flight - 1 - b] = words[in_flight - 5 - b]
+                    take_any(words, 0, x, a.x_class, first + k * apart, classes)
+            if not alone and left == one:
+                lane_sum = with_one(a, row, words, 0, first, v, low_parts, lane_sum)
+            else:
+                for k in range(flight // group):
+                    place = 4 * group * k
+                    lane_sum = grouped(a, row, words, place, first + group * k * apart, v, low_parts, lane_sum)
+            left = np.int32(left - at_once)
         return ended(lane_sum)
 
     return of_lane

@@ -7,7 +7,7 @@ import numpy as np
 from numba import cuda
 
 from .elements import device, elements_of
-from .intrinsics import load_vector, shifted, store, store_half_if, store_vector, store_vector_if
+from .intrinsics import funnel, load_vector, shifted, store, store_half_if, store_vector, store_vector_if
 
 
 def _whole(pack):
@@ -34,6 +34,48 @@ def _half(two):
         store(to, np.uint64(two(v[0], v[1])) | np.uint64(two(v[2], v[3])) << np.uint64(32))
 
     return give_all
+
+
+def shifted_of(n: int) -> Callable:
+    """The device function (words, more, past): words[0 : 4n] become the n vectors so many bytes after their beginning.
+
+    ``more`` are the vectors of memory that follow those of words; past is a multiple of 2, and the same for all threads
+    of a row: so a branch costs less than to select each word. Words are moved by what shifts them, by no bits perhaps,
+    because the compiler makes selections again of plain moves.
+    """
+
+    def by(step):
+        """The device function (words, more, bits): by so many words, and bits."""
+
+        @device
+        def word_at(words, more, k, i):
+            return words[4 * k + i] if i < 4 else more[4 * k + i - 4]
+
+        @device
+        def shift(words, more, bits):
+            for k in range(n):
+                for i in range(4):
+                    low, high = word_at(words, more, k, i + step), word_at(words, more, k, i + step + 1)
+                    words[4 * k + i] = funnel(low, high, bits)
+
+        return shift
+
+    by_none, by_one, by_two, by_three = (by(step) for step in range(4))
+
+    @device
+    def shift_down(words, more, past):
+        bits = np.uint32(past & 2) * np.uint32(8)
+        if past & 8:
+            if past & 4:
+                by_three(words, more, bits)
+            else:
+                by_two(words, more, bits)
+        elif past & 4:
+            by_one(words, more, bits)
+        else:
+            by_none(words, more, bits)
+
+    return shift_down
 
 
 class Vectors(NamedTuple):

@@ -231,33 +231,32 @@ def _read_again(kind, shape, finish, to_kind):
     at_once = elements.width * to_size  # bytes that are written of a vector
     size, width = elements.size, elements.width
     take_any, give, give_whole = vectors.take_any, vectors.give, vectors.give_whole
-    alone, flight, workers = shape.alone, shape.flight, shape.workers
+    alone, flight, between = shape.alone, shape.flight, shape.workers * width
+    turn_classes = flight * between
 
     @device
     def results(a, row, out, target, frame, lane, alive, words, v, low, u):
         head = out % at_once // to_size if a.out_class == to_size else np.int64(0)
         first = lane * width - head if alive else row.classes
-        between = np.int64(workers) * width
-        while (
-            not alone
-            and first >= 0
-            and first + (flight - 1) * between + width <= row.classes
-            and a.out_class == to_size
-            and (row.x + first * size) % 16 == 0
-        ):
-            for k in range(flight):  # all on their way before the first is looked at
-                w = load_vector(row.x + (first + k * between) * size)
-                for b in range(4):
-                    words[4 * k + b] = w[b]
-            for k in range(flight):
-                finish(a, row, words, 4 * k, v, low, u, first + k * between, target, frame)
-                give_whole(out, first + k * between, v)
-            first += flight * between
+        # From here to there on, a turn's vectors are all the row's, and of the memory that is read.
+        begin, end = np.int64(0), row.classes - (turn_classes - between + width)
+        if alone or a.out_class != to_size or (row.x + first * size) % 16 != 0:
+            end = np.int64(-1)
         while first < row.classes:
-            take_any(words, 0, row.x, a.x_class, first, row.classes)
-            finish(a, row, words, 0, v, low, u, first, target, frame)
-            give(out, a.out_class, first, row.classes, v)
-            first += between
+            if begin <= first <= end:
+                for k in range(flight):  # all on their way before the first is looked at
+                    w = load_vector(row.x + (first + k * between) * size)
+                    for b in range(4):
+                        words[4 * k + b] = w[b]
+                for k in range(flight):
+                    finish(a, row, words, 4 * k, v, low, u, first + k * between, target, frame)
+                    give_whole(out, first + k * between, v)
+                first += turn_classes
+            else:
+                take_any(words, 0, row.x, a.x_class, first, row.classes)
+                finish(a, row, words, 0, v, low, u, first, target, frame)
+                give(out, a.out_class, first, row.classes, v)
+                first += between
         return head
 
     return results
