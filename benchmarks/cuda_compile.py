@@ -5,7 +5,8 @@ Each becomes machine code, which must have what it was written for: rows in regi
 
 By default, for CI, a sample with as many pairs (shape, result, dtype, compute capability) as fit in a minute or two.
 With --all everything `launch` can choose, thinned: see THINNED. --json writes it down, and the times to be expected,
-for which kernels are executed and what they issue is counted; --counts PATH writes the latter alone anew.
+for which kernels are executed and what they issue is counted; --counts PATH writes the latter alone, of kernels whose
+instructions are others than those that were counted ("code"), and of those alone that --only names.
 """
 
 import argparse
@@ -25,9 +26,12 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HE
 sys.path.insert(0, str(HERE / "cuda_machine_code"))
 
 from compact import compact  # noqa: E402
+from first_calls import first_calls  # noqa: E402
 from machine_code import WAYS, compiled_item, prepare, tool  # noqa: E402
-from predictions import CARDS, L2, SCHEDULERS, predictions  # noqa: E402
+from predictions import CARDS, L2, SCHEDULERS, named, predictions  # noqa: E402
 from units import THINNED, everything, sample  # noqa: E402
+
+from crossentropy.bench import environment  # noqa: E402
 
 REPORT = HERE / "results" / "cuda-compile.json"
 USED = ("registers", "spills", "stack", "shared", "loads", "stores", "instructions", "threads", "at_once")
@@ -45,15 +49,20 @@ def versions() -> dict[str, str]:
     return found
 
 
-def written(path: Path) -> None:
-    """Puts what is to be expected into a document, again and again, so that what was found is not lost."""
+def written(path: Path, only: str) -> None:
+    """Puts what is to be expected into a document, again and again, so that what was found is not lost.
+
+    Counts of kernels that have the same instructions are not made again; the others of ``only`` are.
+    """
     read = json.loads(path.read_text(encoding="utf-8"))
     tables = {name: read.pop(name) for name in ("columns", "kernels")}
     read.pop("rate", None)
-    found = []
-    for prediction in predictions():
+    before, found = read["predictions"], []
+    for prediction in predictions(before, only):
         found.append(prediction)
-        path.write_text(compact(read | expected(found) | tables), encoding="utf-8")
+        names = {named(p) for p in found}
+        left = [p for p in before if named(p) not in names]
+        path.write_text(compact(read | expected(found + left) | tables), encoding="utf-8")
 
 
 def expected(found: list[dict]) -> dict:
@@ -64,6 +73,7 @@ def expected(found: list[dict]) -> dict:
         "times": "ms_issue: slots a logit over what the multiprocessors issue, "
         f"{SCHEDULERS} a clock each, or what a unit executes; ms_bytes: what is moved over the card's rate",
         "slots": "instructions of a thread that are issued, a logit, executed without a card for sm_90",
+        "code": "a digest of the instructions that were counted",
         "in_flight": "bytes on their way to a multiprocessor: loads that a thread has issued when it waits for one",
         "again": "arrays as large as the logits that the kernel reads again: from the L2 cache where the rows that are "
         f"worked on at once (working bytes) fit into its {L2:.2g} bytes, else from memory",
@@ -98,14 +108,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="everything, thinned: tens of minutes")
     parser.add_argument("--json", type=Path, help="write what was found, and predictions")
-    parser.add_argument("--only", default="", help="kernels whose name has this regular expression")
+    parser.add_argument("--only", default="", help="kernels, or predictions, whose name has this")
     parser.add_argument("--way", choices=WAYS, default="ptxas", help="; ".join(f"{k}: {v}" for k, v in WAYS.items()))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--verbose", action="store_true", help="a line for every kernel")
-    parser.add_argument("--counts", type=Path, help="in what --json has written, the predictions anew: minutes")
+    parser.add_argument("--counts", type=Path, help="in what --json has written, predictions of changed kernels")
+    parser.add_argument("--first-calls", type=Path, help="in what --json has written, how long first calls take")
     options = parser.parse_args()
+    if options.first_calls:
+        read = json.loads(options.first_calls.read_text(encoding="utf-8"))
+        tables = {name: read.pop(name) for name in ("columns", "kernels")}
+        measured = {
+            "cpu": environment.machine()["cpu"],
+            "date": datetime.date.today().isoformat(),
+            "calls": first_calls(),
+        }
+        options.first_calls.write_text(compact(read | {"first_calls": measured} | tables), encoding="utf-8")
+        return 0
     if options.counts:
-        written(options.counts)
+        written(options.counts, options.only)
         return 0
     start, found, failed = time.monotonic(), [], []
     work = [(u, sms) for u, sms in (everything() if options.all else sample()) if re.search(options.only, u.name)]

@@ -265,8 +265,24 @@ def _longer(times):
 
 def gpu_section(document: dict) -> str:
     """What docs/gpu.md has between the marks: every prediction with its counts."""
-    lines = [CUDA_BEGIN, *_counted(document), "", *_units(document), CUDA_END]
+    lines = [CUDA_BEGIN, *_counted(document), "", *_units(document), *_first_calls(document), CUDA_END]
     return "\n".join(lines)
+
+
+def _first_calls(document):
+    """Nothing where they have not been measured."""
+    if (measured := document.get("first_calls")) is None:
+        return
+    where = f"{measured['cpu']}, {measured['date']}, `benchmarks/cuda_compile.py --first-calls`"
+    yield f"\nFirst calls, in seconds of a CPU's time ({where}).\n"
+    yield "| kernel | Numba | NVVM | ptxas | after another kernel | kept on disk | after another |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for call in measured["calls"]:
+        first, later = call["first, compiled"], call["after another, compiled"]
+        numbers = first["numba"], first["nvvm"], first["ptxas"], later["seconds"]
+        cells = [f"{call['classes']} classes, {call['dtype']}, {call['op']}", *(f"{number:.2f}" for number in numbers)]
+        cells += [f"{call[f'{name}, kept']['seconds']:.3f}" for name in ("first", "after another")]
+        yield f"| {' | '.join(cells)} |"
 
 
 def _counted(document):

@@ -315,8 +315,28 @@ def cluster_count():
     return np.int32(_now.manager.grid[0])
 
 
-def cluster_sync():
-    _now.meet("cluster_sync")
+def cluster_begin():
+    _now.meet("cluster_begin")
+
+
+def barriers():
+    return np.int32(0)
+
+
+def barrier_begin(barrier):
+    pass
+
+
+def barrier_expect(barrier, size):
+    """Nothing has come yet, or all: other threads go on when this one meets them."""
+
+
+def barrier_wait(barrier, parity):
+    _now.meet(f"barrier {barrier} {parity}")
+
+
+def has_come(value):
+    pass
 
 
 _owners: dict[int, tuple] = {}  # id of a shared array -> (all of its block's, where it was made)
@@ -334,7 +354,7 @@ def _shared(self, shape, dtype):
 FakeCUDAShared.array = _shared
 
 
-def cluster_store(array, index, rank, value):
+def cluster_store(array, index, rank, value, barrier):
     allocations, place = _owners[id(array)]
     allocations[*place[:-1], int(rank)][index] = value
 

@@ -395,6 +395,23 @@ def test_an_interrupt_leaves_nothing(tmp_path, moment):
     assert os.listdir(tmp_path) == ["large.csv"]
 
 
+def test_an_interrupt_before_there_is_a_command_is_told_as_any():
+    """While modules are imported, which takes longest where files are cold."""
+    program = """
+import sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "crossentropy.cli.app":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from crossentropy.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert (done.stdout, done.stderr.strip()) == ("", "Aborted!")
+
+
 def test_an_interrupt_that_an_import_loses_is_not_lost(tmp_path):
     """As some extension modules do: the error of what they call is gone when they are imported."""
     (tmp_path / "loses.py").write_text(

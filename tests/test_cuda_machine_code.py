@@ -181,6 +181,15 @@ def test_machine_code(emulator, monkeypatch, number, chosen):
 
 TO_ITS_WORD = ("S2R R0, SR_TID.X", "SHF.L.U32 R1, R0, 0x2, RZ", "VIADD R1, R1, 0x400")
 OF_THE_OTHER_WARP = ("LOP3.LUT R2, R1, 0x80, RZ, 0x3c, !PT", "LDS R3, [R2]")
+# A barrier of one arrival at 0x600, of a cluster of one block; and what stores a word at 0x400 by it.
+BARRIER = (
+    "MOV R8, 0x1ffffe", "MOV R9, 0x7ffff800", "MOV R10, 0x600", "ISETP.NE.AND P0, PT, R0, RZ, PT",
+    "@!P0 SYNCS.EXCH.64 URZ, [R10], R8", "BAR.SYNC.DEFER_BLOCKING 0x0",
+)  # fmt: skip
+SENT = ("MOV R12, 0x400", "MOV R13, 0x600", "@!P0 STAS [R12.64], R10")
+ARRIVED = ("MOV R14, 0x4", "@!P0 SYNCS.ARRIVE.TRANS64 RZ, [R10], R14")
+HAS_COME = ("SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [R10], RZ",)
+READ = ("LDS R3, [R12]",)
 FAULTS = {
     "a race in shared memory": ("STS [R1], R0", *OF_THE_OTHER_WARP),
     "out of shared memory": ("STS [R1+0x400], R0",),
@@ -189,6 +198,13 @@ FAULTS = {
     "unknown instruction FROB.X": ("FROB.X R1, R2",),
     "unknown instruction FADD.SAT": ("FADD.SAT R1, R2, R3",),
     "threads that do not take part": ("ISETP.LT.AND P0, PT, R0, 0x7, PT", "@P0 SHFL.BFLY PT, R3, R0, 0x10, 0x1f"),
+    "no barrier has begun": SENT,
+    "not what a barrier begins with": ("MOV R8, 0x1ffffe", "MOV R9, RZ", "SYNCS.EXCH.64 URZ, [R1+0x200], R8"),
+    "more arrive at a barrier": (*BARRIER, "SYNCS.ARRIVE.TRANS64 RZ, [R10], R8"),
+    "read before it has come": (*BARRIER, *SENT, *ARRIVED, *READ),
+    "sent while what was there may be read": (*BARRIER, *SENT, *ARRIVED, *HAS_COME, *READ, *SENT),
+    "wait at a barrier for others": (*BARRIER, *SENT, "MOV R14, 0x8", ARRIVED[1], *HAS_COME),
+    "its barrier is another's": (*BARRIER, "MOV R12, 0x1000400", *SENT[1:]),
     "others that never come": ("ISETP.LT.AND P0, PT, R0, 0x20, PT", "@P0 BAR.SYNC 0x0", "@!P0 UCGABAR_WAIT"),
 }
 
@@ -225,6 +241,8 @@ def test_the_emulator_does_what_instructions_say(emulated):
     machine = emulated("STS [R1], R0", "BAR.SYNC.DEFER_BLOCKING 0x0", *OF_THE_OTHER_WARP)
     assert np.array_equal(machine.R[3], np.arange(64) ^ 32)
     assert machine.issued.tolist() == [2] * 8  # once a warp
+    machine = emulated(*BARRIER, *SENT, *ARRIVED, *HAS_COME, *READ)
+    assert (machine.R[3] == 0x600).all()
     one_ulp = np.uint32(0x3F800001)
     machine = emulated("MOV R4, 0x3f800001", "FFMA R5, R4, R4, -1", "FFMA.RP R6, R4, R4, RZ", "FFMA.RM R7, R4, R4, RZ")
     exact = 1 + 2**-22 + 2**-46  # of the square

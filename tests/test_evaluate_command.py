@@ -185,6 +185,21 @@ def test_what_is_stopped_goes_on_with_the_same_bits(folder, result, monkeypatch,
     assert "options" in err
 
 
+def test_workers_that_the_same_interrupt_ends_are_no_fault(folder, monkeypatch):
+    """A terminal sends Ctrl-C to all processes, and a cluster whose workers are gone raises first."""
+    from crossentropy.cli import logit_evaluation
+
+    def ended(work, todo, address):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("Nanny failed to start.")
+        yield
+
+    monkeypatch.setattr(logit_evaluation, "by_dask", ended)
+    _, err = within("evaluate", "x.npy", "y.npy", *IGNORED, "--engine", "dask", cwd=folder, code=130)
+    assert "stopped after 0 of 400 rows; --state FILE would keep them" in err
+    assert "Nanny" not in err
+
+
 def test_nothing_half_written_where_the_disk_is_full(folder, monkeypatch):
     from crossentropy.cli import logit_evaluation
 

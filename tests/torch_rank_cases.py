@@ -648,13 +648,85 @@ def _refused_by_one(rank, size, g, function, given, bad):
 
 
 @case
-def no_second_derivative(rank):
+def second_derivatives(rank):
+    """Of a penalty on the gradient, which mixes all classes; beside PyTorch's own of one process in float64."""
+    w = torch.rand(12, generator=torch.Generator().manual_seed(3)).double() + 0.1
+    v = torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0, 3.0]).double()
+    chosen = (
+        {},
+        {"reduction": "mean"},
+        {"reduction": "mean", "label_smoothing": 0.2, "weight": w},
+        {"z_loss": 0.1, "logit_scale": 0.7, "sample_weight": v},
+        {"softcap": 3.0, "prior": w, "margin": 0.4, "reduction": "sum"},
+        {"focal": 2.0, "label_smoothing": 0.1, "weight": w, "reduction": "mean", "normalizer": 5.0},
+    )
+    for size, g in sizes(rank):
+        for i, options in enumerate(chosen):
+            edges = cuts(CUTS[(i + size) % 3], 12, size)
+            x, y = data(6, 12, dtype=torch.float64, seed=i)
+            y[4], x[4, 2] = -100, float("nan")
+            if "label_smoothing" not in options:
+                x[5, (y[5] + 1) % 12] = -float("inf")
+            _second(x, y, g, rank, edges, **options)
+        x, _ = data(6, 12, dtype=torch.float64)
+        _second(x, torch.softmax(x + 1, -1), g, rank, cuts("uneven", 12, size), label_smoothing=0.1, z_loss=0.1)
+
+
+def _second(x, y, g, rank, edges, weight=None, prior=None, **options):
+    """The derivative of a penalty on the gradient, on the logits and on what arrives at the losses."""
+    from torch.nn import functional as F
+
+    from crossentropy.torch import private
+
+    here = functools.partial(of_rank, edges=edges, rank=rank)
+    mine = here(x).clone().requires_grad_()
+    whole = torch.where(x.isnan().any(1, keepdim=True), 0, x).requires_grad_()  # PyTorch's own reads ignored rows
+    target = here(y) if y.is_floating_point() else y
+    loss = ct.vocab_parallel_cross_entropy(mine, target, here(weight), group=g, class_prior=here(prior), **options)
+    options = {"reduction": "none", **options}
+    named = {"weight": weight, "class_prior": prior, **options}
+    plain = named.keys() <= {"weight", "reduction", "label_smoothing", "class_prior"} and prior is None
+    of_one = (
+        functools.partial(F.cross_entropy, weight=weight) if plain else functools.partial(ct.cross_entropy, **named)
+    )
+    wanted = of_one(whole, y, **({k: o for k, o in options.items() if k != "class_prior"} if plain else {}))
+    a = torch.linspace(0.5, 1.5, loss.numel(), dtype=torch.float64).reshape(loss.shape)
+    a, b = a.clone().requires_grad_(), a.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(loss, mine, a, create_graph=True)
+    (alone,) = torch.autograd.grad(wanted, whole, b, create_graph=True)
+    torch.testing.assert_close(grad, here(alone), rtol=1e-9, atol=1e-14)
+    assert private.is_plain(grad)
+    h = torch.randn(x.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    calls, sent = [], dist.all_reduce
+    dist.all_reduce = lambda *a, **kw: calls.append(1) or sent(*a, **kw)
+    try:
+        (grad.square() + grad * here(h)).sum().backward()
+    finally:
+        dist.all_reduce = sent
+    assert len(calls) == 1
+    (alone.square() + alone * h).sum().backward()
+    torch.testing.assert_close(whole_gradient(mine.grad, g), whole.grad, rtol=1e-8, atol=1e-13)
+    torch.testing.assert_close(a.grad, b.grad, rtol=1e-8, atol=1e-13)
+
+
+@case
+def derivatives_that_there_are_not(rank):
+    """A third one, and a second one of log-probabilities and of layers: an error on every rank."""
     g, edges = groups()[RANKS], cuts("even", 20, RANKS)
     x, y = data(6, 20)
     mine = of_rank(x, edges, rank).clone().requires_grad_()
     loss = ct.vocab_parallel_cross_entropy(mine, y, group=g, reduction="mean")
+    (grad,) = torch.autograd.grad(loss, mine, create_graph=True)
+    with refuses(RuntimeError, "the second derivative of numbers whose classes are spread over ranks can't be"):
+        torch.autograd.grad(grad.square().sum(), mine, create_graph=True)
+    found = ct.vocab_parallel_log_probs_and_entropy(mine, y, group=g)
+    for number in found:
+        with refuses(RuntimeError, "differentiated again"):
+            torch.autograd.grad(number.sum(), mine, create_graph=True)
+    hidden, w = torch.ones(6, 3, requires_grad=True), torch.ones(5, 3, requires_grad=True)
+    loss = ct.linear_cross_entropy(hidden, w, y, group=g)
     with refuses(RuntimeError, "differentiated again"):
-        torch.autograd.grad(loss, mine, create_graph=True)
+        torch.autograd.grad(loss, (hidden, w), create_graph=True)
 
 
 @case

@@ -141,6 +141,7 @@ def described(code: bytes, said: str, ptx: str) -> dict:
         "stores": sum(bool(re.match(r"STG\.E\b.*\.128", i)) for i in instructions),
         "halves": sum(bool(re.match(r"STG\.E\b.*\.64", i)) for i in instructions),
         "instructions": sum(i != "NOP" for i in instructions),
+        "fences": sum(i.startswith("MEMBAR") for i in instructions),
         "float64": ".f64" in ptx,
         "calls": bool(re.search(r"^\s*(?:@\S+\s+)?call\b", ptx, re.MULTILINE)),
         "threads": int(directives.get("maxntid", 0)),
@@ -162,6 +163,8 @@ def faults(unit: Unit, made: Asked, found: dict) -> list[str]:
         wrong.append(f"{found['spills']} bytes of spills")
     if found["calls"]:
         wrong.append("a device function that is not inlined")
+    if found["fences"]:
+        wrong.append("a fence, which waits for the stores of the row before")
     if found["cluster"] != made.cluster:
         wrong.append(f"clusters of {found['cluster']} blocks instead of {made.cluster}")
     if unit.shape is None:

@@ -3,9 +3,9 @@
 The larger of the two is what to expect. What a kernel issues is counted by executing its machine code (cuda_sass/).
 """
 
+import re
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +41,18 @@ def result_of(op: str, kind: str) -> Result:
     return Result(loss=True, writes="gradient", spreads=beside or op == "smoothing", q=kind if beside else "")
 
 
-def predicted(op: str, rows: int, classes: int, kind: str) -> dict:
-    """The time of an operation by what it issues, and by bytes, each array once; how often its kernel reads again."""
+def shape_of(kind: str, classes: int, op: str) -> tuple:
+    """(how rows that begin at multiples of 16 bytes are shared out, what is computed of them) by a plain call."""
+    result = result_of(op, kind)
+    limit = launch.limit_for(kind, result)
+    return launch.shape_for(-(-classes * SIZES[kind] // 16), False, limit, True, limit), result._replace(plain=True)
+
+
+def predicted(op: str, rows: int, classes: int, kind: str, known: dict) -> dict:
+    """The time of an operation by what it issues, and by bytes, each array once; how often its kernel reads again.
+
+    ``known`` is the same of before, and is given back where the kernel has the same instructions.
+    """
     beside, size = op == "probability targets", SIZES[kind]
     result, h100 = result_of(op, kind), CARDS["H100"]
     vectors, array = -(-classes * size // 16), rows * classes * size
@@ -63,12 +73,15 @@ def predicted(op: str, rows: int, classes: int, kind: str) -> dict:
     if not whole:
         classes = classes - 1  # rows that begin at an odd place, as all do but for one in eight
     # The same PTX is assembled for later cards, and comes to the same counts but for an instruction or two a row.
-    counts = counts_of(kind, shape, result._replace(plain=True), classes, whole, CARD)
+    counts = counts_of(kind, shape, result._replace(plain=True), classes, whole, CARD, known)
+    if counts is None:
+        return known
     found |= {
         "slots": round(counts.slots, 2),
         "by_unit": {unit: round(value, 2) for unit, value in sorted(counts.by_unit.items())},
         "of_classes": round(counts.of_classes, 2), "of_rows": round(counts.of_rows, 2),
         "in_flight": counts.in_flight, "instructions": counts.instructions,
+        "code": counts.code,
     }  # fmt: skip
     moved_bytes = once + (0 if found["fits_l2"] else again * array)
     for name, card in CARDS.items():
@@ -77,9 +90,8 @@ def predicted(op: str, rows: int, classes: int, kind: str) -> dict:
     return found
 
 
-@cache
-def counts_of(kind, shape, result, classes, whole, capability):
-    """Counts of a kernel; ``whole``: rows begin at multiples of 16."""
+def counts_of(kind, shape, result, classes, whole, capability, known):
+    """Counts of a kernel, None where they are known; ``whole``: rows begin at multiples of 16."""
     asked, dtype, size = launch.compiled(0, kind, shape, result), dtypes()[kind], SIZES[kind]
     text = driver.ptx_of(asked.function, asked.arguments, (asked.threads, asked.at_once), (9, 0), asked.of)
     registers = registers_of(by_ptxas(text, capability)[1])
@@ -112,13 +124,26 @@ def counts_of(kind, shape, result, classes, whole, capability):
             given["label_smoothing"] = 0.1
         return values_of(given, result)
 
-    return counted(asked, capability, registers, shape.rows, classes, arrays)
+    return counted(asked, capability, registers, shape.rows, classes, arrays, known)
 
 
-def predictions() -> Iterator[dict]:
-    """One after another: each takes seconds."""
+def named(p: dict) -> str:
+    """What a prediction is of: "32768 x 4096, bfloat16, loss"."""
+    return f"{p['rows']} x {p['classes']}, {p['dtype']}, {p['op']}"
+
+
+def predictions(before: list[dict] = (), only: str = "") -> Iterator[dict]:
+    """One after another: each takes seconds. Of ``before`` those remain whose kernels are the same.
+
+    Only those are made whose names have this regular expression; others remain as they were.
+    """
     prepare()
+    known = {named(p): p for p in before}
     for kind in SIZES:
-        for place in PLACES:
+        for rows, classes in PLACES:
             for op in OPS:
-                yield predicted(op, *place, kind)
+                name = named({"rows": rows, "classes": classes, "dtype": kind, "op": op})
+                if re.search(only, name):
+                    yield predicted(op, rows, classes, kind, known.get(name, {}))
+                elif name in known:
+                    yield known[name]

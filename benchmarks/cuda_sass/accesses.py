@@ -10,11 +10,11 @@ U32, U64 = np.uint32, np.uint64
 SHARED_WINDOW = 0x00AA0000  # the upper word of an address of shared memory: any number that no array has
 RESERVED = 0x400  # of a block's shared memory, by the system
 _GLOBAL = re.compile(r"(?:desc\[UR\d+\])?\[(R\d+|RZ)(?:\.64|\.U32)?(?:\+(UR\d+))?(?:\+(-?0x[0-9a-f]+))?\]")
-_OWN = re.compile(r"\[(?:(R\d+|RZ)(?:\.X(\d+))?)?\+?(UR\d+)?\+?(-?0x[0-9a-f]+)?\]")
+_OWN = re.compile(r"\[(?:(R\d+|RZ)(?:\.X(\d+))?)?\+?(UR\d+|URZ)?\+?(-?0x[0-9a-f]+)?\]")
 _BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
 
 
-def _size(i) -> int:
+def size_of(i) -> int:
     return next((_BYTES[name] for name in i.modifiers if name in _BYTES), 4)
 
 
@@ -36,7 +36,7 @@ def _global_address(m, text):
     return address
 
 
-def _own_address(m, text):
+def own_address(m, text):
     """Of shared memory, whose upper byte is the block's number in its cluster, or of a thread's own."""
     found = _OWN.fullmatch(text)
     if not found:
@@ -51,7 +51,7 @@ def _own_address(m, text):
     return address
 
 
-def _registers(text, count):
+def registers_of(text, count):
     """The numbers of registers; RZ, from which 0 is stored, is 255."""
     return [255] * count if text == "RZ" else [int(text[1:]) + k for k in range(count)]
 
@@ -59,8 +59,8 @@ def _registers(text, count):
 @opcode("LDG", "LD")
 def _load(m, i):
     only(i, "E", "CONSTANT", "STRONG", "GPU", "SYS", *_BYTES)
-    address, size, has_sign = _global_address(m, i.operands[1]), _size(i), "S8" in i.modifiers or "S16" in i.modifiers
-    registers = _registers(i.operands[0], max(1, size // 4))
+    address, size, has_sign = _global_address(m, i.operands[1]), size_of(i), "S8" in i.modifiers or "S16" in i.modifiers
+    registers = registers_of(i.operands[0], max(1, size // 4))
 
     def execute(active):
         those = _all(m, active)
@@ -81,8 +81,8 @@ def _load(m, i):
 @opcode("STG")
 def _store(m, i):
     only(i, "E", *_BYTES)
-    address, size = _global_address(m, i.operands[0]), _size(i)
-    registers = _registers(i.operands[1], max(1, size // 4))
+    address, size = _global_address(m, i.operands[0]), size_of(i)
+    registers = registers_of(i.operands[1], max(1, size // 4))
 
     def execute(active):
         those = _all(m, active)
@@ -103,8 +103,8 @@ def _store(m, i):
 @opcode("LDS")
 def _load_shared(m, i):
     only(i, "64", "128")
-    address, size = _own_address(m, i.operands[1]), _size(i)
-    registers = _registers(i.operands[0], size // 4)
+    address, size = own_address(m, i.operands[1]), size_of(i)
+    registers = registers_of(i.operands[0], size // 4)
 
     def execute(active):
         those = _all(m, active)
@@ -119,8 +119,8 @@ def _load_shared(m, i):
 @opcode("STS")
 def _store_shared(m, i):
     only(i, "64", "128")
-    address, size = _own_address(m, i.operands[0]), _size(i)
-    registers = _registers(i.operands[1], size // 4)
+    address, size = own_address(m, i.operands[0]), size_of(i)
+    registers = registers_of(i.operands[1], size // 4)
 
     def execute(active):
         those = _all(m, active)
@@ -136,8 +136,8 @@ def _store_shared(m, i):
 def _store_anywhere(m, i):
     """A store of which only the address tells that it goes to the shared memory of a block of the cluster."""
     only(i, "E", "64")
-    address, size = _global_address(m, i.operands[0]), _size(i)
-    registers = _registers(i.operands[1], size // 4)
+    address, size = _global_address(m, i.operands[0]), size_of(i)
+    registers = registers_of(i.operands[1], size // 4)
 
     def execute(active):
         those = _all(m, active)
@@ -161,8 +161,8 @@ def _store_anywhere(m, i):
 @opcode("LDL")
 def _load_own(m, i):
     only(i, "LU", "64", "128")
-    address, size = _own_address(m, i.operands[1]), _size(i)
-    registers, threads = _registers(i.operands[0], size // 4), np.arange(m.count)
+    address, size = own_address(m, i.operands[1]), size_of(i)
+    registers, threads = registers_of(i.operands[0], size // 4), np.arange(m.count)
 
     def execute(active):
         those = _all(m, active)
@@ -176,8 +176,8 @@ def _load_own(m, i):
 @opcode("STL")
 def _store_own(m, i):
     only(i, "64", "128")
-    address, size = _own_address(m, i.operands[0]), _size(i)
-    registers, threads = _registers(i.operands[1], size // 4), np.arange(m.count)
+    address, size = own_address(m, i.operands[0]), size_of(i)
+    registers, threads = registers_of(i.operands[1], size // 4), np.arange(m.count)
 
     def execute(active):
         those = _all(m, active)

@@ -13,6 +13,7 @@ import moving  # noqa: F401
 import numpy as np
 import reals  # noqa: F401
 from accesses import SHARED_WINDOW
+from barriers import Barriers, waiting
 from opcodes import executed
 from operands import WARP, Operands
 from program import SIZE, Fault, Program
@@ -22,6 +23,11 @@ U32 = np.uint32
 OWN = 4096  # bytes of a thread's own memory
 MOST_STEPS = 3_000_000
 CONTROL = ("BRA", "EXIT", "CALL", "RET", "BAR", "UCGABAR_WAIT")
+
+
+def _turns(i) -> bool:
+    """Whether threads may be anywhere after an instruction."""
+    return i.name in CONTROL or "PHASECHK" in i.modifiers
 
 
 class Machine(Operands):
@@ -34,7 +40,7 @@ class Machine(Operands):
         self.program, self.threads, self.blocks, self.cluster, self.memory = program, threads, blocks, cluster, memory
         each = np.arange(self.count)
         self.block, self.warp = each // threads, each // WARP
-        self.shared = Shared(blocks, threads // WARP, shared)
+        self.shared, self.barriers = Shared(blocks, threads // WARP, shared), Barriers()
         self.own = np.zeros((OWN // 4, self.count), U32)
         self.special = {
             "SR_TID.X": (each % threads).astype(U32),
@@ -51,8 +57,10 @@ class Machine(Operands):
         self._ready: dict[int, np.ndarray] = {0: np.ones(self.count, bool)}
         self._waiting = np.zeros(self.count, np.int8)  # for a block (1), for a cluster (2)
         self._after = np.zeros(self.count, np.int64)  # where those go on
-        self._live = np.ones(self.count, bool)
-        self.code = [executed(self, i) if i.name not in CONTROL else None for i in program.instructions]
+        self._asking: list[tuple[int, np.ndarray]] = []  # those that wait for bytes, and where they ask for them
+        self.live = np.ones(self.count, bool)
+        self.code = [executed(self, i) if not _turns(i) else None for i in program.instructions]
+        self._waits = {at: waiting(self, i) for at, i in enumerate(program.instructions) if "PHASECHK" in i.modifiers}
         self.guards = [self.predicate(i.guard) if i.guard else None for i in program.instructions]
 
     def _fill_constants(self, parameters, capability):
@@ -75,7 +83,11 @@ class Machine(Operands):
         """Until all threads have ended."""
         steps = 0
         with np.errstate(all="ignore"):
-            while self._live.any():
+            while self.live.any():
+                if self.barriers.ended:
+                    asking, self._asking, self.barriers.ended = self._asking, [], False
+                    for at, those in asking:
+                        self._go_on(at, those)
                 if not self._ready:
                     raise Fault("threads wait at a barrier for others that never come")
                 at = min(self._ready)
@@ -132,8 +144,13 @@ class Machine(Operands):
             back = self.R[int(re.match(r"R(\d+)", i.operands[0])[1])] // SIZE
             for there in np.unique(back[taken]):
                 self._go_on(int(there), taken & (back == there))
+        elif at in self._waits:
+            there = self._waits[at](taken)
+            self._go_on(at + 1, there)
+            if (taken & ~there).any():
+                self._asking.append((at, taken & ~there))
         elif i.name == "EXIT":
-            self._live &= ~taken
+            self.live &= ~taken
             self._meet()
         else:
             self._waiting[taken] = 1 if i.name == "BAR" else 2
@@ -146,7 +163,7 @@ class Machine(Operands):
         passed = self.shared.passed, self.shared.passed_together
         for kind, shape, count in zip((1, 2), wide, passed, strict=True):
             waiting = (self._waiting == kind).reshape(shape)
-            there = (waiting | ~self._live.reshape(shape)).all(1) & waiting.any(1)
+            there = (waiting | ~self.live.reshape(shape)).all(1) & waiting.any(1)
             if not there.any():
                 continue
             free = (waiting & there[:, None]).reshape(-1)

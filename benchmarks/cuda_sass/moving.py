@@ -11,7 +11,9 @@ U32, U64 = np.uint32, np.uint64
 
 
 # What orders memory, or lets threads of a warp meet, which here they always do where they can.
-@opcode("BSSY", "BSYNC", "NOP", "ERRBAR", "CGAERRBAR", "CCTL", "MEMBAR", "WARPSYNC", "YIELD", "UCGABAR_ARV")
+@opcode(
+    "BSSY", "BSYNC", "NOP", "ERRBAR", "CGAERRBAR", "CCTL", "MEMBAR", "WARPSYNC", "YIELD", "UCGABAR_ARV", "NANOSLEEP"
+)
 def _nothing(m, i):
     return lambda active: None
 

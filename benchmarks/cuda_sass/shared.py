@@ -5,12 +5,15 @@ from accesses import RESERVED
 from program import Fault
 
 NEVER = np.int64(-1)
+MOST_BARRIERS = 4  # of a block
 
 
 class Shared:
     """Words of each block. A word that one warp writes and another reads or writes needs a barrier in between.
 
-    Between warps of one block a block's barrier is one; between blocks of a cluster only the cluster's is.
+    Between warps of one block a block's barrier is one; between blocks of a cluster only the cluster's is. A word that
+    another block sends can be read by the warps that have waited for the phase of the barrier which counts it; before
+    it is sent again, the block's threads must have met since one of them read it.
     """
 
     def __init__(self, blocks: int, warps: int, size: int):
@@ -22,6 +25,9 @@ class Shared:
         shape = self.words.shape
         # Of the last access: the warp, and how many barriers its block and cluster had passed.
         self._written, self._read = ([np.full(shape, NEVER) for _ in range(3)] for _ in range(2))
+        # Of what was sent: the barrier's number and phase; and the phases of each barrier that a warp has waited for.
+        self._barrier, self._phase = np.full(shape, NEVER), np.full(shape, NEVER)
+        self._seen = np.zeros((blocks * warps, MOST_BARRIERS * blocks), np.int64)
 
     def check(self, at, size: int, text: str) -> None:
         if (at % size).any():
@@ -32,6 +38,9 @@ class Shared:
     def load(self, blocks, word, warps, text: str):
         here = blocks, word
         self._apart(self._written, here, blocks, warps, text)
+        barrier, phase = self._barrier[here], self._phase[here]
+        if ((barrier != NEVER) & (self._seen[warps, barrier] <= phase)).any():
+            raise Fault(f"read before it has come: {text}")
         self._keep(self._read, here, blocks, warps)
         return self.words[here]
 
@@ -41,7 +50,22 @@ class Shared:
         self._apart(self._written, here, own, warps, text)
         self._apart(self._read, here, own, warps, text)
         self._keep(self._written, here, own, warps)
+        self._barrier[here] = NEVER
         self.words[here] = value
+
+    def send(self, block: int, word: int, values, barrier, text: str) -> None:
+        """Words to a block, whose barrier counts them in its phase."""
+        for k, value in enumerate(values):
+            here = block, word + k
+            if self._read[0][here] != NEVER and self._read[1][here] == self.passed[block]:
+                raise Fault(f"sent while what was there may be read: {text}")
+            self._barrier[here], self._phase[here] = barrier.number, barrier.phase
+            self._written[0][here] = NEVER
+            self.words[here] = value
+
+    def has_seen(self, warp: int, barrier) -> None:
+        """A warp has waited for a barrier's last phase."""
+        self._seen[warp, barrier.number] = barrier.phase
 
     def _apart(self, last, here, blocks, warps, text):
         warp, passed, together = (kept[here] for kept in last)

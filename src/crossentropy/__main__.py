@@ -7,6 +7,8 @@ def main():
     """Run the command line, or say what it needs."""
     try:
         from .cli.app import entry
+    except KeyboardInterrupt:  # as Click has it once it runs
+        sys.exit("\nAborted!")
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("crossentropy"):
             raise

@@ -190,6 +190,16 @@ def stopping() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def stopped_first(look: Callable[[], None]) -> Iterator[None]:
+    """What fails after the process was asked to stop fails for that: workers, too, get the Ctrl-C of a terminal."""
+    try:
+        yield
+    except Exception:
+        look()
+        raise
+
+
 def by_threads(work: Work, todo: list[int]) -> Iterator[tuple[int, Evaluation]]:
     """One block after the other, each by all threads."""
     for block in todo:
@@ -261,7 +271,7 @@ def complete(work: Work, progress: Progress, engine: str, address: str) -> None:
         found = by_threads(work, todo) if engine == "threads" else by_dask(work, todo, address)
         saved = time.monotonic()
         try:
-            with contextlib.closing(found):
+            with stopped_first(look), contextlib.closing(found):
                 look()
                 for block, evaluation in found:
                     progress.add(block, evaluation)

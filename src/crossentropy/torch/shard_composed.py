@@ -17,12 +17,12 @@ AT_ONCE = 2**24  # numbers in float64
 def chunk(x: torch.Tensor, target: torch.Tensor, start: int, classes: int, *, entropy: bool = False, **named):
     """As `crossentropy.blocks.chunk` of logits (N, C) and targets (N,) or (N, C), with options as tensors."""
     found = blocks.identity(len(x), entropy=entropy)
-    options = _options(named)
+    options = options_of(named)
     for rows in _parts(x):
-        y, z, mine, _ = _transformed(x[rows], target[rows], start, options)
+        y, z, mine, _ = transformed(x[rows], target[rows], start, options)
         m, e, lowest = _below(z)
         names = {"max": m, "rest": e.sum(1).where(m.isfinite(), _undefined(m))}
-        t = _beside(target[rows], options, classes, x.shape[1], z)
+        t = beside(target[rows], options, classes, x.shape[1], z)
         if t is not None:
             t = t.expand(z.shape)
             mass, distance = t.sum(1), torch.where(t == 0, 0, t * lowest).sum(1)
@@ -30,7 +30,7 @@ def chunk(x: torch.Tensor, target: torch.Tensor, start: int, classes: int, *, en
             names["mass"], names["distance"] = mass, torch.where(m == -torch.inf, lost.to(m.dtype), distance)
         if y is not None:
             w = options["class_weight"]
-            names["target"] = _at(z, y, mine)
+            names["target"] = logit_at(z, y, mine)
             names["class_weight"] = mine.double() if w is None else torch.where(mine, w[y], 0)
         if entropy:
             names["spread"] = torch.where(e == 0, 0, e * lowest).sum(1).where(m.isfinite(), _undefined(m))
@@ -43,12 +43,12 @@ def chunk(x: torch.Tensor, target: torch.Tensor, start: int, classes: int, *, en
 
 def gradient(x, target, whole: dict, start: int, classes: int, *, grad_output, out: torch.Tensor, **named) -> None:
     """As `crossentropy.blocks.gradient`, into ``out``."""
-    options = _options(named)
+    options = options_of(named)
     epsilon, z_loss, focal = (options[name] for name in ("label_smoothing", "z_loss", "focal"))
     numbers = {name: torch.from_numpy(np.ascontiguousarray(values)).to(x.device) for name, values in whole.items()}
     g = grad_output.double() * numbers["sample_weight"]
     for rows in _parts(x):
-        y, z, mine, slope = _transformed(x[rows], target[rows], start, options)
+        y, z, mine, slope = transformed(x[rows], target[rows], start, options)
         n = {name: values[rows] for name, values in numbers.items()}
         m, rest = n["max"].where(n["max"].isfinite(), torch.nan), n["rest"]
         p = _exp_of_difference(z, m) / (1 + rest)[:, None]
@@ -58,13 +58,13 @@ def gradient(x, target, whole: dict, start: int, classes: int, *, grad_output, o
         if focal:  # which multiplies all but what z_loss adds, and adds to what the target weighs
             own, others = f * own + more, f * n["mass"] + (others - n["mass"])
         grad = torch.where(p == 0, 0, (own + others)[:, None] * p)
-        t = _beside(target[rows], options, classes, x.shape[1], z)
+        t = beside(target[rows], options, classes, x.shape[1], z)
         if t is not None:
             t = t if not focal else f[:, None] * t
             grad = grad - t
         if y is not None:
             at = y[:, None]
-            leads = _at(z, y, mine) == m
+            leads = logit_at(z, y, mine) == m
             p_y = p.gather(1, at)[:, 0]
             below_1 = torch.where(leads, -rest / (1 + rest), p_y - 1)
             t_y = 0 if t is None else t.expand(z.shape).gather(1, at)[:, 0]
@@ -87,10 +87,10 @@ def _focus_of(n: dict, own, focal: float):
 
 def log_probs_gradient(x, index, numbers: torch.Tensor, start: int, g_p, g_h, out, **named) -> None:
     """The gradient of log-probabilities and entropies, from (N, 3): max, rest, and sum_c p_c (m - z_c)."""
-    options = _options(named)
+    options = options_of(named)
     for rows in _parts(x):
         target = x.new_zeros(len(x[rows]), dtype=torch.int64) if index is None else index[rows]
-        y, z, mine, slope = _transformed(x[rows], target, start, options)
+        y, z, mine, slope = transformed(x[rows], target, start, options)
         m, rest, spread = numbers[rows].T
         log_sum = torch.log1p(rest)
         p = _exp_of_difference(z, m) / (1 + rest)[:, None]
@@ -98,7 +98,7 @@ def log_probs_gradient(x, index, numbers: torch.Tensor, start: int, g_p, g_h, ou
         grad = -g_p[rows, None] * p - g_h[rows, None] * torch.where(p == 0, 0, p * above)
         if index is not None:
             at = y[:, None]
-            z_y = _at(z, y, mine)
+            z_y = logit_at(z, y, mine)
             left = torch.where(z_y == m, rest / (1 + rest), -torch.expm1(z_y - m - log_sum))  # 1 - p_y
             p_y, above_y = p.gather(1, at)[:, 0], above.gather(1, at)[:, 0]
             value = g_p[rows] * left - g_h[rows] * torch.where(p_y == 0, 0, p_y * above_y)
@@ -114,7 +114,8 @@ def is_needed(x: torch.Tensor) -> bool:
     return not x.is_cpu
 
 
-def _options(named: dict) -> dict:
+def options_of(named: dict) -> dict:
+    """All options, those at their default among them."""
     return {**{name: DEFAULTS[name] for name in ("class_weight", "class_prior", "sample_weight")}, **DEFAULTS, **named}
 
 
@@ -125,7 +126,7 @@ def _parts(x: torch.Tensor):
     return [slice(i, min(i + step, len(x))) for i in range(0, len(x), step)]
 
 
-def _transformed(x, target, start: int, options: dict):
+def transformed(x, target, start: int, options: dict):
     """(classes among this block's, or None; logits in float64; whose class is here; their slopes)."""
     z, slope = x.double() * options["logit_scale"], options["logit_scale"]
     if cap := options["softcap"]:
@@ -168,12 +169,12 @@ def _undefined(m: torch.Tensor) -> torch.Tensor:
     return torch.where(m.isnan(), torch.nan, torch.zeros_like(m))
 
 
-def _at(z, y, mine):
+def logit_at(z, y, mine):
     """The target's logit of each row, -inf where that is elsewhere."""
     return torch.where(mine, z.gather(1, y[:, None])[:, 0], -torch.inf)
 
 
-def _beside(target, options: dict, classes: int, own: int, z):
+def beside(target, options: dict, classes: int, own: int, z):
     """What smoothing and probabilities weigh the classes by; None for nothing."""
     epsilon, w = options["label_smoothing"], options["class_weight"]
     if target.is_floating_point():

@@ -184,7 +184,7 @@ def _flat(call: Call, x: torch.Tensor | None) -> torch.Tensor | None:
     return None if x is None else x.reshape(n, -1) if x.shape == call.input.shape else x.reshape(n)
 
 
-def _by_torch(call: Call) -> tuple[torch.Tensor, torch.Tensor, dict]:
+def by_torch(call: Call) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """(logits, targets, options) for `shard_composed`."""
     named = _named(call)
     if call.weights.sample_weight is not None:
@@ -197,11 +197,11 @@ def _numbers(call: Call, shards: Shards) -> Mapping[str, np.ndarray]:
     """What is found of this rank's classes, by name: (N,) each, of a row that does not count any numbers."""
     place = shards.start, shards.classes
     if shard_device.serves(call.input):
-        x, target, named = _by_torch(call)
+        x, target, named = by_torch(call)
         y = None if call.classes is None else call.classes.reshape(-1)
         return shard_device.numbers(x, target, y, *place, named)
     if shard_composed.is_needed(call.input):
-        x, target, named = _by_torch(call)
+        x, target, named = by_torch(call)
         found = shard_composed.chunk(x, target, *place, **named)
         return {name: found[name] for name in found.dtype.names}
     with on_torchs_threads(call.input):
@@ -330,12 +330,12 @@ def gradient(call: Call, statistics: torch.Tensor, arrived, start: int, classes:
         return out.zero_()
     g, named, place = arrived[0].double(), _named(call), (start, classes)
     if shard_device.serves(call.input):
-        x, target, named = _by_torch(call)
+        x, target, named = by_torch(call)
         y, g = None if call.classes is None else call.classes.reshape(-1), g.expand(call.rows_shape).reshape(-1)
         shard_device.gradient(x, target, y, whole, *place, named, g, out.view(x.shape))
         return out
     if shard_composed.is_needed(call.input):
-        x, target, named = _by_torch(call)
+        x, target, named = by_torch(call)
         g = g.expand(call.rows_shape).reshape(-1)
         shard_composed.gradient(x, target, whole, *place, grad_output=g, out=out.view(x.shape), **named)
         return out

@@ -68,8 +68,8 @@ def vocab_parallel_cross_entropy(
     Returns
     -------
     Tensor
-        In nats: of the rows' shape, or a scalar; float64 for float64 logits, otherwise float32. Differentiable once in
-        this rank's logits.
+        In nats: of the rows' shape, or a scalar; float64 for float64 logits, otherwise float32. Differentiable in this
+        rank's logits, and with ``create_graph=True`` on every rank twice: the second time by an all-reduce.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.library import custom_op
 
-from . import private, shard_log_probs, shard_losses, shards
+from . import private, shard_log_probs, shard_losses, shard_second, shards
 from .bridge import Options, weights_of
 from .log_probs_ops import Settings
 from .ops import COUNT, OPTIONS, WEIGHTS
@@ -164,11 +164,11 @@ def _kept(ctx):
     return (ctx.place, *tensors) if ctx.place is not None else (tensors[-1], *tensors[:-1])
 
 
-def once() -> None:
-    """Raise where a gradient is to be differentiated."""
+def once(what: str = "gradient") -> None:
+    """Raise where this is to be differentiated."""
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "the gradient of a loss whose classes are spread over ranks can't be differentiated again: call backward "
+            f"the {what} of numbers whose classes are spread over ranks can't be differentiated again: call backward "
             "without create_graph"
         )
 
@@ -202,16 +202,38 @@ class Losses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, place, every, *arguments):  # noqa: D102
+        name = Place(*place).name
         loss, divisor, statistics, place = numbers(*LOSSES, Place(*place), every, arguments)
         ctx.mark_non_differentiable(divisor)
         _keep(ctx, place, statistics, divisor, *arguments[: _Losses.tensors])
-        ctx.rest = arguments[_Losses.tensors :]
+        ctx.rest, ctx.group_name = arguments[_Losses.tensors :], name
         return loss, divisor
 
     @staticmethod
     def backward(ctx, grad_loss, _):  # noqa: D102
-        once()
         place, statistics, divisor, *tensors = _kept(ctx)
         g = shard_losses.arriving(grad_loss, divisor, Options(*ctx.rest))
-        found = _gradient(*LOSSES, (g, None), statistics, place, (*tensors, *ctx.rest))
+        if torch.is_grad_enabled() and not isinstance(place, torch.Tensor) and not private.needs_operator(g):
+            found = _Gradient.apply(g, ctx.group_name, place, statistics, *tensors, *ctx.rest)
+        else:
+            once()
+            found = _gradient(*LOSSES, (g, None), statistics, place, (*tensors, *ctx.rest))
         return None, None, found, *[None] * (len(tensors) + len(ctx.rest) - 1)
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient on the logits from what arrives at the loss, differentiable in both: once, by one all-reduce."""
+
+    @staticmethod
+    def forward(ctx, g, name, place, statistics, *arguments):
+        ctx.save_for_backward(g, statistics, *arguments[: _Losses.tensors])
+        ctx.rest = name, place, arguments[_Losses.tensors :]
+        return _gradient(*LOSSES, (g, None), statistics, place, arguments)
+
+    @staticmethod
+    def backward(ctx, h):
+        once("second derivative")
+        (g, statistics, *tensors), (name, place, options) = ctx.saved_tensors, ctx.rest
+        call = _Losses.call((*tensors, *options))
+        on_g, on_logits = shard_second.gradients(h, g, call, statistics, *place, private.group_named(name))
+        return on_g, None, None, None, on_logits, *[None] * (len(tensors) + len(options) - 1)

@@ -11,12 +11,14 @@ import numpy as np
 from numba import cuda
 
 from .elements import device
-from .intrinsics import cluster_rank, cluster_sync
+from .intrinsics import barrier_begin, barrier_expect, barrier_wait, barriers, cluster_begin, cluster_rank
 from .records import EVERYONE, record_of
 
 WARP = 32  # threads of a warp
 MOST_BLOCKS = 8  # of a cluster, where any card with clusters has room
 SLOTS = 2 * MOST_BLOCKS
+BARRIER = np.int32(8)  # bytes
+TURNS = 4  # of a cluster's meetings: two barriers, each of which is waited for with two parities
 FLIGHT = 4  # vectors that a thread has on their way, where a row is not kept
 
 
@@ -50,16 +52,50 @@ class Shape(NamedTuple):
         return self.rows if self.alone else self.threads * self.rows
 
 
+@device
+def begin_cluster():
+    """Before any block writes to another: the other's barriers are there."""
+    if cuda.threadIdx.x == 0:
+        barrier_begin(barriers())
+        barrier_begin(np.int32(barriers() + BARRIER))
+    cluster_begin()
+
+
+def _exchange(record, threads, blocks):
+    """The device function (found, p, turn): the place in ``found`` from which on the p of each block is.
+
+    Each block writes what it found into every block, itself included, and each waits for what it gets: a store that
+    tells a barrier how many bytes have come, so that no fence is needed, which would wait for the stores of the row
+    before. A place is written again two turns later. By then every block has had what the others found of the turn
+    between, which they sent when all of their threads had met, and so had read the place.
+    """
+    into_cluster, size = record.into_cluster, np.int32(blocks * record.size)
+
+    @device
+    def exchanged(found, p, turn):
+        thread, which = np.int32(cuda.threadIdx.x) % np.int32(threads), np.int32(turn & 1)
+        place = np.int32(which * np.int32(MOST_BLOCKS))
+        barrier = np.int32(barriers() + np.int32(which * BARRIER))
+        if thread == 0:
+            barrier_expect(barrier, size)
+        if thread < blocks:
+            into_cluster(found, np.int32(place + cluster_rank()), thread, p, barrier)
+        barrier_wait(barrier, np.int32(turn >> 1))
+        return place
+
+    return exchanged
+
+
 def together(elements, shape, merge, empty):
     """The device function (p, turn): what merge makes of every lane's record, which all lanes get.
 
-    ``merge(p, other)`` gives the same either way round; ``empty`` is the record that changes nothing. ``turn`` is 0 and
-    1 by turns, from one call to the next.
+    ``merge(p, other)`` gives the same either way round; ``empty`` is the record that changes nothing. ``turn`` counts
+    a kernel's calls of all such functions, modulo `TURNS`.
     """
     real, lanes, warps, blocks = elements.real, min(shape.threads, WARP), shape.threads // WARP, shape.blocks
     threads, of_warps, of_blocks = shape.threads, len(empty) * WARP, len(empty) * SLOTS
     record = record_of(type(empty), real, elements.real_size)
-    from_lane, put, take, into_cluster = record.from_lane, record.put, record.take, record.into_cluster
+    from_lane, put, take = record.from_lane, record.put, record.take
 
     def over(count):
         """The device function (p): what each ``count`` neighbours of a warp have, a power of 2, all of which get it."""
@@ -96,19 +132,13 @@ def together(elements, shape, merge, empty):
     if blocks == 1:
         return over_block
 
+    exchanged = _exchange(record, threads, blocks)
+
     @device
     def over_cluster(p, turn):
-        # Each block writes what it found into every block, itself included, and then reads its own memory alone. So one
-        # barrier is enough, and no block can have ended whose memory is read. A place is written again two turns later:
-        # by then every block has passed the barrier between, and so has read the place.
         found = cuda.shared.array(of_blocks, real)
-        p = over_block(p, turn)
-        thread = cuda.threadIdx.x % threads
-        if thread < blocks:
-            into_cluster(found, turn * MOST_BLOCKS + cluster_rank(), thread, p)
-        cluster_sync()
-        lane = thread % WARP
-        return over_blocks(take(found, turn * MOST_BLOCKS + lane % blocks))
+        place = exchanged(found, over_block(p, turn), turn)
+        return over_blocks(take(found, place + cuda.threadIdx.x % blocks))
 
     return over_cluster
 
@@ -122,7 +152,7 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
     real, lanes, warps, blocks = elements.real, min(shape.threads, WARP), max(shape.threads // WARP, 1), shape.blocks
     threads, of_blocks, of_two = shape.threads, len(empty) * SLOTS, 2 * WARP
     record, row_sum = record_of(type(empty), real, elements.real_size), type(empty)
-    take, into_cluster, moved = record.take, record.into_cluster, sums.lane_moved if of_lanes else sums.moved
+    take, moved = record.take, sums.lane_moved if of_lanes else sums.moved
     top_of_lanes, lowest_of_lanes, sum_of_lanes = _among(lanes, sums)
     top_of_warps, _, sum_of_warps = _among(warps, sums)
 
@@ -160,19 +190,14 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
     if blocks == 1:
         return over_block
     top_of_blocks, lowest_of_blocks, sum_of_blocks = _among(blocks, sums)
-    block_moved = sums.moved
+    block_moved, exchanged = sums.moved, _exchange(record, threads, blocks)
 
     @device
     def over_cluster(p, turn):
-        """As `together` has it."""
         found = cuda.shared.array(of_blocks, real)
-        p = over_block(p, turn)
-        thread = np.int32(cuda.threadIdx.x) % np.int32(threads)
-        if thread < blocks:
-            into_cluster(found, np.int32(turn * MOST_BLOCKS + cluster_rank()), thread, p)
-        cluster_sync()
-        lane = np.uint32(thread) % np.uint32(WARP)
-        p = take(found, np.int32(turn * MOST_BLOCKS + lane % np.uint32(blocks)))
+        place = exchanged(found, over_block(p, turn), turn)
+        lane = np.uint32(cuda.threadIdx.x) % np.uint32(WARP)
+        p = take(found, np.int32(place + np.int32(lane % np.uint32(blocks))))
         top = top_of_blocks(p.max)
         s, error = block_moved(p, top, lowest_of_blocks(p.max == top, lane))
         s, error = sum_of_blocks(s, error)

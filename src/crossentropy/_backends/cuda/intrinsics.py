@@ -202,11 +202,26 @@ cluster_count = _special_register("nclusterid.x", "How many clusters the grid ha
 
 
 @intrinsic
-def cluster_sync(_):
-    """All threads of the cluster arrive before any goes on; what they stored before is seen after."""
+def barriers(_):
+    """The address in shared memory of a block's two barriers, of eight bytes each: the same for all who ask."""
 
     def code(context, builder, signature, args):
-        text = "barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;"
+        module, name, kind = builder.module, "crossentropy_barriers", ir.ArrayType(ir.IntType(64), 2)
+        if name not in module.globals:
+            made = ir.GlobalVariable(module, kind, name, addrspace=3)
+            made.linkage, made.align, made.initializer = "linkonce_odr", 8, ir.Constant(kind, ir.Undefined)
+        return builder.ptrtoint(module.globals[name], _WORD)
+
+    return types.int32(), code
+
+
+@intrinsic
+def cluster_begin(_):
+    """All blocks of the cluster have begun, and begun their barriers, before any thread goes on."""
+
+    def code(context, builder, signature, args):
+        # Not .release: that would wait until all stores are seen by the whole device (MEMBAR.ALL.GPU).
+        text = "fence.mbarrier_init.release.cluster;\nbarrier.cluster.arrive.relaxed;\nbarrier.cluster.wait.acquire;"
         _asm(builder, text, types.void, "~{memory}", [], side_effect=True, convergent=True)
         return context.get_dummy_value()
 
@@ -214,23 +229,82 @@ def cluster_sync(_):
 
 
 @intrinsic
-def cluster_store(_, array, index, rank, value):
-    """array[index] = value in the block of that rank; ``array`` is a shared one."""
+def barrier_begin(_, barrier):
+    """Make a barrier of one arrival, and of bytes, of the eight bytes at an address of shared memory; by one thread."""
 
     def code(context, builder, signature, args):
-        shared, index, rank, value = args
-        data = context.make_array(signature.args[0])(context, builder, shared).data
-        place = builder.gep(data, [index])
+        text = "mbarrier.init.shared::cta.b64 [$0], 1;"
+        _asm(builder, text, types.void, "r,~{memory}", args, side_effect=True)
+        return context.get_dummy_value()
+
+    return types.void(types.int32), code
+
+
+@intrinsic
+def barrier_expect(_, barrier, size):
+    """The arrival, by one thread, and how many bytes a barrier waits for; some may have come already."""
+
+    def code(context, builder, signature, args):
+        text = "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;"
+        _asm(builder, text, types.void, "r,r,~{memory}", args, side_effect=True)
+        return context.get_dummy_value()
+
+    return types.void(types.int32, types.int32), code
+
+
+@intrinsic
+def barrier_wait(_, barrier, parity):
+    """Wait for the bytes of a barrier's next turn; ``parity`` is 0 and 1 by turns. What they are can then be read."""
+
+    def code(context, builder, signature, args):
+        text = (
+            "{ .reg .pred all;\nagain: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 all, [$0], $1;\n"
+            "@!all bra again; }"
+        )
+        _asm(builder, text, types.void, "r,r,~{memory}", args, side_effect=True)
+        return context.get_dummy_value()
+
+    return types.void(types.int32, types.int32), code
+
+
+@intrinsic
+def cluster_store(_, array, index, rank, value, barrier):
+    """array[index] = value in the block of that rank, where the barrier counts its bytes; ``array`` is a shared one.
+
+    Nothing waits for the store, nor does it for stores before it.
+    """
+
+    def code(context, builder, signature, args):
+        shared, index, rank, value, counted = args
+        place = builder.gep(context.make_array(signature.args[0])(context, builder, shared).data, [index])
         place = builder.addrspacecast(place, ir.PointerType(place.type.pointee, addrspace=3))
         suffix, letter = ("f64", "d") if value.type == ir.DoubleType() else ("f32", "f")
         text = (
-            f"{{ .reg .b32 there; mapa.shared::cluster.u32 there, $0, $1; st.shared::cluster.{suffix} [there], $2; }}"
+            "{ .reg .b32 there, counted;\n"
+            "mapa.shared::cluster.u32 there, $0, $2;\nmapa.shared::cluster.u32 counted, $1, $2;\n"
+            f"st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.{suffix} [there], $3, [counted]; }}"
         )
-        given = [builder.ptrtoint(place, _WORD), rank, value]
-        _asm(builder, text, types.void, f"r,r,{letter},~{{memory}}", given, side_effect=True)
+        given = [builder.ptrtoint(place, _WORD), counted, rank, value]
+        _asm(builder, text, types.void, f"r,r,r,{letter},~{{memory}}", given, side_effect=True)
         return context.get_dummy_value()
 
-    return types.void(array, types.int32, types.int32, value), code
+    return types.void(array, types.int32, types.int32, value, types.int32), code
+
+
+@intrinsic
+def has_come(_, value):
+    """Nothing that follows is done before this number, which was loaded, is there.
+
+    A thread waits for a load where it first uses it. This uses it for nothing: it sleeps for no time where it is NaN.
+    """
+
+    def code(context, builder, signature, args):
+        suffix, letter = ("f64", "d") if value == types.float64 else ("f32", "f")
+        text = f"{{ .reg .pred p; setp.nan.{suffix} p, $0, $0; @p nanosleep.u32 0; }}"
+        _asm(builder, text, types.void, f"{letter},~{{memory}}", args, side_effect=True)
+        return context.get_dummy_value()
+
+    return types.void(value), code
 
 
 # ---------------------------------------------------------------------- bits

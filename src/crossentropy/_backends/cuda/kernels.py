@@ -18,8 +18,8 @@ from numba import cuda
 from ..contract import Statistics
 from .arguments import plain_of, plain_values
 from .elements import device, elements_of
-from .groups import WARP
-from .intrinsics import cluster_count, cluster_index, cluster_rank, cluster_sync, clustered, load, store
+from .groups import TURNS, WARP, begin_cluster
+from .intrinsics import cluster_count, cluster_index, cluster_rank, clustered, has_come, load, store
 from .logits import Target, logits_of
 from .numbers import numbers_of
 from .reading import (
@@ -92,10 +92,12 @@ def kernel(kind, shape, result):
     smoothing_of, target_of, real_size = weights.smoothing_of, weights.target_of, elements.real_size
     save, kept_target = _saving(kind, result), kept_target_of(kind, result)
     # A block's threads have met in a reduction since they read the target's logit. A warp's have not, nor have any
-    # where the statistics come from memory.
-    waits = writes == "gradient" and (result.reads == "statistics" or threads <= WARP)
+    # where the statistics come from memory; there only the thread needs it that writes over it, but blocks alone wait.
+    waits = writes == "gradient" and blocks == 1 and (result.reads == "statistics" or threads <= WARP)
+    meets = blocks > 1 and result.reads == "row"
+    waits_for_target = meets and writes == "gradient"
     low_held, no_target = reals_held if result.transforms else 1, Target(zero, zero, zero)
-    turns_of_row = 0 if result.weighs and not result.is_backward else 1  # two reductions a row leave it as it was
+    turns_of_row = 2 if result.weighs and not result.is_backward else 1  # reductions
 
     given = device(plain_of(kind, result.plain_values(kind)) if result.plain else lambda a: a)
 
@@ -112,7 +114,8 @@ def kernel(kind, shape, result):
             clustered(blocks)
             block, step, place = np.int64(cluster_index()), np.int64(cluster_count()), np.int64(0)
             lane += np.int64(cluster_rank()) * threads
-            cluster_sync()  # before a block's memory is written to, it must have begun
+        if meets:
+            begin_cluster()
         turn = 0
         smoothing = smoothing_of(a)
         divisor = load(a.divisor, real) if a.divisor != 0 else one
@@ -128,8 +131,10 @@ def kernel(kind, shape, result):
             z_y = target_logit(a, row) if row.has_target and not is_part else no_target
 
             hold(row, lane, words)
+            if waits_for_target:
+                has_come(z_y.z)  # before another block, told of what is found here, writes over it
             found = find(a, row, target, lane, turn, words, v, low, u)
-            turn ^= turns_of_row
+            turn = (turn + turns_of_row) & (TURNS - 1)
             z_y = kept_target(a, row, z_y)
 
             of_row = numbers(a, row, smoothing, found, z_y)

@@ -24,7 +24,8 @@ class Record(NamedTuple):
     take: Callable  # (array, i): the record of an array of reals
     put: Callable  # (array, i, p): put one into it
     from_lane: Callable  # (p, step): the record of the lane whose number differs by that bit
-    into_cluster: Callable  # (array, i, block, p): put one into the shared array of that block of the cluster
+    # (array, i, block, p, barrier): put one into the shared array of that block of the cluster, by that barrier
+    into_cluster: Callable
 
 
 @functools.cache
@@ -41,7 +42,8 @@ def store_record(at, p): {each("store(at + {k} * size, p.{name})", "; ")}
 def take(array, i): return fields({each("array[count * i + {k}]")})
 def put(array, i, p): {each("array[count * i + {k}] = p.{name}", "; ")}
 def from_lane(p, step): return fields({each("cuda.shfl_xor_sync(EVERYONE, p.{name}, step)")})
-def into_cluster(array, i, block, p): {each("cluster_store(array, count * i + {k}, block, p.{name})", "; ")}
+def into_cluster(array, i, block, p, barrier):
+    {each("cluster_store(array, count * i + {k}, block, p.{name}, barrier)", "; ")}
 """
     names = {"fields": fields, "real": real, "size": real_size, "count": count, "EVERYONE": EVERYONE}
     names |= {"cuda": cuda, "load": load, "store": store, "cluster_store": cluster_store}

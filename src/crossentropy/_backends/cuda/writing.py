@@ -9,7 +9,7 @@ from numba import cuda
 from .elements import device, elements_of
 from .exp import exponential_of
 from .groups import WARP
-from .intrinsics import cluster_sync, fma, load_vector
+from .intrinsics import fma, load_vector
 from .logits import logits_of
 from .pairs import pairs_of
 from .rows import READ, SKIPPED, out_of
@@ -59,13 +59,11 @@ def writing_of(kind: str, shape, result, weights_of) -> Writing:
 
 def _wait(shape):
     """The device function `Writing.wait`."""
-    blocks, threads, alone = shape.blocks if not shape.alone else 1, shape.threads, shape.alone
+    threads, alone = shape.threads, shape.alone
 
     @device
     def wait():
-        if blocks > 1:
-            cluster_sync()
-        elif threads > WARP:
+        if threads > WARP:
             cuda.syncthreads()
         elif not alone:
             cuda.syncwarp()
