@@ -187,6 +187,7 @@ typedef struct {
     kept_number keeps;
     int far; /* the sums are those of e d T, and of e^(b/T), not of phi; and so is what is kept of them */
     int carefully; /* with what b - a is rounded by; else the base is 0 */
+    int masked;    /* rows far from each other may be -inf in one class */
 } quick_pair;
 
 /* A row of such a gradient, m of_m + e of_e, which is written while another is read. */

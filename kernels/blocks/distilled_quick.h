@@ -22,7 +22,7 @@ typedef struct {
     vec inverse, inverse_low, base, base_low, ratio;
     scaled_frame of_a, of_b;
     kept_number keeps;
-    int carefully;
+    int carefully, masked;
 } quick_frame;
 
 SIMD quick_frame quick_frame_of(const quick_pair *r)
@@ -34,7 +34,7 @@ SIMD quick_frame quick_frame_of(const quick_pair *r)
     f.ratio = v_set1((REAL)r->ratio);
     f.of_a = f.of_b = scaled_frame_at(r->of_a, r->numbers);
     f.of_b.f = frame_at(r->of_b), f.of_b.lowest = v_div(f.of_b.f.lowest, v_set1(r->numbers->a));
-    f.keeps = r->keeps, f.carefully = r->carefully;
+    f.keeps = r->keeps, f.carefully = r->carefully, f.masked = r->masked;
     return f;
 }
 
@@ -76,12 +76,14 @@ typedef struct {
     vec e, moved, phi, other; /* of rows far from each other: moved times T, and in the place of phi e^(b/T) */
 } quick_lanes;
 
-/* Of rows far from each other: the three sums, and e^(b/T) in the place of e (e^d - 1). NaN where both are -inf. */
+/* Of rows far from each other: the three sums, and e^(b/T) in the place of e (e^d - 1). NaN where both are
+ * -inf, unless that is looked for. */
 SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
                          int scaled)
 {
     const vec e = quick_exp(a, &f->of_a, scaled), g = quick_exp(b, &f->of_b, scaled);
-    const vec gap = quick_gap(a, b, f);
+    vec gap = quick_gap(a, b, f);
+    if (f->masked) gap = v_zero_where(v_equal(e, v_set1(0)), gap);
     s->e = v_add(s->e, e);
     s->moved = v_fma(e, gap, s->moved);
     s->phi = v_add(s->phi, g);

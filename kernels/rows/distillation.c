@@ -26,6 +26,7 @@ static double largest(place *p, const reader *r)
 /* ------------------------------------------------------------------ in lanes of float32 */
 
 #define GUESSED_FROM 64    /* classes */
+#define FAR 0.75    /* the divergence of rows that are far from each other: e^(b/T) is added up, not phi */
 #define LEAST_MIXED 64     /* classes: of fewer, the rounding errors of terms that each cost several show */
 
 /* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
@@ -69,7 +70,7 @@ typedef struct {
  *   KL(p_a || p_b) = mean(phi) - (up - log(1 + up)) = log(1 + up) - mean(d),
  *
  * of which the former is good to the last digits where its second term is the smaller one, and the latter where rows are far from
- * each other, and the base is not. */
+ * each other, and mean(d) is not much larger: where one lane has nearly all of its sum, that is off by up to 2^-22. */
 static quick_means means_of(const quick_pair *r, const quick_totals *t)
 {
     quick_means m;
@@ -81,9 +82,12 @@ static quick_means means_of(const quick_pair *r, const quick_totals *t)
     m.shift = directly ? log(ratio) : log1p(m.up);
     m.apart = m.shift - m.moved;
     m.finite = isfinite(m.shift) && isfinite(m.apart);
-    const int is_far = m.apart >= 0.5 + 0.25 * (fabs(m.shift) + fabs(m.moved));
-    const int is_near = !r->far && m.up > -0.5 && m.up - m.shift <= 0.5 * m.phi;
-    m.serves = m.finite && (is_near || (is_far && (r->far || m.up > -0.5)));
+    const double size = fabs(m.moved);
+    if (r->far) m.serves = m.finite && m.apart >= 0.6 && size <= 1.5 * m.apart;
+    else {
+        const int is_near = m.up - m.shift <= 0.5 * m.phi, is_far = m.apart >= 0.5 + 0.25 * (fabs(m.shift) + size);
+        m.serves = m.finite && m.up > -0.5 && m.apart < FAR && (is_near || is_far);
+    }
     return m;
 }
 
@@ -121,7 +125,7 @@ static int have_anchors(const quick_pair *r, const quick_totals *t, double up, d
  * each other want mean(d) for a base, after which up is no less than 0, others log(1 + up), after which it is next to 0. */
 static int settle(quick_pair *r, const quick_means *m, int mixes)
 {
-    const int was_far = r->far, is_far = m->finite && m->apart >= 0.75;
+    const int was_far = r->far, is_far = m->finite && m->apart >= FAR;
     const double by = !mixes && (is_far || !(m->up > -0.5)) ? m->moved : m->shift;
     r->far = is_far;
     if (!isfinite(by)) return was_far; /* classes that both mask */
@@ -134,7 +138,7 @@ static void begin_with(place *p, quick_pair *r, int forward, int mixes, block at
 {
     quick_means found = means_of(r, totals);
     quick_pair other = *r;
-    if (!have_anchors(r, totals, found.up, 0x1p48, 0x1p88)) {
+    if (!have_anchors(r, totals, found.up, 0x1p16, 0x1p88)) {
         const double of_x = p->k->top(read_block(&p->x, at), at.n), of_q = p->k->top(read_block(&p->q, at), at.n);
         if (!anchor_pair(&other, forward ? of_q : of_x, forward ? of_x : of_q)) return;
         *r = other;
@@ -142,7 +146,7 @@ static void begin_with(place *p, quick_pair *r, int forward, int mixes, block at
         add_block(p, r, forward, at, m, e, totals);
         found = means_of(r, totals);
     }
-    if ((found.serves && (r->far || !(found.apart >= 0.75))) || !settle(&other, &found, mixes)) return;
+    if (found.serves || !settle(&other, &found, mixes)) return;
     *r = other;
     *totals = of_nothing;
     add_block(p, r, forward, at, m, e, totals);
@@ -153,7 +157,13 @@ static quick_totals add_up(place *p, quick_pair *r, int forward, int mixes, int 
     quick_totals totals = of_nothing;
     for (block at = {0, 0}; next_block(&p->c, &at);) {
         f32 *ms = m ? (f32 *)m + at.at : NULL, *es = e ? (f32 *)e + at.at : NULL;
+        const quick_totals before = totals;
         add_block(p, r, forward, at, ms, es, &totals);
+        if (r->far && !r->masked && isnan(totals.moved) && !isnan(totals.e)) {
+            r->masked = 1;
+            totals = before;
+            add_block(p, r, forward, at, ms, es, &totals);
+        }
         if (at_first && at.at == 0 && at.n < p->t->classes) begin_with(p, r, forward, mixes, at, ms, es, &totals);
     }
     return totals;
@@ -240,11 +250,11 @@ static int quickly(place *p, ptrdiff_t row, double weight)
     if (!next_block(&p->c, &first)) return 1;
     const void *a = read_block(of_a, first), *b = read_block(of_b, first);
     double spread;
-    int masked, anchored = 0, finely = 0;
+    int anchored = 0, finely = 0;
     const ptrdiff_t guessed = first.n < GUESSED_FROM ? first.n : GUESSED_FROM;
-    const double usual = usual_difference(p->x.type, b, a, guessed, &spread, &masked) * r.inverse;
+    const double usual = usual_difference(p->x.type, b, a, guessed, &spread, &r.masked) * r.inverse;
     if (!anchor_pair(&r, 0, 0)) return 0;
-    r.far = spread * r.inverse > 1.1 && !masked;
+    r.far = spread * r.inverse > 1.1;
     if (r.far ? fabs(usual) >= 2 : fabs(usual) > 0.5 * spread * r.inverse) move_base(&r, usual);
     double loss, own = 0;
     quick_totals found;

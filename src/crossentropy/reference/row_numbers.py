@@ -104,7 +104,7 @@ def log_probs_grad(
     >>> crossentropy.reference.log_probs_grad([0.0, 0.0], 1, 1.0, 0.0)
     [-0.5, 0.5]
     """
-    plain = options._replace(weight=1.0, class_weight=None, label_smoothing=0.0, z_loss=0.0, margin=0.0, focal=0.0)
+    plain = PLAIN._replace(logit_scale=options.logit_scale, softcap=options.softcap, class_prior=options.class_prior)
     of_log_prob = [-value for value in cross_entropy_grad(z, y, plain)]
     terms = zip(of_log_prob, entropy_grad(z, options), strict=True)
     return [total([times(g_log_prob, a), times(g_entropy, b)]) for a, b in terms]
