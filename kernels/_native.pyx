@@ -81,7 +81,8 @@ cdef extern from "rows/task.h" nogil:
         element type
         Py_ssize_t across, along
     ctypedef struct product_unit:
-        pass
+        Py_ssize_t slice
+    ctypedef void convert_function(const void *, void *, Py_ssize_t, int)
     ctypedef struct c_product "product":
         const product_unit *unit
         Py_ssize_t rows, columns, depth
@@ -89,7 +90,8 @@ cdef extern from "rows/task.h" nogil:
         float *out
         Py_ssize_t stride
         int add
-    ctypedef void convert_function(const void *, void *, Py_ssize_t, int)
+        char *rounded
+        convert_function *round
     enum: CONVERTED_AT_ONCE, SUMMED_AT_ONCE
     ctypedef struct c_biased "biased":
         char *logits
@@ -501,8 +503,6 @@ def light(str isa, int threads, x, targets, grad):
     """
     cdef Buffers buffers = Buffers()
     cdef task t
-    cdef target_scan scan
-    cdef double[LIGHT_ROWS] on_stack
     try:
         buffers.data(x, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
         buffers.data(targets, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
@@ -543,6 +543,51 @@ def light(str isa, int threads, x, targets, grad):
         t.out.data = <char *>out.buf
     t.targets.data = y.buf
     t.targets.size = -8
+    return light_loss(buffers, &t, threads)
+
+
+def light_at(str isa, int threads, Py_ssize_t rows, Py_ssize_t classes, int code, size_t x, size_t targets, size_t grad,
+             size_t loss):
+    """The same of contiguous memory by its addresses, none of which overlap; the loss goes to one too, and is returned.
+
+    code: the element of logits, gradient (0: none is wanted) and loss. targets: int64.
+    """
+    cdef Buffers buffers = Buffers()
+    cdef task t
+    cdef size_t size = 4 if code == 2 else 8
+    if not (x and targets and loss and rows > 0 and classes > 0):
+        return None
+    if x % size or targets % 8 or grad % size or loss % size:
+        return None
+    memset(&t, 0, sizeof(task))
+    t.isa = isa_select(isa.encode())
+    t.work = FORWARD_BACKWARD if grad else FORWARD
+    t.poll = poll
+    t.dims = 1
+    t.rows = t.shape[0] = rows
+    t.classes = classes
+    t.x.data = <char *>x
+    t.x.type = <element>code
+    t.x.class_stride = size
+    t.x.row_strides[0] = size * classes
+    if grad:
+        t.out = t.x
+        t.out.data = <char *>grad
+    t.targets.data = <void *>targets
+    t.targets.size = -8
+    found = light_loss(buffers, &t, threads)
+    if found is not None:
+        if code == 2:
+            (<float *>loss)[0] = <float><double>found
+        else:
+            (<double *>loss)[0] = <double>found
+    return found
+
+
+cdef object light_loss(Buffers buffers, task *t, int threads):
+    """The mean loss of such a task, once its arrays are in it; None where a target is no class."""
+    cdef target_scan scan
+    cdef double[LIGHT_ROWS] on_stack
     options_of(&t.options, buffers, None, None, t.classes)
     buffers.row_scale = 1.0 / t.rows
     t.row_scale = &buffers.row_scale
@@ -551,7 +596,7 @@ def light(str isa, int threads, x, targets, grad):
     c_scan_targets(t.isa, &t.targets, 0, t.rows, t.classes, NULL, NULL, &scan)
     if scan.first_bad >= 0:
         return None
-    t.tiled = suits_tiles(&t)
+    t.tiled = suits_tiles(t)
     t.loss = on_stack
     if t.rows > LIGHT_ROWS or threads > 1:    # of which another one may be at work a little longer than this function
         buffers.losses = <double *>malloc(t.rows * sizeof(double))
@@ -559,12 +604,12 @@ def light(str isa, int threads, x, targets, grad):
             return None
         t.loss = buffers.losses
     if threads == 1 and t.rows * t.classes < LEAST_AT_ONCE:
-        begin(&t, &buffers.schedule, t.rows)
-        take_part(&t)
+        begin(t, &buffers.schedule, t.rows)
+        take_part(t)
         if was_out_of_memory(&buffers.schedule):
             return None
     else:
-        work_through(buffers, &t, threads)
+        work_through(buffers, t, threads)
     return total_of(t.loss, t.rows) / t.rows
 
 

@@ -30,11 +30,17 @@ def supported_product_units():
     return tuple(names)
 
 
-def product(str unit, int threads, tuple a, tuple b, out, bint add):
+def numbers_at_once(str unit):
+    """The numbers of a sum that a unit adds up before it writes anything."""
+    return product_unit_named(unit.encode()).slice
+
+
+def product(str unit, int threads, tuple a, tuple b, out, bint add, tuple rounded=None, str isa=None):
     """out[m, n] (+)= the sum over k of a[m, k] b[n, k].
 
     a, b: (view as unsigned integers or floats, element code), (m, k) and (n, k). out: float32, one stride of which is
-    that of an element.
+    that of an element. Or None, and rounded: (contiguous view of 16 bits, element code), to which an ISA rounds; k is
+    at most `numbers_at_once` then, and nothing is added.
     """
     cdef ProductBuffers buffers = ProductBuffers()
     cdef c_product *p = &buffers.p
@@ -42,6 +48,11 @@ def product(str unit, int threads, tuple a, tuple b, out, bint add):
     p.unit = product_unit_named(unit.encode())
     p.add = add
     p.out = <float *>buffers.data(out, PyBUF_STRIDED)
+    memset(&t, 0, sizeof(task))
+    if rounded is not None:
+        t.isa = isa_select(isa.encode())
+        p.rounded = <char *>buffers.data(rounded[0], PyBUF_STRIDED)
+        p.round = converter(isa.encode(), <element>2, <element><int>rounded[1])
     cdef Py_buffer *result = &buffers.held[0]
     cdef int turned = result.shape[1] > 1 and result.strides[1] != result.itemsize    # then out.T is computed
     p.rows, p.columns = result.shape[turned], result.shape[not turned]
@@ -49,7 +60,6 @@ def product(str unit, int threads, tuple a, tuple b, out, bint add):
     p.depth = a[0].shape[1]
     factor_of(&p.b if turned else &p.a, buffers, a[0], a[1])
     factor_of(&p.a if turned else &p.b, buffers, b[0], b[1])
-    memset(&t, 0, sizeof(task))
     t.work = PRODUCT
     t.poll = poll
     t.product = p

@@ -441,6 +441,34 @@ imported = True
     assert out.strip() == "True"
 
 
+def test_a_second_interrupt_does_not_wait_for_an_import(tmp_path):
+    """Which may never end, as of files on a server that is gone."""
+    (tmp_path / "hangs.py").write_text(
+        """
+import signal, time
+signal.raise_signal(signal.SIGINT)
+print("waits", flush=True)
+time.sleep(0.2)
+signal.raise_signal(signal.SIGINT)
+time.sleep(30)
+"""
+    )
+    out = run(
+        """
+        import time
+        from crossentropy.cli.interrupts import none_is_lost
+        try:
+            with none_is_lost():
+                import hangs
+        except KeyboardInterrupt:
+            time.sleep(0.2)  # in which no other comes
+            print("stopped")
+        """,
+        PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    )
+    assert out.split() == ["waits", "stopped"]
+
+
 def test_a_second_run_asks_or_is_forced(tmp_path, monkeypatch):
     quick = "train", "--data", "iris", "--epochs", "2"
     within(*quick, cwd=tmp_path)

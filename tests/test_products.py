@@ -143,6 +143,41 @@ def test_add(unit, dtype, order):
         assert_right(out, "weight", size, dtype, unit, before)
 
 
+@pytest.mark.parametrize("size", [*SIZES[:10], (300, 9000, 520), (7, 4200, 1031)], ids=str)
+@pytest.mark.parametrize(("unit", "dtype"), [(unit, dtype) for unit, dtype in UNITS if dtype != "float32"])
+def test_a_rounded_weight_gradient(unit, dtype, size):
+    """The bits of a float32 one that is rounded afterwards: by tiles with edges, past the caches, rows misaligned."""
+    x, _, grad = operands(size, dtype)
+    sums = np.empty(size[1:], np.float32)
+    own.weight(grad, x, sums, unit=unit)
+    right = np.empty(size[1:], x.dtype)
+    own.convert(sums, right)
+    for offset in (0, 1):
+        around = np.full(right.size + 40, 7, np.uint16)
+        start = -around.ctypes.data // 2 % 32 + offset
+        out = around[start : start + right.size].view(x.dtype).reshape(right.shape)
+        assert own.rounds(len(x), x, unit=unit)
+        own.rounded_weight(grad, x, out, unit=unit)
+        assert (out.view(np.uint16) == right.view(np.uint16)).all()
+        assert (around[:start] == 7).all()
+        assert (around[start + right.size :] == 7).all()
+
+
+def test_a_rounded_weight_gradient_of_what_does_not_fit():
+    x, grad = np.zeros((4, 3), np.float16), np.zeros((4, 5), np.float32)
+    out = np.zeros((5, 3), np.float16)
+    for arguments in ((grad, x, out[:4]), (grad[:3], x, out), (grad[0], x, out), (grad[:0], x[:0], out)):
+        with pytest.raises(ValueError, match="must be matrices that fit"):
+            own.rounded_weight(*arguments)
+    for bad in (out.astype(np.float32), out.T.copy().T, np.zeros((5, 3), np.uint16), np.broadcast_to(out[:1], (5, 3))):
+        with pytest.raises(TypeError, match="out must be contiguous"):
+            own.rounded_weight(grad, x, bad)
+    many = 5000
+    assert not own.rounds(many, x)
+    with pytest.raises(ValueError, match="does not add up 5000 rows"):
+        own.rounded_weight(np.zeros((many, 5), np.float32), np.zeros((many, 3), np.float16), out)
+
+
 @pytest.mark.parametrize(("unit", "dtype"), UNITS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_large_results(kind, unit, dtype):

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -346,6 +347,31 @@ def test_the_short_way_gives_what_the_long_way_gives(dtype, monkeypatch):
     for one, other in zip(*found.values(), strict=True):
         assert torch.equal(one, other)
         assert one.dtype == other.dtype == dtype
+
+
+def test_the_short_way_writes_to_no_other_device_and_keeps_no_loss():
+    x, t = torch.randn(4, 10, requires_grad=True), torch.tensor([0, 9, 4, 4])
+    with torch.device("meta"):  # of new tensors: an address there is none
+        loss = cross_entropy(x, t)
+        plain = cross_entropy(x.detach(), t)
+    assert loss.is_cpu
+    assert torch.equal(loss, plain)
+    torch.testing.assert_close(loss, F.cross_entropy(x, t))
+    gone = weakref.ref(loss.grad_fn)
+    loss.backward()
+    del loss
+    assert gone() is None  # with no garbage collector: nothing refers to itself
+
+
+def test_a_tensor_that_a_transform_left_behind():
+    t, left = torch.tensor([0, 9, 4, 4]), []
+    z = torch.randn(4, 10, requires_grad=True)
+    torch.func.grad(lambda x: left.append(x) or x.sum())(z)
+    assert left[0] is not z
+    assert torch.equal(cross_entropy(left[0], t), cross_entropy(z, t))
+    (grad,) = torch.autograd.grad(cross_entropy(left[0], t), z)
+    assert torch.equal(grad, torch.autograd.grad(cross_entropy(z, t), z)[0])
+    assert torch.equal(cross_entropy(z, private.unwrapped(t)), cross_entropy(z, t))
 
 
 def test_what_the_short_way_leaves_to_the_long_one():
@@ -696,6 +722,18 @@ def test_what_pytorch_has_no_public_name_for():
     assert not private.is_wrapper(x)
     assert not private.is_traced(x, t, None)
     assert not private.is_onnx_export()
+    assert private.unwrapped(x) is x
+
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * g
+
+    assert torch.equal(torch.autograd.grad(private.applier(Twice)(x).sum(), x)[0], torch.full_like(x, 2))
     assert not private.has_hooks_on_saved_tensors()
     with torch.autograd.graph.saved_tensors_hooks(lambda a: a, lambda a: a):
         assert private.has_hooks_on_saved_tensors()

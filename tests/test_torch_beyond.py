@@ -256,6 +256,28 @@ def test_what_is_outside_the_rules(options, error, message):
         linear_cross_entropy(torch.ones(N, 3), torch.ones(C, 3), t, **options)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("focal", [0.5, 1.0, 1.5, 2.0])
+def test_second_derivatives_of_a_focal_loss_where_the_target_is_nearly_certain(focal, dtype):
+    """1 - p_y is rounded to 0 in PyTorch's operations, and is 0 where no other class is possible."""
+    x = torch.zeros(5, 3, dtype=dtype)
+    x[:4, 0] = torch.tensor([0.0, 5.0, 30.0, 500.0])
+    x[4, 1:] = -torch.inf
+    x, t, h = x.requires_grad_(), torch.zeros(5, dtype=torch.int64), torch.tensor([1.0, 2.0, 4.0])
+    (g,) = torch.autograd.grad(cross_entropy(x, t, reduction="sum", focal=focal), x, create_graph=True)
+    (found,) = torch.autograd.grad((g * h).sum(), x)
+    z = x.detach()[:4].double().requires_grad_()
+    odds = torch.logsumexp(z[:, 1:], 1) - z[:, 0]  # against the target
+    loss = (F.softplus(odds) * torch.exp(focal * F.logsigmoid(odds))).sum()
+    (wanted,) = torch.autograd.grad(loss, z, create_graph=True)
+    (wanted,) = torch.autograd.grad((wanted * h).sum(), z)
+    tolerance = {"rtol": 1e-9, "atol": 1e-14} if dtype is torch.float64 else {"rtol": 1e-4, "atol": 1e-7}
+    torch.testing.assert_close(found[:4].double(), wanted, **tolerance)
+    assert torch.equal(found[4], torch.zeros(3, dtype=dtype))
+    scripted = torch.jit.script(CrossEntropyLoss(reduction="sum", focal=focal))
+    torch.testing.assert_close(torch.autograd.grad(scripted(x, t), x)[0], g.detach(), rtol=1e-4, atol=1e-6)
+
+
 def test_probabilities_have_no_margin_and_no_focal_factor():
     x, _, q = problem(torch.float32)
     for name in ("margin", "focal"):

@@ -634,6 +634,14 @@ def what_one_rank_refuses_is_an_error_on_every_rank(rank):
 def _refused_by_one(rank, size, g, function, given, bad):
     """One rank of a group passes something bad, in turn another one, and then nobody does."""
     function(**given)
+    _refused_in_turn(rank, size, function, given, bad)
+    found = function(**given)
+    found = torch.stack(found if isinstance(found, tuple) else [found])
+    assert all(torch.equal(found, other) for other in gathered(found, g))
+
+
+def _refused_in_turn(rank, size, function, given, bad):
+    """(The error, its words, what is bad of one rank, what the others pass for it)."""
     for i, (error, words, arguments, *others) in enumerate(bad):
         one = i % size
         if rank == one:
@@ -642,9 +650,6 @@ def _refused_by_one(rank, size, g, function, given, bad):
         else:
             with refuses(RuntimeError, f"another rank refused its arguments: [{one}]"):
                 function(**given, **(others[0] if others else {}))
-    found = function(**given)
-    found = torch.stack(found if isinstance(found, tuple) else [found])
-    assert all(torch.equal(found, other) for other in gathered(found, g))
 
 
 @case
@@ -668,6 +673,12 @@ def second_derivatives(rank):
             if "label_smoothing" not in options:
                 x[5, (y[5] + 1) % 12] = -float("inf")
             _second(x, y, g, rank, edges, **options)
+        x, y = data(6, 12, dtype=torch.float64)
+        x[0] = -float("inf")  # but for the target
+        x[torch.arange(3), y[:3]] = torch.tensor([3.0, 60.0, 900.0]).double()
+        for focal in (0.5, 1.5):
+            _second(x, y, g, rank, cuts("uneven", 12, size), focal=focal)
+        _second(x[:3], y[:3], g, rank, cuts("even", 12, size), weight=0 * w, reduction="mean", z_loss=0.1)
         x, _ = data(6, 12, dtype=torch.float64)
         _second(x, torch.softmax(x + 1, -1), g, rank, cuts("uneven", 12, size), label_smoothing=0.1, z_loss=0.1)
 
@@ -767,6 +778,15 @@ def a_number_that_one_rank_refuses_to_tell(rank):
             else:
                 with refuses(RuntimeError, "another rank refused its targets"):
                     ct.normalizer(y, w if "weight" in arguments else None, group=g)
+        for one in range(size):
+            with refuses(ValueError, "weight must be given on every rank or on none"):
+                ct.normalizer(y, w if rank == one else None, group=g)
+            if rank == one:
+                with refuses(IndexError, "targets must be in [0, 2)"):
+                    ct.normalizer(y + 5, w, group=g)
+            else:
+                with refuses(RuntimeError, "another rank refused its targets"):
+                    ct.normalizer(y, group=g)
         assert ct.normalizer(y, group=g).item() == 3 * size
 
 
@@ -940,16 +960,35 @@ def what_one_rank_refuses_of_dtensors(rank):
         (ValueError, "weight must be finite", {"weight": torch.full((20,), -1.0)}),
         (ValueError, "weight must be floating of shape", {"weight": torch.ones(28)}),
         (TypeError, "logits must be float32", {"input": placed(x.int(), mesh, Shard(1))}),
+        (ValueError, "z_loss must be", {"z_loss": -1.0}),
+        (TypeError, "did you mean 'focal'", {"focol": 1.0}),
+        (ValueError, "average", {"reduction": "average"}),
+        (ValueError, "normalizer goes with", {"normalizer": 2.0, "reduction": "sum"}),
+        (TypeError, "where must be boolean", {"where": y}),
+        (TypeError, "dtype must be None or one of", {"dtype": torch.int32}),
     )
-    given = {"input": there, "target": y}
-    for i, (error, words, arguments) in enumerate(bad):
-        if rank == i % RANKS:
-            with refuses(error, words):
-                ct.cross_entropy(**{**given, **arguments})
-        else:
-            with refuses(RuntimeError, f"another rank refused its arguments: [{i % RANKS}]"):
-                ct.cross_entropy(**given)
+    _refused_in_turn(rank, RANKS, ct.cross_entropy, {"input": there, "target": y}, bad)
     compare_dtensor(x, y, there, y)
+
+
+@case
+def what_one_rank_refuses_of_a_layer_of_dtensors(rank):
+    from torch.distributed.tensor import Replicate, Shard
+
+    mesh, _ = meshes()
+    x, w, _, y = layer_data()
+    given = {"input": placed(x, mesh, Replicate()), "linear_weight": placed(w, mesh, Shard(0)), "target": y}
+    bad = (
+        (ValueError, "z_loss must be", {"z_loss": -1.0}),
+        (ValueError, "rows must be at least 1", {"rows": 0}),
+        (TypeError, "target must be a tensor", {"target": 3}),
+        (RuntimeError, "linear_bias must have shape", {"linear_bias": torch.ones(3)}),
+        (TypeError, "got probabilities", {"target": torch.rand(len(x), len(w))}),
+        (IndexError, "target[0] must be a class", {"target": y + 100}),
+    )
+    _refused_in_turn(rank, RANKS, ct.linear_cross_entropy, given, bad)
+    found = ct.linear_cross_entropy(**given).full_tensor()
+    torch.testing.assert_close(found, ct.linear_cross_entropy(x, w, y))
 
 
 @case

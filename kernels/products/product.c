@@ -12,6 +12,7 @@ enum {
     PACK_WIDTH = 64, /* about, of a share of packing */
     BLOCK_WIDTH = 256, /* about, of a share of multiplying: fewer where threads would get few of them */
     SHARES = 4, /* for each thread */
+    ROUNDED_WIDTH = 256, /* columns: so much of a panel's rows is rounded at a time, while it lies in L1 */
     BYPASS_FROM = 1 << 23 /* bytes of a result */
 };
 
@@ -53,6 +54,7 @@ ptrdiff_t plan_product(product *p, int threads)
 
     const int is_large = p->rows * p->columns * (ptrdiff_t)sizeof *p->out >= BYPASS_FROM;
     p->first_storing = p->add ? ADD : is_large && p->depth <= p->slice ? BYPASS : STORE;
+    p->round_bypass = p->rows * p->columns * (ptrdiff_t)sizeof(bf16) >= BYPASS_FROM ? BYPASS_UNFENCED : 0;
 
     const ptrdiff_t bytes = p->kept_width * p->stage_depth * u->size;
     p->kept[0] = allocate_lines((size_t)bytes);
@@ -72,7 +74,12 @@ void release_product(product *p)
     p->packed = NULL;
 }
 
-size_t scratch_of(const product *p) { return (size_t)slice_size(p, !p->keeps_rows, p->block_width); }
+static size_t panels_of_a_block(const product *p) { return (size_t)slice_size(p, !p->keeps_rows, p->block_width); }
+
+size_t scratch_of(const product *p)
+{
+    return panels_of_a_block(p) + (p->rounded ? (size_t)p->unit->rows * ROUNDED_WIDTH * sizeof(f32) : 0);
+}
 
 /* Panels of a slice of the rows from first up to last. */
 static void pack(const product *p, int of_rows, ptrdiff_t first, ptrdiff_t last, ptrdiff_t k, ptrdiff_t depth, char *to)
@@ -131,6 +138,26 @@ static void multiply(const product *p, const char *a, const char *b, ptrdiff_t d
     }
 }
 
+/* The same of a result that is rounded: some columns at a time, in memory of the thread's. */
+static void multiply_and_round(const product *p, const char *a, const char *b, ptrdiff_t depth, ptrdiff_t row,
+                               ptrdiff_t last_row, ptrdiff_t column, ptrdiff_t last_column, f32 *sums)
+{
+    const product_unit *u = p->unit;
+    const ptrdiff_t panel = panel_size(p, 0, depth);
+    for (ptrdiff_t i = row; i < last_row; i += u->rows, a += panel_size(p, 1, depth)) {
+        const ptrdiff_t rows = least(u->rows, last_row - i);
+        for (ptrdiff_t first = column; first < last_column; first += ROUNDED_WIDTH) {
+            const ptrdiff_t columns = least(ROUNDED_WIDTH, last_column - first);
+            for (ptrdiff_t j = 0; j < columns; j += u->columns)
+                u->multiply(a, b + (first - column + j) / u->columns * panel, depth, sums + j, ROUNDED_WIDTH, rows,
+                            least(u->columns, columns - j), STORE);
+            for (ptrdiff_t r = 0; r < rows; ++r)
+                p->round(sums + r * ROUNDED_WIDTH, p->rounded + ((i + r) * p->stride + first) * (ptrdiff_t)sizeof(bf16),
+                         columns, p->round_bypass);
+        }
+    }
+}
+
 static void multiply_block(const product *p, const stage *s, ptrdiff_t block, char *scratch)
 {
     const ptrdiff_t other = p->keeps_rows ? p->columns : p->rows;
@@ -142,8 +169,13 @@ static void multiply_block(const product *p, const stage *s, ptrdiff_t block, ch
         const ptrdiff_t depth = least(p->slice, s->end - k);
         const storing how = k > 0 ? ADD : p->first_storing;
         pack(p, !p->keeps_rows, first, last, k, depth, scratch);
-        if (p->keeps_rows) multiply(p, kept, scratch, depth, s->first, s->last, first, last, how);
-        else multiply(p, scratch, kept, depth, first, last, s->first, s->last, how);
+        const char *const a = p->keeps_rows ? kept : scratch, *const b = p->keeps_rows ? scratch : kept;
+        const ptrdiff_t row = p->keeps_rows ? s->first : first, last_row = p->keeps_rows ? s->last : last;
+        const ptrdiff_t column = p->keeps_rows ? first : s->first, last_column = p->keeps_rows ? last : s->last;
+        if (p->rounded)
+            multiply_and_round(p, a, b, depth, row, last_row, column, last_column,
+                               (f32 *)(scratch + panels_of_a_block(p)));
+        else multiply(p, a, b, depth, row, last_row, column, last_column, how);
         kept += slice_size(p, p->keeps_rows, p->kept_width);
     }
     add_to(&p->progress[block], 1);

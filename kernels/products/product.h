@@ -13,7 +13,9 @@
  *    what it is multiplied with in L2.
  * D. Shares are taken in one order, and a share waits only for earlier ones, which others have taken: so there are no
  *    barriers, and any number of threads may take part, late or not at all. Each sum is added up in one order that
- *    knows nothing of threads: any number of them gives the same bits. */
+ *    knows nothing of threads: any number of them gives the same bits.
+ * E. A result of 16 bits whose sums are one slice long is rounded on its way out of the cache, and is nowhere in memory
+ *    as float32. Of longer sums each slice is added to float32, which takes no longer than to read what is there. */
 #ifndef PRODUCT_H
 #define PRODUCT_H
 
@@ -64,12 +66,15 @@ typedef struct {
     ptrdiff_t rows, columns, depth;
     factor a, b;    /* IN  (rows, depth), (columns, depth) */
     f32 *out;       /* OUT (rows, columns) */
-    ptrdiff_t stride;    /* of its rows, in elements */
+    char *rounded;  /* OUT the same of 16 bits, or NULL: then `depth` is at most the unit's slice, and out is NULL */
+    convert_function *round;    /* to these */
+    ptrdiff_t stride;    /* of the result's rows, in elements */
     int add;             /* to what is there */
 
     /* product.c's, from plan_product on */
     int keeps_rows;
     storing first_storing;    /* of the first slice of a sum */
+    int round_bypass;
     ptrdiff_t slice, kept_width, stage_depth, block_width;
     ptrdiff_t stages_deep, stages, packs, blocks;
     char *kept[2];

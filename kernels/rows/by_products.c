@@ -14,6 +14,7 @@ static void multiply_shares(const task *t)
         return;
     }
     while (take_rows(t, &first, &last)) do_shares(t->product, first, last, scratch);
+    if (t->product->rounded) t->isa->fence();
     release_lines(scratch);
 }
 

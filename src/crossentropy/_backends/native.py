@@ -155,6 +155,19 @@ def light(x: Any, targets: Any, wants_grad: bool = False, out: Any = None) -> tu
     return None if loss is None else (loss, grad)
 
 
+def light_at(rows: int, classes: int, itemsize: int, logits: int, targets: int, grad: int, loss: int) -> float | None:
+    """The same by the addresses of contiguous memory that nothing else is written to, for a framework's tensors.
+
+    Logits, the gradient (0 where none is wanted) and the loss are floats of so many bytes, targets int64; the loss goes
+    to its address, too. None where it is not as simple as that, with nothing written.
+    """
+    size = rows * classes
+    if size >= LIGHT_BELOW:
+        return None
+    threads, code = 1 if size < SERIAL_BELOW else current_threads(), 2 if itemsize == 4 else 3
+    return _native.light_at(current_isa(), threads, rows, classes, code, logits, targets, grad, loss)
+
+
 def total(values: np.ndarray) -> float:
     """The sum, in blocks whose own sums are added with their rounding errors."""
     return _native.total(values)

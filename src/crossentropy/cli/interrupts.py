@@ -21,13 +21,30 @@ def is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def after_imports(number: int, frame: FrameType | None) -> None:
-    """What handles SIGINT: KeyboardInterrupt, as by Python's own, at once or when what is being imported has been."""
-    if not is_importing(frame):
-        raise KeyboardInterrupt
-    later = threading.Timer(AGAIN, _thread.interrupt_main)
-    later.daemon = True
-    later.start()
+class AfterImports:
+    """What handles SIGINT: KeyboardInterrupt, as by Python's own, at once or when what is being imported has been.
+
+    A second Ctrl-C does not wait, for an import may never end.
+    """
+
+    def __init__(self) -> None:
+        self.later: threading.Timer | None = None  # while a signal waits
+        self.is_again = False  # whether the next one is that, not a second one
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
+        if not is_importing(frame) or (self.later and not self.is_again):
+            if self.later:
+                self.later.cancel()
+            self.later = None
+            raise KeyboardInterrupt
+        self.later, self.is_again = threading.Timer(AGAIN, self._ask_again), False
+        self.later.daemon = True
+        self.later.start()
+
+    def _ask_again(self) -> None:
+        self.is_again = True
+        _thread.interrupt_main()
 
 
 @contextlib.contextmanager
@@ -37,7 +54,7 @@ def none_is_lost() -> Iterator[None]:
     if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    signal.signal(signal.SIGINT, after_imports)
+    signal.signal(signal.SIGINT, AfterImports())
     try:
         yield
     finally:

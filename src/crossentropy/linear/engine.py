@@ -32,6 +32,7 @@ class Chunk(NamedTuple):
     rows: Any  # their numbers: a slice, or an array
     x: np.ndarray
     logits: np.ndarray
+    is_last: bool
 
 
 def chunks_of(layer: Layer, products: Products, counting: np.ndarray | None) -> Iterator[Chunk]:
@@ -49,7 +50,7 @@ def chunks_of(layer: Layer, products: Products, counting: np.ndarray | None) -> 
         products.logits(x, layer.weight, logits)
         if bias is not None:
             passes().add_bias(logits, bias)
-        yield Chunk(which, x, logits)
+        yield Chunk(which, x, logits, part.stop == n)
 
 
 def _aligned(rows: int, layer: Layer) -> np.ndarray:
@@ -106,7 +107,7 @@ def loss_and_gradients(
                 scale = np.ascontiguousarray(scale[chunk.rows])
             backend.forward_backward(chunk.logits, *_of_rows(call, chunk.rows), scale, found, chunk.logits)
             losses[chunk.rows] = found
-            sums.take(chunk.rows, chunk.x, chunk.logits)
+            sums.take(chunk.rows, chunk.x, chunk.logits, chunk.is_last)
         sums.finish()
     return reduced(backend, losses, call, by)
 

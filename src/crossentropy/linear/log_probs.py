@@ -58,7 +58,7 @@ def log_probs(
             np.negative(here[0], out=here[0])
             results[:, chunk.rows] = here
             if sums is not None:
-                sums.take(chunk.rows, chunk.x, chunk.logits)
+                sums.take(chunk.rows, chunk.x, chunk.logits, chunk.is_last)
         if sums is not None:
             sums.finish()
     log_prob, entropy = (rounded(found.reshape(call.rows_shape), loss_dtype(call.x))[()] for found in results)

@@ -160,6 +160,38 @@ def weight(grad: np.ndarray, x: np.ndarray, out: np.ndarray, add: bool = False, 
     _product(_unit(unit, x), grad.T, x.T, ("grad.T", "x.T"), out, add)
 
 
+def rounds(rows: int, x: np.ndarray, *, unit: str | None = None) -> bool:
+    """Whether `rounded_weight` takes so many rows: whether a unit adds up as many before it writes anything."""
+    return rows <= _native.numbers_at_once(_unit(unit, x))
+
+
+def rounded_weight(grad: np.ndarray, x: np.ndarray, out: np.ndarray, *, unit: str | None = None) -> None:
+    """out = grad^T x, rounded once: what `weight` and `convert` give, with no array of float32 between them.
+
+    Parameters
+    ----------
+    grad : ndarray (rows, V)
+        As for `weight`; at least one row, and no more than `rounds` says.
+    x : ndarray (rows, H)
+    out : ndarray (V, H)
+        float16 or bfloat16, contiguous. It must not overlap the operands.
+    unit : str, optional
+        As for `logits`.
+    """
+    if grad.ndim != 2 or x.ndim != 2 or not len(grad) == len(x) > 0 or out.shape != (grad.shape[1], x.shape[1]):
+        raise ValueError(f"grad, x and out must be matrices that fit, got {grad.shape}, {x.shape} and {out.shape}")
+    if out.itemsize != 2 or out.dtype.name not in _CODES or not _is_contiguous(out) or not out.flags.writeable:
+        raise TypeError(f"out must be contiguous, writeable and of 16 bits, got {out.dtype}")
+    if grad.dtype.name == "float16" and unit is None:
+        unit = units()[0]
+    if not rounds(len(grad), x, unit=unit):
+        raise ValueError(f"a unit does not add up {len(grad)} rows at once")
+    if out.size:
+        threads = 1 if grad.size * x.shape[1] < SERIAL_BELOW else native.current_threads()
+        factors = _factor("grad.T", grad.T), _factor("x.T", x.T)
+        _native.product(_unit(unit, x), threads, *factors, None, False, _bits(out), native.current_isa())
+
+
 def convert(x: np.ndarray, out: np.ndarray) -> None:
     """out = x, rounded once to nearest even; a NaN stays one.
 

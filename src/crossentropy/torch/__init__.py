@@ -29,7 +29,7 @@ from .._memory import empty_cache
 from .._options import DEFAULTS, EXTRAS, ExtraOptions, takes_options
 from . import calls, composed, dtensors, eager, short
 from .binary import binary_cross_entropy_with_logits, sigmoid_focal_loss
-from .bridge import NO_WEIGHTS, Options, Weights
+from .bridge import Options, Weights
 from .distillation import distillation
 from .linear import LinearLogProbs, linear_cross_entropy, linear_log_probs
 from .linear_module import LinearCrossEntropyLoss
@@ -183,9 +183,11 @@ def cross_entropy(
         )
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
-    weights = calls.weights_given(weight, class_prior, sample_weight, where)
     if (
-        weights is NO_WEIGHTS
+        weight is None
+        and class_prior is None
+        and sample_weight is None
+        and where is None
         and dtype is None
         and not extras
         and normalizer is None
@@ -196,16 +198,13 @@ def cross_entropy(
         and (loss := short.cross_entropy(input, target, ignore_index)) is not None
     ):
         return loss
-    if reduction not in _REDUCTIONS:
-        reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name; for any other a ValueError
-    number, divisor = calls.normalizer_given(normalizer, reduction)
-    options = Options(
-        ignore_index,
-        label_smoothing,
-        **calls.extras("cross_entropy", extras, _OWN),
-        normalizer=number,
-        reduction=reduction if divisor is None else "sum",
-    )
+    with dtensors.refusals_told(input):
+        weights = calls.weights_given(weight, class_prior, sample_weight, where)
+        if reduction not in _REDUCTIONS:
+            reduction = _REDUCTIONS[_reduction.get_enum(reduction)]  # an old name; for any other a ValueError
+        numbers = ignore_index, label_smoothing, normalizer, reduction
+        options, divisor = calls.options_given("cross_entropy", extras, _OWN, *numbers)
+        dtype = calls.result_dtype_named(dtype)
     loss = _loss(input, target, weights, options, inplace, dtype)
     return loss if divisor is None else loss / divisor
 

@@ -15,6 +15,7 @@ import torch
 
 from .. import autograd, config, cross_entropy, cross_entropy_and_grad
 from .. import log_softmax as log_softmax_of_array
+from .._backends import registry
 from .._options import DEFAULTS, EXTRAS
 from .._settings import threads
 from . import cache, kept
@@ -166,8 +167,8 @@ def check(input, target, weights: Weights, statistics, divisor, options: Options
         kept.check(_restored(input, target, weights, statistics, divisor, options))
 
 
-def at_once(input, target, weights: Weights, options: Options) -> tuple[np.floating, torch.Tensor]:
-    """(loss, gradient) of logits of float32 or float64 on the CPU, for 'mean' and 'sum'."""
+def at_once(input, target, weights: Weights, options: Options):
+    """(loss as a float, as a tensor, gradient) of logits of float32 or float64 on the CPU, for 'mean' and 'sum'."""
     small = input.numel() * input.itemsize < cache.LARGE
     plain = weights is NO_WEIGHTS and (options is PLAIN or options[1:] == PLAIN[1:])
     if small and plain and input.dim() == 2 and not target.is_floating_point():
@@ -175,9 +176,27 @@ def at_once(input, target, weights: Weights, options: Options) -> tuple[np.float
         x = input.detach().resolve_neg().numpy()
         with on_torchs_threads(input):
             found = cross_entropy_and_grad(x, target.numpy(), ignore_index=options.ignore_index)
-        return found.loss, torch.from_numpy(found.grad)
+        return float(found.loss), tensor(found.loss), torch.from_numpy(found.grad)
     grad = cache.empty_like(input)
-    return _forward_backward(input, target, weights, options, grad), grad
+    loss = _forward_backward(input, target, weights, options, grad)
+    return float(loss), tensor(loss), grad
+
+
+def light(input, target, wants_grad: bool):
+    """(the mean loss as a float, as a tensor, the gradient or None) of a small plain call, without a NumPy array.
+
+    None, with nothing written, for any other, and where the backend lacks that. The tensors are on the CPU and fit, the
+    logits are float32 or float64, and a target that is to be ignored is no class.
+    """
+    light_at = getattr(registry.current(), "light_at", None)
+    if light_at is None or target.dtype is not torch.int64 or not (input.is_contiguous() and target.is_contiguous()):
+        return None
+    rows, classes = input.shape
+    loss, grad = input.new_empty(()), torch.empty_like(input) if wants_grad else None
+    places = input.data_ptr(), target.data_ptr(), 0 if grad is None else grad.data_ptr(), loss.data_ptr()
+    with on_torchs_threads(input):
+        number = light_at(rows, classes, input.itemsize, *places)
+    return None if number is None else (number, loss, grad)
 
 
 def _forward_backward(input, target, weights: Weights, options: Options, out: torch.Tensor):

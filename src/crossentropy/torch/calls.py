@@ -131,6 +131,14 @@ def normalizer_given(normalizer, reduction: str):
     return None, normalizer
 
 
+def options_given(function: str, given: dict, more, ignore_index, label_smoothing, normalizer, reduction: str):
+    """(the options of a call, checked as `extras` does; the tensor that its loss is to be divided by, or None)."""
+    number, divisor = normalizer_given(normalizer, reduction)
+    by = reduction if divisor is None else "sum"
+    beyond = extras(function, given, more)
+    return Options(ignore_index, label_smoothing, **beyond, normalizer=number, reduction=by), divisor
+
+
 def problem_beside(shape, rows, weights: Weights, options: Options, are_classes: bool) -> str:
     """What is wrong with what PyTorch's function lacks, of so many classes and rows; empty where nothing is."""
     if weights is NO_WEIGHTS and are_classes:

@@ -83,8 +83,12 @@ def composed(
         z, y, weight, ignore_index=-4611686018427387904, reduction="none", label_smoothing=label_smoothing
     )
     if focal != 0:
-        log_p = F.log_softmax(z, axis).gather(axis, y.unsqueeze(axis)).squeeze(axis)
-        rows = rows * (-torch.expm1(log_p)) ** focal
+        # (1 - p_y)^focal from the others' log p, which have a slope where p_y is rounded to 1, too; a constant 0 where
+        # no other class is possible.
+        log_p = F.log_softmax(z, axis).scatter(axis, y.unsqueeze(axis), -float("inf"))
+        alone = torch.isneginf(log_p).all(axis)
+        log_p = torch.where(alone.unsqueeze(axis), torch.zeros_like(log_p), log_p)
+        rows = rows * torch.where(alone, torch.zeros_like(rows), torch.exp(focal * torch.logsumexp(log_p, axis)))
     if z_loss != 0:
         rows = rows + z_loss * torch.logsumexp(z, axis) ** 2
     return _reduced(rows, target, weight, sample_weight, counts, normalizer, reduction)

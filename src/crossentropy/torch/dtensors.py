@@ -10,6 +10,7 @@ import torch
 
 from . import calls, private
 from .bridge import Options, Weights, class_axis
+from .linear_bridge import Layer
 from .normalizer import divisor
 from .shards import RefusalsTold
 
@@ -54,6 +55,37 @@ def layout_of(mesh, placements, axis: int, dim: int) -> Layout:
     return Layout(mesh, logits, rows, classes, vocab, spread)
 
 
+def layout_of_layer(layer) -> Layout:
+    """That of a linear layer's logits: their classes lie as the rows of the weight do, their rows as the input's."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    mesh, dim = next(t.device_mesh for t in layer if isinstance(t, DTensor)), layer.input.dim()
+    of_x, of_w = ([*t.placements] if isinstance(t, DTensor) else [Replicate()] * mesh.ndim for t in layer[:2])
+    placements = []
+    for p, q in zip(of_x, of_w, strict=True):
+        is_rows = type(p) is Shard and p.dim % dim != dim - 1
+        placements.append(p if is_rows else Shard(dim - 1) if type(q) is Shard and q.dim % 2 == 0 else Replicate())
+    return layout_of(mesh, placements, dim - 1, dim)
+
+
+def refusals_told(input, *layer):
+    """A context in which what this rank refuses is told those with other classes of these logits, where there are any.
+
+    ``layer``: the weight and bias of a linear layer whose logits are meant, of hidden states ``input``.
+    """
+    given = Layer(input, *layer) if layer else (input,)
+    if torch.compiler.is_compiling() or not are_among(*given):
+        return contextlib.nullcontext()
+    if not layer:
+        return _refusals_told(layout_of(input.device_mesh, input.placements, class_axis(input), input.dim()))
+    is_layer = all(isinstance(t, torch.Tensor) for t in given[:2]) and given.input.dim() and given.weight.dim() == 2
+    return _refusals_told(layout_of_layer(given)) if is_layer else contextlib.nullcontext()
+
+
+def _refusals_told(layout: Layout):
+    return contextlib.nullcontext() if layout.vocab is None else RefusalsTold(layout.mesh.get_group(layout.vocab))
+
+
 def local(t, layout: Layout, placements, grad_placements=None):
     """What this rank has of a tensor, which lies on the mesh or is the same on each rank; differentiable.
 
@@ -96,9 +128,8 @@ def cross_entropy(input, target, weights: Weights, options: Options, dtype, plai
     axis = class_axis(input)
     layout = layout_of(input.device_mesh, input.placements, axis, input.dim())
     rows_shape = (*input.shape[:axis], *input.shape[axis + 1 :])
-    group = None if layout.vocab is None else layout.mesh.get_group(layout.vocab)
     x = local(input, layout, layout.logits)
-    with contextlib.nullcontext() if group is None else RefusalsTold(group):
+    with _refusals_told(layout):
         if not isinstance(target, torch.Tensor):
             raise TypeError(f"target must be a tensor, got {type(target).__name__}")
         are_classes = tuple(target.shape) != tuple(input.shape)
@@ -125,7 +156,7 @@ def cross_entropy(input, target, weights: Weights, options: Options, dtype, plai
         result = dtype or calls.result_dtype(x, y, beside.weight)
         logits = x.movedim(axis, -1)
         y = y if are_classes else y.movedim(axis, -1)
-        loss, by = loss_and_divisor(logits, y, beside, of_part, group)
+        loss, by = loss_and_divisor(logits, y, beside, of_part, layout.mesh.get_group(layout.vocab))
     if wanted == "none":
         return wrapped(loss.to(result), layout, layout.rows, torch.Size(rows_shape))
     return reduced(loss, by, options, layout).to(result)
@@ -154,23 +185,16 @@ def linear_cross_entropy(layer, target, weights: Weights, settings, plain):
 
     ``plain(layer, target, weights, settings)`` is the loss of plain tensors.
     """
-    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+    from torch.distributed.tensor import Partial
 
     from . import linear_shards
 
-    on_mesh = [t for t in layer if isinstance(t, DTensor)]
-    if not on_mesh or layer.weight.dim() != 2:
+    if not are_among(*layer) or layer.weight.dim() != 2:
         raise TypeError("input or linear_weight, of shape (V, H), must be a DTensor where target or weights are")
-    mesh, dim = on_mesh[0].device_mesh, layer.input.dim()
-    if target.is_floating_point():
-        raise TypeError("target must be classes where a linear layer is made of DTensors, got probabilities")
-    # The layout of the logits: their classes lie as the rows of the weight do, their rows as those of the input.
-    of_x, of_w = ([*t.placements] if isinstance(t, DTensor) else [Replicate()] * mesh.ndim for t in layer[:2])
-    placements = []
-    for p, q in zip(of_x, of_w, strict=True):
-        is_rows = type(p) is Shard and p.dim % dim != dim - 1
-        placements.append(p if is_rows else Shard(dim - 1) if type(q) is Shard and q.dim % 2 == 0 else Replicate())
-    layout = layout_of(mesh, placements, dim - 1, dim)
+    layout = layout_of_layer(layer)
+    with _refusals_told(layout):
+        if target.is_floating_point():
+            raise TypeError("target must be classes where a linear layer is made of DTensors, got probabilities")
     spread = [Partial() if i in layout.spread else p for i, p in enumerate(layout.classes)]
     w, b = (local(t, layout, layout.classes, spread) for t in layer[1:])
     mine = type(layer)(local(layer.input, layout, layout.rows), w, b)
@@ -186,7 +210,7 @@ def linear_cross_entropy(layer, target, weights: Weights, settings, plain):
         loss = plain(mine, y, beside, of_part)
         by = divisor(y, beside, settings.ignore_index)
     else:
-        group = mesh.get_group(layout.vocab)
+        group = layout.mesh.get_group(layout.vocab)
         loss, by = linear_shards.cross_entropy(mine, y, beside, of_part, group)
     if wanted == "none":
         return wrapped(loss, layout, layout.rows, torch.Size(target.shape))

@@ -24,13 +24,14 @@ class _AtOnce(torch.autograd.Function):
     """The loss whose gradient is computed with it, of float32 or float64: 16-bit types would have it rounded twice."""
 
     @staticmethod
-    def forward(ctx, input, target, options, *weights):
+    def forward(ctx, input, target, options, found, *weights):
         # AccumulateGrad steals a gradient whose refcount is 1, and copies any other; saving it as a tensor would hold a
         # second reference and so force a copy.
-        ctx.loss, ctx.grad = bridge.at_once(input, target, weights_of(weights), options)
+        ctx.loss, loss, ctx.grad = found or bridge.at_once(input, target, weights_of(weights), options)
         ctx.save_for_backward(input, target, *weights)  # for a double backward; reading raises if they were changed
-        ctx.beside, ctx.versions, ctx.options = (target, *weights), _versions(target, *weights), options
-        return bridge.tensor(ctx.loss)
+        ctx.beside = (target, *weights)
+        ctx.versions, ctx.options = _versions(ctx.beside), options
+        return loss
 
     @staticmethod
     def backward(ctx, grad_loss):
@@ -38,7 +39,7 @@ class _AtOnce(torch.autograd.Function):
         if grad is not None and private.needs_operator(grad_loss):
             return grad * grad_loss, *_NO_MORE
         # PyTorch's errors, for a graph that is gone, and for targets or weights that were changed.
-        if grad is None or _versions(*ctx.beside) != ctx.versions:
+        if grad is None or _versions(ctx.beside) != ctx.versions:
             ctx.saved_tensors  # noqa: B018
         keeps = private.keeps_graph()
         if not keeps:
@@ -55,11 +56,21 @@ class _AtOnce(torch.autograd.Function):
         return grad, *_NO_MORE
 
 
-_NO_MORE = (None,) * (2 + len(Weights._fields))  # gradients: of the target, the options and what is beside them
+_NO_MORE = (None,) * (3 + len(Weights._fields))  # gradients: of the target, the options and what is beside them
 
 
-def _versions(*tensors):
+def _versions(tensors):
+    if len(tensors) == 1:  # a target alone, as nearly always
+        return tensors[0]._version
     return [0 if t is None else t._version for t in tensors]
+
+
+_apply_at_once = private.applier(_AtOnce)
+
+
+def found_at_once(input, target, options: Options, found) -> torch.Tensor:
+    """What `bridge.light` has found, differentiable; with no transform of torch.func active."""
+    return _apply_at_once(input, target, options, found)
 
 
 def _overflowed(ctx, grad_loss, grad):
@@ -92,7 +103,7 @@ class _Multiplied(torch.autograd.Function):
             _, _, divisor = ops.cross_entropy(input, target, *weights, *ctx.options)
         else:
             loss, _, divisor = bridge.forward(input, target, weights, ctx.options)
-            kept.check_loss(ctx.loss, loss.item(), target)
+            kept.check_loss(ctx.loss, loss, target)
         on_loss, on_logits = second_derivative(h, grad_loss, input, target, weights, divisor, ctx.options)
         return on_loss, None, None, None, on_logits, None, *[None] * len(weights)
 
@@ -238,7 +249,7 @@ def cross_entropy(input, target, weights: Weights, options: Options, inplace: bo
             raise RuntimeError("inplace=True would write the gradient over a leaf that requires grad")
         return _InPlace.apply(input, target, options, *weights)
     if is_at_once(input, options):
-        return _AtOnce.apply(input, target, options, *weights)
+        return _AtOnce.apply(input, target, options, None, *weights)
     return _CrossEntropy.apply(input, target, options, *weights)
 
 

@@ -70,9 +70,9 @@ def _is_close(a: float, b: float, tolerance: float) -> bool:
     return a == b or abs(a - b) <= tolerance * max(abs(a), 1e-30) or (a != a and b != b)
 
 
-def check_loss(before: np.floating, now: float, target) -> None:
-    """A RuntimeError if a loss that is found again is another: the check where no statistics were kept."""
+def check_loss(before: float, now, target) -> None:
+    """A RuntimeError if a loss that is found again, a tensor, is another: the check where no statistics were kept."""
     if target.is_floating_point() and not (target >= 0).all():
         return  # terms of either sign may cancel
-    if not _is_close(before.item(), now, _TOLERANCES.get(before.itemsize, _TOLERANCE)):
+    if not _is_close(before, now.item(), _TOLERANCES.get(now.itemsize, _TOLERANCE)):
         raise RuntimeError(CHANGED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import Any, NamedTuple, Unpack
 
@@ -143,7 +142,7 @@ def linear_cross_entropy(
         )
     is_spread = group is not None or vocab_range is not None
     group = shards.group_of(group) if is_spread else None
-    with shards.RefusalsTold(group) if is_spread else contextlib.nullcontext():
+    with shards.RefusalsTold(group) if is_spread else dtensors.refusals_told(input, linear_weight, linear_bias):
         more = calls.extras("linear_cross_entropy", extras, _OWN)
         rows, reduction = linear_calls.rows_of(options, rows), linear_calls.reduction_named(reduction)
         if type(shift) is not bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import calls, private
-from .shards import device_of, group_of
+from .shards import device_of, group_of, len_of
 
 
 def normalizer(
@@ -19,7 +19,7 @@ def normalizer(
     ignore_index: int = -100,
     group: Any = None,
 ) -> torch.Tensor:
-    """The divisor of 'mean' over all ranks' targets of all micro-batches, by one all-reduce of one number.
+    """The divisor of 'mean' over all ranks' targets of all micro-batches, by one all-reduce of three numbers.
 
     A mean over the tokens of each rank, averaged over the ranks, is another number than the mean over all tokens,
     wherever the ranks' numbers of tokens differ; so is a mean of the means of micro-batches. The loss that each call
@@ -47,7 +47,8 @@ def normalizer(
     ------
     TypeError, ValueError, IndexError
         For what is no tensor, of the wrong dtype, or a target that is no class of ``weight``; on the CPU a RuntimeError
-        on the other ranks.
+        on the other ranks. For a ``weight`` that some ranks have and some have not, on the CPU, on all of them; on a
+        device it is NaN where there is one.
 
     Notes
     -----
@@ -71,18 +72,11 @@ def normalizer(
         total = _here(given, weight, ignore_index)
     except Exception:
         if group is not None and not any(isinstance(t, torch.Tensor) and t.is_cuda for t in (*given, weight)):
-            _refuse(torch.int64 if weight is None else torch.float64, group)
+            _refuse(group)
         raise
     if group is not None:
-        torch.distributed.all_reduce(total, group=group)
-        if total.is_cpu and not private.is_traced(total) and total <= REFUSED / 2:
-            raise RuntimeError("another rank refused its targets, and raised what is wrong with them")
+        total = _of_all(total, weight is not None, group)
     return torch.where(total == 0, 1, total)
-
-
-# What a rank has counted that refuses its targets: no others make up for it. On a device, where nobody looks, it takes
-# no part in the sum, and the others wait for it as for one that is gone.
-REFUSED = -(2**53)
 
 
 def _group_of(group):
@@ -92,13 +86,32 @@ def _group_of(group):
     return group_of(group) if group is not None or (dist.is_available() and dist.is_initialized()) else None
 
 
-def _refuse(dtype, group) -> None:
-    """Let the others know."""
+def _refuse(group) -> None:
+    """Let the others know. Not on a device, where nobody looks: they wait for this rank as for one that is gone."""
     import torch.distributed as dist
 
     if device_of(None, group).type == "cpu" and not torch.compiler.is_compiling():
         with contextlib.suppress(RuntimeError):  # where they are gone, which is not what is wrong here
-            dist.all_reduce(torch.tensor(REFUSED, dtype=dtype), group=group)
+            dist.all_reduce(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64), group=group)
+
+
+def _of_all(total: torch.Tensor, has_weight: bool, group) -> torch.Tensor:
+    """What all ranks have counted. Each sends three numbers: this, whether it has weights, whether it refuses."""
+    import torch.distributed as dist
+
+    found = torch.zeros(3, dtype=torch.float64, device=total.device)
+    found[0] = total
+    found[1] = float(has_weight)
+    dist.all_reduce(found, group=group)
+    whole, weighted, refused = found.unbind()
+    if found.is_cpu and not private.is_traced(found):
+        if refused:
+            raise RuntimeError("another rank refused its targets, and raised what is wrong with them")
+        if 0 < weighted < len_of(group):
+            raise ValueError(f"weight must be given on every rank or on none, got it on {int(weighted)} of them")
+    elif has_weight:  # a device is not waited for
+        whole = torch.where(weighted == len_of(group), whole, torch.nan)
+    return whole.to(total.dtype)
 
 
 def _here(given, weight, ignore_index) -> torch.Tensor:

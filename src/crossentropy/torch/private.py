@@ -11,11 +11,21 @@ keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph  # whether t
 _modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
+unwrapped = torch._C._functorch.unwrap_if_dead  # the tensor within one that a transform has left behind
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
 
 
 def is_plain(x) -> bool:
     """Whether a tensor, if it is one, is of no class but PyTorch's own."""
-    return x is None or type(x) is torch.Tensor or type(x) is torch.nn.Parameter
+    return type(x) in _PLAIN
+
+
+def applier(function: type[torch.autograd.Function]):
+    """``function.apply`` for calls with no transform of torch.func active, without what PyTorch does first for these.
+
+    What is left of that are tensors that such a transform has left behind (`unwrapped`).
+    """
+    return super(torch.autograd.Function, function).apply
 
 
 def is_forward_mode() -> bool:
@@ -44,7 +54,9 @@ def is_traced(input, target=None, *others) -> bool:
         torch.compiler.is_compiling()
         or _modes() > 0  # make_fx, FakeTensorMode, selective checkpointing, counters
         or _tracing_state() is not None
-        or not (is_plain(input) and is_plain(target) and all(map(is_plain, others)))
+        or type(input) not in _PLAIN
+        or type(target) not in _PLAIN
+        or (others and not all(map(is_plain, others)))
         or input.is_meta
     )
 

@@ -319,7 +319,8 @@ def arriving(grad_loss: torch.Tensor, divisor: torch.Tensor, options: Options) -
         return g
     if options.normalizer is not None:
         return g / options.normalizer
-    return torch.where(divisor == 0, 0, g / divisor)  # the mean over no row, whatever its loss would be, has none
+    # The mean over no row, whatever its loss would be, has none; nor has that a slope of 1 / 0.
+    return torch.where(divisor == 0, 0, g / torch.where(divisor == 0, 1, divisor))
 
 
 def gradient(call: Call, statistics: torch.Tensor, arrived, start: int, classes: int) -> torch.Tensor:

@@ -53,7 +53,9 @@ def _losses(logits, call: shard_losses.Call, statistics, start: int, classes: in
         own = (1 - epsilon) * kept["class_weight"]
         loss = loss + torch.where(own == 0, 0, own * below)
         if options["focal"]:
-            loss = loss * (-torch.expm1(-below)) ** options["focal"]
+            left = -torch.expm1(-below)
+            none = left == 0  # where no other class is possible: a constant 0, whose power has no slope
+            loss = loss * torch.where(none, 0, torch.where(none, 1, left) ** options["focal"])
     if options["z_loss"]:
         loss = loss + options["z_loss"] * (m + log_sum) ** 2
     return torch.where(counts, v * loss, 0)
@@ -82,6 +84,6 @@ class _Arriving(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        grad = grad.contiguous()
+        grad = grad.clone(memory_format=torch.contiguous_format)  # which others may have, too
         dist.all_reduce(grad, group=ctx.group)
         return grad, None

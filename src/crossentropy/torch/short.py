@@ -20,6 +20,7 @@ def cross_entropy(input, target, ignore_index) -> torch.Tensor | None:
     """The loss of such a call, differentiable in the logits; None for any other call."""
     if not (isinstance(input, torch.Tensor) and isinstance(target, torch.Tensor)) or private.is_traced(input, target):
         return None
+    input, target = private.unwrapped(input), private.unwrapped(target)
     if not (
         input.dtype in _MOST
         and target.dtype in _CLASSES
@@ -28,7 +29,7 @@ def cross_entropy(input, target, ignore_index) -> torch.Tensor | None:
         and not (input.is_nested or target.is_nested)
         and input.dim() == 2
         and target.dim() == 1
-        and len(input) == len(target)
+        and input.size(0) == target.size(0)
         and 0 < input.numel() < _MOST[input.dtype]
         and input.layout is torch.strided
         and target.layout is torch.strided
@@ -40,6 +41,10 @@ def cross_entropy(input, target, ignore_index) -> torch.Tensor | None:
     if private.are_transforms_active() or private.is_forward_mode():
         return None
     options = PLAIN if ignore_index == PLAIN.ignore_index else PLAIN._replace(ignore_index=ignore_index)
-    if not (input.requires_grad and torch.is_grad_enabled()):
-        return bridge.loss(input, target, NO_WEIGHTS, options)
-    return eager._AtOnce.apply(input, target, options, *NO_WEIGHTS) if eager.is_at_once(input, options) else None
+    differentiates = input.requires_grad and torch.is_grad_enabled()
+    if differentiates and not eager.is_at_once(input, options):
+        return None
+    found = bridge.light(input, target, differentiates) if ignore_index < 0 else None
+    if not differentiates:
+        return bridge.loss(input, target, NO_WEIGHTS, options) if found is None else found[1]
+    return eager.found_at_once(input, target, options, found)

@@ -103,17 +103,9 @@ def vocab_parallel_cross_entropy(
     """
     group = shards.group_of(group)
     with shards.RefusalsTold(group):
-        more = calls.extras("vocab_parallel_cross_entropy", extras, _OWN)
         first = shards.first_of(vocab_range, _classes_of(vocab_parallel_logits))
-        reduction = OPTIONS["reduction"].rule(reduction, "reduction")
-        number, divisor = calls.normalizer_given(normalizer, reduction)
-        options = Options(
-            ignore_index,
-            label_smoothing,
-            **more,
-            normalizer=number,
-            reduction=reduction if divisor is None else "sum",
-        )
+        numbers = ignore_index, label_smoothing, normalizer, OPTIONS["reduction"].rule(reduction, "reduction")
+        options, divisor = calls.options_given("vocab_parallel_cross_entropy", extras, _OWN, *numbers)
         weights = calls.weights_given(weight, class_prior, sample_weight, where)
     loss, _ = loss_and_divisor(vocab_parallel_logits, target, weights, options, group, first)
     return loss if divisor is None else loss / divisor

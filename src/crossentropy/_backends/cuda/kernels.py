@@ -99,6 +99,12 @@ def kernel(kind, shape, result):
     low_held, no_target = reals_held if result.transforms else 1, Target(zero, zero, zero)
     turns_of_row = 2 if result.weighs and not result.is_backward else 1  # reductions
 
+    # The logarithm of a row's sum is the loss's, which its first thread writes: warps that do not have that go without.
+    if threads <= WARP or writes == "log_softmax" or result.transforms or result.focal:
+        needs_all = device(lambda a, lane: True)
+    else:
+        needs_all = device(lambda a, lane: lane < WARP or a.z_loss != zero)
+
     given = device(plain_of(kind, result.plain_values(kind)) if result.plain else lambda a: a)
 
     def body(a):
@@ -124,8 +130,8 @@ def kernel(kind, shape, result):
         while base < count:
             index = base + place
             # Surplus groups repeat the last row with their stores masked, so that all threads reach the barriers.
-            alive = index < count
-            index = min(index, count - 1)
+            alive = rows_at_once == 1 or index < count
+            index = min(index, count - 1) if rows_at_once > 1 else index
             row = row_of(a, index, divisor)
             target = target_of(a, row, smoothing)
             z_y = target_logit(a, row) if row.has_target and not is_part else no_target
@@ -137,7 +143,7 @@ def kernel(kind, shape, result):
             turn = (turn + turns_of_row) & (TURNS - 1)
             z_y = kept_target(a, row, z_y)
 
-            of_row = numbers(a, row, smoothing, found, z_y)
+            of_row = numbers(a, row, smoothing, found, z_y, needs_all(a, lane))
             if alive and lane == 0:
                 if has_loss:
                     store(a.loss + row.number * real_size, loss_of(a, row, found, of_row))

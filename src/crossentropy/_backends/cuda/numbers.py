@@ -48,7 +48,7 @@ class Numbers(NamedTuple):
     """The functions of a kernel."""
 
     numbers_of: (
-        Callable  # (a, row, smoothing, found, z_y): the RowNumbers of a Row, what was Found of it and its Target
+        Callable  # (a, row, smoothing, found, z_y, whole): the RowNumbers of a Row, what was Found of it and its Target
     )
     loss_of: Callable  # (a, row, found, numbers): the loss, or the logsumexp
     frame_of: Callable  # (a, row, found, numbers, z_y): the Frame
@@ -94,11 +94,14 @@ def numbers_of(kind: str, result, times) -> Numbers:
             return times(own, from_target) + found.distance + times(found.mass, log_sum), zero
 
     @device
-    def numbers_of(a, row, smoothing, found, z_y):
+    def numbers_of(a, row, smoothing, found, z_y, whole):
+        """Not ``whole``: without what only the loss is made of, which is 0."""
         own, floor_y = zero, zero
         if a.targets != 0 and row.state == READ:
             w_y = load(a.class_weight + row.y * real_size, real) if a.class_weight != 0 else one
             own, floor_y = smoothing.keep * w_y, times(smoothing.floor, w_y)
+        if not whole:
+            return RowNumbers(own, floor_y, zero, zero, zero, zero, zero, focus(a, row, found, z_y))
         log_sum, log_error = log1p(found.rest, found.error)
         lse, error = plus(found.max, log_error, log_sum)
         rounded = lse + error
@@ -138,7 +141,8 @@ def _factors(kind, result, times):
     target_gradient, whole_lse = _target_gradient(kind, result), _whole_lse(kind, result)
     real = elements.real
     zero, one, two = real(0), real(1), real(2)
-    share_of, few, focal_loss = _share(kind), result.transforms or result.focal, result.focal
+    few, focal_loss = result.transforms or result.focal, result.focal
+    share_of = _share(kind, few)
     if result.writes == "gradient":
         weighed, row_factor_of, exactly = (
             _weighed(kind, result, times),
@@ -281,9 +285,11 @@ def _whole_lse(kind, result):
 
 
 @functools.cache
-def _share(kind):
+def _share(kind, few):
     """The device function (rest, low): 1 / (1 + rest + low), the softmax of the maximum, and what that has lost."""
-    plus, one = sums_of(kind).plus, elements_of(kind).real(1)
+    plus, zero, one = sums_of(kind).plus, elements_of(kind).real(0), elements_of(kind).real(1)
+    if elements_of(kind).two and not few:  # what is lost of 24 bits is nothing of 11
+        return device(lambda rest, low: (near_reciprocal(one + rest), zero))
 
     @device
     def share_of(rest, low):
@@ -350,8 +356,8 @@ def _target_gradient(kind, result):
 
     p_y, the softmax of the target's class, comes from its logit, the Target z.
     """
-    share_of, half = _share(kind), elements_of(kind).real(0.5)
-    exp, few, zero = _exp_below(kind, result.transforms), result.transforms or result.focal, elements_of(kind).real(0)
+    few, half, zero = result.transforms or result.focal, elements_of(kind).real(0.5), elements_of(kind).real(0)
+    share_of, exp = _share(kind, few), _exp_below(kind, result.transforms, few)
 
     @device
     def target_gradient(found, z, a, others, weight):
@@ -366,8 +372,11 @@ def _target_gradient(kind, result):
     return target_gradient
 
 
-def _exp_below(kind, transforms):
+def _exp_below(kind, transforms, few):
     """The device function (found, z): e^(z - max)."""
+    if elements_of(kind).two and not few:
+        log2e, up, down = exponential_of(kind).log2e, np.float32(32), np.float32(2.0**-32)
+        return device(lambda found, z: exp2(fma(z.z - found.max, log2e, up)) * down)  # least numbers, too
     if not transforms:
         exp = exponential_of(kind).exp
         return device(lambda found, z: exp(z.z - found.max))

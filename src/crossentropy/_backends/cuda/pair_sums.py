@@ -10,7 +10,7 @@ from .elements import device, elements_of
 from .exp import exponential_of
 from .intrinsics import fma, larger, smaller
 from .pairs import pairs_of
-from .sums import HEADROOM, Sums, sums_of
+from .sums import HEADROOM, Sums, added_up, sums_of
 
 
 class PairRowSum(NamedTuple):
@@ -43,7 +43,7 @@ def pair_sums_of(kind: str) -> Sums:
     """Those of the dtype of that name; ``added`` is (v, low, n, lane), and overwrites both arrays."""
     real, e_to, one_number = elements_of(kind).real, exponential_of(kind), sums_of(kind)
     frame_at, exp_at, anchored = e_to.frame_at, e_to.exp_at, one_number.anchored
-    difference, plus, added_up = one_number.difference, one_number.plus, one_number.added_up
+    difference, plus = one_number.difference, one_number.plus
     exp_of, parts_of = pairs_of(kind).exp_of, pairs_of(kind).parts_of
     zero, lowest_number, nan = real(0), real(-np.inf), real(np.nan)
     headroom, down, room = real(HEADROOM), real(2.0**-HEADROOM), real(20 * math.log(2))
@@ -143,5 +143,4 @@ def pair_sums_of(kind: str) -> Sums:
         larger=None,
         plus=plus,
         difference=difference,
-        added_up=None,
     )

@@ -80,7 +80,7 @@ def rows_of(kind: str, of_parts: bool) -> Callable:
         y, state, weight = np.int64(-1), READ, one
         if a.targets != 0:
             y = target_at(row_at(a.targets, a.targets_outer, a.targets_row, a.inner, n), a.target_size)
-            if y < 0 or y >= a.classes:
+            if np.uint64(y) >= np.uint64(a.classes):
                 state = BAD
             if a.has_ignored != 0 and y == a.ignored:
                 state = SKIPPED
@@ -92,7 +92,9 @@ def rows_of(kind: str, of_parts: bool) -> Callable:
             state = SKIPPED
         x = row_at(a.x, a.x_outer, a.x_row, a.inner, n) + begin * a.x_class
         target = y - begin
-        has_target = state == READ and target >= 0 and (of_parts or target < classes)
+        has_target = state == READ and a.targets != 0
+        if a.parts > 1 and not of_parts:
+            has_target = has_target and target >= 0 and target < classes
         to_read = classes if state == READ else np.int64(0)
         return Row(n, begin, classes, state, to_read, x, y, target, has_target, weight, divisor)
 

@@ -66,11 +66,55 @@ class Sums(NamedTuple):
     larger: Callable  # (a, b): NaN where either is
     plus: Callable  # (total, error, term): a sum, its rounding error, and another term
     difference: Callable  # (a, b): a - b and its rounding error
-    added_up: Callable  # (v, n): the sums of the first n numbers of v, every other
+    onto: Callable | None = None  # as ``plus``, of a sum and a term that is smaller
     # Of dtypes of 16 bits:
     highest: Callable | None = None  # (words, at, n, tops): the largest of n words
     summed: Callable | None = None  # (words, at, n, v, lane): as ``added``, where no class needs another anchor
     least: int = 0  # the word of no class
+
+
+@device
+def added_up(v, n):
+    """v[0] and v[1] become the sums of v[0 : n : 2] and of v[1 : n : 2], n a power of 2 up to 32."""
+    for i in range(n // 4):
+        v[4 * i] += v[4 * i + 2]
+        v[4 * i + 1] += v[4 * i + 3]
+    for i in range(n // 8):
+        v[8 * i] += v[8 * i + 4]
+        v[8 * i + 1] += v[8 * i + 5]
+    for i in range(n // 16):
+        v[16 * i] += v[16 * i + 8]
+        v[16 * i + 1] += v[16 * i + 9]
+    for i in range(n // 32):
+        v[32 * i] += v[32 * i + 16]
+        v[32 * i + 1] += v[32 * i + 17]
+
+
+def sum_of_terms_by(term):
+    """The device function (v, n, magic, lowest): v[0] and v[1] become the sum of term(v[i], magic, lowest), i < n.
+
+    v[0] is that of the powers of two, v[1] of the rest; n is a power of 2 from 2 to 32. The rest of four is added one
+    after another: equal ones lose nothing by that, as they would from eight on.
+    """
+
+    @device
+    def sum_of_terms(v, n, magic, lowest):
+        for i in range(n // 4):
+            total, of_it = term(v[4 * i], magic, lowest)
+            rest = total * of_it
+            scale, of_it = term(v[4 * i + 1], magic, lowest)
+            total, rest = total + scale, fma(scale, of_it, rest)
+            scale, of_it = term(v[4 * i + 2], magic, lowest)
+            rest = fma(scale, of_it, rest)
+            last, of_it = term(v[4 * i + 3], magic, lowest)
+            v[2 * i], v[2 * i + 1] = total + (scale + last), fma(last, of_it, rest)
+        if n == 2:
+            a, of_a = term(v[0], magic, lowest)
+            b, of_b = term(v[1], magic, lowest)
+            v[0], v[1] = a + b, fma(a, of_a, b * of_b)
+        added_up(v, n // 2)
+
+    return sum_of_terms
 
 
 @functools.cache
@@ -78,11 +122,12 @@ def sums_of(kind: str) -> Sums:
     """Those of the dtype of that name."""
     real, e_to = elements_of(kind).real, exponential_of(kind)
     log2e, frame_at, exp_at, exp_pair, nearest = e_to.log2e, e_to.frame_at, e_to.exp_at, e_to.exp_pair, e_to.nearest
-    exp_term, exponent_of, excess = e_to.exp_term, elements_of(kind).exponent_of, e_to.excess
+    exp_term, exp_parts, excess, exponent_of = e_to.exp_term, e_to.exp_parts, e_to.excess, elements_of(kind).exponent_of
     zero, lowest_number, nan = real(0), real(-np.inf), real(np.nan)
     headroom, down = real(HEADROOM), real(2.0**-HEADROOM)
     # Twice the distance at which e^z is lost beside e^m; and 2^20, by which a sum may pass its anchor.
     far, room = real(256 if real is np.float32 else 2048), real(20 * math.log(2))
+    sum_of_terms = sum_of_terms_by(exp_term)
 
     @device
     def difference(a, b):
@@ -98,6 +143,12 @@ def sums_of(kind: str) -> Sums:
         new = total + term
         kept = new - total
         return new, error + ((total - (new - kept)) + (term - kept))
+
+    @device
+    def onto(total, error, term):
+        """As `plus`, of a term that is hardly ever the larger: then an ulp of it is lost, once for each such term."""
+        new = total + term
+        return new, error + (term - (new - total))
 
     @device
     def merged(part, other):
@@ -142,9 +193,9 @@ def sums_of(kind: str) -> Sums:
         # What `exp_term` is off by: nearly the same of all terms that count, which are 2^3 or so below their sum.
         error = fma(s + error, excess * (real(exponent_of(s) - np.int32(3)) - k), error)
         magic, lowest = frame_at(k)
-        e, more = exp_pair(m - offset, magic, lowest)
-        e, more = (zero, zero) if first else (e, more)
-        s, error = plus(s, error + more, e)
+        scale, more = exp_parts(m - offset, magic, lowest)
+        own, own_error = (zero, zero) if first else (scale, scale * more)
+        s, error = plus(s, error + own_error, own)
         distance = offset - (zero if top == lowest_number else top)
         magic, lowest = frame_at(headroom + headroom - k)  # as far below the common maximum as the sum is large
         e, more = exp_pair(distance, magic, lowest)
@@ -167,22 +218,6 @@ def sums_of(kind: str) -> Sums:
         """The LaneSum of a lane before its first class."""
         magic, lowest = frame_at(headroom)
         return LaneSum(lowest_number, zero, zero, lowest_number, zero, headroom, magic, lowest)
-
-    @device
-    def added_up(v, n):
-        """v[0] and v[1] become the sums of v[0 : n : 2] and of v[1 : n : 2], n a power of 2 up to 32."""
-        for i in range(n // 4):
-            v[4 * i] += v[4 * i + 2]
-            v[4 * i + 1] += v[4 * i + 3]
-        for i in range(n // 8):
-            v[8 * i] += v[8 * i + 4]
-            v[8 * i + 1] += v[8 * i + 5]
-        for i in range(n // 16):
-            v[16 * i] += v[16 * i + 8]
-            v[16 * i + 1] += v[16 * i + 9]
-        for i in range(n // 32):
-            v[32 * i] += v[32 * i + 16]
-            v[32 * i + 1] += v[32 * i + 17]
 
     @device
     def added(v, n, lane):
@@ -210,12 +245,8 @@ def sums_of(kind: str) -> Sums:
         if offset != zero:
             for i in range(n):
                 v[i] -= offset
-        for i in range(n // 2):
-            scale, more = exp_term(v[2 * i], magic, lowest)
-            other, other_more = exp_term(v[2 * i + 1], magic, lowest)
-            v[2 * i], v[2 * i + 1] = scale + other, fma(scale, more, other * other_more)
-        added_up(v, n)
-        s, error = plus(s, error, v[0])
+        sum_of_terms(v, n, magic, lowest)
+        s, error = onto(s, error, v[0])
         return LaneSum(top, s, error + v[1], limit, offset, k, magic, lowest)
 
     @device
@@ -235,5 +266,5 @@ def sums_of(kind: str) -> Sums:
         return RowSum(m, total * down, error * down) if m - m == zero else RowSum(nan, nan, m)
 
     return Sums(
-        begun, added, ended, merged, moved, lane_moved, settled, anchored, larger, plus, difference, added_up
+        begun, added, ended, merged, moved, lane_moved, settled, anchored, larger, plus, difference, onto
     )  # fmt: skip

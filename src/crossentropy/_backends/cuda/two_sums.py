@@ -9,7 +9,7 @@ import numpy as np
 from .elements import device, elements_of
 from .exp import exponential_of
 from .intrinsics import fma, larger, smaller
-from .sums import HEADROOM, LaneEnd, Sums, sums_of
+from .sums import HEADROOM, LaneEnd, Sums, sum_of_terms_by, sums_of
 
 # From here on neighbours are so far apart that only those at the maximum count, and the anchor is one.
 FAR = {"bfloat16": 2.0**15, "float16": math.inf}
@@ -37,7 +37,11 @@ def two_sums_of(kind: str) -> Sums:
     larger_two, smaller_two = elements.larger_two, elements.smaller_two
     ln2, log2e, frame_at, nearest = e_to.ln2, e_to.log2e, e_to.frame_at, e_to.nearest
     exp_inside, exp_term, scale_of = e_to.exp_inside, e_to.exp_term, e_to.scale_of
-    added_up, plus = of_one.added_up, of_one.plus
+    plus, onto, sum_of_terms = (
+        of_one.plus,
+        of_one.onto,
+        sum_of_terms_by(device(lambda y, magic, lowest: exp_inside(y, magic))),
+    )
     zero, far = real(0), real(FAR[kind])
     headroom, room, bias, most = real(HEADROOM), real(20 * math.log(2)), real(127), real(np.inf)
     least, deep = np.uint32(elements.absent[0]), real(-126)
@@ -85,12 +89,8 @@ def two_sums_of(kind: str) -> Sums:
                 low, high = halves(smaller_two(tops, word))
                 v[2 * i], v[2 * i + 1] = larger(low - offset, lowest), larger(high - offset, lowest)
                 tops = larger_two(tops, word)
-        for i in range(n):
-            scale, more = exp_inside(v[2 * i], magic)
-            other, other_more = exp_inside(v[2 * i + 1], magic)
-            v[2 * i], v[2 * i + 1] = scale + other, fma(scale, more, other * other_more)
-        added_up(v, 2 * n)
-        s, error = plus(s, error, v[0])
+        sum_of_terms(v, 2 * n, magic, lowest)
+        s, error = onto(s, error, v[0])
         return TwoLaneSum(tops, s, error + v[1], limit, offset, k, magic, lowest, floor)
 
     @device
