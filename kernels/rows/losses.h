@@ -28,7 +28,8 @@ static inline double times(double weight, double a) { return weight == 0 ? 0 : w
 
 /* Headroom for the sum: e^max at 2^64 (float32; guessed anchors put it at 2^43 to 2^122) leaves normal numbers down
  * to e^max 2^-190 (2^-169) and sums of 2^60 classes in range; 2^512 (2^367 to 2^945) does so for float64. What lies
- * below counts as 0: no float32 result shows it, unless it is then multiplied by more than 2^20. */
+ * below counts as 0: no float32 result shows it, unless it is then multiplied by more than 2^20, or raised to a power
+ * (lacks_rest). */
 static inline double sum_headroom(int is_f64) { return is_f64 ? 512 : 64; }
 
 /* What e^z is multiplied by before it is squared, so that this has the room that the sum has: 2^-headroom. */
