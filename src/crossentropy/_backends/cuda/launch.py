@@ -42,8 +42,8 @@ BLOCK = 128  # threads of a block, where a row takes no more than a warp
 BLOCKS_PER_MULTIPROCESSOR = 16  # of the grid; each goes on with other rows
 MOST_THREADS = 512  # of a block, where fewer vectors are kept than the table has
 KEPT = 16  # vectors of a row that a thread may keep
-KEPT_WIDE = 8  # and where what is computed of each takes more registers
-KEPT_BESIDE = 4  # and where there is a second array of rows, because the compiler leaves more of them in memory
+KEPT_WIDE = 8  # where what is computed of each takes more registers
+KEPT_BESIDE = 4  # and of transformed logits, or with a second array of rows, of which the compiler spills more
 PART = 2048  # vectors, at least, of a part of a row that several blocks share without a cluster
 
 TARGET_SIZES = {f"{sign}int{8 * size}": size if sign else -size for sign in ("", "u") for size in (1, 2, 4, 8)}
@@ -80,7 +80,9 @@ def real_of(x: Layout) -> str:
 
 def limit_for(kind: str, result: Result) -> int:
     """How many vectors of a row a thread may keep, where a row may be kept."""
-    if kind == "float64" or result.transforms or result.focal or result.is_backward:
+    if result.transforms:
+        return KEPT_BESIDE
+    if kind == "float64" or result.focal or result.is_backward:
         return KEPT_BESIDE if result.q else KEPT_WIDE
     return KEPT
 
