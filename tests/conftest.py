@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 
 import layers
 import numpy as np
@@ -14,6 +15,10 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 
 # Test processes share the cores: threads that spin while they wait for work would take the others' time.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Whoever starts the tests in a shell's background has them ignore Ctrl-C, which some are about.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import crossentropy
 
