@@ -9,6 +9,7 @@ PROGRAM = """
 import doctest, warnings
 warnings.simplefilter("ignore")  # keras and its backends have some of their own
 import numpy as np
+import crossentropy
 import keras
 from crossentropy import keras as ours
 
@@ -55,7 +56,7 @@ for make, message in (
         raise AssertionError("no error")
     except ValueError as error:
         assert message in str(error), error
-assert doctest.testmod(ours, extraglobs={"np": np}).failed == 0
+assert doctest.testmod(ours, extraglobs={"np": np, "crossentropy": crossentropy}).failed == 0
 print("trained on", keras.backend.backend())
 """
 
