@@ -68,7 +68,7 @@ def transformed(case, z):
 def loss_units(case, x):
     """The size of the largest terms of the loss (only lambda lse^2 has any that cancel) and of the gradient.
 
-    A transformed logit of float64 has been rounded: its own ulp is in the loss, and in each probability.
+    A transformed logit has been rounded to float64: its own ulp is in the loss, and in each probability.
     """
     o, (z, slope) = case.options, transformed(case, np.moveaxis(x, case.axis, -1))
     c, eps, lam = case.classes, o.get("label_smoothing", 0.0), o.get("z_loss", 0.0)
@@ -97,9 +97,9 @@ def loss_units(case, x):
     # what is below e^max 2^-160 does not count in float32, and loses digits below 2^-1022 in float64
     grad = np.maximum(grad, factor * a * 2.0 ** (-138 if case.result.itemsize < 8 else -1000))
     loss = v * lam * lse * lse
-    if case.result.itemsize == 8 and {"class_prior", "logit_scale", "softcap", "margin", "focal"} & set(o):
-        size = np.nan_to_num(np.abs(z), nan=0, posinf=0).max(-1)
-        loss, grad = loss + v * t.sum(-1) * size, grad * (1 + size[..., None] + gamma)
+    if {"class_prior", "logit_scale", "softcap", "margin", "focal"} & set(o):
+        size = np.nan_to_num(np.abs(z), nan=0, posinf=0).max(-1) * (1 if case.result.itemsize == 8 else 2.0**-29)
+        loss, grad = loss + v * t.sum(-1) * size, grad * (1 + size[..., None] + gamma * (case.result.itemsize == 8))
     loss = loss if o.get("reduction") == "none" else loss.sum() / (by or 1.0)
     return loss, np.moveaxis(np.broadcast_to(grad, z.shape), -1, case.axis)
 

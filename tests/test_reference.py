@@ -90,6 +90,8 @@ SPREAD = {
     "confident": [30.0, -1.0, -300.0, 0.5],
     "equal": [2.0] * 4,
     "tiny": [1e-18, 0, 0, 1],
+    "huge and equal": [2.5e32] * 4,  # a prior and a margin are in the low parts of pairs alone
+    "huge and next to each other": [2.5e17, 2.5e17 + 32, 2.5e17 - 32, 2.5e17],
 }
 
 

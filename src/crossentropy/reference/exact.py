@@ -28,14 +28,19 @@ def two_sum(a: float, b: float) -> tuple[float, float]:
     return two_diff(a, -b)
 
 
-def exp_diff(a: float, b: float) -> float:
-    """e^(a - b) with the rounding of a - b put right: e^(d + e) = e^d (1 + e) to far below an ulp.
+def exp_diff(a: float, b: float, low: float = 0.0) -> float:
+    """e^(a - b + low) with the rounding of the sum put right: e^(d + e) = e^d (1 + e) to far below an ulp.
+
+    ``low`` is by how much the low parts of pairs differ: of logits near 1e30 that may be 1e13.
 
     >>> crossentropy.reference.exp_diff(1.0, 1e-17)
     2.718281828459045
+    >>> crossentropy.reference.exp_diff(2e30, 2e30, -1e14)
+    0.0
     """
     d, e = two_diff(a, b)
-    return math.exp(d) * (1.0 + e)
+    d, more = two_sum(d, low)
+    return math.exp(d) * (1.0 + (e + more))
 
 
 def times(weight: float, value: float) -> float:

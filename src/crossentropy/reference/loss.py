@@ -208,7 +208,7 @@ def cross_entropy_grad(z: Sequence[float], target: int | Sequence[float], option
 def probabilities(z: Transformed, s: Partial) -> list[float]:
     """p_c of logits that may be pairs."""
     lows = [0.0] * len(z.z) if z.low is None else [low - s.low for low in z.low]
-    return [exp_diff(value, s.max) * (1.0 + low) / (1.0 + s.rest) for value, low in zip(z.z, lows, strict=True)]
+    return [exp_diff(value, s.max, low) / (1.0 + s.rest) for value, low in zip(z.z, lows, strict=True)]
 
 
 def largest_terms(z: Sequence[float], target: int | Sequence[float], options: Row = PLAIN) -> list[float]:

@@ -48,7 +48,7 @@ def partial(z: Sequence[float], lows: Sequence[float] | None = None) -> Partial:
     if lows is not None:
         m, low = max(zip(z, lows, strict=True))
         top = list(zip(z, lows, strict=True)).index((m, low))
-        terms = [exp_diff(value, m) * (1.0 + (own - low)) for value, own in zip(z, lows, strict=True)]
+        terms = [exp_diff(value, m, own - low) for value, own in zip(z, lows, strict=True)]
         return Partial(m, math.fsum(terms[:top] + terms[top + 1 :]), low)
     top = z.index(m)
     others = [value for c, value in enumerate(z) if c != top]
