@@ -8,6 +8,7 @@ import pytest
 
 import crossentropy
 from crossentropy import distillation, reference
+from crossentropy.testing.edge_cases.distillation import unit_of
 
 KINDS = list(itertools.product(reference.KINDS, (1.0, 0.7)))
 
@@ -22,9 +23,9 @@ def divergence(p, q):
     return mpmath.fsum(a * mpmath.log(a / b) for a, b in zip(p, q, strict=True) if a)
 
 
-def exact(student, teacher, kind, temperature, beta):
-    """Loss and gradient in 80 digits, by the definitions."""
-    with mpmath.workdps(80):
+def exact(student, teacher, kind, temperature, beta, digits=80):
+    """Loss and gradient in so many digits, by the definitions."""
+    with mpmath.workdps(digits):
         s, t = softmax(student, temperature), softmax(teacher, temperature)
         size, share = mpmath.mpf(temperature), mpmath.mpf(beta)
         if kind == "forward":
@@ -50,6 +51,21 @@ def test_the_reference(kind, temperature, noise, rng):
     slopes = reference.distillation_grad(student.tolist(), teacher.tolist(), kind, temperature, 0.3)
     most = max(map(abs, grad)) if noise < 0.1 else 1  # far from each other: as p_s and p_t are
     assert max(abs(a - b) for a, b in zip(slopes, grad, strict=True)) < 4e-14 * most
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.02])
+@pytest.mark.parametrize("kind", reference.KINDS)
+def test_the_reference_at_small_temperatures(kind, temperature, rng):
+    """Neither z / T, which is 3e6, nor differences of classes without any probability are rounded into a result."""
+    for offset, spread, noise in itertools.product((0, 3000), (1, 4e-3), (1, 3e-3)):
+        teacher = offset + spread * rng.standard_normal(9)
+        student = teacher + 700 + noise * rng.standard_normal(9)
+        student[2] += 2
+        given = student.tolist(), teacher.tolist(), kind, temperature, 0.3
+        loss, grad = exact(*given, digits=900)
+        assert abs(reference.distillation(*given) - loss) <= 2e-15 * loss
+        slopes, unit = np.array(reference.distillation_grad(*given)), unit_of(*given)
+        assert (np.abs(slopes - np.array(grad, float)) <= 4e-15 * (unit + abs(loss)) + 1e-300).all()
 
 
 @pytest.mark.parametrize(("kind", "temperature"), KINDS)

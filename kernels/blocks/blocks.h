@@ -163,10 +163,10 @@ typedef enum { FORWARD_KL, REVERSE_KL, JENSEN_SHANNON } distillation_kind;
 typedef struct {
     distillation_kind kind;
     double inverse, beta;              /* 1 / T */
-    anchor of_x, of_q;                 /* of the logits over T */
+    double max_x, max_q, k;            /* what is taken off the logits first; e^((z - max)/T) is held 2^(-k) times */
     double base, base_error;           /* x - q of one class, exactly */
     double shift;                      /* d_c is (x_c - q_c - base) / T - shift */
-    double unit_x, unit_q;             /* what e^x and e^q at the anchor are a probability times */
+    double unit_x, unit_q;             /* what e^x and e^q as they are held are a probability times */
     double loss, scale;                /* what the gradient takes off, and is multiplied by */
 } distilled;
 

@@ -39,26 +39,26 @@ SIMD vec_f64 less_log1p(vec_f64 x)
 SIMD vec_f64 size_of(vec_f64 a) { return v_max_f64(a, v_sub_f64(v_set1_f64(0), a)); }
 
 typedef struct {
-    vec_f64 inverse, base, base_error;
-    exp_frame_f64 of_x, of_q;
+    vec_f64 inverse, base, base_error, max_x, max_q;
+    exp_frame_f64 below;
 } distilled_frame;
 
 SIMD distilled_frame distilled_frame_of(const distilled *r)
 {
-    const distilled_frame f = {v_set1_f64(r->inverse), v_set1_f64(r->base), v_set1_f64(r->base_error),
-                               frame_of_f64(v_set1_f64(r->of_x.shift), v_set1_f64(r->of_x.k)),
-                               frame_of_f64(v_set1_f64(r->of_q.shift), v_set1_f64(r->of_q.k))};
+    const distilled_frame f = {v_set1_f64(r->inverse), v_set1_f64(r->base),
+                               v_set1_f64(r->base_error), v_set1_f64(r->max_x),
+                               v_set1_f64(r->max_q), frame_of_f64(v_set1_f64(0), v_set1_f64(r->k))};
     return f;
 }
 
-/* e^z over T of either row at its anchor, times EXP_SCALE, and ((x - q) - base) / T: 0 where both are masked. What x - q
+/* e^((z - max)/T) of either row as it is held, times EXP_SCALE (z/T itself may be so large that rounding it shows), and ((x - q) - base) / T: 0 where both are masked. What x - q
  * loses to rounding is put back where logits are float64: of other types it is exact, or does not show. */
 SIMD void distilled_lanes(vec_f64 x, vec_f64 q, const distilled_frame *f, int exactly, vec_f64 *of_x, vec_f64 *of_q,
                           vec_f64 *gap)
 {
     const vec_f64 zero = v_set1_f64(0);
-    *of_x = v_exp_f64(v_mul_f64(x, f->inverse), f->of_x);
-    *of_q = v_exp_f64(v_mul_f64(q, f->inverse), f->of_q);
+    *of_x = v_exp_f64(v_mul_f64(v_sub_f64(x, f->max_x), f->inverse), f->below);
+    *of_q = v_exp_f64(v_mul_f64(v_sub_f64(q, f->max_q), f->inverse), f->below);
     vec_f64 d = v_sub_f64(x, q);
     vec_f64 above = v_sub_f64(d, f->base);
     if (exactly) {

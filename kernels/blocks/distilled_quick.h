@@ -133,13 +133,14 @@ SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, R
     else quick_near_step(a, b, f, j, m, of_e, s, scaled);
 }
 
-/* log(1 + y) for y > -1. After log2's whole part, f - f^2/2 + f^3 P(f) as in Cephes' logf. */
-SIMD vec quick_log1p(vec y)
+/* log w for w = 1 + y > 0, of which either may have what the other lost to rounding. After log2's whole part, f - f^2/2 +
+ * f^3 P(f) as in Cephes' logf. */
+SIMD vec quick_log(vec w, vec y)
 {
     static const REAL c[9] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
                               -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
                               2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
-    const vec one = v_set1(1), zero = v_set1(0), w = v_add(one, y);
+    const vec one = v_set1(1), zero = v_set1(0);
     vec n, scale = v_split(w, &n);
     const mask is_low = v_less(v_mul(w, scale), v_set1(0x1.6a09e6p+0f)); /* sqrt 2 */
     n = v_add(n, v_zero_where(is_low, one));
@@ -247,8 +248,10 @@ static void NAME(quick_sums)(const void *a, const void *b, ptrdiff_t n, const qu
 
 /* Of D = d - shift = log p_b - log p_a the sum of e (beta D e^D - w log w), w = 1 - beta + beta e^D, which is both divergences
  * over the mixture: D^2 times a series of the row's where |D| < 1, and elsewhere by r = p_b / p_a, with a and b in each other's
- * place where b has more than half of the mixture, or of this class where |D| > 4: so no digits are lost. And the sum of
- * e log w, log w = log(m / p_a), which takes the place of e^(b/T) in m: a series, too, where all lanes are near each other.
+ * place where b has more than half of the mixture, or of this class of it where |D| > 4: so no digits are lost. Up to there
+ * r - 1 is taken off both terms, which are near each other; beyond, one of them is next to nothing beside r - 1 where beta is
+ * near 0 or 1. And the sum of e log w, log w = log(m / p_a), which takes the place of e^(b/T) in m: a series, too, where all
+ * lanes are near each other.
  * Coarsely: with no series, for a divergence that is not small. */
 SIMD void NAME(quick_mixture_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n, const quick_pair *pair,
                                  const quick_shares *of, REAL *m, const REAL *e, quick_mixed *totals, int coarsely)
@@ -274,15 +277,17 @@ SIMD void NAME(quick_mixture_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n
                 of_log = v_mul(p, v_mul(d, quick_row_series(d, of->own)));
                 s = v_fma(p, of_near, s);
             } else {
-                vec than = v_where(middle, rarer, q);
+                vec than = v_where(middle, rarer, v_mul(of_b_share, q));
                 if (!coarsely) than = v_where(near, zero, than);
-                const mask other = v_less(v_where(middle, zero, p), than);
+                const mask other = v_less(v_where(middle, zero, v_mul(of_a_share, p)), than);
                 const vec way = v_max(v_set1(-87), v_where(other, v_sub(zero, d), d));
                 const vec weight = v_where(other, q, p), r = v_div(v_where(other, p, q), weight);
                 vec moved = v_sub(r, one);
                 if (!coarsely) moved = v_where(near, v_fma(v_mul(way, way), quick_series(way), way), moved);
-                const vec share = v_where(other, of_a_share, of_b_share), y = v_mul(share, moved), l = quick_log1p(y);
-                vec of_both = v_sub(v_mul(share, v_sub(v_mul(way, r), moved)), v_sub(v_fma(y, l, l), y));
+                const vec share = v_where(other, of_a_share, of_b_share), y = v_mul(share, moved);
+                const vec w = v_fma(share, r, v_where(other, of_b_share, of_a_share)), l = quick_log(w, y);
+                const vec beside = v_where(middle, moved, zero), wl = v_where(middle, v_fma(y, l, l), v_mul(w, l));
+                vec of_both = v_sub(v_mul(share, v_sub(v_mul(way, r), beside)), v_sub(wl, v_mul(share, beside)));
                 if (!coarsely) of_both = v_where(near, of_near, of_both);
                 const mask none = v_equal(weight, zero);
                 of_log = v_zero_where(none, v_mul(p, v_where(other, v_sub(l, way), l)));

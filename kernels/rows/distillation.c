@@ -7,6 +7,7 @@
  *
  * d_c = x_c - log sum p_t e^(x_c), where x_c are the differences of the logits less a base, so that no digit
  * of it is lost where the rows are nearly equal, up to a constant. */
+#include <float.h>
 #include <math.h>
 
 #include "rows/place.h"
@@ -299,16 +300,22 @@ static int quickly(place *p, ptrdiff_t row, double weight)
 
 /* ------------------------------------------------------------------ in float64 */
 
-/* What the logits of the first class differ by that neither row masks. */
+/* What the logits of a class that neither row masks differ by: of the one at the top of either row that is nearer to the
+ * other's, since of classes that have next to no probability the difference may be so large that rounding shows in those
+ * that have some; or else of the first. */
 static void find_base(place *p, distilled *r)
 {
-    for (ptrdiff_t c = 0; c < p->t->classes; ++c) {
+    double best = -INFINITY;
+    int found_x = 0, found_q = 0;
+    for (ptrdiff_t c = 0; c < p->t->classes && !(found_x && found_q); ++c) {
         const double x = read_element(&p->x, c), q = read_element(&p->q, c), d = x - q, seen = x - d;
-        if (!isfinite(x) || !isfinite(q)) continue;
+        const int tops_x = x == r->max_x && !found_x, tops_q = q == r->max_q && !found_q;
+        const double below = tops_x ? q - r->max_q : tops_q ? x - r->max_x : -DBL_MAX;
+        found_x |= tops_x, found_q |= tops_q;
+        if (!isfinite(x) || !isfinite(q) || !isfinite(d) || !(below > best)) continue;
+        best = below;
         r->base = d;
         r->base_error = (x - (d + seen)) + (seen - q);
-        if (!isfinite(d)) r->base = r->base_error = 0;
-        return;
     }
 }
 
@@ -320,8 +327,9 @@ static void find_shift(distilled *r, const distilled_totals *t)
         r->shift = log1p(compensated_value(t->shift) / of_q);
         return;
     }
-    const double of_anchors = (r->of_x.shift - r->of_q.shift) + (r->of_x.k - r->of_q.k) * LN2;
-    r->shift = (of_anchors - r->base * r->inverse) + (log(of_x / of_q) - r->base_error * r->inverse);
+    const double of_max = r->max_x - r->max_q, seen = r->max_x - of_max;
+    const double lost = (r->max_x - (of_max + seen)) + (seen - r->max_q);
+    r->shift = ((of_max - r->base) + (lost - r->base_error)) * r->inverse + log(of_x / of_q);
 }
 
 static void exactly(place *p, ptrdiff_t row, double weight)
@@ -335,8 +343,7 @@ static void exactly(place *p, ptrdiff_t row, double weight)
         fill_row(&p->out, &p->c, NAN);
         return;
     }
-    r.of_x = anchor_at(max_x * r.inverse, sum_headroom(1), 1);
-    r.of_q = anchor_at(max_q * r.inverse, sum_headroom(1), 1);
+    r.max_x = max_x, r.max_q = max_q, r.k = -sum_headroom(1);
     find_base(p, &r);
     distilled_totals totals = {{0, 0}, {0, 0}, {0, 0}, 0};
     for (block b = {0, 0}; next_block(&p->c, &b);)

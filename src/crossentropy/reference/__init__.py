@@ -26,11 +26,13 @@ from .divergences import (
     distillation,
     distillation_grad,
     divergence,
+    divided,
     expm1_less,
     less_log1p,
     log_over_mixture,
     mixture_divergence,
     pair,
+    tempered,
 )
 from .exact import exp_diff, times, total, two_diff, two_sum
 from .loss import (
@@ -112,6 +114,7 @@ __all__ = [
     "distillation",
     "distillation_grad",
     "divergence",
+    "divided",
     "divisor",
     "entropy",
     "entropy_grad",
@@ -147,6 +150,7 @@ __all__ = [
     "softplus",
     "spread_weights",
     "target_weights",
+    "tempered",
     "terms_of",
     "times",
     "total",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
-from .exact import exp_diff, times, total
-from .rows import partial
+from .exact import exp_diff, times, total, two_diff
+from .rows import Partial, partial
 
 KINDS = ("forward", "reverse", "js")
 
@@ -35,6 +36,26 @@ class Pair(NamedTuple):
     gap: list[float]
 
 
+def divided(value: float, m: float, temperature: float) -> tuple[float, float]:
+    """(value - m) / T as a pair.
+
+    >>> crossentropy.reference.divided(1.0, 2.0, 3.0)
+    (-0.3333333333333333, -1.850371707708594e-17)
+    """
+    d, e = two_diff(value, m)
+    over = d / temperature
+    if not math.isfinite(over):
+        return over, 0.0
+    return over, float((Fraction(d) + Fraction(e)) / Fraction(temperature) - Fraction(over))
+
+
+def tempered(z: Sequence[float], m: float, temperature: float) -> tuple[list[float], Partial]:
+    """The softmax of z over T, and the Partial of (z - m) / T: z / T may be so large that its own rounding shows."""
+    highs, lows = map(list, zip(*(divided(value, m, temperature) for value in z), strict=True))
+    s = partial(highs, lows)
+    return [exp_diff(high, 0.0, low) / (1.0 + s.rest) for high, low in zip(highs, lows, strict=True)], s
+
+
 def pair(student: Sequence[float], teacher: Sequence[float], temperature: float = 1.0) -> Pair | None:
     """The Pair of two rows; None where the softmax of either is undefined.
 
@@ -42,15 +63,17 @@ def pair(student: Sequence[float], teacher: Sequence[float], temperature: float 
     are taken first: with x_c = ((s_c - t_c) - (s_k - t_k)) / T for some class k,
 
         d_c = x_c - log sum_c p_t,c e^(x_c)        log sum_c p_t,c e^(x_c) = log1p(sum_c p_t,c (e^(x_c) - 1))
+
+    k is a class that has some probability in both rows: elsewhere x_c may be so large that its rounding shows in d_c.
     """
-    a, b = ([z / temperature for z in row] for row in (student, teacher))
-    s, t = partial(a), partial(b)
-    if math.isnan(s.max) or math.isnan(t.max):
+    max_s, max_t = partial(student).max, partial(teacher).max
+    if math.isnan(max_s) or math.isnan(max_t):
         return None
-    p_s, p_t = ([exp_diff(z, m.max) / (1.0 + m.rest) for z in row] for row, m in ((a, s), (b, t)))
-    counts = [max(pair_of_logits) > -math.inf for pair_of_logits in zip(a, b, strict=True)]
-    finite = [c for c, pair_of_logits in enumerate(zip(a, b, strict=True)) if min(pair_of_logits) > -math.inf]
-    k = finite[0] if finite else 0
+    (p_s, s), (p_t, t) = tempered(student, max_s, temperature), tempered(teacher, max_t, temperature)
+    both = list(zip(student, teacher, strict=True))
+    counts = [max(of_class) > -math.inf for of_class in both]
+    finite = [c for c, of_class in enumerate(both) if min(of_class) > -math.inf]
+    k = max(finite, key=lambda c: min(student[c] - max_s, teacher[c] - max_t), default=0)
     base = (-student[k], teacher[k]) if finite else (0.0, 0.0)
     x = [
         total([z, -y, *base]) / temperature if counted else 0.0
@@ -59,8 +82,7 @@ def pair(student: Sequence[float], teacher: Sequence[float], temperature: float 
     if max(map(abs, x)) <= 1.0:
         shift = math.log1p(math.fsum(p * math.expm1(each) for p, each in zip(p_t, x, strict=True)))
     else:
-        over_k = total([-base[0], -base[1]]) / temperature
-        shift = math.fsum([s.max, s.log_sum, -t.max, -t.log_sum, -over_k])
+        shift = total([total([max_s, -max_t, *base]) / temperature, s.log_sum, -t.log_sum])
     gap = [each - shift if counted else 0.0 for each, counted in zip(x, counts, strict=True)]
     return Pair(p_s, p_t, gap)
 

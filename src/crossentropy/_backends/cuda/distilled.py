@@ -24,6 +24,7 @@ from .weighted import rows_for
 NEAR = 0.5  # below, e^d - 1 - d is a series
 LEAST = 2.0**-900  # of a probability whose logarithm counts
 NONE = 2.0**62  # the number of no class
+LEAST_OF_ALL = -1.7976931348623157e308  # how far a class that tops neither row is taken to be off
 FORWARD, REVERSE = 0, 1  # and 2, js: kinds, in the order of reference.KINDS
 
 
@@ -33,7 +34,16 @@ class Maxima(NamedTuple):
     x: float
     q: float
     undefined: float  # how many are NaN
-    first: float  # the first class that neither row masks
+
+
+class Base(NamedTuple):
+    """A class that neither row masks: the one at the top of a row that is nearest to the other's, or the first: reals.
+
+    Of classes that have next to no probability the logits may differ by so much that rounding shows in the others.
+    """
+
+    below: float  # that other top, less where it lies
+    place: float
 
 
 class Sums(NamedTuple):
@@ -55,7 +65,16 @@ class Divergences(NamedTuple):
 @device
 def larger_of(p, other):
     """The Maxima of both."""
-    return Maxima(max(p.x, other.x), max(p.q, other.q), p.undefined + other.undefined, min(p.first, other.first))
+    return Maxima(max(p.x, other.x), max(p.q, other.q), p.undefined + other.undefined)
+
+
+@device
+def better_of(p, other):
+    """The Base that is the nearer, or the first."""
+    below, place = p.below, p.place
+    if other.below > below or (other.below == below and other.place < place):
+        below, place = other.below, other.place
+    return Base(below, place)
 
 
 @device
@@ -129,7 +148,8 @@ def distillations(on: int, kind: str, teacher: str, which: int, threads: int) ->
     exp_at, frame_at = exponential_of("float64").exp_at, exponential_of("float64").frame_at
     at_once = rows_for(threads)
     shape = Shape(threads, at_once, 0)
-    over_maxima = together(wide, shape, larger_of, Maxima(-np.inf, -np.inf, 0.0, NONE))
+    over_maxima = together(wide, shape, larger_of, Maxima(-np.inf, -np.inf, 0.0))
+    over_bases = together(wide, shape, better_of, Base(-np.inf, NONE))
     over_sums = together(wide, shape, sums_of_both, Sums(0.0, 0.0, 0.0, 0.0))
     over_terms = together(wide, shape, divergences_of_both, Divergences(0.0, 0.0))
 
@@ -141,9 +161,9 @@ def distillations(on: int, kind: str, teacher: str, which: int, threads: int) ->
 
     @device
     def lanes(x, q, inverse, top_x, top_q, base, base_error):
-        """(e^x, e^q, x - q less the base), all over T; the last 0 where both are masked."""
+        """(e^x, e^q at the tops, x - q less the base), all over T; the last 0 where both are masked."""
         magic, lowest = frame_at(0.0)
-        of_x, of_q = exp_at(x * inverse - top_x, magic, lowest), exp_at(q * inverse - top_q, magic, lowest)
+        of_x, of_q = exp_at((x - top_x) * inverse, magic, lowest), exp_at((q - top_q) * inverse, magic, lowest)
         d, lost = two_diff(x, q)
         above = d - base
         more = above + (lost - base_error)
@@ -172,25 +192,32 @@ def distillations(on: int, kind: str, teacher: str, which: int, threads: int) ->
                 factor = factor / by if by != 0 else 0.0
             if row_scale != 0:
                 factor *= np.float64(load(row_scale + n * row_scale_step, real))
-            top_x, top_q, undefined, first = -np.inf, -np.inf, 0.0, NONE
+            top_x, top_q, undefined = -np.inf, -np.inf, 0.0
             c = lane
             while c < classes:
                 z, y = np.float64(x_at(x_begin + c * x_class)), np.float64(q_at(q_begin + c * q_class))
                 undefined += 1.0 if z != z or y != y else 0.0
                 top_x, top_q = max(top_x, z), max(top_q, y)
-                if z - z == 0 and y - y == 0 and first == NONE:
-                    first = np.float64(c)
                 c += threads
-            found = over_maxima(Maxima(top_x, top_q, undefined, first), 0)
+            found = over_maxima(Maxima(top_x, top_q, undefined), 0)
             defined = found.undefined == 0 and found.x - found.x == 0 and found.q - found.q == 0
-            base, base_error = 0.0, 0.0
-            if defined and found.first < NONE:
-                c = np.int64(found.first)
-                z, y = np.float64(x_at(x_begin + c * x_class)), np.float64(q_at(q_begin + c * q_class))
-                if (z - y) - (z - y) == 0:
-                    base, base_error = two_diff(z, y)
-            top_x, top_q = found.x * inverse, found.q * inverse
+            top_x, top_q = found.x, found.q
             to_read = classes if defined and weight != 0 else np.int64(0)
+            best, place_of_best = -np.inf, NONE
+            c = lane
+            while c < to_read:
+                z, y = np.float64(x_at(x_begin + c * x_class)), np.float64(q_at(q_begin + c * q_class))
+                if (z - y) - (z - y) == 0:  # both are finite, and their difference
+                    below = y - top_q if z == top_x else z - top_x if y == top_q else LEAST_OF_ALL
+                    if below > best:
+                        best, place_of_best = below, np.float64(c)
+                c += threads
+            chosen = over_bases(Base(best, place_of_best), 1)
+            base, base_error = 0.0, 0.0
+            if chosen.place < NONE:
+                c = np.int64(chosen.place)
+                z, y = np.float64(x_at(x_begin + c * x_class)), np.float64(q_at(q_begin + c * q_class))
+                base, base_error = two_diff(z, y)
             sum_x, sum_q, shift, most = 0.0, 0.0, 0.0, 0.0
             c = lane
             while c < to_read:
@@ -200,14 +227,15 @@ def distillations(on: int, kind: str, teacher: str, which: int, threads: int) ->
                 if abs(gap) <= NEAR:
                     shift += of_q * (gap + expm1_less(gap))
                 c += threads
-            sums = over_sums(Sums(sum_x, sum_q, shift, most), 1)
+            sums = over_sums(Sums(sum_x, sum_q, shift, most), 0)
             unit_x, unit_q, shift = 0.0, 0.0, 0.0
             if to_read > 0:
                 unit_x, unit_q = 1.0 / sums.x, 1.0 / sums.q
                 if sums.most <= NEAR:
                     shift = math.log1p(sums.shift * unit_q)
                 else:
-                    shift = ((top_x - top_q) - base * inverse) + (math.log(sums.x / sums.q) - base_error * inverse)
+                    apart, lost = two_diff(top_x, top_q)
+                    shift = ((apart - base) + (lost - base_error)) * inverse + math.log(sums.x / sums.q)
             one, two = 0.0, 0.0
             c = lane
             while c < to_read:
@@ -223,7 +251,7 @@ def distillations(on: int, kind: str, teacher: str, which: int, threads: int) ->
                         one += log_over_mixture(p_t, p_s, -d, 1.0 - beta)[1]
                         two += log_over_mixture(p_s, p_t, d, beta)[1]
                 c += threads
-            terms = over_terms(Divergences(one, two), 0)
+            terms = over_terms(Divergences(one, two), 1)
             value, taken, by = terms.first, terms.first, factor * weight * temperature
             if which > REVERSE:
                 value, taken, by = beta * terms.first + (1.0 - beta) * terms.second, terms.second, by * (1.0 - beta)

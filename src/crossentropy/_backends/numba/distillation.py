@@ -11,8 +11,8 @@ import numpy as np
 
 from .compiling import inner
 from .exponentials import added
-from .layout import BLOCK, block, number_at, put, row_of, stopped
-from .rows import LN2, anchor_at, exp_alone
+from .layout import BLOCK, block, put, row_of, stopped
+from .rows import exp_alone
 
 FORWARD, REVERSE, JS = range(3)  # kinds, in the order of reference.KINDS
 NEAR = 0.5  # below, e^d - 1 - d is a series
@@ -25,10 +25,8 @@ class Frame(NamedTuple):
     """What is known of the two rows, x the student's and q the teacher's, both over T."""
 
     inverse: float  # 1 / T
-    x_shift: float
-    x_k: float
-    q_shift: float
-    q_k: float
+    x_max: float  # what is taken off the logits before they are divided by T: z/T may be so large that rounding shows
+    q_max: float
     base: float  # x - q of one class, exactly, with
     base_error: float
 
@@ -36,7 +34,7 @@ class Frame(NamedTuple):
 class Found(NamedTuple):
     """And what was added up over them."""
 
-    x_unit: float  # what e^x at the anchor is a probability times
+    x_unit: float  # what e^x at its maximum is a probability times
     q_unit: float
     shift: float  # d_c is (x_c - q_c - base) / T - shift
 
@@ -62,14 +60,20 @@ def less_log1p(x):
 
 
 @inner
+def two_diff(a, b):
+    """(a - b, what that is short of)."""
+    d = a - b
+    seen = a - d
+    return d, (a - (d + seen)) + (seen - b)
+
+
+@inner
 def lanes(z, y, f):
-    """(e^x, e^q, x - q less the base), the first two at their anchors, all over T; the last 0 where both are masked."""
+    """(e^x, e^q, x - q less the base), the first two at the maxima, all over T; the last 0 where both are masked."""
     x, q = np.float64(z), np.float64(y)
-    of_x = exp_alone(x * f.inverse, f.x_shift, f.x_k)
-    of_q = exp_alone(q * f.inverse, f.q_shift, f.q_k)
-    d = x - q
-    seen = x - d
-    lost = (x - (d + seen)) + (seen - q)
+    of_x = exp_alone((x - f.x_max) * f.inverse, 0.0, 0.0)
+    of_q = exp_alone((q - f.q_max) * f.inverse, 0.0, 0.0)
+    d, lost = two_diff(x, q)
     above = d - f.base
     more = above + (lost - f.base_error)
     above = more if more == more else above  # what an infinite difference has lost is NaN
@@ -117,26 +121,36 @@ def maximum_of(a, row, classes, buffer, stop):
 
 
 @inner
-def base_of(t, x_row, q_row, like):
-    """(x - q, what that is short of) of the first class that neither row masks."""
-    for c in range(t.classes):
-        x, q = number_at(t.x, x_row, c, like), number_at(t.q, q_row, c, like)
-        d = x - q
-        if math.isfinite(x) and math.isfinite(q) and math.isfinite(d):
-            seen = x - d
-            return d, (x - (d + seen)) + (seen - q)
-    return 0.0, 0.0
+def base_of(t, x_row, q_row, m_x, m_q, x_buffer, q_buffer):
+    """(x - q, what that is short of) of a class that neither row masks.
+
+    It is the one at the top of either row that is nearer to the other's, since of classes that have next to no
+    probability the difference may be so large that rounding shows in those that have some; or else the first.
+    """
+    best, base, base_error, tops_x, tops_q = -np.inf, 0.0, 0.0, 0, 0
+    for at in range(0, t.classes, BLOCK):
+        if stopped(t.stop) or (tops_x > 0 and tops_q > 0):
+            break
+        n = min(BLOCK, t.classes - at)
+        z, y = block(t.x, x_row, at, n, x_buffer), block(t.q, q_row, at, n, q_buffer)
+        for i in range(n):
+            x, q = np.float64(z[i]), np.float64(y[i])
+            below = -np.finfo(np.float64).max
+            if x == m_x:
+                tops_x, below = tops_x + 1, q - m_q
+            elif q == m_q:
+                tops_q, below = tops_q + 1, x - m_x
+            if math.isfinite(x) and math.isfinite(q) and math.isfinite(x - q) and below > best:
+                best = below
+                base, base_error = two_diff(x, q)
+    return base, base_error
 
 
 @inner
-def frame_of(t, x_row, q_row, m_x, m_q, temperature, scratch):
+def frame_of(t, x_row, q_row, m_x, m_q, temperature, x_buffer, q_buffer):
     """The Frame of two rows with these maxima."""
-    inverse = 1 / temperature
-    wide = np.empty(0, np.float64)
-    x_shift, x_k = anchor_at(m_x * inverse, 0, wide)
-    q_shift, q_k = anchor_at(m_q * inverse, 0, wide)
-    base, base_error = base_of(t, x_row, q_row, scratch)
-    return Frame(inverse, x_shift, x_k, q_shift, q_k, base, base_error)
+    base, base_error = base_of(t, x_row, q_row, m_x, m_q, x_buffer, q_buffer)
+    return Frame(1 / temperature, m_x, m_q, base, base_error)
 
 
 @inner
@@ -155,8 +169,8 @@ def found_of(t, x_row, q_row, f, x_buffer, q_buffer):
             shift = added(shift, e_q * (near + expm1_less(near)))
     if most <= NEAR:
         return Found(1 / of_x, 1 / of_q, math.log1p(shift / of_q))
-    of_anchors = (f.x_shift - f.q_shift) + (f.x_k - f.q_k) * LN2
-    found = (of_anchors - f.base * f.inverse) + (math.log(of_x / of_q) - f.base_error * f.inverse)
+    of_max, lost = two_diff(f.x_max, f.q_max)
+    found = ((of_max - f.base) + (lost - f.base_error)) * f.inverse + math.log(of_x / of_q)
     return Found(1 / of_x, 1 / of_q, found)
 
 
@@ -210,7 +224,7 @@ def write_distilled(t, n, x_row, q_row, f, found, kind, beta, loss, scale, x_buf
 @inner
 def distilled_row(t, n, kind, temperature, beta, x_row, q_row, m_x, m_q, scale, x_buffer, q_buffer, scratch):
     """The loss of row n, of these maxima, whose gradient is written, times scale; NaN where that is NaN throughout."""
-    f = frame_of(t, x_row, q_row, m_x, m_q, temperature, scratch)
+    f = frame_of(t, x_row, q_row, m_x, m_q, temperature, x_buffer, q_buffer)
     found = found_of(t, x_row, q_row, f, x_buffer, q_buffer)
     first, second = divergences(t, x_row, q_row, f, found, kind, beta, x_buffer, q_buffer)
     scale *= temperature

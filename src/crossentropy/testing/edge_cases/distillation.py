@@ -14,38 +14,37 @@ from .case import INF, NAN, edge_case, numbers
 LOSS = {"float32": 5, "float64": 64, "float16": 5, "bfloat16": 5}
 GRAD = {"float32": 8, "float64": 256, "float16": 0.6, "bfloat16": 0.6}
 BETA = 0.3
+LEAST = -840  # power of 2 in whose ulp smaller gradients are judged: a probability below 2^-900 may count as 0
 
 
-def unit_of(student, teacher, kind, temperature):
+def unit_of(student, teacher, kind, temperature, beta=BETA):
     """In whose ulp each entry of the gradient is judged: a term of it, times the largest |d| where that is small."""
     found = reference.pair(student, teacher, temperature)
     p_s, p_t, gap = map(np.array, found)
-    gap = np.where(p_s * p_t > 0, gap, 0.0)
+    gap = np.where((np.maximum(p_s, p_t) > 0) & np.isfinite(gap), gap, 0.0)
     most = min(1.0, np.abs(gap).max(initial=0))
     if kind == "forward":
         return temperature * np.maximum(p_s, p_t) * most
     if kind == "reverse":
-        kl = reference.distillation(student, teacher, kind, temperature, BETA) / temperature**2
+        kl = reference.distillation(student, teacher, kind, temperature) / temperature**2
         return temperature * p_s * np.maximum(np.maximum(np.abs(gap), kl), most)
-    return temperature * (1 - BETA) * p_s * most * np.maximum(1, np.abs(gap))
+    return temperature * (1 - beta) * p_s * most * np.maximum(1, np.abs(gap))
 
 
-def check(student, teacher, kind="forward", temperature=1.0, times=1, **options):
+def check(student, teacher, kind="forward", temperature=1.0, times=1, beta=BETA):
     """Hold loss and gradient to the reference's, row by row, the gradient to so many times its limit."""
-    loss, grad = distillation(
-        student, teacher, kind=kind, temperature=temperature, beta=BETA, reduction="none", **options
-    )
+    loss, grad = distillation(student, teacher, kind=kind, temperature=temperature, beta=beta, reduction="none")
     name, rows = student.dtype.name, zip(student, teacher, np.ravel(loss), grad, strict=True)
     for s, t, got, moved in rows:
         s, t = s.astype(float).tolist(), t.astype(float).tolist()
-        want, slope = (f(s, t, kind, temperature, BETA) for f in (reference.distillation, reference.distillation_grad))
+        want, slope = (f(s, t, kind, temperature, beta) for f in (reference.distillation, reference.distillation_grad))
         if want == 0:
             same(moved.astype(float), np.zeros(len(s)))
         if want >= 1e-12 or want == 0 or not np.isfinite(want):
             error = largest_error(got, want, result_dtype(student.dtype, "loss"))
             require(error <= LOSS[name], f"{kind}, T {temperature}: loss {want:g} is off by {error:.2f} ulp")
         if np.isfinite(want):
-            unit = np.maximum(unit_of(s, t, kind, temperature), 2.0 ** (FORMATS[name][1] + 8))
+            unit = np.maximum(unit_of(s, t, kind, temperature, beta), 2.0 ** max(FORMATS[name][1] + 8, LEAST))
             error = largest_error(moved, slope, name, unit)
             require(
                 error <= times * GRAD[name], f"{kind}, T {temperature}, loss {want:g}: gradient off by {error:.2f} ulp"
@@ -65,6 +64,15 @@ def _(dtype):
         check(s.astype(dtype), t.astype(dtype), kind, temperature)
 
 
+@edge_case("distillation: shares of a mixture that are next to nothing")
+def _(dtype):
+    """beta and 1 - beta: each class by those terms that are of the divergence's size."""
+    for (beta, noise), classes in itertools.product(itertools.product((1e-3, 0.03, 0.999), (0.5, 3.0, 12.0)), (9, 100)):
+        t = numbers(2, classes, np.float64, classes) * 3
+        s = t + noise * numbers(2, classes, np.float64, classes + 100)
+        check(s.astype(dtype), t.astype(dtype), "js", beta=beta)
+
+
 @edge_case("distillation: temperatures at which logits far away still count")
 def _(dtype):
     """With rows far from 0, and as many classes as fill no vector.
@@ -77,6 +85,18 @@ def _(dtype):
         spread = 3 * min(temperature, 1000.0)  # float16 ends at 65504
         s, t = (offset + spread * numbers(2, classes, np.float64, by + classes) for by in (0, 100))
         check(s.astype(dtype), t.astype(dtype), kind, temperature, times=2)
+
+
+@edge_case("distillation: small temperatures, and rows far from 0")
+def _(dtype):
+    """What the logits over T are rounded by, 1e-10 of 3e6, is in no result; and the rows' tops need not be the same."""
+    kinds = itertools.cycle(reference.KINDS)
+    each = itertools.product((3000.0, -3000.0, 0.5), (1e-3, 0.02), (1.0, 4e-3), (2, 9, 70))
+    for number, (offset, temperature, spread, classes) in enumerate(each):
+        t = offset + spread * numbers(2, classes, np.float64, number)
+        s = t + 700 + 3e-3 * numbers(2, classes, np.float64, number + 100)
+        s[1, 0] += 2
+        check(s.astype(dtype), t.astype(dtype), next(kinds), temperature, times=4)
 
 
 @edge_case("distillation: equal rows, up to a constant, give exactly 0")
