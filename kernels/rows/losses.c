@@ -92,7 +92,7 @@ void find_losses(const task *t, row_batch *n)
     else
         for (ptrdiff_t i = 0; i < n->rows; ++i) {
             if (n->r.skipped[i]) loss[i] = 0;
-            else loss[i] = isnan(b->max[i]) ? NAN : loss_of(t, n, i);
+            else loss[i] = isnan(b->max[i]) || n->r.bad[i] ? NAN : loss_of(t, n, i);
         }
     for (ptrdiff_t i = 0; i < n->rows && t->targets.data; ++i) n->mass[i] = smoothed;
     if (t->statistics) keep_statistics(t, n);

@@ -106,7 +106,10 @@ def log_probs_grad(
     """
     plain = PLAIN._replace(logit_scale=options.logit_scale, softcap=options.softcap, class_prior=options.class_prior)
     of_log_prob = [-value for value in cross_entropy_grad(z, y, plain)]
-    terms = zip(of_log_prob, entropy_grad(z, options), strict=True)
+    of_entropy = entropy_grad(z, options)
+    if any(map(math.isnan, of_entropy)):  # the row is undefined, whatever arrives
+        return [math.nan] * len(z)
+    terms = zip(of_log_prob, of_entropy, strict=True)
     return [total([times(g_log_prob, a), times(g_entropy, b)]) for a, b in terms]
 
 

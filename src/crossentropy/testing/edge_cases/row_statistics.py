@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ... import RowStatistics, autograd, cross_entropy, logsumexp, reference, row_statistics
+from ... import RowStatistics, autograd, config, cross_entropy, logsumexp, reference, row_statistics
 from ..layouts import LAYOUTS, has_layout
 from ..ulps import largest_error, near, refuses, require, result_dtype, same, within
 from .case import INF, NAN, edge_case, numbers
@@ -155,14 +155,29 @@ def undefined(classes, dtype):
     require(found.in_top[classes].tolist() == [True, False, False, False, True])
     same(row_statistics(x).argmax, found.argmax)
     _, saved = autograd.log_probs_forward(x, np.array([0, 1, 0, 1, 2]))
-    nan = np.isnan(autograd.log_probs_backward(saved, 1.0, 1.0).astype(float))
-    require(nan[1:4].all() and not nan[[0, 4]].any())
+    for arriving in (1.0, 0.0):
+        nan = np.isnan(autograd.log_probs_backward(saved, arriving, arriving).astype(float))
+        require(nan[1:4].all() and not nan[[0, 4]].any())
 
 
 @edge_case("row statistics: undefined rows")
 def _(dtype):
     for classes in (3, 70):
         undefined(classes, dtype)
+
+
+@edge_case("row statistics: targets that are no class, where these are not looked at")
+def _(dtype):
+    for classes in (4, 70):
+        x, y = numbers(4, classes, dtype), np.array([0, 300, -2, 3], np.int16)
+        with config(check=False):
+            found = row_statistics(x, y)
+            _, saved = autograd.log_probs_forward(x, y)
+            nan = np.isnan(autograd.log_probs_backward(saved, 1.0, 1.0).astype(float))
+        for name in FLOATING:
+            require(np.isnan(getattr(found, name)).tolist() == [False, True, True, False], name)
+        require(found.argmax[1:3].tolist() == [-1, -1] and found.rank[1:3].tolist() == [classes] * 2)
+        require(nan[1:3].all() and not nan[[0, 3]].any())
 
 
 @edge_case("row statistics: rows that do not count")
@@ -228,6 +243,9 @@ def _(dtype):
             np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-6, atol=1e-6, err_msg=name)
         without = row_statistics(x, **given)
         same(without.entropy, found.entropy)
+        alone = row_statistics(x[1], y[1], **given, margin=0.5)
+        for name in NUMBERS:
+            same(getattr(alone, name), getattr(found, name)[1])
         g_l, g_h = np.linspace(-1, 2, 4), np.linspace(3, -2, 4)
         (log_prob, _), saved = autograd.log_probs_forward(x, y, **given)
         same(log_prob, found.log_prob)
@@ -235,6 +253,8 @@ def _(dtype):
         all_rows = zip(rows, targets, g_l.tolist(), g_h.tolist(), strict=True)
         unit = {2: 2.0**-7, 4: 1e-6, 8: 1e-14}[dtype.itemsize]
         np.testing.assert_allclose(grad, [reference.log_probs_grad(*r, row) for r in all_rows], rtol=unit, atol=unit)
+        _, saved = autograd.log_probs_forward(x[1], y[1], **given)
+        same(autograd.log_probs_backward(saved, g_l[1], g_h[1]).astype(float), grad[1])
         require(not grad[:, 2].any())
 
 
