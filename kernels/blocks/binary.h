@@ -19,6 +19,7 @@
 
 #include "blocks/blocks.h"
 #include "math/exp.h"
+#include "math/lane_total.h"
 #include "math/log.h"
 #include "simd/simd.h"
 
@@ -167,14 +168,14 @@ static NOT_INLINED vec_f64 binary_any(binary_lanes_f64 x, const binary_block *b,
 
 static double binary_f64(const binary_block *b, ptrdiff_t n)
 {
-    vec_f64 total = v_set1_f64(0);
+    lane_total_f64 total = lane_total_of_none_f64();
     for (ptrdiff_t j = 0; j < n; j += LANES_f64) {
         vec_f64 grad;
         const vec_f64 loss = binary_any(binary_load_f64(b, j), b, &grad);
         binary_store_f64(b, j, loss, grad);
-        total = v_add_f64(total, loss);
+        lane_total_add_f64(&total, loss);
     }
-    return v_sum_f64(total);
+    return lane_total_value_f64(total);
 }
 
 /* The same of BINARY_MULTIPLE float32 numbers from j on, in float64. */

@@ -2,6 +2,7 @@
  * float32 or float64 a few at a time, and the block functions (blocks/binary.h) do the rest. */
 #include <string.h>
 
+#include "math/compensated.h"
 #include "rows/parallel.h"
 
 enum { AT_ONCE = 1 << 10 };    /* numbers that are converted, and then still lie in the first cache */
@@ -103,10 +104,10 @@ void by_elements(const task *t)
         for (ptrdiff_t block = first; block < last; ++block) {
             const ptrdiff_t end = (block + 1) * t->elements->at_once;
             const ptrdiff_t stop = end < t->elements->count ? end : t->elements->count;
-            double sum = 0;
+            compensated sum = {0, 0};
             for (ptrdiff_t i = block * t->elements->at_once; i < stop; i += AT_ONCE)
-                sum += some(t, i, stop - i < AT_ONCE ? stop - i : AT_ONCE);
-            t->loss[block] = sum;
+                compensated_add(&sum, some(t, i, stop - i < AT_ONCE ? stop - i : AT_ONCE));
+            t->loss[block] = compensated_value(sum);
         }
     t->isa->fence();
 }

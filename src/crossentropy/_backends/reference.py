@@ -233,14 +233,15 @@ def binary(z, targets, weight, pos_weight, alpha, gamma, grad_output, at_once, s
     def at(values, n):
         return values if isinstance(values, float) else float(values[n % values.size])
 
-    sums[...] = 0
+    losses = []
     for n, (value, target) in enumerate(zip(z.astype(float).tolist(), targets.astype(float).tolist(), strict=True)):
         options = reference.Binary(at(weight, n), at(pos_weight, n), gamma, None if alpha < 0 else alpha)
         one = reference.binary_cross_entropy(value, target, options)
-        sums[n // at_once] += one
+        losses.append(one)
         with np.errstate(over="ignore", under="ignore"):
             if loss is not None:
                 loss[n] = one
             if grad is not None:
                 slope = reference.binary_cross_entropy_grad(value, target, options)
                 grad[n] = reference.times(at(grad_output, n), slope)
+    sums[...] = [reference.total(losses[first : first + at_once]) for first in range(0, len(losses), at_once)]

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from .compiling import OPTIONS, inner
+from .rows import plus, sum_of
 
 
 @inner
@@ -42,17 +43,17 @@ def binary(z, targets, weight, pos_weight, grad_output, alpha, gamma, at_once, s
     for block in range(first, last):
         if stop[0]:
             break
-        total = 0.0
+        total, error = 0.0, 0.0
         begin = block * at_once
         for i in range(begin, min(begin + at_once, z.size)):
             w = np.float64(weight[i] if weight.size == z.size else weight[(i - begin) % weight.size])
             r = np.float64(pos_weight[i] if pos_weight.size == z.size else pos_weight[(i - begin) % pos_weight.size])
             value, slope = one(np.float64(z[i]), np.float64(targets[i]), r, alpha, gamma)
             value = w * value if w != 0 else 0.0
-            total += value
+            total, error = plus(total, error, value)
             if loss.size:
                 loss[i] = value
             if grad.size:
                 s = np.float64(grad_output[i] if grad_output.size == z.size else grad_output[0])
                 grad[i] = s * w * slope if w != 0 else 0.0
-        sums[block] = total
+        sums[block] = sum_of(total, error)

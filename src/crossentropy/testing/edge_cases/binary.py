@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ... import binary_cross_entropy_with_logits_and_grad as loss_and_grad
@@ -99,6 +101,12 @@ def _(dtype):
         loss, grad = loss_and_grad(z, t, reduction=reduction, grad_output=3.0)
         np.testing.assert_allclose(loss, each.astype(float).sum() / by, rtol=1e-6)
         np.testing.assert_allclose(grad.astype(float), slopes.astype(float) * 3 / by, rtol=2e-2, atol=1e-6)
+    many = logits(5000, dtype)  # whose sum is not to be rounded at each of them
+    positive = np.arange(5000) % 3 == 1
+    each_of_many, _ = loss_and_grad(many, positive, reduction="none")
+    total = loss_and_grad(many, positive, reduction="sum").loss
+    exact = math.fsum(each_of_many.astype(float).tolist())
+    require(largest_error(total, exact, each_of_many.dtype.name) <= 1, f"the sum of many: {total}, not {exact}")
     arriving = np.arange(35.0).reshape(5, 7).astype(each.dtype)
     got = loss_and_grad(z, t, reduction="none", grad_output=arriving).grad
     np.testing.assert_allclose(got.astype(float), slopes.astype(float) * arriving, rtol=2e-2, atol=1e-6)
