@@ -178,6 +178,15 @@ def test_weights_of_1_change_nothing(z):
     assert reference.weighted_logsumexp(z, [1.0] * len(z)) == (reference.logsumexp(z), 1.0)
 
 
+def test_logsumexp_where_its_terms_cancel(rng):
+    """Of log-probabilities what is left is within an ulp and a half of the larger term."""
+    for classes in (2, 3, 10, 100):
+        for _ in range(20):
+            z = reference.log_softmax((rng.standard_normal(classes) * 3).tolist())
+            off = abs(mp.mpf(reference.logsumexp(z)) - exact_lse(z))
+            assert off <= 1.5 * math.ulp(max(z))
+
+
 def test_logsumexp_of_infinite_rows():
     inf, nan = math.inf, math.nan
     assert [reference.logsumexp(z) for z in ([], [-inf], [-inf, -inf], [inf, 0.0], [-inf, inf])] == [-inf] * 3 + [

@@ -138,6 +138,9 @@ def logsumexp(
 
     Notes
     -----
+    The result is within the limits of `cross_entropy`, in ulp of the larger of its two terms, the largest logit and
+    log(1 + R) (``docs/derivation.md``, section 1): they cancel where the logits are nearly log-probabilities already.
+
     With weights everything is computed in float64: no weight and no logit is too large or too small (1e300, 1e-300),
     and the result is within the contract, in ulp of the largest logit, unless terms of both signs cancel.
 
