@@ -17,6 +17,7 @@ MOST = 20000  # elements, for the reference's sake
 FLOATS = tuple(dtypes().values())
 INTEGERS = tuple(np.dtype(f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8))
 GUARD = 128  # bytes on either side of an array
+AROUND = ("statistics", "second derivatives", "distillation", "weighted", "binary")  # see fuzz_around.py
 
 # Options that are given now and then, in the order in which they are drawn: how often, and what of (case, r, rng).
 DRAWS = {
@@ -197,10 +198,17 @@ class Case:
             self.options |= {} if ignored is None else {"ignore_index": ignored}
         if not plain:
             self.draw_options(r, rng)
+        # What stands around the loss draws from a sequence of its own: another kind changes no other case.
+        self.own, self.own_rng = random.Random(f"around {seed}"), np.random.default_rng([seed, 1])
+        if self.kind == "loss" and self.own.random() < 0.4:
+            self.kind = self.own.choice(AROUND)
+        if self.own.random() < 0.2 and "sample_weight" in self.options:
+            v = self.options["sample_weight"] * np.float64(self.own.choice([1e25, 1e-25, 1e150]))
+            self.options["sample_weight"] = self.place(v, r=self.own)
 
-    def place(self, values, layout=None):
+    def place(self, values, layout=None, r=None):
         """The values as an input, in some layout."""
-        self.inputs.append(Placed(values, layout or draw_layout(self.r, values.ndim)))
+        self.inputs.append(Placed(values, layout or draw_layout(r or self.r, values.ndim)))
         return self.inputs[-1].array
 
     def draw_options(self, r, rng):
