@@ -397,8 +397,9 @@ def with_gradient(call: _Call | _There, grad_output: Any, out: Any) -> LossAndGr
     if call.reduction == "mean" and call.z.size:
         g = g / call.z.size
     to = _check.result(out, call.x, inputs)
-    plain = to.flags.c_contiguous and to.flags.aligned
-    grad = to.reshape(-1) if plain else np.empty(to.size, to.dtype)
+    native = to.dtype.newbyteorder("=")  # logits that are overwritten may be of the other order
+    plain = to.flags.c_contiguous and to.flags.aligned and to.dtype == native
+    grad = to.reshape(-1) if plain else np.empty(to.size, native)
     loss = _run(call, g, grad)
     if not plain:
         to[...] = grad.reshape(to.shape)

@@ -34,7 +34,7 @@ def one(z, t, r, alpha, gamma):
         slope = power * (slope + more)
         loss = power * loss
     a = alpha * t + (1 - alpha) * rest if alpha >= 0 else 1.0
-    return a * loss, a * slope
+    return (a * loss, a * slope) if a != 0 else (0.0, 0.0)
 
 
 @njit(**OPTIONS)

@@ -69,6 +69,8 @@ def _(dtype):
         same(np.isinf(loss), np.array([0, 1, 1, 0, 0, 0, 1, 0, 0], bool))
         same(np.isnan(loss), np.isnan(grad.astype(float)))
         require(loss[0] == 0 and loss[3] == 0, str(loss))
+    for alpha in (0.0, 1.0):  # a share of 0 of an infinite loss is 0
+        check(z, t, alpha=alpha, gamma=2.0)
     loss, _ = loss_and_grad(z[7:], t[7:], reduction="none")
     require((loss > 0).all(), f"small losses became {loss}")
     weight = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1], dtype)
@@ -117,6 +119,10 @@ def _(dtype):
     out = z.copy()
     require(loss_and_grad(out, t, reduction="none", out=out).grad is out)
     same(out, slopes)
+    if np.dtype(dtype).kind == "f":  # the bytes of bfloat16 have one order
+        out = z.astype(z.dtype.newbyteorder())
+        loss_and_grad(out, t, reduction="none", out=out)
+        same(out.astype(dtype), slopes)
     out = np.empty((7, 5), dtype).T
     loss_and_grad(z, t, reduction="none", out=out)
     same(out, slopes)
