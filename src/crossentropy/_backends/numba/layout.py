@@ -220,7 +220,7 @@ def capped(a, z, prior):
     total = size + prior
     kept = total - size
     lost = ((size - (total - kept)) + (prior - kept)) + size_low
-    s = 2 * (power + part) * by
+    s = 2 * (power + (part + power * q_low)) * by  # u may be 100, and what it is rounded by 1e-14 of E
     return total + lost if abs(total) < np.inf else total, a.scale * (s * (2 - s))
 
 

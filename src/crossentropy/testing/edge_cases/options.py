@@ -32,6 +32,19 @@ def _right(x, t, dtype, **options):
     return loss, grad
 
 
+@edge_case("the slope of a softcap many caps away")
+def _(dtype):
+    """Which is e^-280 there and more; in the narrower types 0."""
+    if dtype.itemsize < 8:
+        return
+    for classes in (FEW, MANY):
+        x = numbers(3, classes, dtype)
+        x[:, ::2] *= 100
+        _, grad = both(x, np.arange(3), reduction="none", softcap=1.5)
+        _, grads, units = exact(x, [0, 1, 2], [reference.Row(softcap=1.5)] * 3)
+        within(grad, grads, dtype, "grad", units)
+
+
 @edge_case("softcap of infinite logits")
 def _(dtype):
     for classes in (FEW, MANY):
