@@ -243,5 +243,5 @@ def binary(z, targets, weight, pos_weight, alpha, gamma, grad_output, at_once, s
                 loss[n] = one
             if grad is not None:
                 slope = reference.binary_cross_entropy_grad(value, target, options)
-                grad[n] = reference.times(at(grad_output, n), slope)
+                grad[n] = at(grad_output, n) * slope
     sums[...] = [reference.total(losses[first : first + at_once]) for first in range(0, len(losses), at_once)]

@@ -68,6 +68,9 @@ def _(dtype):
         loss, grad = check(z, t, gamma=gamma)
         same(np.isinf(loss), np.array([0, 1, 1, 0, 0, 0, 1, 0, 0], bool))
         same(np.isnan(loss), np.isnan(grad.astype(float)))
+    for arriving in (1.0, 0.0):
+        undefined = loss_and_grad(z, t, reduction="none", grad_output=arriving).grad
+        same(np.isnan(undefined.astype(float)), np.isnan(loss))
         require(loss[0] == 0 and loss[3] == 0, str(loss))
     for alpha in (0.0, 1.0):  # a share of 0 of an infinite loss is 0
         check(z, t, alpha=alpha, gamma=2.0)
