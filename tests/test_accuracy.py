@@ -12,6 +12,7 @@ import pytest
 
 import crossentropy
 from crossentropy.testing import LIMITS, largest_error, result_dtype
+from crossentropy.testing.ulps import spacing
 
 LONG = np.longdouble
 pytestmark = pytest.mark.skipif(np.finfo(LONG).nmant < 63, reason="long double has no more digits than double here")
@@ -108,6 +109,19 @@ def test_within_the_contract(kernels, dtype, name):
     for what, limit in LIMITS[dtype.name].items():
         error = largest_error(got[what], exact[what], result_dtype(dtype, what))
         assert error <= limit, f"{what}: {error:.2f} ulp of {result_dtype(dtype, what)}, allowed {limit}"
+
+
+@pytest.mark.parametrize("classes", [2, 9, 70, 300])
+def test_z_loss_alone_of_log_probabilities(kernels, dtype, classes, rng):
+    """m and log1p(R) cancel, and what is left is exact to within an ulp and a half of theirs."""
+    x = crossentropy.log_softmax(rng.standard_normal((4, classes)) * 3)
+    x[0] = -np.log(classes)
+    x, name = x.astype(dtype), result_dtype(dtype, "loss")
+    lse = np.log(np.exp(x.astype(LONG)).sum(axis=1))
+    off = LIMITS[dtype.name]["loss"] * spacing(-x.astype(float).max(axis=1), name)
+    options = {"class_weight": np.zeros(classes), "z_loss": 0.5, "reduction": "none"}
+    loss = crossentropy.cross_entropy(x, np.zeros(4, int), **options)
+    assert (np.abs(loss - lse * lse / 2) <= (np.abs(lse) + off) * off + spacing(lse * lse, name)).all()
 
 
 # ---------------------------------------------------------------------- one e^z
