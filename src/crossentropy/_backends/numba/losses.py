@@ -129,6 +129,29 @@ def spread(t, x_row, q_row, m, y, z_y, buffer, q_buffer):
 
 
 @inner
+def is_beyond(factor, like):
+    """Whether a factor of e^(z - m) is so large that float32, which holds e^z, does not reach to 2^-149 with it."""
+    return like.itemsize == 4 and abs(factor) > 2.0**88
+
+
+@inner
+def write_beyond(t, n, m, factor, y, value, x_buffer, scratch, pad):
+    """factor e^(z - m) of row n, but ``value`` at class y, for such a factor: in float64, number by number."""
+    real = scratch.dtype.type
+    x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
+    for at in range(0, t.classes, BLOCK):
+        if stopped(t.stop):
+            break
+        size = min(BLOCK, t.classes - at)
+        z = block_to_write(t.x, x_row, at, size, x_buffer, pad)
+        for i in range(size):
+            scratch[i] = real(times(exp_alone(np.float64(z[i]), m, 0.0), factor))
+        if at <= y < at + size:
+            scratch[y - at] = real(value)
+        put_gradient(t.x, t.out, out_row, at, size, scratch, pad, t.bypasses)
+
+
+@inner
 def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch, pad):
     """factor e^(z - m) - scale t_c of row n, but ``value`` at class y, in float64 so that neither term overflows."""
     real = scratch.dtype.type
@@ -137,7 +160,7 @@ def write_spread(t, n, m, factor, scale, y, value, x_buffer, q_buffer, scratch, 
     has_w, has_q = t.class_weight != 0, t.q.address != 0
     q_row = row_of(t.q, t, n) if has_q else 0
     (shift, magic, lowest), of_e, _ = gradient_frame(m, factor, scratch)
-    alone = scratch.itemsize == 4 and abs(factor) > 2.0**88  # with which float32 does not reach down to 2^-149
+    alone = is_beyond(factor, scratch)
     of_e = factor if alone else of_e
     for at in range(0, t.classes, BLOCK):
         if stopped(t.stop):
@@ -215,6 +238,8 @@ def write_gradient(t, n, y, m, rest, z, mass, distance, spreads, x_buffer, q_buf
             value = times(scale, -np.inf)
     if spreads is not None:
         write_spread(t, n, m, factor, scale * f, y, value, x_buffer, q_buffer, scratch, pad)
+    elif is_beyond(factor, scratch):
+        write_beyond(t, n, m, factor, y, value, x_buffer, scratch, pad)
     else:
         x_row, out_row = row_of(t.x, t, n), row_of(t.out, t, n)
         bypasses, stop = t.bypasses, t.stop

@@ -7,7 +7,7 @@ import numpy as np
 from ... import cross_entropy, cross_entropy_grad, log_softmax, logsumexp, reference, softmax
 from .. import sweep
 from ..ulps import exact, near, require, same, within
-from .case import INF, NAN, both, edge_case
+from .case import INF, NAN, both, edge_case, numbers
 
 
 @edge_case("undefined rows")
@@ -65,6 +65,19 @@ def _(dtype):
     loss, grad = both(np.array([[50.0, 0.0]]), np.array([0]), reduction="none")
     near(loss, 1.9287498479639178e-22, 1e-15)
     near(grad[0], [-1.9287498479639178e-22, 1.9287498479639178e-22], 1e-15)
+
+
+@edge_case("a weight that is large shows what lies far below")
+def _(dtype):
+    if dtype.itemsize < 4:
+        return  # in which such a gradient is infinite
+    for classes in (4, 100):
+        x = numbers(2, classes, dtype)
+        x[:, 1] = x.max(axis=1) - 171.8
+        for weight in (1e25, 2e35):
+            _, grad = both(x, np.array([0, 2]), sample_weight=[weight] * 2, reduction="none")
+            _, grads, units = exact(x, [0, 2], [reference.Row(weight)] * 2)
+            within(grad, grads, dtype, "grad", units)
 
 
 @edge_case("the largest logits")
