@@ -113,11 +113,12 @@ def distillation(
     inputs = call.sources | ({"grad_output": grad_output} if isinstance(grad_output, np.ndarray) else {})
     to = _check.result(out, np.moveaxis(call.x, -1, call.axis), inputs, name="student_logits")
     rows, x = _memory.empty_rows(row_count(call.x)), call.x
+    wider = call.targets.itemsize > x.itemsize
     if by == 0:
         to[...] = 0
     elif rows.size:
         grad = _check.classes_last(to, call.axis)
-        if wider := call.targets.itemsize > x.itemsize:
+        if wider:
             x = _memory.copied(x, call.targets.dtype.newbyteorder("="))
         into: Any = x if wider else grad
         v = call.options.sample_weight
@@ -125,6 +126,8 @@ def distillation(
         if wider:
             with np.errstate(over="ignore", under="ignore"):
                 grad[...] = into
+    if wider and x is call.x:  # no row has been looked at
+        x = np.broadcast_to(np.zeros((), call.targets.dtype.newbyteorder("=")), x.shape)
     wide = call._replace(x=x)  # whose loss is of the wider dtype
     found = LossAndGrad(reduced(backend, rows, wide, by), to if out is None else out)
     return _foreign.returned(found, student_logits)

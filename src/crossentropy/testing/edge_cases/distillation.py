@@ -190,6 +190,9 @@ def _(dtype):
     for name, other in dtypes().items():
         found = distillation(s, t.astype(other))
         require(found.grad.dtype == dtype)
+        for none in ({"sample_weight": np.zeros(6)}, {"where": np.zeros(6, bool), "reduction": "sum"}):
+            require(distillation(s, t.astype(other), **none).loss.dtype == found.loss.dtype)
+        require(distillation(s[:0], t[:0].astype(other)).loss.dtype == found.loss.dtype)
         wide = np.float64 if name == "float64" else dtype
         if np.dtype(wide).itemsize >= other.itemsize:
             same(found.loss, distillation(s.astype(wide), t.astype(other).astype(wide)).loss)
