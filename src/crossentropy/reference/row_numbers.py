@@ -79,7 +79,10 @@ def largest(z: Sequence[float], options: Row = PLAIN) -> int:
     1
     """
     r = numbers_of(z, options)
-    return -1 if math.isnan(r.s.max) else max(range(len(z)), key=lambda c: (r.pairs[c], -c))
+    if math.isnan(r.s.max):
+        return -1
+    pairs = r.pairs
+    return max(range(len(z)), key=lambda c: (pairs[c], -c))
 
 
 def rank(z: Sequence[float], y: int, options: Row = PLAIN) -> int:
@@ -93,7 +96,8 @@ def rank(z: Sequence[float], y: int, options: Row = PLAIN) -> int:
     r = numbers_of(z, options)
     if math.isnan(r.s.max):
         return len(z)
-    return sum(pair > r.pairs[y] or (pair == r.pairs[y] and c < y) for c, pair in enumerate(r.pairs))
+    pairs = r.pairs
+    return sum(pair > pairs[y] or (pair == pairs[y] and c < y) for c, pair in enumerate(pairs))
 
 
 def log_probs_grad(
