@@ -21,7 +21,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import crossentropy.torch as ct
-from crossentropy import _merging
 from crossentropy._backends import registry
 from crossentropy.torch import private, shard_losses, shards, vocab_parallel, vocab_parallel_ops
 
@@ -31,14 +30,13 @@ STEPS = (
     (vocab_parallel_ops, "mark_of", "digests of targets and options"),
     (shard_losses, "records", "records: rounded to what travels"),
     (shard_losses, "_numbers", "records: local targets, numbers by name"),
-    (shards, "message", "the message"),
-    (shards, "gather", "the exchange: buffers, waiting"),
+    (shards, "exchanged", "the message: memory, mark"),
+    (shards, "prepared", "the message: memory, mark"),
+    (shards, "gather", "the exchange: marks, waiting"),
     (private, "all_gather", "the exchange: PyTorch's and gloo's work"),
     (shards, "read", "who sent what, and whether it fits"),
-    (shards, "rows_of", "who sent what, and whether it fits"),
     (shard_losses, "results", "the loss"),
-    (_merging, "merged_at_once", "the loss: ranks' numbers merged"),
-    (_merging, "losses", "the loss"),
+    (shard_losses, "_merged", "the loss: ranks' numbers merged"),
 )
 KERNEL, REST = "the kernel", "the rest: Python between these"
 
@@ -78,6 +76,11 @@ class Account:
             for step, took in self.found.items():
                 times[step].append(tuple(took))
         return times
+
+
+def _together(rounds, left_out):
+    """The times of all steps but one, round by round."""
+    return zip(*(times for step, times in rounds.items() if step != left_out), strict=True)
 
 
 def shown(name, times):
@@ -124,6 +127,8 @@ def work(rank, folder, options):
         print(f"{options.ranks} ranks, {options.rows} x {options.classes} {options.dtype}, torch {torch.__version__}")
         for step in dict.fromkeys((KERNEL, *(step for *_, step in STEPS), REST)):
             shown(step, rounds[step])
+        beside = [[sum(took[i] for took in each) for i in (0, 1)] for each in _together(rounds, KERNEL)]
+        shown("all but the kernel", beside)
         shown("all, nothing measured within", whole)
         for name, times, n in (
             ("the kernel, of all", rounds[KERNEL], options.rows),

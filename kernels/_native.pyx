@@ -172,6 +172,16 @@ cdef extern from "rows/targets.h" nogil:
     void c_scan_targets "scan_targets"(const isa_table *, const index_targets *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                                        const double *, const double *, target_scan *) noexcept
 
+cdef extern from "rows/merging.h" nogil:
+    ctypedef struct block_numbers:
+        const char *data
+        Py_ssize_t block, row
+        int is_f64
+    ctypedef struct blocks_of_rows:
+        Py_ssize_t blocks, rows
+        block_numbers max, rest, target
+    void c_merge_losses "merge_losses"(const blocks_of_rows *, void *, int, double *) noexcept
+
 cdef extern from "math/compensated.h" nogil:
     double compensated_value(compensated)
     double total_of(const double *, Py_ssize_t)
@@ -490,6 +500,31 @@ def total(values):
     cdef Buffers buffers = Buffers()
     cdef const double *data = <const double *>buffers.data(values, PyBUF_SIMPLE)
     return total_of(data, buffers.held[0].len // 8)
+
+
+cdef int block_numbers_of(block_numbers *to, Buffers buffers, values) except -1:
+    to.data = <const char *>buffers.data(values, PyBUF_STRIDES)
+    cdef Py_buffer *b = &buffers.held[buffers.count - 1]
+    to.block, to.row, to.is_f64 = b.strides[0], b.strides[1], b.itemsize == 8
+    return 0
+
+
+def merge_losses(maxima, rests, targets, losses, whole):
+    """The losses of rows without options, from numbers (blocks, rows) each, float32 or float64 in any strides.
+
+    losses: float32 or float64 (rows,). whole: None, or float64 (3, rows) for the numbers of all classes.
+    """
+    cdef Buffers buffers = Buffers()
+    cdef blocks_of_rows of
+    block_numbers_of(&of.max, buffers, maxima)
+    block_numbers_of(&of.rest, buffers, rests)
+    block_numbers_of(&of.target, buffers, targets)
+    of.blocks, of.rows = buffers.held[0].shape[0], buffers.held[0].shape[1]
+    cdef void *to = buffers.data(losses, PyBUF_WRITABLE)
+    cdef int are_f64 = buffers.held[3].itemsize == 8
+    cdef double *numbers = <double *>buffers.data(whole, PyBUF_WRITABLE)
+    with nogil:
+        c_merge_losses(&of, to, are_f64, numbers)
 
 
 cdef enum:

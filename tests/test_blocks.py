@@ -7,11 +7,12 @@ import tracemalloc
 
 import hypothesis
 import hypothesis.strategies as st
+import mpmath
 import numpy as np
 import pytest
 
 import crossentropy
-from crossentropy import blocks, reference
+from crossentropy import _merging, blocks, reference
 from crossentropy.testing import largest_error
 from crossentropy.testing.edge_cases.blocks import check, of_blocks
 
@@ -178,3 +179,45 @@ def test_cuts_of_impossible_numbers_are_refused():
         blocks.cuts(3, 0)
     with pytest.raises(TypeError, match=r"classes must be an integer, got 1\.5"):
         blocks.cuts(1.5, 2)
+
+
+def records(rng, ranks, rows, name, width):
+    """What ranks tell of rows, as it comes by a wire: of ``width`` bytes each, aligned or not."""
+    real = np.dtype(name)
+    found = np.zeros((ranks, rows), np.dtype({"names": ["rest", "max", "target"], "formats": ["f8", real, real],
+                                              "offsets": [0, 8, 8 + real.itemsize], "itemsize": width}))  # fmt: skip
+    found["max"] = rng.standard_normal((ranks, rows)) * rng.choice([0.01, 3, 300], rows) + rng.choice([0, 1e4], rows)
+    found["rest"] = rng.exponential(size=(ranks, rows)) ** rng.choice([1, 40], rows)
+    found["target"] = np.where(np.arange(ranks)[:, None] == rng.integers(ranks, size=rows), found["max"] - 2, -np.inf)
+    found["max"][:, ::7] = found["max"][0, ::7]  # of several with the maximum, the first one leads
+    found["max"][rng.integers(ranks), 1::9], found["rest"][0, 1::9] = -np.inf, 0
+    found["max"][:, 3::31], found["max"][-1, 5::37], found["target"][0, 5::37] = -np.inf, np.nan, np.nan
+    return found
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_losses_merged_in_one_pass_are_those_of_the_arithmetic(name, ranks):
+    """The native kernel's beside NumPy's, number by number; and both beside the exact ones."""
+    merge_losses = pytest.importorskip("crossentropy.native", reason="needs the compiled module").merge_losses
+    for seed, width in ((0, 8 + 2 * np.dtype(name).itemsize), (1, 27)):
+        parts = records(np.random.default_rng(seed), ranks, 400, name, width)
+        whole, losses, rounded = np.empty((3, 400)), np.empty(400), np.empty(400, np.float32)
+        merge_losses(parts, losses, whole)
+        merge_losses(parts, rounded)
+        expected = _merging.merged_at_once({kind: parts[kind].astype(float) for kind in parts.dtype.names})
+        for kind, found in zip(("max", "rest", "target"), whole, strict=True):
+            np.testing.assert_allclose(found, expected[kind], rtol=1e-15, err_msg=kind)
+        np.testing.assert_allclose(losses, _merging.losses(expected), rtol=2e-15)
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(rounded, losses.astype(np.float32))
+        known = np.flatnonzero(np.isfinite(losses))[:40]
+        assert len(known) == 40
+        exact = [_exact_loss(*(parts[kind][:, n].tolist() for kind in ("max", "rest", "target"))) for n in known]
+        assert largest_error(losses[known], exact, "float64") <= 2
+
+
+def _exact_loss(maxima, rests, targets):
+    with mpmath.workdps(60):
+        of_blocks = [mpmath.exp(m) * (1 + mpmath.mpf(rest)) for m, rest in zip(maxima, rests, strict=True)]
+        return float(mpmath.log(mpmath.fsum(of_blocks)) - max(targets))

@@ -230,6 +230,15 @@ def forward_block(x: np.ndarray, targets: np.ndarray, options: Any, parts: np.nd
     _loss("forward", x, targets, options, parts=parts)
 
 
+def merge_losses(parts: Any, losses: np.ndarray, whole: np.ndarray | None = None) -> None:
+    """The losses of rows without options from the numbers of their blocks, as `_merging` has them but in one pass.
+
+    ``parts`` has max, rest and target by name, float32 or float64 (blocks, N); ``losses`` is either, (N,); ``whole``,
+    float64 (3, N), gets these numbers of all classes.
+    """
+    _native.merge_losses(parts["max"], parts["rest"], parts["target"], losses, whole)
+
+
 def backward(
     x: np.ndarray,
     targets: np.ndarray,

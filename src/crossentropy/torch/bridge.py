@@ -98,7 +98,13 @@ def on_torchs_threads(x: torch.Tensor, elements: int | None = None):
         or threads() <= torch.get_num_threads()
     ):
         return _AS_IT_IS
-    return config(threads=torch.get_num_threads())
+    return _limited(torch.get_num_threads())
+
+
+@functools.cache
+def _limited(count: int) -> config:
+    """The settings of so many threads, which any number of calls may be within."""
+    return config(threads=count)
 
 
 def _named(input, target, weights: Weights, options: Options) -> dict:
