@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -28,8 +29,7 @@ STEPS = (
     (vocab_parallel, "loss_and_divisor", "arguments"),
     (shard_losses, "checked", "arguments"),
     (vocab_parallel_ops, "mark_of", "digests of targets and options"),
-    (shard_losses, "records", "records: rounded to what travels"),
-    (shard_losses, "_numbers", "records: local targets, numbers by name"),
+    (shard_losses, "records", "records: what the kernel is handed"),
     (shards, "exchanged", "the message: memory, mark"),
     (shards, "prepared", "the message: memory, mark"),
     (shards, "gather", "the exchange: marks, waiting"),
@@ -38,7 +38,7 @@ STEPS = (
     (shard_losses, "results", "the loss"),
     (shard_losses, "_merged", "the loss: ranks' numbers merged"),
 )
-KERNEL, REST = "the kernel", "the rest: Python between these"
+KERNEL, REST = "the kernel, with targets and records", "the rest: Python between these"
 
 
 class Account:
@@ -115,11 +115,12 @@ def work(rank, folder, options):
 
     def block(n):
         call = shard_losses.Call(x[:n], y[:n], ct.bridge.NO_WEIGHTS, ct.bridge.PLAIN)
-        return lambda: shard_losses._numbers(call, shards.Shards(0, (first,), (options.classes,), []))
+        there, to = shards.Shards(0, (first,), (options.classes,), []), np.empty(n, call.dtype)
+        return lambda: shard_losses.records(call, there, to)
 
     summed, whole = timed(lambda: x.sum(), options.rounds), timed(forward, options.rounds + 2)[2:]
     account = Account()
-    for module, name, step in (*STEPS, (registry.current(), "forward_block", KERNEL)):
+    for module, name, step in (*STEPS, (registry.current(), "tell_block", KERNEL)):
         setattr(module, name, account.measured(getattr(module, name), step))
     rounds = account.rounds(account.measured(forward, REST), options.rounds)
     cached = account.rounds(block(some), options.rounds)[KERNEL]

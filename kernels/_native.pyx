@@ -173,14 +173,15 @@ cdef extern from "rows/targets.h" nogil:
                                        const double *, const double *, target_scan *) noexcept
 
 cdef extern from "rows/merging.h" nogil:
-    ctypedef struct block_numbers:
-        const char *data
-        Py_ssize_t block, row
+    ctypedef struct told_number:
+        char *data
         int is_f64
-    ctypedef struct blocks_of_rows:
+    ctypedef struct told_rows:
         Py_ssize_t blocks, rows
-        block_numbers max, rest, target
-    void c_merge_losses "merge_losses"(const blocks_of_rows *, void *, int, double *) noexcept
+        Py_ssize_t block, row
+        told_number max, rest, target
+    void c_tell_block "tell_block"(const row_part *, const told_rows *) noexcept
+    void c_merge_losses "merge_losses"(const told_rows *, void *, int, double *) noexcept
 
 cdef extern from "math/compensated.h" nogil:
     double compensated_value(compensated)
@@ -410,6 +411,32 @@ cdef int work_through(Buffers buffers, task *t, int threads) except -1:
     return 0
 
 
+cdef int fill_in(task *t, Buffers buffers, work work, str isa, tuple x) except -1:
+    """Begin to fill in a task, by what is done and the logits."""
+    memset(t, 0, sizeof(task))
+    t.isa = isa_select(isa.encode())
+    t.work = work
+    buffers.rows_of(&t.x, x, PyBUF_STRIDES)
+    cdef Py_buffer *b = &buffers.held[0]
+    t.dims = b.ndim - 1
+    t.classes = b.shape[b.ndim - 1]
+    t.rows = 1
+    for d in range(t.dims):
+        t.shape[d] = b.shape[d]
+        t.rows *= b.shape[d]
+    return 0
+
+
+cdef int do_all(task *t, Buffers buffers, int threads) except -1:
+    """Do a task that is filled in."""
+    coalesce(t)
+    t.poll = poll
+    t.long_rows = t.classes > LONG_ROW
+    t.tiled = suits_tiles(t)
+    work_through(buffers, t, 1 if t.long_rows else threads)
+    return raise_signals()
+
+
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
         class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, parts=None, sign=None, numbers=None,
         squares=None, entropy_scale=None, tuple divergence=None, str hessian=None, tuple hess=None, tuple vector=None):
@@ -422,17 +449,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
     """
     cdef Buffers buffers = Buffers()
     cdef task t
-    memset(&t, 0, sizeof(task))
-    t.isa = isa_select(isa.encode())
-    t.work = <work><int>WORKS[work_name]
-    buffers.rows_of(&t.x, x, PyBUF_STRIDES)
-    cdef Py_buffer *b = &buffers.held[0]
-    t.dims = b.ndim - 1
-    t.classes = b.shape[b.ndim - 1]
-    t.rows = 1
-    for d in range(t.dims):
-        t.shape[d] = b.shape[d]
-        t.rows *= b.shape[d]
+    fill_in(&t, buffers, <work><int>WORKS[work_name], isa, x)
     buffers.rows_of(&t.q, q, PyBUF_STRIDES)
     buffers.rows_of(&t.out, out, PyBUF_STRIDED)
     # Bypassing the caches spares the read of each line before its write, and takes the result from them: past half of
@@ -469,15 +486,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
         t.distilled.kind = <distillation_kind><int>KINDS[divergence[0]]
         t.distilled.temperature = divergence[1]
         t.distilled.beta = divergence[2]
-    coalesce(&t)
-
-    t.poll = poll
-    t.long_rows = t.classes > LONG_ROW
-    if t.long_rows:
-        threads = 1
-    t.tiled = suits_tiles(&t)
-    work_through(buffers, &t, threads)
-    raise_signals()
+    do_all(&t, buffers, threads)
 
 
 cdef int element_named(const char *format) noexcept:
@@ -500,31 +509,6 @@ def total(values):
     cdef Buffers buffers = Buffers()
     cdef const double *data = <const double *>buffers.data(values, PyBUF_SIMPLE)
     return total_of(data, buffers.held[0].len // 8)
-
-
-cdef int block_numbers_of(block_numbers *to, Buffers buffers, values) except -1:
-    to.data = <const char *>buffers.data(values, PyBUF_STRIDES)
-    cdef Py_buffer *b = &buffers.held[buffers.count - 1]
-    to.block, to.row, to.is_f64 = b.strides[0], b.strides[1], b.itemsize == 8
-    return 0
-
-
-def merge_losses(maxima, rests, targets, losses, whole):
-    """The losses of rows without options, from numbers (blocks, rows) each, float32 or float64 in any strides.
-
-    losses: float32 or float64 (rows,). whole: None, or float64 (3, rows) for the numbers of all classes.
-    """
-    cdef Buffers buffers = Buffers()
-    cdef blocks_of_rows of
-    block_numbers_of(&of.max, buffers, maxima)
-    block_numbers_of(&of.rest, buffers, rests)
-    block_numbers_of(&of.target, buffers, targets)
-    of.blocks, of.rows = buffers.held[0].shape[0], buffers.held[0].shape[1]
-    cdef void *to = buffers.data(losses, PyBUF_WRITABLE)
-    cdef int are_f64 = buffers.held[3].itemsize == 8
-    cdef double *numbers = <double *>buffers.data(whole, PyBUF_WRITABLE)
-    with nogil:
-        c_merge_losses(&of, to, are_f64, numbers)
 
 
 cdef enum:
@@ -648,6 +632,7 @@ cdef object light_loss(Buffers buffers, task *t, int threads):
     return total_of(t.loss, t.rows) / t.rows
 
 
+include "merging.pxi"
 include "products.pxi"
 include "elements.pxi"
 include "c_api.pxi"

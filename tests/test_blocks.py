@@ -13,7 +13,7 @@ import pytest
 
 import crossentropy
 from crossentropy import _merging, blocks, reference
-from crossentropy.testing import largest_error
+from crossentropy.testing import dtypes, largest_error
 from crossentropy.testing.edge_cases.blocks import check, of_blocks
 
 
@@ -221,3 +221,29 @@ def _exact_loss(maxima, rests, targets):
     with mpmath.workdps(60):
         of_blocks = [mpmath.exp(m) * (1 + mpmath.mpf(rest)) for m, rest in zip(maxima, rests, strict=True)]
         return float(mpmath.log(mpmath.fsum(of_blocks)) - max(targets))
+
+
+@pytest.mark.parametrize("name", ["float32", "float64", "bfloat16"])
+def test_what_is_told_of_a_block_is_what_a_forward_finds(isa_unit, name):
+    """To the last bit, on one thread and on several; a row that does not count may have any numbers."""
+    from crossentropy.native import tell_block
+
+    rng = np.random.default_rng(5)
+    x, y = rng.standard_normal((300, 2, 130)).astype(dtypes()[name])[:, 1], rng.integers(0, 400, 300)
+    x[3], x[4, 5], x[5, 6] = -np.inf, np.inf, np.nan
+    y[:3], ignored = (99, 100, 229), 17
+    y[7:9] = ignored
+    found = blocks.columns_of_classes(x, y, y != ignored, 100, 400, {})
+    for width in (24, 31):
+        to = np.zeros(300, {"names": ["target", "max", "rest"], "formats": ["f4", "f4", "f8"], "offsets": [0, 4, 8],
+                            "itemsize": width})  # fmt: skip
+        for threads in (1, 4):
+            assert tell_block(x, y, 100, 400, ignored, to, threads) == -1
+            for kind in to.dtype.names:
+                expected = found[kind].astype(to.dtype[kind])
+                np.testing.assert_array_equal(to[kind][y != ignored], expected[y != ignored], err_msg=kind)
+        y[11] = 400
+        to["rest"] = 7
+        assert tell_block(x, y, 100, 400, ignored, to) == 11
+        assert (to["rest"] == 7).all()
+        y[11] = 399

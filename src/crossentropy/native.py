@@ -28,6 +28,7 @@ from ._backends.native import (
     scan_targets,
     softmax,
     stream,
+    tell_block,
     total,
 )
 
@@ -59,5 +60,6 @@ __all__ = [
     "scan_targets",
     "softmax",
     "stream",
+    "tell_block",
     "total",
 ]

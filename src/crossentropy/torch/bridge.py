@@ -68,7 +68,8 @@ def bfloat16() -> np.dtype:
 
 def array(x: torch.Tensor):
     """The tensor as the package's functions take it, in the same memory."""
-    x = x.detach().resolve_neg()
+    x = x.detach() if x.requires_grad else x
+    x = x.resolve_neg() if x.is_neg() else x
     if x.is_cuda:
         return x
     return x.view(torch.uint16).numpy().view(bfloat16()) if x.dtype == torch.bfloat16 else x.numpy()

@@ -34,6 +34,8 @@ class Kind(NamedTuple):
 
     record: np.dtype  # a row's: 16 bytes wherever four numbers in float32 do, or two in it and one in float64
     digest: int  # of what must be the same on every rank beside the targets
+    plain_blocks: bool  # what is told of a block is max, rest and target, of the logits as they are
+    plain_losses: bool  # and so are the losses made from these
 
 
 @functools.lru_cache
@@ -53,7 +55,11 @@ def _kind_of(rows_shape, dtype: torch.dtype, options: Options, given: Weights, a
     record = np.dtype([(name, kinds[name]) for name in sorted(fields, key=lambda name: kinds[name] != "f8")])
     # The dtype of targets may differ: what they are is told by their values. -0.0 is 0.0 to the cache, and so is here.
     numbers = [x + 0.0 if isinstance(x, float) else x for x in options]
-    return Kind(record, zlib.crc32(repr((tuple(rows_shape), numbers, tuple(given), are_classes)).encode()))
+    digest = zlib.crc32(repr((tuple(rows_shape), numbers, tuple(given), are_classes)).encode())
+    plain = len(fields) == len(_OF_PLAIN)
+    return Kind(
+        record, digest, plain and not changed and not any(given), plain and not (options.z_loss or options.focal)
+    )
 
 
 @dataclass(frozen=True)
@@ -92,13 +98,17 @@ class Call:
 
     @cached_property
     def classes(self) -> np.ndarray | None:
-        """Targets that are classes, int64 of the rows' shape on the host."""
-        return self.target.long().cpu().numpy() if self.are_classes else None
+        """Targets that are classes, int64 of the rows' shape on the host, in C order."""
+        if not self.are_classes:
+            return None
+        y = self.target
+        return np.asarray((y if y.dtype is torch.int64 and y.is_cpu else y.long().cpu()).numpy(), order="C")
 
-    @cached_property
-    def ends(self) -> tuple[int, int]:
-        """(the least, the largest of targets that are classes), of which there is one."""
-        return int(self.classes.min()), int(self.classes.max())
+    def scanned(self, classes: int) -> tuple[int, int]:
+        """(the first row that counts and whose target is no class, or -1; how many others count, by their targets)."""
+        y = self.classes.reshape(-1)
+        first_bad, others = registry.current().scan_targets(y, classes, self.options.ignore_index, None, None)
+        return first_bad, int(others)
 
     @cached_property
     def sample_weight(self) -> np.ndarray | None:
@@ -111,12 +121,11 @@ class Call:
         w = self.weights.weight
         return float(self.input.shape[-1]) if w is None else w.double().sum().item()
 
-    @cached_property
-    def counts(self) -> np.ndarray | None:
+    def counts(self, classes: int) -> np.ndarray | None:
         """Which rows count, (N,); None for all."""
-        found, ignored = None, self.options.ignore_index
-        if self.classes is not None and self.classes.size and self.ends[0] <= ignored <= self.ends[1]:
-            found = self.classes.reshape(-1) != ignored
+        found = None
+        if self.classes is not None and self.scanned(classes)[1] != self.classes.size:
+            found = self.classes.reshape(-1) != self.options.ignore_index
         if self.sample_weight is not None:
             weighs = self.sample_weight != 0
             found = weighs if found is None else found & weighs
@@ -148,8 +157,8 @@ def checked(logits, target, weights: Weights, options: Options) -> Options:
     epsilon = OPTIONS["label_smoothing"].rule(options.label_smoothing, "label_smoothing")
     options = options._replace(ignore_index=index_of(options.ignore_index), label_smoothing=epsilon)
     require_plain(target, "target", logits.device)
-    given = (("target", target), *zip(("weight", *Weights._fields[1:]), weights, strict=True))
-    for name, t in given:
+    given = () if weights is NO_WEIGHTS else zip(("weight", *Weights._fields[1:]), weights, strict=True)
+    for name, t in (("target", target), *given):
         if t is None:
             continue
         require_plain(t, name, logits.device)
@@ -219,7 +228,7 @@ def _numbers(call: Call, shards: Shards) -> Mapping[str, np.ndarray]:
         return {name: found[name] for name in found.dtype.names}
     with on_torchs_threads(call.input):
         if call.classes is not None and call.weights is NO_WEIGHTS:
-            counts = call.counts
+            counts = call.counts(shards.classes)
             return blocks.columns_of_classes(array(call.input), call.classes.reshape(-1), counts, *place, _named(call))
         given = array(call.target) if call.classes is None else call.classes
         return blocks.columns(array(call.input), given, *place, _as_arrays(_named(call)))
@@ -231,8 +240,10 @@ def records(call: Call, shards: Shards, to: np.ndarray) -> None:
     A target's logit is -inf on the ranks that do not have it. That one has it is known from what goes with a message:
     targets are the same everywhere, and the ranks' classes are each class once.
     """
-    if call.classes is not None:
-        _check_classes(call, shards.classes)
+    if _tell(call, shards, to):
+        return
+    if call.classes is not None and (row := call.scanned(shards.classes)[0]) >= 0:
+        raise _bad_target(call, row, shards.classes)
     try:
         numbers = _numbers(call, shards)
     except ValueError as error:  # of class weights, which are called otherwise here
@@ -242,21 +253,25 @@ def records(call: Call, shards: Shards, to: np.ndarray) -> None:
             to[name] = numbers[name]
 
 
-def _check_classes(call: Call, classes: int) -> None:
-    y = call.classes.reshape(-1)
-    if not y.size or (call.ends[0] >= 0 and call.ends[1] < classes):
-        return
-    bad = (y < 0) | (y >= classes)
+def _tell(call: Call, shards: Shards, to: np.ndarray) -> bool:
+    """The same by the backend alone, where it can do that and has nothing but logits and classes to look at."""
+    x, at_once = call.input, getattr(registry.current(), "tell_block", None)
+    if at_once is None or not (call.kind.plain_blocks and x.numel()):
+        return False
+    if shard_device.serves(x) or shard_composed.is_needed(x):
+        return False
+    y, place = call.classes.reshape(-1), (shards.start, shards.classes)
+    row = at_once(array(x), y, *place, call.options.ignore_index, to, torch.get_num_threads())
+    if row >= 0:
+        raise _bad_target(call, row, shards.classes)
+    return True
+
+
+def _bad_target(call: Call, row: int, classes: int) -> IndexError:
+    at = ", ".join(map(str, np.unravel_index(row, tuple(call.rows_shape)))) if call.rows_shape else ""
+    name, y = f"target[{at}]" if at else "target", call.classes.reshape(-1)[row]
     ignored = call.options.ignore_index
-    bad &= y != ignored
-    if bad.any():
-        first = int(np.argmax(bad))
-        at = ", ".join(map(str, np.unravel_index(first, tuple(call.rows_shape)))) if call.rows_shape else ""
-        raise IndexError(
-            f"target[{at}] must be a class in [0, {classes}) or ignore_index {ignored}, got {y[first]}"
-            if at
-            else f"target must be a class in [0, {classes}) or ignore_index {ignored}, got {y[first]}"
-        )
+    return IndexError(f"{name} must be a class in [0, {classes}) or ignore_index {ignored}, got {y}")
 
 
 # The numbers of whole rows, as they are kept for a backward: float64 (fields, N).
@@ -264,8 +279,11 @@ KEPT = ("max", "rest", "target", "mass", "distance", "class_weight", "sample_wei
 
 
 def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark], keeps: bool = True):
-    """(loss, divisor, statistics) from all ranks' records, (K, N); the last None unless a backward needs them."""
-    counts, n = call.counts, parts.shape[1]
+    """(loss, divisor, statistics) from all ranks' records, (K, N).
+
+    Statistics are None unless a backward needs them, and so is then the divisor of losses that nothing divides.
+    """
+    counts, n = call.counts(shards.classes), parts.shape[1]
     rows, whole = _merged(call, parts, shards, marks, keeps)
     if call.sample_weight is not None:
         whole["sample_weight"] = call.sample_weight
@@ -273,18 +291,21 @@ def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark], ke
             rows = rows * call.sample_weight
     if counts is not None:
         rows[~counts] = 0
+    if call.options.reduction == "none" and not keeps:
+        return _of_rows(rows, call), None, None
     by = _divisor(call, whole, counts, n)
     if call.options.reduction == "mean" and call.options.normalizer is None and not by:
         counts = np.zeros(n, bool)  # for the backward: the gradient of a mean over no row is 0
     kept = torch.from_numpy(_kept(whole, counts, n)) if keeps else None
-    return _reduced(rows, by, call), torch.tensor(by, dtype=torch.float64), kept
+    loss = _of_rows(rows, call) if call.options.reduction == "none" else _reduced(rows, by, call)
+    return loss, torch.tensor(by, dtype=torch.float64), kept
 
 
 def _merged(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark], keeps: bool):
     """(the rows' losses, but for their weights; the numbers of whole rows by name, as far as they are needed)."""
     options, epsilon = call.options, call.options.label_smoothing
     at_once = getattr(registry.current(), "merge_losses", None)
-    if at_once is not None and len(parts.dtype.names) == len(_OF_PLAIN) and not (options.z_loss or options.focal):
+    if at_once is not None and call.kind.plain_losses:
         whole = np.empty((len(_OF_PLAIN), parts.shape[1])) if keeps else None
         rounded = options.reduction == "none" and call.sample_weight is None and call.input.dtype != torch.float64
         rows = np.empty(parts.shape[1], np.float32 if rounded else np.float64)
@@ -314,17 +335,22 @@ def _divisor(call: Call, whole: dict, counts, n: int) -> float:
     return float((weights if counts is None else weights[counts]).sum())
 
 
-def _reduced(rows: np.ndarray, by: float, call: Call) -> torch.Tensor:
-    dtype = loss_dtype(call.input)
-    if call.options.reduction == "none":
+def _of_rows(rows: np.ndarray, call: Call) -> torch.Tensor:
+    """The rows' losses as a tensor like the logits, but of the losses' dtype."""
+    if rows.dtype == np.float64 and call.input.dtype != torch.float64:
         with np.errstate(over="ignore", under="ignore"):
-            found = torch.from_numpy(rows.astype(np.float64 if dtype == torch.float64 else np.float32, copy=False))
-        return found.to(call.input.device).reshape(call.rows_shape)
+            rows = rows.astype(np.float32)
+    found = torch.from_numpy(rows)
+    found = found if call.input.is_cpu else found.to(call.input.device)
+    return found if len(call.rows_shape) == 1 else found.reshape(call.rows_shape)
+
+
+def _reduced(rows: np.ndarray, by: float, call: Call) -> torch.Tensor:
     total = registry.current().total(np.ascontiguousarray(rows))
     if call.options.reduction == "mean":
         by = call.options.normalizer or by
         total = total / by if by else np.nan
-    return torch.tensor(total, dtype=dtype, device=call.input.device)
+    return torch.tensor(total, dtype=loss_dtype(call.input), device=call.input.device)
 
 
 def like_results(call: Call):

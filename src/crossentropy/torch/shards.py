@@ -19,7 +19,7 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -284,10 +284,13 @@ class Parts:
         self._bytes = tensor.numpy().reshape(count, -1)
         self.room = self._bytes.shape[1] - SIZE
         self._marks = range(self.room, tensor.numel(), self.room + SIZE)  # where they begin
+        self._latest: tuple[Any, np.ndarray] = None, self._bytes  # (rows, dtype) of records, and these
 
     def records(self, rows: int, dtype: np.dtype) -> np.ndarray:
         """The records of so many rows, (parts, rows)."""
-        return self._bytes[:, : rows * dtype.itemsize].view(dtype)
+        if self._latest[0] != (rows, dtype):
+            self._latest = (rows, dtype), self._bytes[:, : rows * dtype.itemsize].view(dtype)
+        return self._latest[1]
 
     def end_in(self, mark: Mark) -> None:
         """Put this mark at the end of each part."""

@@ -115,7 +115,7 @@ _OWN = calls.keywords_of(vocab_parallel_cross_entropy)
 
 
 def loss_and_divisor(logits, target, weights: Weights, options: Options, group, first: int = -1):
-    """(the loss, what its mean divides by) of logits whose classes are last."""
+    """(the loss, what its mean divides by or, of rows' losses, None) of logits whose classes are last."""
     with shards.RefusalsTold(group):
         options = shard_losses.checked(logits, target, weights, options)
     kind, arguments = vocab_parallel_ops.LOSSES, (logits, target, *weights, *options)
