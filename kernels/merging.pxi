@@ -30,7 +30,8 @@ def tell_block(str isa, int threads, tuple x, targets, Py_ssize_t start, Py_ssiz
     told_of(&to, buffers, records, places, PyBUF_STRIDES | PyBUF_WRITABLE)
     scan.first_bad = -1
     scan.weights.sum = scan.weights.error = 0
-    c_scan_targets(t.isa, &t.targets, 0, t.rows, classes, NULL, NULL, &scan)
+    with nogil:
+        c_scan_targets(t.isa, &t.targets, 0, t.rows, classes, NULL, NULL, &scan)
     if scan.first_bad >= 0:
         return scan.first_bad
     buffers.losses = <double *>malloc(t.rows * (sizeof(row_part) + sizeof(int64_t)))
@@ -40,15 +41,17 @@ def tell_block(str isa, int threads, tuple x, targets, Py_ssize_t start, Py_ssiz
     cdef int64_t *local = <int64_t *>(t.parts + t.rows)
     cdef const int64_t *y = <const int64_t *>t.targets.data
     cdef Py_ssize_t i
-    for i in range(t.rows):
-        local[i] = OF_NO_BLOCK if t.targets.has_ignored and y[i] == t.targets.ignored else y[i] - start
+    with nogil:
+        for i in range(t.rows):
+            local[i] = OF_NO_BLOCK if t.targets.has_ignored and y[i] == t.targets.ignored else y[i] - start
     t.targets.data = local
     t.targets.ignored = OF_NO_BLOCK
     options_of(&t.options, buffers, None, None, t.classes)
     t.options.plain = False
     t.options.all_classes = classes
     do_all(&t, buffers, threads)
-    c_tell_block(t.parts, &to)
+    with nogil:
+        c_tell_block(t.parts, &to)
     return -1
 
 
