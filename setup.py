@@ -68,6 +68,7 @@ SOURCES = [
         "log_softmax_backward",
         "logits",
         "losses",
+        "merging",
         "parallel",
         "place",
         "read_rows",
