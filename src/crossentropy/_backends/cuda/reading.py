@@ -8,7 +8,7 @@ from numba import cuda
 
 from ..contract import Statistics
 from .elements import device, elements_of
-from .groups import one_by_one, rows_one_by_one, rows_together, together
+from .groups import from_first, one_by_one, rows_one_by_one, rows_together, together
 from .intrinsics import larger, load, load_vector
 from .logits import Target, logits_of
 from .pair_sums import PairRowSum, pair_sums_of
@@ -34,6 +34,13 @@ class Found(NamedTuple):
     distance: float  # the sum of weight times (max - z)
     # In the backward of a log-softmax mass is the sum of what arrives but for the class that leads, error what that has
     # lost to rounding, and distance what arrives at the class that leads.
+
+
+class Anchor(NamedTuple):
+    """What distances of a row are from: its maximum, 0 where that is -inf. Reals."""
+
+    m: float
+    low: float
 
 
 class PartStatistics(NamedTuple):
@@ -106,7 +113,7 @@ class Reading(NamedTuple):
     words: int  # uint32: what is held of a row, or is on its way
     reals: int  # of the array v
     hold: Callable  # (row, lane, words): load what is kept of a row
-    find: Callable  # (a, row, target, lane, turn, words, v, low, u): the Found of a row; every lane gets it
+    find: Callable  # (a, row, target, lane, turn, words, v, low, u): the Found of a row, right in `leads_of` threads
 
 
 def reading_of(kind: str, shape, result, weights) -> Reading:
@@ -137,14 +144,18 @@ def reading_of(kind: str, shape, result, weights) -> Reading:
 
     elif result.reads == "row":
         row_sum, ended = _row_sum(kind, shape, result.transforms), _ended(kind, result.transforms, is_part)
+        if result.transforms or shape.blocks > 1:
+            told = from_first(elements, shape, Anchor)
+        else:  # all threads of a block know the maximum
+            told = device(lambda anchor: anchor)
 
         @device
         def find(a, row, target, lane, turn, words, v, low, u):
             m, m_low, rest, error = ended(row_sum(a, row, lane, turn, words, v, low))
             mass, distance = zero, zero
             if weighs:
-                anchor = zero if m == nothing else m
-                mass, distance = summed(a, row, target, anchor, m_low, lane, turn ^ 1, v, low, u)
+                anchor = told(Anchor(zero if m == nothing else m, m_low))
+                mass, distance = summed(a, row, target, anchor.m, anchor.low, lane, turn ^ 1, v, low, u)
             return Found(m, m_low, rest, error, mass, distance)
 
     elif result.reads == "statistics":
@@ -256,7 +267,7 @@ def _sums_of(kind, transforms):
 def _reduction(elements, shape, sums, empty, transforms, of_lanes=True):
     """The device function (p, turn): the RowSum of all lanes together, of what `Sums.ended` gives, or of RowSums."""
     if transforms:
-        return together(elements, shape, sums.merged, empty)
+        return together(elements, shape, sums.merged, empty, of_first=True)
     return rows_together(elements, shape, sums, empty, of_lanes)
 
 

@@ -243,7 +243,7 @@ def weights_of(kind: str, shape, result) -> Weights:
 
         total = reduce = None
     else:
-        reduce = together(elements, shape, both, nothing)
+        reduce = together(elements, shape, both, nothing, of_first=True)
 
         @device
         def arrived(a, row, target, m, lane, turn, v, low, u):
