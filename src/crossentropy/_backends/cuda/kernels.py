@@ -88,7 +88,7 @@ def kernel(kind, shape, result):
     weights = weights_of(kind, shape, result)
     words_held, reals_held, hold, find = reading_of(kind, shape, result, weights)
     numbers, loss_of, frame_of = numbers_of(kind, result, weights.times)
-    wait, write = writing_of(kind, shape, result, weights.weights_of) if writes else (None, None)
+    wait, write = writing_of(kind, shape, result, weights) if writes else (None, None)
     smoothing_of, target_of, real_size = weights.smoothing_of, weights.target_of, elements.real_size
     save, kept_target = _saving(kind, result), kept_target_of(kind, result)
     # A block's threads have met in a reduction since they read the target's logit. A warp's have not, nor have any

@@ -14,9 +14,10 @@ from .logits import Target, logits_of
 from .pair_sums import PairRowSum, pair_sums_of
 from .records import record_of
 from .rows import READ
+from .streams import streams_of
 from .sums import LEADS_BELOW, RowSum, sums_of
 from .two_sums import two_sums_of
-from .vectors import shifted_of, vectors_of
+from .vectors import vectors_of
 from .weights import WeightSum
 
 VECTOR = 16  # bytes
@@ -365,9 +366,9 @@ def _streamed(kind, shape, group, grouped, with_one, sums):
     elements, vectors = elements_of(kind), vectors_of(kind, "")
     size, width, alone, flight = elements.size, elements.width, shape.alone, shape.flight
     begun, ended, take_any, apart = sums.begun, sums.ended, vectors.take_any, shape.lanes * width
-    absent, in_flight, bytes_apart, shift_down = elements.absent, 4 * flight, apart * size, shifted_of(flight)
-    apart_bits, bytes_bits = apart.bit_length() - 1, (flight * bytes_apart).bit_length() - 1
-    ahead, at_once, none, one = (flight - 1) * bytes_apart + 16, np.int32(flight), np.int32(0), np.int32(1)
+    absent, in_flight, at_once, none, one = elements.absent, 4 * flight, np.int32(flight), np.int32(0), np.int32(1)
+    streams, apart_bits = streams_of(size, apart, flight), apart.bit_length() - 1
+    stream_of, take = streams.stream_of, streams.take
 
     @device
     def of_lane(lane, given):
@@ -377,29 +378,12 @@ def _streamed(kind, shape, group, grouped, with_one, sums):
         more = cuda.local.array(in_flight, np.uint32)
         begin = np.int64(lane) * width
         count = np.int32((classes - begin + (apart - 1)) >> apart_bits)
-        # Where no more vectors are left than ``most``, but more than ``least``, all of memory that a turn's lie in are
-        # the row's.
-        past, low = np.int32(x & 15), (x + begin * size) & -16
-        most, least, end = count, count, low + count * np.int64(bytes_apart)
-        if not alone:
-            room = x + classes * size - low - ahead - (16 if past != 0 else 0)
-            most = np.int32(count - (at_once if low < x else none))
-            least = np.int32(count - flight * ((room >> bytes_bits) + 1))
+        stream = stream_of(x, classes, begin, count)
         left = count
         while left > none:
             first = begin + np.int64(np.int32(count - left)) * apart
-            if least < left <= most:
-                at = end - np.int64(left) * bytes_apart
-                for k in range(flight):  # all on their way before the first is looked at
-                    w = load_vector(at + k * bytes_apart)
-                    for b in range(4):
-                        words[4 * k + b] = w[b]
-                if past != 0:
-                    for k in range(flight):
-                        w = load_vector(at + k * bytes_apart + 16)
-                        for b in range(4):
-                            more[4 * k + b] = w[b]
-                    shift_down(words, more, past)
+            if not alone and stream.least < left <= stream.most:
+                take(stream, left, words, more)
             elif alone:
                 for k in range(flight):
                     take_any(words, 4 * k, x, a.x_class, first + k * apart, classes)
