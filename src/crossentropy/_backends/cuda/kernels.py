@@ -145,11 +145,11 @@ def kernel(kind, shape, result):
             hold(row, lane, words)
             if waits_for_target and leading:
                 has_come(z_y.z)  # before another block, told of what is found here, writes over it
-            found = find(a, row, target, lane, turn, words, v, low, u)
+            z_y = kept_target(a, row, z_y)
+            found = find(a, row, target, z_y, lane, turn, words, v, low, u)
             turn = (turn + turns_of_row) & (TURNS - 1)
             frame = no_frame
             if leading:
-                z_y = kept_target(a, row, z_y)
                 of_row = numbers(a, row, smoothing, found, z_y, needs_all(a, lane))
                 if alive and lane == 0:
                     if has_loss:
@@ -184,11 +184,12 @@ def _saving(kind, result):
             store_part(a.partial + place * part_size, kept)
 
     elif result.saves == "row" and statistics_of(result) is StatisticsOfFew:
+        focal = result.focal
 
         @device
         def save(a, row, index, found, z_y):
-            s = found
-            kept = StatisticsOfFew(s.max, s.low, s.rest, s.error, s.mass, s.distance, z_y.z, z_y.low)
+            s = found.others if focal else found
+            kept = StatisticsOfFew(s.max, s.low, s.rest, s.error, found.mass, found.distance, z_y.z, z_y.low)
             store_row(a.statistics + row.number * row_size, kept)
 
     elif result.saves == "row":
