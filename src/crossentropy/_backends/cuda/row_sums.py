@@ -34,7 +34,7 @@ def row_sum_of(kind, shape, result):
             """The device function (words, v, lane_sum): with so many groups more. A loop would not be unrolled."""
             if groups == 0:
                 return device(lambda words, v, lane_sum: lane_sum)
-            before, at = of_first(groups - 1), in_group * (groups - 1)
+            before, at = of_first(groups - 1), np.int64(in_group * (groups - 1))  # a literal would make it another
             return device(lambda words, v, lane_sum: summed(words, at, in_group, v, before(words, v, lane_sum)))
 
         of_words, hide = of_first(kept // group), _hidden(kind, True)

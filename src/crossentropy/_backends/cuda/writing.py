@@ -187,7 +187,8 @@ def _kept(kind, shape, finish, to_kind, reads_beside):
         if begin == end:
             return device(lambda a, row, target, frame, first, left, at, words, v, low, u: None)
         before, k = of_some(begin, end - 1), np.int32(end - 1)
-        place, classes, past = 4 * (end - 1), (end - 1) * apart, (end - 1) * apart * size
+        # Not a literal where it need not be one: what is called with it would be compiled for each.
+        place, classes, past = np.int64(4 * (end - 1)), (end - 1) * apart, (end - 1) * apart * size
 
         @device
         def of_these(a, row, target, frame, first, left, at, words, v, low, u):
