@@ -30,6 +30,7 @@ def smaller(case):
 
 # The last case's arrays are all that is kept.
 problem = functools.lru_cache(maxsize=1)(bench.problem)
+versions, machine = functools.cache(bench.versions), functools.cache(bench.machine)
 
 
 @functools.lru_cache(maxsize=1)
@@ -55,7 +56,7 @@ def test_case(benchmark, case, implementation):
     p, right = problem(case), expected(case)
     benchmark.group = "-".join([case.op, case.shape_text, case.dtype, case.inputs])
     benchmark.extra_info |= {"bytes": case.bytes, "ISA": implementation.isa, "threads": implementation.threads}
-    benchmark.extra_info |= {"versions": bench.versions(), "CPU": bench.machine()["cpu"]}
+    benchmark.extra_info |= {"versions": versions(), "CPU": machine()["cpu"]}
     if case.has_roof and benchmark.enabled:
         stream = bench.roof(p, implementation.threads or bench.thread_counts()[-1])
         seconds = median(bench.timed(stream, warm=True)[0] for _ in range(5))

@@ -16,12 +16,12 @@ import statistics
 import tempfile
 import time
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import crossentropy.torch as ct
-from crossentropy import _merging
 from crossentropy._backends import registry
 from crossentropy.torch import private, shard_losses, shards, vocab_parallel, vocab_parallel_ops
 
@@ -29,18 +29,16 @@ STEPS = (
     (vocab_parallel, "loss_and_divisor", "arguments"),
     (shard_losses, "checked", "arguments"),
     (vocab_parallel_ops, "mark_of", "digests of targets and options"),
-    (shard_losses, "records", "records: rounded to what travels"),
-    (shard_losses, "_numbers", "records: local targets, numbers by name"),
-    (shards, "message", "the message"),
-    (shards, "gather", "the exchange: buffers, waiting"),
+    (shard_losses, "records", "records: what the kernel is handed"),
+    (shards, "exchanged", "the message: memory, mark"),
+    (shards, "prepared", "the message: memory, mark"),
+    (shards, "gather", "the exchange: marks, waiting"),
     (private, "all_gather", "the exchange: PyTorch's and gloo's work"),
     (shards, "read", "who sent what, and whether it fits"),
-    (shards, "rows_of", "who sent what, and whether it fits"),
     (shard_losses, "results", "the loss"),
-    (_merging, "merged_at_once", "the loss: ranks' numbers merged"),
-    (_merging, "losses", "the loss"),
+    (shard_losses, "_merged", "the loss: ranks' numbers merged"),
 )
-KERNEL, REST = "the kernel", "the rest: Python between these"
+KERNEL, REST = "the kernel, with targets and records", "the rest: Python between these"
 
 
 class Account:
@@ -80,6 +78,11 @@ class Account:
         return times
 
 
+def _together(rounds, left_out):
+    """The times of all steps but one, round by round."""
+    return zip(*(times for step, times in rounds.items() if step != left_out), strict=True)
+
+
 def shown(name, times):
     """One line."""
     own, wall = ([1e6 * each for each in kind] for kind in zip(*times, strict=True))
@@ -112,11 +115,12 @@ def work(rank, folder, options):
 
     def block(n):
         call = shard_losses.Call(x[:n], y[:n], ct.bridge.NO_WEIGHTS, ct.bridge.PLAIN)
-        return lambda: shard_losses._numbers(call, shards.Shards(0, (first,), (options.classes,), []))
+        there, to = shards.Shards(0, (first,), (options.classes,), []), np.empty(n, call.dtype)
+        return lambda: shard_losses.records(call, there, to)
 
     summed, whole = timed(lambda: x.sum(), options.rounds), timed(forward, options.rounds + 2)[2:]
     account = Account()
-    for module, name, step in (*STEPS, (registry.current(), "forward_block", KERNEL)):
+    for module, name, step in (*STEPS, (registry.current(), "tell_block", KERNEL)):
         setattr(module, name, account.measured(getattr(module, name), step))
     rounds = account.rounds(account.measured(forward, REST), options.rounds)
     cached = account.rounds(block(some), options.rounds)[KERNEL]
@@ -124,6 +128,8 @@ def work(rank, folder, options):
         print(f"{options.ranks} ranks, {options.rows} x {options.classes} {options.dtype}, torch {torch.__version__}")
         for step in dict.fromkeys((KERNEL, *(step for *_, step in STEPS), REST)):
             shown(step, rounds[step])
+        beside = [[sum(took[i] for took in each) for i in (0, 1)] for each in _together(rounds, KERNEL)]
+        shown("all but the kernel", beside)
         shown("all, nothing measured within", whole)
         for name, times, n in (
             ("the kernel, of all", rounds[KERNEL], options.rows),

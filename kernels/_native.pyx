@@ -172,6 +172,17 @@ cdef extern from "rows/targets.h" nogil:
     void c_scan_targets "scan_targets"(const isa_table *, const index_targets *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                                        const double *, const double *, target_scan *) noexcept
 
+cdef extern from "rows/merging.h" nogil:
+    ctypedef struct told_number:
+        char *data
+        int is_f64
+    ctypedef struct told_rows:
+        Py_ssize_t blocks, rows
+        Py_ssize_t block, row
+        told_number max, rest, target
+    void c_tell_block "tell_block"(const row_part *, const told_rows *) noexcept
+    void c_merge_losses "merge_losses"(const told_rows *, void *, int, double *) noexcept
+
 cdef extern from "math/compensated.h" nogil:
     double compensated_value(compensated)
     double total_of(const double *, Py_ssize_t)
@@ -400,6 +411,32 @@ cdef int work_through(Buffers buffers, task *t, int threads) except -1:
     return 0
 
 
+cdef int fill_in(task *t, Buffers buffers, work work, str isa, tuple x) except -1:
+    """Begin to fill in a task, by what is done and the logits."""
+    memset(t, 0, sizeof(task))
+    t.isa = isa_select(isa.encode())
+    t.work = work
+    buffers.rows_of(&t.x, x, PyBUF_STRIDES)
+    cdef Py_buffer *b = &buffers.held[0]
+    t.dims = b.ndim - 1
+    t.classes = b.shape[b.ndim - 1]
+    t.rows = 1
+    for d in range(t.dims):
+        t.shape[d] = b.shape[d]
+        t.rows *= b.shape[d]
+    return 0
+
+
+cdef int do_all(task *t, Buffers buffers, int threads) except -1:
+    """Do a task that is filled in."""
+    coalesce(t)
+    t.poll = poll
+    t.long_rows = t.classes > LONG_ROW
+    t.tiled = suits_tiles(t)
+    work_through(buffers, t, 1 if t.long_rows else threads)
+    return raise_signals()
+
+
 def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple targets=None, options=None,
         class_weight_in_lanes=None, row_scale=None, loss=None, statistics=None, parts=None, sign=None, numbers=None,
         squares=None, entropy_scale=None, tuple divergence=None, str hessian=None, tuple hess=None, tuple vector=None):
@@ -412,17 +449,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
     """
     cdef Buffers buffers = Buffers()
     cdef task t
-    memset(&t, 0, sizeof(task))
-    t.isa = isa_select(isa.encode())
-    t.work = <work><int>WORKS[work_name]
-    buffers.rows_of(&t.x, x, PyBUF_STRIDES)
-    cdef Py_buffer *b = &buffers.held[0]
-    t.dims = b.ndim - 1
-    t.classes = b.shape[b.ndim - 1]
-    t.rows = 1
-    for d in range(t.dims):
-        t.shape[d] = b.shape[d]
-        t.rows *= b.shape[d]
+    fill_in(&t, buffers, <work><int>WORKS[work_name], isa, x)
     buffers.rows_of(&t.q, q, PyBUF_STRIDES)
     buffers.rows_of(&t.out, out, PyBUF_STRIDED)
     # Bypassing the caches spares the read of each line before its write, and takes the result from them: past half of
@@ -459,15 +486,7 @@ def run(str work_name, str isa, int threads, tuple x, tuple q, tuple out, tuple 
         t.distilled.kind = <distillation_kind><int>KINDS[divergence[0]]
         t.distilled.temperature = divergence[1]
         t.distilled.beta = divergence[2]
-    coalesce(&t)
-
-    t.poll = poll
-    t.long_rows = t.classes > LONG_ROW
-    if t.long_rows:
-        threads = 1
-    t.tiled = suits_tiles(&t)
-    work_through(buffers, &t, threads)
-    raise_signals()
+    do_all(&t, buffers, threads)
 
 
 cdef int element_named(const char *format) noexcept:
@@ -613,6 +632,7 @@ cdef object light_loss(Buffers buffers, task *t, int threads):
     return total_of(t.loss, t.rows) / t.rows
 
 
+include "merging.pxi"
 include "products.pxi"
 include "elements.pxi"
 include "c_api.pxi"

@@ -15,18 +15,36 @@ import types
 
 import greenlet
 import numpy as np
+from numba import cuda
 from numba.cuda.simulator import kernel, kernelapi
 from numba.cuda.simulator.kernelapi import Dim3, FakeCUDAModule, FakeCUDAShared
 
 # ---------------------------------------------------------------------- memory, checked
 
-_arrays: list[tuple[int, int]] = []
+
+class Memory:
+    """What kernels may reach of an array: from its first byte to its last, as numbers of any dtype."""
+
+    def __init__(self, low, high):
+        self.low, self.high, self._numbers = low, high, {}
+
+    def numbers(self, dtype, address):
+        """All that lie at multiples of their size, and the index of the one at an address."""
+        if dtype not in self._numbers:
+            start = -(-self.low // dtype.itemsize) * dtype.itemsize
+            count = (self.high - start) // dtype.itemsize
+            memory = (ctypes.c_uint8 * (count * dtype.itemsize)).from_address(start)
+            self._numbers[dtype] = np.frombuffer(memory, dtype), start
+        numbers, start = self._numbers[dtype]
+        return numbers, (address - start) // dtype.itemsize
+
+
+_arrays: list[Memory] = []  # the one that was reached last comes first
 
 
 def register(array):
-    """Let kernels reach an array's memory, from its first byte to its last."""
-    low, high = np.lib.array_utils.byte_bounds(array)
-    _arrays.append((low, high))
+    """Let kernels reach an array's memory."""
+    _arrays.append(Memory(*np.lib.array_utils.byte_bounds(array)))
     return array
 
 
@@ -36,17 +54,24 @@ def forget():
 
 
 def _checked(address, size, kind):
-    address = int(address)
+    """The memory that has these bytes."""
     if address % size:
         raise AssertionError(f"{kind} at {address % size} past a multiple of {size}")
-    if not any(low <= address and address + size <= high for low, high in _arrays):
-        raise AssertionError(f"{kind} of {size} bytes out of bounds")
-    return address
+    for n, memory in enumerate(_arrays):
+        if memory.low <= address and address + size <= memory.high:
+            if n:
+                _arrays.insert(0, _arrays.pop(n))
+            return memory
+    raise AssertionError(f"{kind} of {size} bytes out of bounds")
+
+
+WORD = np.dtype(np.uint32)
 
 
 def load_vector(address):
-    words = (ctypes.c_uint32 * 4).from_address(_checked(address, 16, "load"))
-    return tuple(np.uint32(word) for word in words)
+    address = int(address)
+    words, n = _checked(address, 16, "load").numbers(WORD, address)
+    return tuple(words[n : n + 4])
 
 
 def shifted(low, high, address):
@@ -59,7 +84,9 @@ def funnel(low, high, bits):
 
 
 def store_vector(address, words):
-    (ctypes.c_uint32 * 4).from_address(_checked(address, 16, "store"))[:] = [int(word) for word in words]
+    address = int(address)
+    memory, n = _checked(address, 16, "store").numbers(WORD, address)
+    memory[n : n + 4] = words
 
 
 def store_vector_if(whether, address, past, words):
@@ -72,31 +99,36 @@ def store_half_if(whether, address, past, low, high):
         store(address + past, np.uint64(int(low) | int(high) << 32))
 
 
-def _number(address, dtype, kind):
-    dtype = np.dtype(dtype)
-    memory = (ctypes.c_uint8 * dtype.itemsize).from_address(_checked(address, dtype.itemsize, kind))
-    return np.frombuffer(memory, dtype)
-
-
 def load(address, kind):
-    return _number(address, kind, "load")[0]
+    address, dtype = int(address), np.dtype(kind)
+    numbers, n = _checked(address, dtype.itemsize, "load").numbers(dtype, address)
+    return numbers[n]
 
 
 def store(address, value):
     if not isinstance(value, np.generic):
         raise AssertionError(f"a store of {type(value).__name__}, which has no size")
-    _number(address, value.dtype, "store")[0] = value
+    address, dtype = int(address), value.dtype
+    numbers, n = _checked(address, dtype.itemsize, "store").numbers(dtype, address)
+    numbers[n] = value
 
 
 # ---------------------------------------------------------------------- bits
 
 
+# A number as that of another type with its bits: a scalar's own `view` takes ten times as long.
+_word = np.zeros(1, np.uint32)
+_float = _word.view(np.float32)
+
+
 def float_of(word):
-    return np.uint32(word).view(np.float32)
+    _word[0] = word
+    return _float[0]
 
 
 def word_of(value):
-    return np.float32(value).view(np.uint32)
+    _float[0] = value
+    return _word[0]
 
 
 def double_of(low, high):
@@ -134,16 +166,23 @@ def two_float16(low, high):
 
 def fma(a, b, c):
     """Of float32 by way of float64, which rounds a second time in one case of 2^29; of float64 in long double."""
-    wide = np.float64 if isinstance(a, np.float32) else np.longdouble
-    return type(a)(wide(a) * wide(b) + wide(c))
+    if isinstance(a, np.float32):
+        return np.float32(float(a) * float(b) + float(c))
+    return type(a)(np.longdouble(a) * np.longdouble(b) + np.longdouble(c))
 
 
 def larger(a, b):
-    return np.maximum(a, b)
+    """As `np.maximum` has it, which takes ten times as long for scalars."""
+    return _beside(a, b) if a >= b or a != a else _beside(b, a)
 
 
 def smaller(a, b):
-    return np.minimum(a, b)
+    return _beside(a, b) if a <= b or a != a else _beside(b, a)
+
+
+def _beside(value, other):
+    """A number; one of Python's own, which a kernel's constant is, in the type of the other."""
+    return value if isinstance(value, np.generic) else np.result_type(other).type(value)
 
 
 def _two(word, bfloat16):
@@ -173,7 +212,7 @@ def exp2(y):
     """Off by as much as PTX allows (2^-22.5; not at 0), up or down by the argument's last bit."""
     if y == 0:
         return np.float32(1)
-    sign = 1 - 2 * int(np.float32(y).view(np.uint32) & 1)
+    sign = 1 - 2 * int(word_of(y) & 1)
     return np.float32(np.exp2(np.float64(y)) * (1 + sign * (2**-22.5 - 2**-25)))
 
 
@@ -183,7 +222,7 @@ def near_reciprocal(y):
 
 def power(t):
     if isinstance(t, np.float32):
-        return np.uint32(int(t.view(np.uint32)) << 23 & 0xFFFFFFFF).view(np.float32)
+        return float_of(int(word_of(t)) << 23 & 0xFFFFFFFF)
     return np.uint64(int(t.view(np.uint64)) << 52 & 0xFFFFFFFFFFFFFFFF).view(np.float64)
 
 
@@ -263,41 +302,35 @@ class BlockManager:
                 thread.run.throw()
 
 
-_namespaces: list[tuple[dict, object]] = []  # of modules whose ``cuda`` is the kernels', with their own
+_modules: dict[int, dict] = {}  # the names in each module of a device function, in some of which ``cuda`` is among them
 
 
-def _swap(function, fake):
-    """Let a function see ``cuda`` as kernels do, as far as its module has that name."""
-    namespace = function.__globals__
-    if namespace.get("cuda", fake) is not fake:
-        _namespaces.append((namespace, namespace["cuda"]))
-        namespace["cuda"] = fake
+def _jit(*arguments, device=False, own=cuda.jit, **options):
+    """A device function is called as it is: what the simulator makes of one takes longer than the function."""
+    if not device:
+        return own(*arguments, **options)
+
+    def as_it_is(function):
+        _modules[id(function.__globals__)] = function.__globals__
+        return function
+
+    return as_it_is
 
 
 @contextlib.contextmanager
 def _swapped(function, fake):
-    """A launch: modules get their own ``cuda`` back at its end.
-
-    The simulator would put it back when a device function returns, under the other threads' feet.
-    """
-    _swap(function, fake)
+    """A launch, in which modules see ``cuda`` as kernels do, as far as they have that name."""
+    seen = [names for names in (*_modules.values(), function.__globals__) if names.get("cuda") is cuda]
     try:
+        for names in seen:
+            names["cuda"] = fake
         yield
     finally:
-        while _namespaces:
-            namespace, own = _namespaces.pop()
-            namespace["cuda"] = own
+        for names in seen:
+            names["cuda"] = cuda
 
 
-def _called(self, *arguments, launched=kernel.FakeCUDAKernel.__call__):
-    """A device function is called as it is, because a context manager for each call takes longer than the function."""
-    if not self._device:
-        return launched(self, *arguments)
-    _swap(self.fn, kernel._get_kernel_context())
-    return self.fn(*arguments)
-
-
-kernel.FakeCUDAKernel.__call__ = _called
+cuda.jit = _jit
 kernel.swapped_cuda_module = _swapped
 kernel.BlockManager = BlockManager
 kernelapi.threading = types.SimpleNamespace(current_thread=lambda: _now, Lock=kernelapi.threading.Lock)

@@ -7,12 +7,13 @@ import tracemalloc
 
 import hypothesis
 import hypothesis.strategies as st
+import mpmath
 import numpy as np
 import pytest
 
 import crossentropy
-from crossentropy import blocks, reference
-from crossentropy.testing import largest_error
+from crossentropy import _merging, blocks, reference
+from crossentropy.testing import dtypes, largest_error
 from crossentropy.testing.edge_cases.blocks import check, of_blocks
 
 
@@ -178,3 +179,72 @@ def test_cuts_of_impossible_numbers_are_refused():
         blocks.cuts(3, 0)
     with pytest.raises(TypeError, match=r"classes must be an integer, got 1\.5"):
         blocks.cuts(1.5, 2)
+
+
+def records(rng, ranks, rows, name, width):
+    """What ranks tell of rows, as it comes by a wire: of ``width`` bytes each, aligned or not."""
+    real = np.dtype(name)
+    found = np.zeros((ranks, rows), np.dtype({"names": ["rest", "max", "target"], "formats": ["f8", real, real],
+                                              "offsets": [0, 8, 8 + real.itemsize], "itemsize": width}))  # fmt: skip
+    found["max"] = rng.standard_normal((ranks, rows)) * rng.choice([0.01, 3, 300], rows) + rng.choice([0, 1e4], rows)
+    found["rest"] = rng.exponential(size=(ranks, rows)) ** rng.choice([1, 40], rows)
+    found["target"] = np.where(np.arange(ranks)[:, None] == rng.integers(ranks, size=rows), found["max"] - 2, -np.inf)
+    found["max"][:, ::7] = found["max"][0, ::7]  # of several with the maximum, the first one leads
+    found["max"][rng.integers(ranks), 1::9], found["rest"][0, 1::9] = -np.inf, 0
+    found["max"][:, 3::31], found["max"][-1, 5::37], found["target"][0, 5::37] = -np.inf, np.nan, np.nan
+    return found
+
+
+def test_losses_merged_in_one_pass_are_those_of_the_arithmetic():
+    """The native kernel's beside NumPy's, number by number; and both beside the exact ones."""
+    merge_losses = pytest.importorskip("crossentropy.native", reason="needs the compiled module").merge_losses
+    for name, width, ranks in itertools.product(["float32", "float64"], [24, 27], [1, 2, 5]):
+        parts = records(np.random.default_rng(ranks), ranks, 400, name, width)
+        whole, losses, rounded = np.empty((3, 400)), np.empty(400), np.empty(400, np.float32)
+        merge_losses(parts, losses, whole)
+        merge_losses(parts, rounded)
+        expected = _merging.merged_at_once({kind: parts[kind].astype(float) for kind in parts.dtype.names})
+        for kind, found in zip(("max", "rest", "target"), whole, strict=True):
+            np.testing.assert_allclose(found, expected[kind], rtol=1e-15, err_msg=kind)
+        np.testing.assert_allclose(losses, _merging.losses(expected), rtol=2e-15)
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(rounded, losses.astype(np.float32))
+        known = np.flatnonzero(np.isfinite(losses))[:40]
+        assert len(known) == 40
+        exact = [_exact_loss(*(parts[kind][:, n].tolist() for kind in ("max", "rest", "target"))) for n in known]
+        assert largest_error(losses[known], exact, "float64") <= 2
+
+
+def _exact_loss(maxima, rests, targets):
+    with mpmath.workdps(60):
+        of_blocks = [mpmath.exp(m) * (1 + mpmath.mpf(rest)) for m, rest in zip(maxima, rests, strict=True)]
+        return float(mpmath.log(mpmath.fsum(of_blocks)) - max(targets))
+
+
+def test_what_is_told_of_a_block_is_what_a_forward_finds(isa_unit):
+    """To the last bit, on one thread and on several; a row that does not count may have any numbers."""
+    for name in ("float32", "float64", "bfloat16"):
+        _is_told(name, np.random.default_rng(5))
+
+
+def _is_told(name, rng):
+    from crossentropy.native import tell_block
+
+    x, y = rng.standard_normal((300, 2, 130)).astype(dtypes()[name])[:, 1], rng.integers(0, 400, 300)
+    x[3], x[4, 5], x[5, 6] = -np.inf, np.inf, np.nan
+    y[:3], ignored = (99, 100, 229), 17
+    y[7:9] = ignored
+    found = blocks.columns_of_classes(x, y, y != ignored, 100, 400, {})
+    for width in (24, 31):
+        to = np.zeros(300, {"names": ["target", "max", "rest"], "formats": ["f4", "f4", "f8"], "offsets": [0, 4, 8],
+                            "itemsize": width})  # fmt: skip
+        for threads in (1, 4):
+            assert tell_block(x, y, 100, 400, ignored, to, threads) == -1
+            for kind in to.dtype.names:
+                expected = found[kind].astype(to.dtype[kind])
+                np.testing.assert_array_equal(to[kind][y != ignored], expected[y != ignored], err_msg=kind)
+        y[11] = 400
+        to["rest"] = 7
+        assert tell_block(x, y, 100, 400, ignored, to) == 11
+        assert (to["rest"] == 7).all()
+        y[11] = 399

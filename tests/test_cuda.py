@@ -67,6 +67,24 @@ CHOSEN_DTYPES = [(name, IN_TURN[zlib.crc32(name.encode()) % len(IN_TURN)]) for n
 DTYPES_OF = CHOSEN_DTYPES if cuda_backend.SIMULATED else itertools.product(HERE, DTYPES)
 
 
+@pytest.fixture
+def a_warp_a_block(monkeypatch):
+    """The simulator takes its time for each thread: blocks of one warp; test_options_pairwise has those of four."""
+    if cuda_backend.SIMULATED:
+        monkeypatch.setattr(launch, "BLOCK", 32)
+        _forget_shapes()
+    yield
+    monkeypatch.undo()
+    if cuda_backend.SIMULATED:
+        _forget_shapes()
+
+
+def _forget_shapes():
+    launch.shape_for.cache_clear()
+    plans._plans.clear()
+
+
+@pytest.mark.usefixtures("a_warp_a_block")
 @pytest.mark.parametrize(("name", "kind"), list(DTYPES_OF))
 def test_edge_case(name, kind):
     dtype = DTYPES[kind]
@@ -160,8 +178,7 @@ def use(monkeypatch, threads, kept, blocks, multiprocessors=0):
     monkeypatch.setattr(launch, "MOST_BLOCKS", blocks)
     monkeypatch.setattr(driver, "has_clusters", lambda device: True)
     monkeypatch.setattr(driver, "multiprocessors", lambda device: max(1, multiprocessors))
-    launch.shape_for.cache_clear()
-    plans._plans.clear()
+    _forget_shapes()
 
 
 @pytest.fixture
@@ -169,8 +186,7 @@ def shared_out(monkeypatch):
     """A function that sets the shape of work."""
     yield lambda *shape, **more: use(monkeypatch, *shape, **more)
     monkeypatch.undo()
-    launch.shape_for.cache_clear()
-    plans._plans.clear()
+    _forget_shapes()
 
 
 def results(x, y, q, smoothing=0.1):

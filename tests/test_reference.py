@@ -201,6 +201,13 @@ def test_special_rows():
         assert reference.cross_entropy_grad(z, 1, reference.Row(weight=0.0)) == [0, 0]
 
 
+@pytest.mark.parametrize("z", [[414.0, -298.0], [0.0, -720.0, -740.0], [0.0, -746.0], [0.0, -math.inf, -710.0]])
+def test_an_entropy_of_subnormal_probabilities(z):
+    lse = exact_lse(z)
+    log_p = [mp.mpf(value) - lse for value in z if value != -math.inf]
+    assert ulps(reference.entropy(z), -mp.fsum(mp.e**value * value for value in log_p)) <= 4
+
+
 @given(rows, st.data())
 def test_entropy_rank_and_their_gradient(z, data):
     """Of any row, also one whose leading class leaves an entropy of 1e-300."""

@@ -441,6 +441,39 @@ def one_collective(rank):
     assert counts.get_total_counts() == 0
 
 
+@case
+def results_outlive_the_next_message(rank):
+    """Whose memory is the same: of other logits, other rows, another kind of loss."""
+    for size, g in sizes(rank):
+        edges, found = cuts("uneven", 12, size), []
+        for i, n in enumerate((6, 6, 4, 6)):
+            x, y = data(n, 12, seed=i, dtype=torch.float64 if i == 3 else torch.float32)
+            mine = of_rank(x, edges, rank).clone().requires_grad_()
+            with torch.no_grad():
+                loss = ct.vocab_parallel_cross_entropy(mine, y, group=g)
+                both = ct.vocab_parallel_log_probs_and_entropy(mine, y, group=g)
+            later = ct.vocab_parallel_cross_entropy(mine, y, group=g)
+            found.append((x, y, mine, loss, both, later))
+        for x, y, mine, loss, both, later in found:
+            later.sum().backward()
+            whole = x.clone().requires_grad_()
+            expected = ct.cross_entropy(whole, y, reduction="none")
+            expected.sum().backward()
+            tight = {"rtol": 1e-6, "atol": 0}
+            torch.testing.assert_close(loss, expected, **tight)
+            torch.testing.assert_close(both.log_prob, -expected, **tight)
+            assert torch.equal(later, loss)
+            torch.testing.assert_close(mine.grad, of_rank(whole.grad, edges, rank))
+
+
+@case
+def an_option_of_minus_zero_is_one_of_zero(rank):
+    for _, g in sizes(rank):
+        edges, (x, y) = cuts("even", 12, dist.get_world_size(g)), data(6, 12)
+        for margin in (-0.0, 0.0) if rank else (0.0, 0.0):
+            compare(x, y, g, rank, edges, margin=margin, z_loss=0.1)
+
+
 def _peak():
     """Bytes of memory that this process had at most since the peak was forgotten."""
     status = Path("/proc/self/status").read_text()

@@ -229,7 +229,7 @@ typedef struct {
     double (*max)(const void *x, ptrdiff_t n); /* NaN where any is NaN */
     compensated (*sum)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t *ties); /* of e^x, x < max */
     compensated (*pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
-                        lie_of_rows lie, double *max); /* of e^x but class y */
+                        const lie_of_rows *lie, double *max); /* of e^x but class y */
     void (*arriving)(const void *g, const void *x, ptrdiff_t n, double top, int exactly, arrived *sums);
     void (*spread)(const void *x, ptrdiff_t n, double from, subtrahend s, double *mass, double *distance);
     void (*gradient)(gradient_job *job, ptrdiff_t n); /* the next n elements, about */

@@ -190,7 +190,7 @@ typedef struct {
     EXP_FRAME f;
     ptrdiff_t n, y;
     REAL *kept;
-    two_aheads ahead;
+    const two_aheads *ahead;
 } passed;
 
 /* Adds e^z, and returns what is kept of it. */
@@ -228,7 +228,7 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
     const EXP_FRAME f = read_again(&r->f);
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK, last = end - UNROLL * LANES;
     const ELEMENT *x = r->x + j;
-    const two_distances by = aheads_from(&r->ahead, j * (ptrdiff_t)sizeof *x);    /* of the chunk's first byte */
+    const two_distances by = aheads_from(r->ahead, j * (ptrdiff_t)sizeof *x);    /* of the chunk's first byte */
     REAL *kept = keeps ? r->kept + j : NULL;
     for (; j <= last; j += UNROLL * LANES) {
         NAME(ask_by)(x, UNROLL * LANES, by);
@@ -338,9 +338,11 @@ SIMD compensated NAME(pass_as)(const passed *r, int keeps, gradient_queue *queue
 }
 
 static compensated NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y, void *kept, gradient_queue *queue,
-                              lie_of_rows lie, double *max)
+                              const lie_of_rows *lie, double *max)
 {
-    const passed r = {x, frame_at(at), n, y, kept, aheads_of(lie, PREFETCH_NEAR)};
+    two_aheads apart;
+    if (lie->between) apart = aheads_of(*lie, PREFETCH_NEAR);
+    const passed r = {x, frame_at(at), n, y, kept, lie->between ? &apart : &straight_on};
     return kept ? NAME(pass_as)(&r, 1, queue, max) : NAME(pass_as)(&r, 0, NULL, max);
 }
 

@@ -61,7 +61,8 @@ void open_place(place *p, const task *t, int exactly)
     p->spreads = has_spread(t) && t->options.focal == 0;
     p->spreads_after = has_spread(t) && t->options.focal != 0;
     p->whole = p->x.direct && !p->spreads && !t->long_rows && t->classes <= POLL_EVERY;
-    p->between_rows = p->x.direct && t->dims == 1 ? t->x.row_strides[0] - t->classes * element_size(t->x.type) : 0;
+    p->lie.left = p->lie.row = t->classes * element_size(p->x.type);
+    p->lie.between = p->x.direct && t->dims == 1 ? t->x.row_strides[0] - p->lie.row : 0;
     p->s = subtrahend_of(t, 1);
     const int copies = !(p->x.direct && (p->q.direct || !t->q.data) && (p->out.direct || !t->out.data) &&
                          (p->hess.direct || !t->hess.data) && (p->vector.direct || !t->vector.data));

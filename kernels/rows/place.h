@@ -24,7 +24,7 @@ typedef struct place {
     int is_f64, spreads;             /* the sums of class weights are made in the one pass, */
     int spreads_after;               /* or by a pass of their own: so that a backward finds the same bits */
     int whole;                       /* a row is one block, read as it lies */
-    ptrdiff_t between_rows;          /* bytes from the end of one to where the next begins; 0 where that is not so */
+    lie_of_rows lie;                 /* of rows, from their first class on */
     subtrahend s;                    /* of a row of scale 1 */
     cursor c;
     reader x, q, vector;
@@ -66,8 +66,8 @@ static inline void go_to(place *p, ptrdiff_t row)
 /* From a class of a row on. */
 static inline lie_of_rows lie_from(const place *p, ptrdiff_t class)
 {
-    const ptrdiff_t size = element_size(p->x.type);
-    const lie_of_rows found = {(p->t->classes - class) * size, p->t->classes * size, p->between_rows};
+    lie_of_rows found = p->lie;
+    found.left -= class * element_size(p->x.type);
     return found;
 }
 

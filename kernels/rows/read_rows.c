@@ -99,7 +99,8 @@ static compensated pass_over(place *p, const void *x, block b, anchor at, ptrdif
 {
     if (p->scales)
         return p->k->transformed_sum(x, b.n, at, &p->numbers, y - b.at, kept, &p->queue, lie_from(p, b.at), max);
-    return p->k->pass(x, b.n, at, y - b.at, kept, &p->queue, lie_from(p, b.at), max);
+    const lie_of_rows lie = lie_from(p, b.at);
+    return p->k->pass(x, b.n, at, y - b.at, kept, &p->queue, &lie, max);
 }
 
 /* One pass at the anchor for a maximum about the guess; 0 where that will not do. The target y is left out of the sum,
@@ -116,7 +117,7 @@ static int read_about(place *p, ptrdiff_t i, int64_t y, double guess, double *ma
     if (p->whole && !p->scales) {
         const block b = {0, p->t->classes};
         void *kept = keeps ? kept_block(p, i, b) : NULL;
-        sum = p->k->pass(read_block(&p->x, b), b.n, at, y, kept, &p->queue, lie_from(p, 0), max);
+        sum = p->k->pass(read_block(&p->x, b), b.n, at, y, kept, &p->queue, &p->lie, max);
     } else {
         const ptrdiff_t most = p->x.direct && !p->spreads ? POLL_EVERY : BLOCK;    /* by x alone: see is_in_place */
         for (block b = {0, 0}; next_of(&p->c, &b, most);) {

@@ -56,6 +56,7 @@ _ALWAYS = (*BlockStatistics._fields, "class_weight", "sample_weight")
 DTYPE = np.dtype([(name, np.float64) for name in _ALWAYS])
 DTYPE_WITH_ENTROPY = np.dtype([(name, np.float64) for name in (*_ALWAYS, "spread")])
 _OVER_CLASSES = tuple(name for name, option in OPTIONS.items() if option.over == "classes")
+_OF_BLOCK = tuple(name for name in NUMERIC if name not in ("z_loss", "focal"))  # which come once blocks are merged
 _IGNORED = np.iinfo(np.int64).min  # no class of any block
 
 
@@ -315,13 +316,16 @@ def columns_of_classes(
     """
     if not x.size:
         return _columns(identity(y.shape))
-    local, row = y - start, {name: options[name] for name in NUMERIC if name in options}
+    local = y - start
     if counts is not None:
         local[~counts] = _IGNORED
-        row["ignore_index"] = _IGNORED
-    given = RowOptions(**row | {"z_loss": 0.0, "focal": 0.0}, all_classes=classes)
-    call = _check.Loss(x, local, given, x.shape[:-1], -1, "none", None, np.nan, {})
-    return _found(_Block(call, x.shape[-1], local, None, None, given), False)
+    numbers = tuple([(name, options[name]) for name in _OF_BLOCK if name in options])
+    return _statistics(x, local, _of_numbers(numbers, classes, None if counts is None else _IGNORED))
+
+
+@functools.lru_cache
+def _of_numbers(numbers: tuple[tuple[str, float], ...], classes: int, ignored: int | None) -> Any:
+    return RowOptions(**dict(numbers), all_classes=classes, ignore_index=ignored)
 
 
 def _parts(logits: Any, targets: Any, start: Any, classes: Any, entropy: bool, partition: Any, left: Any) -> np.ndarray:
@@ -350,10 +354,7 @@ def _found(b: _Block, entropy: bool) -> dict[str, np.ndarray]:
     """The numbers of a block that has rows and classes, by name."""
     o, n, found = b.options, row_count(b.call.x), dict[str, np.ndarray]()
     if not entropy or o.probabilities or o.label_smoothing > 0:
-        parts = _memory.empty((n, len(BlockStatistics._fields)), np.dtype(np.float64))
-        registry.current().forward_block(b.call.x, b.given, o, parts)
-        found = dict(zip(BlockStatistics._fields, parts.T, strict=True))
-        _find_mass_of_nothing(b, found)
+        found = _statistics(b.call.x, b.given, o)
     if entropy:
         _find_spread(b, found, n)
     if b.bad is not None:
@@ -373,18 +374,28 @@ def _weights_of_targets(b: _Block) -> Any:
     return found
 
 
-def _find_mass_of_nothing(b: _Block, found: dict[str, np.ndarray]) -> None:
+def _statistics(x: np.ndarray, given: np.ndarray, o: Any) -> dict[str, np.ndarray]:
+    """What backends find of a block that has rows and classes."""
+    parts = _memory.empty_rows(row_count(x), len(BlockStatistics._fields))
+    registry.current().forward_block(x, given, o, parts)
+    found = dict(zip(BlockStatistics._fields, parts.T, strict=True))
+    if o.probabilities or o.label_smoothing:  # else nothing but the target weighs anything
+        _find_mass_of_nothing(x, given, o, found)
+    return found
+
+
+def _find_mass_of_nothing(x: np.ndarray, given: np.ndarray, o: Any, found: dict[str, np.ndarray]) -> None:
     """The mass of rows of which the block has nothing but -inf: what these weigh in the loss is lost to no row."""
     lost = np.flatnonzero(found["max"] == -np.inf)
     if not lost.size:
         return
-    o, w = b.options, 1.0 if b.options.class_weight is None else b.options.class_weight
+    w = 1.0 if o.class_weight is None else o.class_weight
     floor = o.label_smoothing / o.all_classes
     for row in lost if o.probabilities else ():
-        q = b.call.targets[np.unravel_index(row, b.call.rows_shape)].astype(np.float64)
+        q = given[np.unravel_index(row, x.shape[:-1])].astype(np.float64)
         found["mass"][row] = (w * ((1 - o.label_smoothing) * q + floor)).sum()
     if not o.probabilities:
-        found["mass"][lost] = floor * (b.own if o.class_weight is None else o.class_weight.sum())
+        found["mass"][lost] = floor * (x.shape[-1] if o.class_weight is None else o.class_weight.sum())
     found["distance"][lost] = np.where(found["mass"][lost] == 0, 0, np.inf)
 
 

@@ -23,10 +23,12 @@ from ._backends.native import (
     log_softmax,
     log_softmax_backward,
     logsumexp,
+    merge_losses,
     row_statistics,
     scan_targets,
     softmax,
     stream,
+    tell_block,
     total,
 )
 
@@ -53,9 +55,11 @@ __all__ = [
     "log_softmax",
     "log_softmax_backward",
     "logsumexp",
+    "merge_losses",
     "row_statistics",
     "scan_targets",
     "softmax",
     "stream",
+    "tell_block",
     "total",
 ]

@@ -7,6 +7,7 @@ The contract of these functions is in contract.py; the kernels are in kernels/.
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -228,6 +229,43 @@ def forward(x: np.ndarray, targets: np.ndarray, options: Any, loss: np.ndarray, 
 def forward_block(x: np.ndarray, targets: np.ndarray, options: Any, parts: np.ndarray) -> None:
     """What is found of a block of classes."""
     _loss("forward", x, targets, options, parts=parts)
+
+
+@functools.cache
+def _places(record: np.dtype) -> tuple[tuple[int, bool], ...]:
+    """Where max, rest and target lie in a record, and whether they are float64."""
+    fields: Any = record.fields
+    return tuple((fields[name][1], fields[name][0].itemsize == 8) for name in ("max", "rest", "target"))
+
+
+def tell_block(
+    x: np.ndarray,
+    targets: np.ndarray,
+    start: int,
+    classes: int,
+    ignore_index: int,
+    records: np.ndarray,
+    most_threads: int = 2**31 - 1,
+) -> int:
+    """What is found of a block of classes of rows without options, whose first class is ``start``, into their records.
+
+    These have max, rest and target by name, float32 or float64; targets are int64 (N,), of so many classes of all
+    blocks. Returns the first row with a bad one, with nothing written, or -1. (It is `forward_block` and what is done
+    before and after that, for callers whose every other operation on the rows' numbers costs them cold caches.)
+    """
+    threads = 1 if x.size < SERIAL_BELOW else min(current_threads(), most_threads)
+    places = _places(records.dtype)
+    return _native.tell_block(
+        current_isa(), threads, _described(x), targets, start, classes, ignore_index, records, places
+    )
+
+
+def merge_losses(records: np.ndarray, losses: np.ndarray, whole: np.ndarray | None = None) -> None:
+    """The losses of such rows from their records of all blocks, (blocks, N): as `_merging` has them, in one pass.
+
+    ``losses`` is float32 or float64, (N,); ``whole``, float64 (3, N), gets max, rest and target of all classes.
+    """
+    _native.merge_losses(records, _places(records.dtype), losses, whole)
 
 
 def backward(

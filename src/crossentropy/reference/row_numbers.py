@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .exact import times, total
+from .exact import exp_diff, times, total
 from .loss import PLAIN, Row, Transformed, below_max, cross_entropy_grad, probabilities, transformed
 from .rows import Partial, partial
 
@@ -35,7 +35,12 @@ def numbers_of(z: Sequence[float], options: Row = PLAIN) -> Numbers:
     given = transformed(z, [], options)
     s = partial(given.z, given.low)
     p, below = probabilities(given, s), [total(below_max(given, s, c)) for c in range(len(z))]
-    return Numbers(given, s, p, below, total([times(p_c, value) for p_c, value in zip(p, below, strict=True)]))
+    parts = [times(p_c, value) for p_c, value in zip(p, below, strict=True)]
+    for c, p_c in enumerate(p):
+        if p_c < 2.0**-1000 and math.isfinite(below[c]):  # may lack digits that p_c (m - z_c) has a place for
+            half = exp_diff(given.z[c] / 2, s.max / 2, 0.0 if given.low is None else (given.low[c] - s.low) / 2)
+            parts[c] = half * below[c] * half / (1.0 + s.rest)
+    return Numbers(given, s, p, below, total(parts))
 
 
 def log_prob(z: Sequence[float], y: int, options: Row = PLAIN) -> float:
@@ -79,7 +84,10 @@ def largest(z: Sequence[float], options: Row = PLAIN) -> int:
     1
     """
     r = numbers_of(z, options)
-    return -1 if math.isnan(r.s.max) else max(range(len(z)), key=lambda c: (r.pairs[c], -c))
+    if math.isnan(r.s.max):
+        return -1
+    pairs = r.pairs
+    return max(range(len(z)), key=lambda c: (pairs[c], -c))
 
 
 def rank(z: Sequence[float], y: int, options: Row = PLAIN) -> int:
@@ -93,7 +101,8 @@ def rank(z: Sequence[float], y: int, options: Row = PLAIN) -> int:
     r = numbers_of(z, options)
     if math.isnan(r.s.max):
         return len(z)
-    return sum(pair > r.pairs[y] or (pair == r.pairs[y] and c < y) for c, pair in enumerate(r.pairs))
+    pairs = r.pairs
+    return sum(pair > pairs[y] or (pair == pairs[y] and c < y) for c, pair in enumerate(pairs))
 
 
 def log_probs_grad(

@@ -50,8 +50,10 @@ def result_dtype(dtype, what) -> str:
 def spacing(values, name):
     """One ulp at each value; the subnormal spacing below the normal range."""
     bits, least = FORMATS[name]
-    _, exponent = np.frexp(np.abs(np.asarray(values, np.longdouble)))
-    return np.ldexp(np.longdouble(1), np.maximum(exponent - 1, least) - (bits - 1))
+    # In float64 for what is that: a long double's exponent takes ten times as long, and no ulp is less than 2^-1074.
+    real = np.float64 if getattr(values, "dtype", None) == np.float64 else np.longdouble
+    _, exponent = np.frexp(np.abs(np.asarray(values, real)))
+    return np.ldexp(real(1), np.maximum(exponent - 1, least) - (bits - 1))
 
 
 def largest_error(got, expected, name, unit_at=None) -> float:

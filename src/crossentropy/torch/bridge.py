@@ -68,7 +68,8 @@ def bfloat16() -> np.dtype:
 
 def array(x: torch.Tensor):
     """The tensor as the package's functions take it, in the same memory."""
-    x = x.detach().resolve_neg()
+    x = x.detach() if x.requires_grad else x
+    x = x.resolve_neg() if x.is_neg() else x
     if x.is_cuda:
         return x
     return x.view(torch.uint16).numpy().view(bfloat16()) if x.dtype == torch.bfloat16 else x.numpy()
@@ -98,7 +99,13 @@ def on_torchs_threads(x: torch.Tensor, elements: int | None = None):
         or threads() <= torch.get_num_threads()
     ):
         return _AS_IT_IS
-    return config(threads=torch.get_num_threads())
+    return _limited(torch.get_num_threads())
+
+
+@functools.cache
+def _limited(count: int) -> config:
+    """The settings of so many threads, which any number of calls may be within."""
+    return config(threads=count)
 
 
 def _named(input, target, weights: Weights, options: Options) -> dict:

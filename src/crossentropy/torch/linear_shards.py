@@ -7,6 +7,8 @@ gradient, which is the sum of what each rank's classes give: an all-reduce, as i
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch.nn import functional as F
 
@@ -70,20 +72,16 @@ class _Linear(torch.autograd.Function):
         layer = _converted(Layer(x.detach(), w.detach(), None if b is None else b.detach()), settings.dtype)
         call = shard_losses.Call(_logits_like(len(x), layer, settings), target, weights, options)
 
-        def records(found):
-            import numpy as np
-
-            whole = np.zeros(len(x), call.dtype)
+        def records(found, to):
             for rows in _parts(len(x), settings, len(w)):
                 logits = F.linear(layer.input[rows], layer.weight, layer.bias)
                 part = shard_losses.Call(logits, *_of_rows(target, weights, rows), options)
-                whole[rows] = shard_losses.records(part, found)
-            return whole
+                shard_losses.records(part, found, to[rows])
 
         with shards.RefusalsTold(group):
             mark, device = mark_of(call, first), shards.device_of(x, group)
-        parts, found, marks = shards.exchanged(group, mark, call.dtype, records, device)
-        loss, divisor, statistics = shard_losses.results(call, parts, found, marks)
+        results = functools.partial(shard_losses.results, call)
+        (loss, divisor, statistics), found = shards.exchanged(group, mark, call.dtype, records, device, results)
         ctx.mark_non_differentiable(divisor)
         ctx.save_for_backward(x, w, b, target, *weights, statistics, divisor)
         ctx.rest = settings, group, found.start, found.classes

@@ -91,10 +91,11 @@ def transformed(z: np.ndarray, prior, settings: Settings) -> np.ndarray:
     return z if prior is None else z + prior
 
 
-def records(call: Call, shards: Shards) -> np.ndarray:
-    """What this rank tells of each row."""
+def records(call: Call, shards: Shards, found: np.ndarray) -> None:
+    """Write what this rank tells of each row, (N,)."""
     n, classes = call.rows_shape.numel(), call.input.shape[-1]
-    index, found = call._index(), np.zeros(n, call.dtype)
+    index = call._index()
+    found[...] = 0
     counts = call.counts(index)
     if index is not None:
         bad = (index < 0) | (index >= shards.classes)
@@ -126,7 +127,6 @@ def records(call: Call, shards: Shards) -> np.ndarray:
     if counts is not None:
         found[~counts] = 0
         found["rest"][~counts] = -1  # that it does not count, for those who think it does
-    return found
 
 
 def _by_torch(call: Call, shards: Shards, index, counts, found: np.ndarray) -> None:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,15 +25,41 @@ from .bridge import NO_WEIGHTS, Options, Weights, array, host_array, loss_dtype,
 from .shards import Mark, Shards, digest
 
 _NUMBERS = ("label_smoothing", *EXTRAS)
+_NONE_GIVEN = Weights(*[False] * len(Weights._fields))
+_OF_PLAIN = ("max", "rest", "target")  # all that is told of a row whose target is a class, without options
 
 
-@functools.cache
-def _record(fields: tuple[str, ...], long: bool, long_rest: bool) -> np.dtype:
-    """The fields that have 8 bytes first, and so aligned."""
-    kinds = dict.fromkeys(fields, "f8" if long else "f4")
-    if len(fields) == 3 or long_rest:
+class Kind(NamedTuple):
+    """What comes of the options of a call, whatever its tensors hold."""
+
+    record: np.dtype  # a row's: 16 bytes wherever four numbers in float32 do, or two in it and one in float64
+    digest: int  # of what must be the same on every rank beside the targets
+    plain_blocks: bool  # what is told of a block is max, rest and target, of the logits as they are
+    plain_losses: bool  # and so are the losses made from these
+
+
+@functools.lru_cache
+def _kind_of(rows_shape, dtype: torch.dtype, options: Options, given: Weights, are_classes: bool) -> Kind:
+    """The kind of a call; ``given`` says which weights there are."""
+    fields = ["max", "rest", *(["target"] if are_classes else ["mass"])]
+    if are_classes and given.weight:
+        fields.append("class_weight")
+    if options.label_smoothing or not are_classes:
+        fields.append("distance")
+    changed = any(getattr(options, name) != DEFAULTS[name] for name in TRANSFORMS)  # logits, to float64
+    kinds = dict.fromkeys(fields, "f8" if dtype == torch.float64 or changed or given.class_prior else "f4")
+    # A focal factor is a power of what is left beside the target, which may be far below float32's range.
+    if len(fields) == 3 or options.focal != DEFAULTS["focal"]:
         kinds["rest"] = "f8"
-    return np.dtype([(name, kinds[name]) for name in sorted(fields, key=lambda name: kinds[name] != "f8")])
+    # The fields that have 8 bytes come first, and so aligned.
+    record = np.dtype([(name, kinds[name]) for name in sorted(fields, key=lambda name: kinds[name] != "f8")])
+    # The dtype of targets may differ: what they are is told by their values. -0.0 is 0.0 to the cache, and so is here.
+    numbers = [x + 0.0 if isinstance(x, float) else x for x in options]
+    digest = zlib.crc32(repr((tuple(rows_shape), numbers, tuple(given), are_classes)).encode())
+    plain = len(fields) == len(_OF_PLAIN)
+    return Kind(
+        record, digest, plain and not changed and not any(given), plain and not (options.z_loss or options.focal)
+    )
 
 
 @dataclass(frozen=True)
@@ -54,38 +81,34 @@ class Call:
         """Whether targets are classes, not probabilities."""
         return not self.target.is_floating_point()
 
-    @property
-    def fields(self) -> list[str]:
-        """Which numbers of a block have to be told."""
-        found = ["max", "rest"]
-        if self.are_classes:
-            found.append("target")
-            if self.weights.weight is not None:
-                found.append("class_weight")
-        else:
-            found.append("mass")
-        return [*found, "distance"] if self.options.label_smoothing or not self.are_classes else found
-
     @cached_property
+    def kind(self) -> Kind:
+        """What comes of the options."""
+        given = _NONE_GIVEN if self.weights is NO_WEIGHTS else Weights(*[t is not None for t in self.weights])
+        return _kind_of(self.rows_shape, self.input.dtype, self.options, given, self.are_classes)
+
+    @property
     def dtype(self) -> np.dtype:
-        """A row's record: 16 bytes wherever four numbers in float32 do, or two in it and one in float64."""
-        options = self.options
-        changed = any(getattr(options, name) != DEFAULTS[name] for name in TRANSFORMS)  # logits, to float64
-        long = self.input.dtype == torch.float64 or changed or self.weights.class_prior is not None
-        # A focal factor is a power of what is left beside the target, which may be far below float32's range.
-        return _record(tuple(self.fields), long, options.focal != DEFAULTS["focal"])
+        """That of a row's record."""
+        return self.kind.record
 
     def digests(self) -> tuple[int, int]:
         """(of the options, of targets and weights of rows): what must be the same on every rank."""
-        given = [t is not None for t in self.weights]
-        # The dtype of targets may differ: what they are is told by their values.
-        text = repr((tuple(self.rows_shape), tuple(self.options), given, self.are_classes))
-        return zlib.crc32(text.encode()), digest(self.classes, self.sample_weight)
+        return self.kind.digest, digest(self.classes, self.sample_weight)
 
     @cached_property
     def classes(self) -> np.ndarray | None:
-        """Targets that are classes, int64 of the rows' shape on the host."""
-        return host_array(self.target.long()) if self.are_classes else None
+        """Targets that are classes, int64 of the rows' shape on the host, in C order."""
+        if not self.are_classes:
+            return None
+        y = self.target
+        return np.asarray((y if y.dtype is torch.int64 and y.is_cpu else y.long().cpu()).numpy(), order="C")
+
+    def scanned(self, classes: int) -> tuple[int, int]:
+        """(the first row that counts and whose target is no class, or -1; how many others count, by their targets)."""
+        y = self.classes.reshape(-1)
+        first_bad, others = registry.current().scan_targets(y, classes, self.options.ignore_index, None, None)
+        return first_bad, int(others)
 
     @cached_property
     def sample_weight(self) -> np.ndarray | None:
@@ -98,11 +121,10 @@ class Call:
         w = self.weights.weight
         return float(self.input.shape[-1]) if w is None else w.double().sum().item()
 
-    @cached_property
-    def counts(self) -> np.ndarray | None:
+    def counts(self, classes: int) -> np.ndarray | None:
         """Which rows count, (N,); None for all."""
         found = None
-        if self.classes is not None:
+        if self.classes is not None and self.scanned(classes)[1] != self.classes.size:
             found = self.classes.reshape(-1) != self.options.ignore_index
         if self.sample_weight is not None:
             weighs = self.sample_weight != 0
@@ -135,8 +157,8 @@ def checked(logits, target, weights: Weights, options: Options) -> Options:
     epsilon = OPTIONS["label_smoothing"].rule(options.label_smoothing, "label_smoothing")
     options = options._replace(ignore_index=index_of(options.ignore_index), label_smoothing=epsilon)
     require_plain(target, "target", logits.device)
-    given = (("target", target), *zip(("weight", *Weights._fields[1:]), weights, strict=True))
-    for name, t in given:
+    given = () if weights is NO_WEIGHTS else zip(("weight", *Weights._fields[1:]), weights, strict=True)
+    for name, t in (("target", target), *given):
         if t is None:
             continue
         require_plain(t, name, logits.device)
@@ -206,45 +228,50 @@ def _numbers(call: Call, shards: Shards) -> Mapping[str, np.ndarray]:
         return {name: found[name] for name in found.dtype.names}
     with on_torchs_threads(call.input):
         if call.classes is not None and call.weights is NO_WEIGHTS:
-            counts = call.counts
+            counts = call.counts(shards.classes)
             return blocks.columns_of_classes(array(call.input), call.classes.reshape(-1), counts, *place, _named(call))
         given = array(call.target) if call.classes is None else call.classes
         return blocks.columns(array(call.input), given, *place, _as_arrays(_named(call)))
 
 
-def records(call: Call, shards: Shards) -> np.ndarray:
-    """What this rank tells of each row, (N,); of one that does not count any numbers.
+def records(call: Call, shards: Shards, to: np.ndarray) -> None:
+    """Write what this rank tells of each row, (N,); of one that does not count any numbers.
 
     A target's logit is -inf on the ranks that do not have it. That one has it is known from what goes with a message:
     targets are the same everywhere, and the ranks' classes are each class once.
     """
-    found = np.empty(call.rows_shape.numel(), call.dtype)
-    if call.classes is not None:
-        _check_classes(call, call.classes.reshape(-1), shards.classes)
+    if _tell(call, shards, to):
+        return
+    if call.classes is not None and (row := call.scanned(shards.classes)[0]) >= 0:
+        raise _bad_target(call, row, shards.classes)
     try:
         numbers = _numbers(call, shards)
     except ValueError as error:  # of class weights, which are called otherwise here
         raise ValueError(str(error).replace("class_weight", "weight")) from None
     with np.errstate(over="ignore", under="ignore"):
         for name in call.dtype.names:
-            found[name] = numbers[name]
-    return found
+            to[name] = numbers[name]
 
 
-def _check_classes(call: Call, y: np.ndarray, classes: int) -> None:
-    if not y.size or (y.min() >= 0 and y.max() < classes):
-        return
-    bad = (y < 0) | (y >= classes)
+def _tell(call: Call, shards: Shards, to: np.ndarray) -> bool:
+    """The same by the backend alone, where it can do that and has nothing but logits and classes to look at."""
+    x, at_once = call.input, getattr(registry.current(), "tell_block", None)
+    if at_once is None or not (call.kind.plain_blocks and x.numel()):
+        return False
+    if shard_device.serves(x) or shard_composed.is_needed(x):
+        return False
+    y, place = call.classes.reshape(-1), (shards.start, shards.classes)
+    row = at_once(array(x), y, *place, call.options.ignore_index, to, torch.get_num_threads())
+    if row >= 0:
+        raise _bad_target(call, row, shards.classes)
+    return True
+
+
+def _bad_target(call: Call, row: int, classes: int) -> IndexError:
+    at = ", ".join(map(str, np.unravel_index(row, tuple(call.rows_shape)))) if call.rows_shape else ""
+    name, y = f"target[{at}]" if at else "target", call.classes.reshape(-1)[row]
     ignored = call.options.ignore_index
-    bad &= y != ignored
-    if bad.any():
-        first = int(np.argmax(bad))
-        at = ", ".join(map(str, np.unravel_index(first, tuple(call.rows_shape)))) if call.rows_shape else ""
-        raise IndexError(
-            f"target[{at}] must be a class in [0, {classes}) or ignore_index {ignored}, got {y[first]}"
-            if at
-            else f"target must be a class in [0, {classes}) or ignore_index {ignored}, got {y[first]}"
-        )
+    return IndexError(f"{name} must be a class in [0, {classes}) or ignore_index {ignored}, got {y}")
 
 
 # The numbers of whole rows, as they are kept for a backward: float64 (fields, N).
@@ -252,24 +279,43 @@ KEPT = ("max", "rest", "target", "mass", "distance", "class_weight", "sample_wei
 
 
 def results(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark], keeps: bool = True):
-    """(loss, divisor, statistics) from all ranks' records, (K, N); the last None unless a backward needs them."""
-    counts, epsilon = call.counts, call.options.label_smoothing
-    of_ranks = {name: parts[name].astype(np.float64) for name in parts.dtype.names}
-    if call.are_classes and epsilon:
-        of_ranks["mass"] = np.array([[epsilon / shards.classes * mark.weight_sum] for mark in marks])
-    whole = _merging.merged_at_once(of_ranks)
-    rows = _merging.losses(whole, *(getattr(call.options, name) for name in _merging.OPTIONS))
+    """(loss, divisor, statistics) from all ranks' records, (K, N).
+
+    Statistics are None unless a backward needs them, and so is then the divisor of losses that nothing divides.
+    """
+    counts, n = call.counts(shards.classes), parts.shape[1]
+    rows, whole = _merged(call, parts, shards, marks, keeps)
     if call.sample_weight is not None:
         whole["sample_weight"] = call.sample_weight
         with np.errstate(invalid="ignore"):
             rows = rows * call.sample_weight
     if counts is not None:
         rows[~counts] = 0
-    by = _divisor(call, whole, counts, len(rows))
+    if call.options.reduction == "none" and not keeps:
+        return _of_rows(rows, call), None, None
+    by = _divisor(call, whole, counts, n)
     if call.options.reduction == "mean" and call.options.normalizer is None and not by:
-        counts = np.zeros(len(rows), bool)  # for the backward: the gradient of a mean over no row is 0
-    kept = torch.from_numpy(_kept(whole, counts, len(rows))) if keeps else None
-    return _reduced(rows, by, call), torch.tensor(by, dtype=torch.float64), kept
+        counts = np.zeros(n, bool)  # for the backward: the gradient of a mean over no row is 0
+    kept = torch.from_numpy(_kept(whole, counts, n)) if keeps else None
+    loss = _of_rows(rows, call) if call.options.reduction == "none" else _reduced(rows, by, call)
+    return loss, torch.tensor(by, dtype=torch.float64), kept
+
+
+def _merged(call: Call, parts: np.ndarray, shards: Shards, marks: list[Mark], keeps: bool):
+    """(the rows' losses, but for their weights; the numbers of whole rows by name, as far as they are needed)."""
+    options, epsilon = call.options, call.options.label_smoothing
+    at_once = getattr(registry.current(), "merge_losses", None)
+    if at_once is not None and call.kind.plain_losses:
+        whole = np.empty((len(_OF_PLAIN), parts.shape[1])) if keeps else None
+        rounded = options.reduction == "none" and call.sample_weight is None and call.input.dtype != torch.float64
+        rows = np.empty(parts.shape[1], np.float32 if rounded else np.float64)
+        at_once(parts, rows, whole)
+        return rows, dict(zip(_OF_PLAIN, whole, strict=True)) if keeps else {}
+    of_ranks = {name: parts[name].astype(np.float64) for name in parts.dtype.names}
+    if call.are_classes and epsilon:
+        of_ranks["mass"] = np.array([[epsilon / shards.classes * mark.weight_sum] for mark in marks])
+    whole = _merging.merged_at_once(of_ranks)
+    return _merging.losses(whole, *(getattr(options, name) for name in _merging.OPTIONS)), whole
 
 
 def _kept(whole: dict, counts, n: int) -> np.ndarray:
@@ -289,17 +335,22 @@ def _divisor(call: Call, whole: dict, counts, n: int) -> float:
     return float((weights if counts is None else weights[counts]).sum())
 
 
-def _reduced(rows: np.ndarray, by: float, call: Call) -> torch.Tensor:
-    dtype = loss_dtype(call.input)
-    if call.options.reduction == "none":
+def _of_rows(rows: np.ndarray, call: Call) -> torch.Tensor:
+    """The rows' losses as a tensor like the logits, but of the losses' dtype."""
+    if rows.dtype == np.float64 and call.input.dtype != torch.float64:
         with np.errstate(over="ignore", under="ignore"):
-            found = torch.from_numpy(rows.astype(np.float64 if dtype == torch.float64 else np.float32, copy=False))
-        return found.to(call.input.device).reshape(call.rows_shape)
+            rows = rows.astype(np.float32)
+    found = torch.from_numpy(rows)
+    found = found if call.input.is_cpu else found.to(call.input.device)
+    return found if len(call.rows_shape) == 1 else found.reshape(call.rows_shape)
+
+
+def _reduced(rows: np.ndarray, by: float, call: Call) -> torch.Tensor:
     total = registry.current().total(np.ascontiguousarray(rows))
     if call.options.reduction == "mean":
         by = call.options.normalizer or by
         total = total / by if by else np.nan
-    return torch.tensor(total, dtype=dtype, device=call.input.device)
+    return torch.tensor(total, dtype=loss_dtype(call.input), device=call.input.device)
 
 
 def like_results(call: Call):

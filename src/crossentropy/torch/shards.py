@@ -13,12 +13,13 @@ sends its own classes with every one, and where these are not what somebody took
 from __future__ import annotations
 
 import functools
+import struct
 import weakref
 import zlib
 from collections import deque
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,35 +28,34 @@ from . import private
 
 MAGIC = 0x63726F7373656E74  # "crossent"
 LATEST = 16  # messages, of which none to come is smaller than the largest
+KEPT = 2**20  # bytes of all parts, up to which their memory is kept: more is no matter beside the logits of such rows
 REFUSED, REFUSED_AT_ONCE = 1, 2  # a rank's arguments: for the shards that it knew of, or whatever these are
 
 
 class Mark(NamedTuple):
-    """What ends a rank's part of a message: int64 each."""
+    """What ends a rank's part of a message, 8 bytes each; up to ``problem`` the same on every rank, if all is well."""
 
     magic: int
     rows: int
     width: int  # bytes a row
-    classes: int  # of this rank's shard
-    first: int  # the class that it begins with, where its caller says so; else -1
     table: int  # of the shards that the rank took the others to have; 0 for none
     options: int  # digest of what must be the same on every rank beside the targets
     targets: int  # digest of these, and of the weights of rows
-    weight_bits: int  # of the float64 sum of the class weights of this shard
     problem: int  # 0, or how the rank refuses its arguments
-
-    @property
-    def weight_sum(self) -> float:
-        """The sum of the class weights of the rank."""
-        return float(np.int64(self.weight_bits).view(np.float64))
+    classes: int  # of this rank's shard
+    first: int  # the class that it begins with, where its caller says so; else -1
+    weight_sum: float  # of the class weights of this shard
 
 
-SIZE = 8 * len(Mark._fields)  # bytes
+_SHARED, _SAID = slice(0, 7), slice(7, 9)
+_NONE = Mark(*[0] * 9, 0.0)
+_MARK = struct.Struct(f"{len(Mark._fields) - 1}qd")
+SIZE = _MARK.size  # bytes
 
 
 def mark_of(rows: int, width: int, classes: int, first: int, digests: tuple[int, int], weight_sum: float) -> Mark:
     """The mark of a call, before it is known who else has which classes."""
-    return Mark(MAGIC, rows, width, classes, first, 0, *digests, int(np.float64(weight_sum).view(np.int64)), 0)
+    return Mark(MAGIC, rows, width, 0, *digests, 0, classes, first, weight_sum)
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class _Known:
     def __init__(self) -> None:
         self.sizes: deque[int] = deque(maxlen=LATEST)  # bytes of rows
         self.shards: dict[tuple[int, int], Shards] = {}  # by what a rank has of them
+        self.kept: list[tuple[Parts, Parts]] = []  # memory of the latest message, while no call has it; one at most
 
 
 _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -138,9 +139,11 @@ def digest(*arrays) -> int:
 
 def refuse(group, problem: Exception):
     """Raise what is wrong with the arguments of this rank, once the others know that something is."""
-    mark, device = mark_of(0, 0, 0, -1, (0, 0), 0.0)._replace(problem=REFUSED_AT_ONCE), device_of(None, group)
+    mark = mark_of(0, 0, 0, -1, (0, 0), 0.0)._replace(problem=REFUSED_AT_ONCE)
+    mine, every = _memory_of(group)
+    mine.end_in(mark)
     try:
-        gather(message(None, room_of(group), mark, device), group)
+        gather(mine, every, group, device_of(None, group))
     except RuntimeError as error:  # they are gone, which is not what is wrong here
         raise problem from error
     raise problem
@@ -164,17 +167,35 @@ class RefusalsTold:
             refuse(self.group, problem)
 
 
-def exchanged(group, mark: Mark, dtype: np.dtype, records, device):
-    """(the records of all ranks, (ranks, rows); the shards; the marks), or an error on every rank.
+def exchanged(group, mark: Mark, dtype: np.dtype, records, device, results):
+    """(``results(parts, shards, marks)`` of all ranks' records, the shards), or an error on every rank.
 
-    ``records(shards)`` are this rank's. An exception of it is raised after the others know of it.
+    ``records(shards, to)`` writes this rank's, (N,), and an exception of it is raised after the others know of it. The
+    parts, (ranks, N), are lent: their memory is that of the next message, unless this one fails.
     """
     while True:
-        part, said, found = prepared(group, mark, records)
-        every = gather(message(part, room_of(group), said, device), group)
-        shards, marks = read(group, every, said, found)
+        mine, every = _memory_of(group)
+        said, problem = prepared(group, mark, dtype, records, mine)
+        mine.end_in(said)
+        gather(mine, every, group, device)
+        shards, marks = read(group, every, said, problem)
         if shards is not None:
-            return rows_of(every, len_of(group), mark, dtype), shards, marks
+            found = results(every.records(mark.rows, dtype), shards, marks)
+            if every.tensor.numel() <= KEPT:
+                _of(group).kept[:] = [(mine, every)]
+            return found, shards
+
+
+def _memory_of(group) -> tuple[Parts, Parts]:
+    """(the part of this rank, those of all) of the next message: what is kept, where that fits and nobody has it."""
+    room, ranks, kept = room_of(group), len_of(group), _of(group).kept
+    try:
+        found = kept.pop()
+    except IndexError:
+        found = None
+    if found is None or found[0].room != room:
+        found = part_of(group), Parts(torch.zeros(ranks * (room + SIZE), dtype=torch.uint8), ranks)
+    return found
 
 
 def room_of(group) -> int:
@@ -189,33 +210,36 @@ def _of(group) -> _Known:
     return found
 
 
-def prepared(group, mark: Mark, records):
-    """(records or None, their mark, what is wrong with its arguments or None)."""
+def prepared(group, mark: Mark, dtype: np.dtype, records, mine: Parts) -> tuple[Mark, Exception | None]:
+    """(the mark of this rank's records, which are written if they can be; what is wrong with its arguments or None)."""
     shards = _of(group).shards.get((mark.classes, mark.first))
-    if shards is None or mark.rows * mark.width > room_of(group):
-        return None, mark, None
+    if shards is None or mark.rows * mark.width > mine.room:
+        return mark, None
     mark = mark._replace(table=shards.digest)
     try:
-        return records(shards), mark, None
+        records(shards, mine.records(mark.rows, dtype)[0])
     except Exception as error:  # the others must not wait for a rank that has run out of memory, either
-        return None, mark._replace(problem=REFUSED), error
+        return mark._replace(problem=REFUSED), error
+    return mark, None
 
 
-def read(group, every: torch.Tensor, mark: Mark, problem: Exception | None) -> tuple[Shards | None, list[Mark]]:
+def read(group, every: Parts, mark: Mark, problem: Exception | None) -> tuple[Shards | None, list[Mark]]:
     """(the shards, or None where all send again; the marks); an error unless all ranks are at one.
 
     What is kept of a message for the next one depends on what every rank has got alone.
     """
-    marks, of_group = marks_of(every, len_of(group)), _of(group)
+    marks, of_group = every.marks(), _of(group)
+    shards, said = of_group.shards.get((mark.classes, mark.first)), [other[_SAID] for other in marks]
+    alike = all(other[_SHARED] == mark[_SHARED] for other in marks)
+    if alike and not mark.problem and shards is not None and shards.said == said and shards.digest == mark.table:
+        of_group.sizes.append(room_for(mark))
+        return shards, marks
     if any(other.magic != MAGIC for other in marks):
         raise RuntimeError(f"another rank called another function: logits have {mark.rows} rows on this one")
     refused([rank for rank, other in enumerate(marks) if other.problem == REFUSED_AT_ONCE])
-    if any(other[1:3] != mark[1:3] for other in marks):
-        _same(marks, "rows", "logits must have the same number of rows on every rank")
-        _same(marks, "width", "logits must have one dtype, and options be the same, on every rank")
-    of_group.sizes.append(mark.rows * mark.width)
-    shards = of_group.shards.get((mark.classes, mark.first))
-    said = [other[3:5] for other in marks]
+    _same(marks, "rows", "logits must have the same number of rows on every rank")
+    _same(marks, "width", "logits must have one dtype, and options be the same, on every rank")
+    of_group.sizes.append(room_for(mark))
     if shards is None or shards.said != said:
         shards = of_group.shards[mark.classes, mark.first] = shards_of(marks, rank_of(group))
     if any(other.table != shards.digest for other in marks):
@@ -223,9 +247,8 @@ def read(group, every: torch.Tensor, mark: Mark, problem: Exception | None) -> t
     if problem is not None:
         raise problem
     refused([rank for rank, other in enumerate(marks) if other.problem])
-    if any(other[6:8] != mark[6:8] for other in marks):
-        _same(marks, "options", "the shape of logits' rows and the options must be the same on every rank")
-        _same(marks, "targets", "target, and weights of rows, must be the same on every rank")
+    _same(marks, "options", "the shape of logits' rows and the options must be the same on every rank")
+    _same(marks, "targets", "target, and weights of rows, must be the same on every rank")
     return shards, marks
 
 
@@ -253,29 +276,56 @@ def len_of(group) -> int:
 # ---------------------------------------------------------------------- messages
 
 
-def message(records: np.ndarray | None, room: int, mark: Mark, device) -> torch.Tensor:
-    """The part of this rank: its rows' records, where it has them, in room for so many bytes, and the mark."""
-    part = np.empty(room + SIZE, np.uint8)
-    used = 0 if records is None else records.nbytes
-    if records is not None:
-        part[:used] = records.view(np.uint8).reshape(-1)
-    part[used:room] = 0
-    part[room:] = np.array(mark, np.int64).view(np.uint8)
-    return torch.from_numpy(part).to(device)
+class Parts:
+    """Parts of a message on the host, one of each rank after the other: room for rows' records, and the mark."""
+
+    def __init__(self, tensor: torch.Tensor, count: int) -> None:
+        self.tensor = tensor
+        self._bytes = tensor.numpy().reshape(count, -1)
+        self.room = self._bytes.shape[1] - SIZE
+        self._marks = range(self.room, tensor.numel(), self.room + SIZE)  # where they begin
+        self._latest: tuple[Any, np.ndarray] = None, self._bytes  # (rows, dtype) of records, and these
+
+    def records(self, rows: int, dtype: np.dtype) -> np.ndarray:
+        """The records of so many rows, (parts, rows)."""
+        if self._latest[0] != (rows, dtype):
+            self._latest = (rows, dtype), self._bytes[:, : rows * dtype.itemsize].view(dtype)
+        return self._latest[1]
+
+    def end_in(self, mark: Mark) -> None:
+        """Put this mark at the end of each part."""
+        for at in self._marks:
+            _MARK.pack_into(self._bytes, at, *mark)
+
+    def marks(self) -> list[Mark]:
+        """The marks that end the parts."""
+        return [Mark._make(_MARK.unpack_from(self._bytes, at)) for at in self._marks]
 
 
-def gather(mine: torch.Tensor, group) -> torch.Tensor:
+def part_of(group) -> Parts:
+    """The part of a rank, of nothing yet."""
+    return Parts(torch.zeros(room_of(group) + SIZE, dtype=torch.uint8), 1)
+
+
+def room_for(mark: Mark) -> int:
+    """The bytes for the rows of such a message: whole numbers of 8 bytes, so that marks are aligned."""
+    return -(-mark.rows * mark.width // 8) * 8
+
+
+def gather(mine: Parts, every: Parts, group, device) -> None:
     """All parts, in the order of ranks: the one collective of a forward."""
-    every = mine.new_empty(len_of(group) * mine.numel())
-    every.view(len_of(group), -1)[:, -SIZE:] = 0  # a part that is cut short must not end in the mark of another call
+    every.end_in(_NONE)  # a part that is cut short must not end in the mark of another call
+    on_host = device.type == "cpu"
+    parts = every.tensor if on_host else every.tensor.to(device)
     try:
-        private.all_gather(every, mine, group=group)
+        private.all_gather(parts, mine.tensor if on_host else mine.tensor.to(device), group=group)
+        if not on_host:
+            every.tensor.copy_(parts)
     except RuntimeError as error:
         raise RuntimeError(
             f"the ranks' exchange failed on rank {rank_of(group)} of {len_of(group)}: another one is gone or late "
             f"({error})"
         ) from error
-    return every
 
 
 def device_of(x: torch.Tensor, group) -> torch.device:
@@ -285,18 +335,6 @@ def device_of(x: torch.Tensor, group) -> torch.device:
     if (x is not None and not x.is_cuda) or "cpu:" in str(dist.get_backend_config(group)):
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device()) if x is None else x.device
-
-
-def rows_of(every: torch.Tensor, ranks: int, mark: Mark, dtype: np.dtype) -> np.ndarray:
-    """The records of all ranks, (ranks, rows)."""
-    parts = every.cpu().numpy().reshape(ranks, -1)[:, : mark.rows * mark.width]
-    return np.ascontiguousarray(parts).view(dtype).reshape(ranks, mark.rows)
-
-
-def marks_of(every: torch.Tensor, ranks: int) -> list[Mark]:
-    """The marks of all ranks, which end their parts."""
-    parts = every.cpu().numpy().reshape(ranks, -1)[:, -SIZE:]
-    return [Mark(*numbers) for numbers in np.ascontiguousarray(parts).view(np.int64).tolist()]
 
 
 def shards_of(marks: list[Mark], rank: int) -> Shards:

@@ -115,15 +115,11 @@ _OWN = calls.keywords_of(vocab_parallel_cross_entropy)
 
 
 def loss_and_divisor(logits, target, weights: Weights, options: Options, group, first: int = -1):
-    """(the loss, what its mean divides by) of logits whose classes are last."""
+    """(the loss, what its mean divides by or, of rows' losses, None) of logits whose classes are last."""
     with shards.RefusalsTold(group):
         options = shard_losses.checked(logits, target, weights, options)
-    place, arguments = vocab_parallel_ops.Place(first, *shards.named(group)), (logits, target, *weights, *options)
-    kind = vocab_parallel_ops.LOSSES
-    every = vocab_parallel_ops.gathered(*kind, place, arguments)
-    if logits.requires_grad and torch.is_grad_enabled():
-        return vocab_parallel_ops.Losses.apply(place, every, *arguments)
-    return vocab_parallel_ops.numbers(*kind, place, every, arguments, keeps=False)[:2]
+    kind, arguments = vocab_parallel_ops.LOSSES, (logits, target, *weights, *options)
+    return vocab_parallel_ops.found(*kind, vocab_parallel_ops.Losses, arguments, first, group)
 
 
 def vocab_parallel_log_probs(
@@ -265,12 +261,8 @@ def _log_probs(logits, index, group, vocab_range, ignore_index, logit_scale, sof
         numbers = [OPTIONS[name].rule(x, name) for name, x in (("logit_scale", logit_scale), ("softcap", softcap))]
         settings = Settings(-1, ignore_index, *numbers)
         shard_log_probs.check(logits, index, prior)
-    place, arguments = vocab_parallel_ops.Place(first, *shards.named(group)), (logits, index, prior, *settings)
-    kind = vocab_parallel_ops.LOG_PROBS
-    every = vocab_parallel_ops.gathered(*kind, place, arguments)
-    if logits.requires_grad and torch.is_grad_enabled():
-        return vocab_parallel_ops.LogProbs.apply(place, every, *arguments)
-    return vocab_parallel_ops.numbers(*kind, place, every, arguments, keeps=False)[:2]
+    kind, arguments = vocab_parallel_ops.LOG_PROBS, (logits, index, prior, *settings)
+    return vocab_parallel_ops.found(*kind, vocab_parallel_ops.LogProbs, arguments, first, group)
 
 
 def _classes_of(logits) -> int:

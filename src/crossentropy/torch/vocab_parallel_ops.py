@@ -54,12 +54,12 @@ def mark_of(call, first: int) -> shards.Mark:
     return shards.mark_of(rows, width, classes, first, call.digests(), call.weight_sum())
 
 
-def _exchanged(kind, call, first: int, group, keeps: bool = True):
+def exchanged(kind, call, first: int, group, keeps: bool = True):
     """(the numbers of all rows, this rank's shards), eagerly; ``keeps``: what a backward needs, too."""
     with shards.RefusalsTold(group):
-        mark, device, records = mark_of(call, first), shards.device_of(call.input, group), kind.of.records
-    parts, found, marks = shards.exchanged(group, mark, call.dtype, functools.partial(records, call), device)
-    return kind.of.results(call, parts, found, marks, keeps), found
+        mark, device = mark_of(call, first), shards.device_of(call.input, group)
+    records, results = functools.partial(kind.of.records, call), functools.partial(kind.of.results, call, keeps=keeps)
+    return shards.exchanged(group, mark, call.dtype, records, device, results)
 
 
 def _operators(kind):
@@ -70,8 +70,9 @@ def _operators(kind):
     def message(*arguments):
         *given, first, name = arguments
         call, group = kind.call(given), private.group_named(name)
-        part, mark, _ = shards.prepared(group, mark_of(call, first), functools.partial(kind.of.records, call))
-        return shards.message(part, shards.room_of(group), mark, call.input.device)
+        mine, records = shards.part_of(group), functools.partial(kind.of.records, call)
+        mine.end_in(shards.prepared(group, mark_of(call, first), call.dtype, records, mine)[0])
+        return mine.tensor.to(call.input.device)
 
     @message.register_fake
     def _(*arguments):
@@ -85,16 +86,16 @@ def _operators(kind):
     def results(every, *arguments):
         *given, first, name = arguments
         call, group = kind.call(given), private.group_named(name)
-        mark = shards.marks_of(every, shards.len_of(group))[shards.rank_of(group)]
-        records, problem = functools.partial(kind.of.records, call), None
+        parts = shards.Parts(every.cpu(), shards.len_of(group))
+        mark, problem = parts.marks()[shards.rank_of(group)], None
         if mark.problem:  # which the operator before has not raised, so that the others know
-            problem = shards.prepared(group, mark_of(call, first), records)[2]
-        found, marks = shards.read(group, every, mark, problem)
+            records = functools.partial(kind.of.records, call)
+            problem = shards.prepared(group, mark_of(call, first), call.dtype, records, shards.part_of(group))[1]
+        found, marks = shards.read(group, parts, mark, problem)
         if found is None:  # on every rank alike
-            numbers, found = _exchanged(kind, call, first, group)
+            numbers, found = exchanged(kind, call, first, group)
         else:
-            parts = shards.rows_of(every, len(found.counts), mark, call.dtype)
-            numbers = kind.of.results(call, parts, found, marks)
+            numbers = kind.of.results(call, parts.records(mark.rows, call.dtype), found, marks)
         return *numbers, torch.tensor([found.start, found.classes])
 
     @results.register_fake
@@ -124,22 +125,20 @@ class Place(NamedTuple):
     ranks: int
 
 
-def gathered(kind, operators, place: Place, arguments) -> torch.Tensor | None:
-    """What all ranks send, where operators are to be traced: outside of what is differentiated, for Dynamo's sake.
+def gathered(operators, place: Place, arguments) -> torch.Tensor:
+    """What all ranks send, by operators that can be traced: outside of what is differentiated, for Dynamo's sake.
 
     (The size of a message is known when it is sent, and Dynamo takes no such size inside of a Function.)
     """
-    if not private.is_traced(*arguments[: kind.tensors]):
-        return None
     given = [t.detach() if isinstance(t, torch.Tensor) else t for t in arguments]
     return private.all_gather_traced(operators[0](*given, place.first, place.name), place.ranks, place.name)
 
 
-def numbers(kind, operators, place: Place, every, arguments, keeps: bool = True):
+def numbers(kind, operators, place: Place, every, arguments):
     """(the two numbers of the rows, statistics, (the first class of this rank, all classes))."""
     if every is not None:
         return operators[1](every, *arguments, place.first, place.name)
-    found, here = _exchanged(kind, kind.call(arguments), place.first, private.group_named(place.name), keeps)
+    found, here = exchanged(kind, kind.call(arguments), place.first, private.group_named(place.name))
     return *found, (here.start, here.classes)
 
 
@@ -237,3 +236,14 @@ class _Gradient(torch.autograd.Function):
         call = _Losses.call((*tensors, *options))
         on_g, on_logits = shard_second.gradients(h, g, call, statistics, *place, private.group_named(name))
         return on_g, None, None, None, on_logits, *[None] * (len(tensors) + len(options) - 1)
+
+
+def found(kind, operators, function, arguments, first: int, group):
+    """The two numbers of the rows of checked arguments, by the ``function`` where they are to be differentiated."""
+    wants_grad = arguments[0].requires_grad and torch.is_grad_enabled()
+    is_traced = private.is_traced(*arguments[: kind.tensors])
+    if not (wants_grad or is_traced):
+        return exchanged(kind, kind.call(arguments), first, group, keeps=False)[0][:2]
+    place = Place(first, *shards.named(group))
+    every = gathered(operators, place, arguments) if is_traced else None
+    return function.apply(place, every, *arguments) if wants_grad else operators[1](every, *arguments, *place[:2])[:2]
