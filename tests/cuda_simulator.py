@@ -249,6 +249,34 @@ class Thread:
         self.meet("syncthreads")
 
 
+OF_A_WARP = "shfl_xor", "ballot", "syncwarp"
+OF_ALL = "cluster_begin"
+WARP = 32
+
+
+def _met(live, every):
+    """The threads that may go on: all of their warp, block or cluster, of ``every``, are at the same meeting point.
+
+    A cluster's barrier is passed when a warp of each block has come to it.
+    """
+    groups = {}
+    for thread in every:
+        for group in (("warp", thread.thread_id // WARP), ("block", thread.rank), "all"):
+            groups.setdefault(group, []).append(thread)
+    ranks = {thread.rank for thread in every}
+
+    def is_met(thread):
+        kind, point, warp = thread.point.split()[0], thread.point, ("warp", thread.thread_id // WARP)
+        if kind == "barrier" and {other.rank for other in live if other.point == point} != ranks:
+            return False
+        own = warp if kind == "barrier" or kind in OF_A_WARP else "all" if kind == OF_ALL else ("block", thread.rank)
+        return all(other.point == point and not other.run.dead for other in groups[own])
+
+    found = {(thread.point, thread.thread_id // WARP): thread for thread in live}
+    found = {key: is_met(thread) for key, thread in found.items()}
+    return [thread for thread in live if found[thread.point, thread.thread_id // WARP]]
+
+
 class BlockManager:
     """Runs the threads of a block, in place of the simulator's own."""
 
@@ -258,15 +286,17 @@ class BlockManager:
     def run(self, grid_point, *arguments):
         global _now
         with np.errstate(all="ignore"):  # a device has no such exceptions
-            live = [Thread(self.function, self, grid_point, at, arguments) for at in np.ndindex(*self.block)]
+            every = [Thread(self.function, self, grid_point, at, arguments) for at in np.ndindex(*self.block)]
+        ready = live = every
         try:
-            while live:
-                for _now in random.sample(live, len(live)):
+            while ready:
+                for _now in random.sample(ready, len(ready)):
                     _now.run.switch()
-                left = [thread for thread in live if not thread.run.dead]
-                if left and (len(left) < len(live) or len({thread.point for thread in left}) > 1):
-                    raise AssertionError("the threads of a block do not come to the same meeting points")
-                live = left
+                live = [thread for thread in live if not thread.run.dead]
+                ready = _met(live, every)
+            if live:
+                places = sorted({(thread.rank, thread.thread_id // WARP, thread.point) for thread in live})
+                raise AssertionError(f"(block, warp, where it waits for others, which do not come): {places}")
         finally:
             for thread in live:
                 thread.run.throw()
@@ -375,9 +405,9 @@ def has_come(value):
 _owners: dict[int, tuple] = {}  # id of a shared array -> (all of its block's, where it was made)
 
 
-def _shared(self, shape, dtype):
+def _shared(self, shape, dtype, alignment=None):
     caller = sys._getframe(1)
-    place = (caller.f_code.co_filename, caller.f_lineno, caller.f_code, _now.rank)
+    place = (caller.f_code.co_filename, caller.f_lineno, caller.f_code, shape, _now.rank)  # closures share their code
     if place not in self._allocations:
         self._allocations[place] = np.full(shape, -1, dtype)
         _owners[id(self._allocations[place])] = self._allocations, place

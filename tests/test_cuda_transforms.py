@@ -70,6 +70,14 @@ def test_a_row_in_parts(shared_out, monkeypatch, kept):  # noqa: F811
     x, y, _ = test_cuda.problem(64, np.dtype(np.float32), rows=2)
     held(x, y, {**all_options(64), "class_prior": np.linspace(-1, 1, 64), "label_smoothing": 0.1})
     once(x, y, {"focal": 1.5, "label_smoothing": 0.1})
+    ahead, rows = x.copy(), np.arange(2)
+    ahead[rows, y] = 130, 104  # so far that 1 - p has no float32, but its square root has
+    far = {"focal": 0.5, "label_smoothing": 0.1}
+    losses, grads, units = testing.exact(ahead, y.tolist(), [reference.Row(**far)] * 2)
+    loss, saved = autograd.forward(ahead, y, reduction="none", **far)
+    within(loss, losses, x.dtype, "loss")
+    # Each part's distance is rounded, which a target so far ahead makes the most of.
+    within(autograd.backward(saved), grads, x.dtype, "grad", unit_at=units, times=6)
     x[0, :16], y[0] = -np.inf, 50
     once(x, y, {"logit_scale": 3.0, "margin": -0.4})
 

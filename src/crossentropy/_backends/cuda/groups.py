@@ -74,23 +74,60 @@ def _exchange(record, threads, blocks):
     @device
     def exchanged(found, p, turn):
         thread, which = np.int32(cuda.threadIdx.x) % np.int32(threads), np.int32(turn & 1)
-        place = np.int32(which * np.int32(MOST_BLOCKS))
+        place = np.uint32(which) * np.uint32(MOST_BLOCKS)
         barrier = np.int32(barriers() + np.int32(which * BARRIER))
         if thread == 0:
             barrier_expect(barrier, size)
         if thread < blocks:
-            into_cluster(found, np.int32(place + cluster_rank()), thread, p, barrier)
+            into_cluster(found, np.int32(place + np.uint32(cluster_rank())), thread, p, barrier)
         barrier_wait(barrier, np.int32(turn >> 1))
         return place
 
     return exchanged
 
 
-def together(elements, shape, merge, empty):
+def leads_of(shape):
+    """The device function (): whether this thread is of a block's first warp, or of a warp that works on its own."""
+    if not meets(shape):
+        return device(lambda: True)
+    threads = shape.threads
+    # All of a warp or none, as the compiler sees by the vote: threads of a warp that is one need no looking after.
+    return device(lambda: cuda.ballot_sync(EVERYONE, cuda.threadIdx.x % threads < WARP) != 0)
+
+
+def meets(shape) -> bool:
+    """Whether several warps of a block work on a row."""
+    return shape.threads > WARP and not shape.alone
+
+
+def from_first(elements, shape, fields):
+    """The device function (p): the first warp's record of such ``fields``, which all threads of its block get.
+
+    There are other meetings of a block between two calls: so all have read the one before.
+    """
+    if not meets(shape):
+        return device(lambda p: p)
+    record, real, vector = record_of(fields, elements.real, elements.real_size), elements.real, 16
+    put, take, held = record.put, record.take, -(-record.size // vector) * vector // elements.real_size
+    threads = shape.threads
+
+    @device
+    def got(p):
+        of_first = cuda.shared.array(held, real, vector)
+        if cuda.threadIdx.x % threads == 0:
+            put(of_first, 0, p)
+        cuda.syncthreads()
+        return take(of_first, 0)
+
+    return got
+
+
+def together(elements, shape, merge, empty, of_first=False):
     """The device function (p, turn): what merge makes of every lane's record, which all lanes get.
 
     ``merge(p, other)`` gives the same either way round; ``empty`` is the record that changes nothing. ``turn`` counts
-    a kernel's calls of all such functions, modulo `TURNS`.
+    a kernel's calls of all such functions, modulo `TURNS`. ``of_first``: it is right in `leads_of` threads alone, since
+    what several warps do alike takes the time of each.
     """
     real, lanes, warps, blocks = elements.real, min(shape.threads, WARP), shape.threads // WARP, shape.blocks
     threads, of_warps, of_blocks = shape.threads, len(empty) * WARP, len(empty) * SLOTS
@@ -111,6 +148,7 @@ def together(elements, shape, merge, empty):
         return over_some
 
     over_lanes, over_found, over_blocks = over(lanes), over(max(warps, 1)), over(blocks)
+    takes = leads_of(shape) if of_first else device(lambda: True)
 
     @device
     def over_warp(p, turn):
@@ -120,13 +158,15 @@ def together(elements, shape, merge, empty):
     def over_warps(p, turn):
         found = cuda.shared.array(of_warps, real)
         p = over_warp(p, turn)
-        thread = cuda.threadIdx.x % threads
-        lane, warp = thread % WARP, thread // WARP
+        thread = np.uint32(cuda.threadIdx.x) % np.uint32(threads)
+        lane, warp = thread % np.uint32(WARP), thread // np.uint32(WARP)
         cuda.syncthreads()  # every warp has read what was found of the row before
         if lane == 0:
             put(found, warp, p)
         cuda.syncthreads()
-        return over_found(take(found, lane % warps))  # each so many lanes read the same
+        if takes():
+            p = over_found(take(found, lane % np.uint32(warps)))  # each so many lanes read the same
+        return p
 
     over_block = over_warps if warps > 1 else over_warp
     if blocks == 1:
@@ -137,8 +177,11 @@ def together(elements, shape, merge, empty):
     @device
     def over_cluster(p, turn):
         found = cuda.shared.array(of_blocks, real)
-        place = exchanged(found, over_block(p, turn), turn)
-        return over_blocks(take(found, place + cuda.threadIdx.x % blocks))
+        p = over_block(p, turn)
+        if takes():
+            place = exchanged(found, p, turn)
+            p = over_blocks(take(found, place + np.uint32(cuda.threadIdx.x) % np.uint32(blocks)))
+        return p
 
     return over_cluster
 
@@ -146,8 +189,9 @@ def together(elements, shape, merge, empty):
 def rows_together(elements, shape, sums, empty, of_lanes=True):
     """As `together`, of `sums.LaneEnd`: the common maximum first, then one move of each lane's sum, then plain sums.
 
-    It makes the RowSum of all; not ``of_lanes``: of RowSums. A block has its maximum before sums are moved; blocks of a
-    cluster meet once, and so each has a sum of its own, which is moved again.
+    It makes the RowSum of all, in `leads_of` threads alone, but for its maximum within a block; not ``of_lanes``: of
+    RowSums. A block has its maximum before sums are moved; blocks of a cluster meet once, and so each has a sum of its
+    own, which is moved again.
     """
     real, lanes, warps, blocks = elements.real, min(shape.threads, WARP), max(shape.threads // WARP, 1), shape.blocks
     threads, of_blocks, of_two = shape.threads, len(empty) * SLOTS, 2 * WARP
@@ -155,6 +199,7 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
     take, moved = record.take, sums.lane_moved if of_lanes else sums.moved
     top_of_lanes, lowest_of_lanes, sum_of_lanes = _among(lanes, sums)
     top_of_warps, _, sum_of_warps = _among(warps, sums)
+    leads = leads_of(shape)
 
     @device
     def over_warp(p, turn):
@@ -183,7 +228,8 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
         if lane == 0:
             found[2 * np.int32(warp)], found[2 * np.int32(warp) + 1] = s, error
         cuda.syncthreads()
-        s, error = sum_of_warps(found[2 * its], found[2 * its + 1])
+        if leads():
+            s, error = sum_of_warps(found[2 * its], found[2 * its + 1])
         return row_sum(top, s, error)
 
     over_block = over_warps if warps > 1 else over_warp
@@ -195,13 +241,16 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
     @device
     def over_cluster(p, turn):
         found = cuda.shared.array(of_blocks, real)
-        place = exchanged(found, over_block(p, turn), turn)
-        lane = np.uint32(cuda.threadIdx.x) % np.uint32(WARP)
-        p = take(found, np.int32(place + np.int32(lane % np.uint32(blocks))))
-        top = top_of_blocks(p.max)
-        s, error = block_moved(p, top, lowest_of_blocks(p.max == top, lane))
-        s, error = sum_of_blocks(s, error)
-        return row_sum(top, s, error)
+        p = over_block(p, turn)
+        if leads():
+            place = exchanged(found, p, turn)
+            lane = np.uint32(cuda.threadIdx.x) % np.uint32(WARP)
+            p = take(found, place + lane % np.uint32(blocks))
+            top = top_of_blocks(p.max)
+            s, error = block_moved(p, top, lowest_of_blocks(p.max == top, lane))
+            s, error = sum_of_blocks(s, error)
+            p = row_sum(top, s, error)
+        return p
 
     return over_cluster
 

@@ -18,10 +18,10 @@ from numba import cuda
 from ..contract import Statistics
 from .arguments import plain_of, plain_values
 from .elements import device, elements_of
-from .groups import TURNS, WARP, begin_cluster
+from .groups import TURNS, WARP, begin_cluster, from_first, leads_of
 from .intrinsics import cluster_count, cluster_index, cluster_rank, clustered, has_come, load, store
 from .logits import Target, logits_of
-from .numbers import numbers_of
+from .numbers import Frame, numbers_of
 from .reading import (
     PairPartStatistics,
     PartStatistics,
@@ -88,7 +88,7 @@ def kernel(kind, shape, result):
     weights = weights_of(kind, shape, result)
     words_held, reals_held, hold, find = reading_of(kind, shape, result, weights)
     numbers, loss_of, frame_of = numbers_of(kind, result, weights.times)
-    wait, write = writing_of(kind, shape, result, weights.weights_of) if writes else (None, None)
+    wait, write = writing_of(kind, shape, result, weights) if writes else (None, None)
     smoothing_of, target_of, real_size = weights.smoothing_of, weights.target_of, elements.real_size
     save, kept_target = _saving(kind, result), kept_target_of(kind, result)
     # A block's threads have met in a reduction since they read the target's logit. A warp's have not, nor have any
@@ -98,6 +98,12 @@ def kernel(kind, shape, result):
     waits_for_target = meets and writes == "gradient"
     low_held, no_target = reals_held if result.transforms else 1, Target(zero, zero, zero)
     turns_of_row = 2 if result.weighs and not result.is_backward else 1  # reductions
+    # Where a row is several warps', the first makes its numbers, and tells the others what they write by.
+    if result.reads == "row":
+        leads, told = leads_of(shape), from_first(elements, shape, Frame)
+    else:
+        leads, told = device(lambda: True), device(lambda frame: frame)
+    no_frame = Frame(*[zero] * len(Frame._fields))
 
     # The logarithm of a row's sum is the loss's, which its first thread writes: warps that do not have that go without.
     if threads <= WARP or writes == "log_softmax" or result.transforms or result.focal:
@@ -122,7 +128,7 @@ def kernel(kind, shape, result):
             lane += np.int64(cluster_rank()) * threads
         if meets:
             begin_cluster()
-        turn = 0
+        turn, leading = 0, leads()
         smoothing = smoothing_of(a)
         divisor = load(a.divisor, real) if a.divisor != 0 else one
         count = a.rows if of_parts else a.rows * a.parts
@@ -134,23 +140,26 @@ def kernel(kind, shape, result):
             index = min(index, count - 1) if rows_at_once > 1 else index
             row = row_of(a, index, divisor)
             target = target_of(a, row, smoothing)
-            z_y = target_logit(a, row) if row.has_target and not is_part else no_target
+            z_y = target_logit(a, row) if row.has_target and not is_part and leading else no_target
 
             hold(row, lane, words)
-            if waits_for_target:
+            if waits_for_target and leading:
                 has_come(z_y.z)  # before another block, told of what is found here, writes over it
-            found = find(a, row, target, lane, turn, words, v, low, u)
-            turn = (turn + turns_of_row) & (TURNS - 1)
             z_y = kept_target(a, row, z_y)
-
-            of_row = numbers(a, row, smoothing, found, z_y, needs_all(a, lane))
-            if alive and lane == 0:
-                if has_loss:
-                    store(a.loss + row.number * real_size, loss_of(a, row, found, of_row))
-                save(a, row, index, found, z_y)
+            found = find(a, row, target, z_y, lane, turn, words, v, low, u)
+            turn = (turn + turns_of_row) & (TURNS - 1)
+            frame = no_frame
+            if leading:
+                of_row = numbers(a, row, smoothing, found, z_y, needs_all(a, lane))
+                if alive and lane == 0:
+                    if has_loss:
+                        store(a.loss + row.number * real_size, loss_of(a, row, found, of_row))
+                    save(a, row, index, found, z_y)
+                if writes:
+                    frame = frame_of(a, row, found, of_row, z_y)
 
             if writes:
-                frame = frame_of(a, row, found, of_row, z_y)
+                frame = told(frame)
                 if waits:
                     wait()  # nothing is written before all have read the target's logit
                 write(a, row, target, frame, lane, alive, words, v, low, u)
@@ -175,11 +184,12 @@ def _saving(kind, result):
             store_part(a.partial + place * part_size, kept)
 
     elif result.saves == "row" and statistics_of(result) is StatisticsOfFew:
+        focal = result.focal
 
         @device
         def save(a, row, index, found, z_y):
-            s = found
-            kept = StatisticsOfFew(s.max, s.low, s.rest, s.error, s.mass, s.distance, z_y.z, z_y.low)
+            s = found.others if focal else found
+            kept = StatisticsOfFew(s.max, s.low, s.rest, s.error, found.mass, found.distance, z_y.z, z_y.low)
             store_row(a.statistics + row.number * row_size, kept)
 
     elif result.saves == "row":

@@ -65,6 +65,10 @@ def numbers_of(kind: str, result, times) -> Numbers:
     else:
         with_low = device(lambda error, found, z_y: error)
     focus, whole_lse = _focus(kind, result), _whole_lse(kind, result)
+    if result.focal and result.writes == "gradient":  # what all others have may be far below the maximum
+        anchor_of = device(lambda found: (found.others.max, found.others.low))
+    else:
+        anchor_of = device(lambda found: (found.max, found.low))
     if result.focal:
         two_sum, pair_times = pairs_of(kind).two_sum, pairs_of(kind).times
 
@@ -73,7 +77,7 @@ def numbers_of(kind: str, result, times) -> Numbers:
             f, data = numbers.focus, numbers.data
             high, low = pair_times(f.factor, f.factor_low, data, numbers.data_low)
             whole = high + low if low - low == zero else high
-            return whole if f.factor != zero else zero
+            return whole * f.factor_down if f.factor != zero else zero
 
         @device
         def data_of(own, d, error, found, log_sum):
@@ -126,7 +130,8 @@ def numbers_of(kind: str, result, times) -> Numbers:
     @device
     def frame_of(a, row, found, numbers, z_y):
         factor, error, row_factor, at_target = factors(a, row, found, numbers, z_y)
-        offset, magic, lowest, of_e = gradient_frame(factor, error, found.max, found.low)
+        m, low = anchor_of(found)
+        offset, magic, lowest, of_e = gradient_frame(factor, error, m, low)
         return Frame(found.max, numbers.lse, numbers.lse_error, offset, magic, lowest, of_e, row_factor, at_target)
 
     return Numbers(numbers_of, loss_of, frame_of)
@@ -142,7 +147,7 @@ def _factors(kind, result, times):
     real = elements.real
     zero, one, two = real(0), real(1), real(2)
     few, focal_loss = result.transforms or result.focal, result.focal
-    share_of = _share(kind, few)
+    share_of, pair_times = _share(kind, few), pairs_of(kind).times
     if result.writes == "gradient":
         weighed, row_factor_of, exactly = (
             _weighed(kind, result, times),
@@ -154,9 +159,16 @@ def _factors(kind, result, times):
         def factors(a, row, found, numbers, z_y):
             (row_factor, row_low), at_target = row_factor_of(a, row), zero
             z_term = times(two * a.z_loss, whole_lse(found, numbers))
-            own, mass, floor_y, focal = weighed(found, numbers)
-            total, total_low = exactly(own, mass, z_term)
-            share, share_error = share_of(found.rest, found.error if few else zero)
+            own, mass, floor_y = weighed(found, numbers)
+            if focal_loss:  # the share of the largest of the other classes, as much larger as the total is smaller
+                down, of_others = numbers.focus.down, found.others
+                total, total_low = exactly(own, mass * down, z_term * down)
+                share, share_error = share_of(of_others.rest, of_others.error)
+                share, share_error = pair_times(numbers.focus.less, numbers.focus.less_low, share, share_error)
+            else:
+                down = one
+                total, total_low = exactly(own, mass, z_term)
+                share, share_error = share_of(found.rest, found.error if few else zero)
             weight = row_factor * total
             factor = weight * share
             error = fma(weight, share, -factor) + fma(weight, share_error, fma(row_factor, total, -weight) * share)
@@ -164,13 +176,15 @@ def _factors(kind, result, times):
                 error += fma(row_low, total, row_factor * total_low) * share
             error = error if error - error == zero else zero
             if a.targets != 0:
-                others, weight = (mass - floor_y) + z_term, own + floor_y
-                on_target = target_gradient(found, z_y, total, others, weight)
+                others, weight = (mass - floor_y) + z_term, own + floor_y * down
+                on_target = target_gradient(found, numbers, z_y, total, others, weight)
                 value = fma(row_factor, on_target, row_low * on_target) if few else row_factor * on_target
                 if focal_loss and own == np.inf:  # own (p - 1)
                     value = times(row_factor, -own)
                 at_target = gradient(a, value, z_y.given)
-            return factor, error, row_factor * focal, at_target
+            if focal_loss:  # f itself may have few digits
+                row_factor = row_factor * numbers.focus.factor * numbers.focus.factor_down
+            return factor, error, row_factor, at_target
 
     elif result.is_backward:
         plus, most = sums_of(kind).plus, real(LEADS_BELOW)
@@ -244,35 +258,39 @@ def _focus(kind, result):
     """The device function (a, row, found, z_y): the Focus, whose factor is 1 where the loss is not focal."""
     zero, one = elements_of(kind).real(0), elements_of(kind).real(1)
     if not result.focal:
-        return device(lambda a, row, found, z_y: Focus(one, zero, zero, zero))
+        return device(lambda a, row, found, z_y: Focus(one, zero, one, zero, zero, zero, zero, one))
     focus_at = focus_of(kind)
 
     @device
     def focus(a, row, found, z_y):
         if row.state == READ and found.max == found.max:
             return focus_at(a, found, z_y)
-        return Focus(one, zero, zero, zero)
+        return Focus(one, zero, one, zero, zero, zero, zero, one)
 
     return focus
 
 
 def _weighed(kind, result, times):
-    """The device function (found, numbers): (own, mass, floor_y, f), the three times f, and own with f's own slope."""
+    """The device function (found, numbers): (own, mass, floor_y), times f, and own with f's own slope.
+
+    Own is as much smaller as `focal.Focus` says of the slope.
+    """
     if not result.focal:
-        one = elements_of(kind).real(1)
-        return device(lambda found, numbers: (numbers.own, found.mass, numbers.floor_y, one))
+        return device(lambda found, numbers: (numbers.own, found.mass, numbers.floor_y))
     pair_times, two_sum, zero = pairs_of(kind).times, pairs_of(kind).two_sum, elements_of(kind).real(0)
 
     @device
     def weighed(found, numbers):
-        f, f_low, slope = numbers.focus.factor, numbers.focus.factor_low, numbers.focus.slope
+        by, slope = numbers.focus.factor_down, numbers.focus.slope
+        f, f_low = numbers.focus.factor * by, numbers.focus.factor_low * by
         own, low = pair_times(f, f_low, numbers.own, zero)
+        own, low = own * numbers.focus.down, low * numbers.focus.down
         if slope != zero:
             gained, more = pair_times(slope, numbers.focus.slope_low, numbers.data, numbers.data_low)
             own, lost = two_sum(own, gained)
             low += more + lost
         own += low if low - low == zero else zero
-        return own, fma(f, found.mass, f_low * found.mass), times(f, numbers.floor_y), f
+        return own, fma(f, found.mass, f_low * found.mass), times(f, numbers.floor_y)
 
     return weighed
 
@@ -352,15 +370,27 @@ def _gradient_frame(kind, transforms):
 
 @functools.cache
 def _target_gradient(kind, result):
-    """The device function (found, z, a, others, weight): a p_y - weight, where a is others + weight.
+    """The device function (found, numbers, z, a, others, weight): a p_y - weight, where a is others + weight.
 
     p_y, the softmax of the target's class, comes from its logit, the Target z.
     """
     few, half, zero = result.transforms or result.focal, elements_of(kind).real(0.5), elements_of(kind).real(0)
     share_of, exp = _share(kind, few), _exp_below(kind, result.transforms, few)
 
+    if result.focal:
+
+        @device
+        def focal_gradient(found, numbers, z, a, others, weight):
+            """The same; a and the weight are as much smaller as 1 - p_y is larger, which where p_y <= 1/2 is not."""
+            share, _ = share_of(found.rest, found.error)
+            p, less = exp(found, z) * share, numbers.focus.less
+            lost = fma(-a, numbers.focus.less_low, others)
+            return fma(-a, less, lost) if p > half else fma(a, p, -weight)
+
+        return focal_gradient
+
     @device
-    def target_gradient(found, z, a, others, weight):
+    def target_gradient(found, numbers, z, a, others, weight):
         """Where p_y passes 1/2 it is 1 - rest / (1 + rest), because a p_y - weight would lose the digits of 1 - p_y."""
         rest = found.rest
         share, error = share_of(rest, found.error if few else zero)

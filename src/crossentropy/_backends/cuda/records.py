@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from numba import cuda
 
 from .elements import device
@@ -39,13 +40,14 @@ def record_of(fields, real, real_size) -> Record:
     source = f"""
 def load_record(at): return fields({each("load(at + {k} * size, real)")})
 def store_record(at, p): {each("store(at + {k} * size, p.{name})", "; ")}
-def take(array, i): return fields({each("array[count * i + {k}]")})
-def put(array, i, p): {each("array[count * i + {k}] = p.{name}", "; ")}
+def take(array, i): return fields({each("array[unsigned(count * i + {k})]")})
+def put(array, i, p): {each("array[unsigned(count * i + {k})] = p.{name}", "; ")}
 def from_lane(p, step): return fields({each("cuda.shfl_xor_sync(EVERYONE, p.{name}, step)")})
 def into_cluster(array, i, block, p, barrier):
     {each("cluster_store(array, count * i + {k}, block, p.{name}, barrier)", "; ")}
 """
     names = {"fields": fields, "real": real, "size": real_size, "count": count, "EVERYONE": EVERYONE}
+    names |= {"unsigned": np.uint32}  # an index that may be negative counts from the end, by instructions of its own
     names |= {"cuda": cuda, "load": load, "store": store, "cluster_store": cluster_store}
     exec(source, names)
     made = ("load_record", "store_record", "take", "put", "from_lane", "into_cluster")

@@ -36,27 +36,28 @@ def _half(two):
     return give_all
 
 
-def shifted_of(n: int) -> Callable:
-    """The device function (words, more, past): words[0 : 4n] become the n vectors so many bytes after their beginning.
+def shifted_of(n: int, joined: int = 1) -> Callable:
+    """The device function (words, more, past): n times ``joined`` vectors become those so many bytes after them.
 
-    ``more`` are the vectors of memory that follow those of words; past is a multiple of 2, and the same for all threads
-    of a row: so a branch costs less than to select each word. Words are moved by what shifts them, by no bits perhaps,
-    because the compiler makes selections again of plain moves.
+    Of words, in which vectors that are joined follow each other in memory; ``more`` has the n that come after them.
+    past is a multiple of 2, and the same for all threads of a row: so a branch costs less than to select each word.
+    Words are moved by what shifts them, by no bits perhaps, because the compiler makes selections again of plain moves.
     """
+    at_once = 4 * joined
 
     def by(step):
         """The device function (words, more, bits): by so many words, and bits."""
 
         @device
         def word_at(words, more, k, i):
-            return words[4 * k + i] if i < 4 else more[4 * k + i - 4]
+            return words[at_once * k + i] if i < at_once else more[4 * k + i - at_once]
 
         @device
         def shift(words, more, bits):
             for k in range(n):
-                for i in range(4):
+                for i in range(at_once):
                     low, high = word_at(words, more, k, i + step), word_at(words, more, k, i + step + 1)
-                    words[4 * k + i] = funnel(low, high, bits)
+                    words[at_once * k + i] = funnel(low, high, bits)
 
         return shift
 
@@ -94,6 +95,8 @@ class Vectors(NamedTuple):
     # Of the second array of rows, the classes that a vector of the first has; None where there is no second array:
     beside_whole: Callable | None  # (u, row, first): into u[0 : width]
     beside: Callable | None  # (u, row, stride, first, classes): the same
+    beside_inside: Callable | None  # (u, row, stride, first): the same of classes that are all the row's
+    joined: int = 0  # how many vectors of it those are; 0 where they are less than one
 
 
 def vectors_of(kind: str, q_kind: str, to_kind: str = "") -> Vectors:
@@ -169,7 +172,7 @@ def vectors_of(kind: str, q_kind: str, to_kind: str = "") -> Vectors:
                     give_one(to + c * stride, v[j])
 
     if not q_kind:
-        return Vectors(take_whole, take_any, give_if, give_whole, give, None, None)
+        return Vectors(take_whole, take_any, give_if, give_whole, give, None, None, None)
 
     other = elements_of(q_kind)
     q_size, q_width, q_at, unpack = other.size, other.width, other.number_at, other.unpack
@@ -201,4 +204,13 @@ def vectors_of(kind: str, q_kind: str, to_kind: str = "") -> Vectors:
                 c = first + j
                 u[j] = real(q_at(row + c * stride)) if c >= 0 and c < classes else real(0)
 
-    return Vectors(take_whole, take_any, give_if, give_whole, give, beside_whole, beside)
+    @device
+    def beside_inside(u, row, stride, first):
+        at = row + first * q_size
+        if stride == q_size and at % 16 == 0:
+            beside_whole(u, row, first)
+        else:
+            for j in range(width):
+                u[j] = real(q_at(row + (first + j) * stride))
+
+    return Vectors(take_whole, take_any, give_if, give_whole, give, beside_whole, beside, beside_inside, loads)

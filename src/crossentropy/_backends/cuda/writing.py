@@ -23,17 +23,19 @@ class Writing(NamedTuple):
     write: Callable  # (a, row, target, frame, lane, alive, words, v, low, u): a row's results; not alive: none
 
 
-def writing_of(kind: str, shape, result, weights_of) -> Writing:
-    """Those of the kernel of a dtype, a shape of work and a result; ``weights_of`` is `weights.Weights.weights_of`."""
+def writing_of(kind: str, shape, result, weights) -> Writing:
+    """Those of the kernel of a dtype, a shape of work and a result; ``weights`` are the kernel's own."""
     elements = elements_of(kind)
     real, width, workers, is_gradient = elements.real, elements.width, shape.workers, result.writes == "gradient"
     put = elements_of(result.to or kind).put
     zero, nan = real(0), real(np.nan)
-    finish = _transformed(kind, result, weights_of) if result.transforms else _plain(kind, result, weights_of)
+    finish_of = _transformed if result.transforms else _plain
+    finish = finish_of(kind, result, weights.weights_of)
     if shape.kept:
         results = _kept(kind, shape, finish, result.to, bool(result.q) or result.transforms)
     else:
-        results = _read_again(kind, shape, finish, result.to)
+        inside = finish_of(kind, result, weights.weights_inside) if result.q else finish
+        results = _read_again(kind, shape, finish, inside, result.to)
 
     @device
     def fill(a, row, out, lane, alive):
@@ -185,7 +187,8 @@ def _kept(kind, shape, finish, to_kind, reads_beside):
         if begin == end:
             return device(lambda a, row, target, frame, first, left, at, words, v, low, u: None)
         before, k = of_some(begin, end - 1), np.int32(end - 1)
-        place, classes, past = 4 * (end - 1), (end - 1) * apart, (end - 1) * apart * size
+        # Not a literal where it need not be one: what is called with it would be compiled for each.
+        place, classes, past = np.int64(4 * (end - 1)), (end - 1) * apart, (end - 1) * apart * size
 
         @device
         def of_these(a, row, target, frame, first, left, at, words, v, low, u):
@@ -217,8 +220,8 @@ def _kept(kind, shape, finish, to_kind, reads_beside):
     return results_of_all
 
 
-def _read_again(kind, shape, finish, to_kind):
-    """The same of a row that is read again.
+def _read_again(kind, shape, finish, inside, to_kind):
+    """The same of a row that is read again; ``inside`` is ``finish`` for vectors whose classes are all the row's.
 
     Vectors are those of the memory that is written, whose first lacks the classes that come before the row: from here
     on it does not matter which lane has a class. Where results have fewer bytes than logits, the vectors are those of
@@ -247,7 +250,7 @@ def _read_again(kind, shape, finish, to_kind):
                     for b in range(4):
                         words[4 * k + b] = w[b]
                 for k in range(flight):
-                    finish(a, row, words, 4 * k, v, low, u, first + k * between, target, frame)
+                    inside(a, row, words, 4 * k, v, low, u, first + k * between, target, frame)
                     give_whole(out, first + k * between, v)
                 first += turn_classes
             else:

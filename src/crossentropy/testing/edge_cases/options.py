@@ -157,6 +157,18 @@ def _(dtype):
         near(grad[0, 0], -3 * below_1**3, 1e-6)
 
 
+@edge_case("focal of a target far ahead")
+def _(dtype):
+    """Whose 1 - p has no float32, but its power has, which smoothing multiplies by a number that is not small."""
+    aheads = np.array([100.0, 104.0, 110.0, 124.0, 130.0, 200.0])
+    for focal in (0.5, 2.0):
+        for classes, label_smoothing in ((2, 0.1), (FEW, 0.0), (FEW, 0.1), (MANY, 0.1), (3 * MANY, 0.0)):
+            x = numbers(len(aheads), classes, np.dtype(np.float64))
+            x[:, 1] = aheads
+            t = np.ones(len(aheads), int)
+            _right(x.astype(dtype), t, dtype, focal=focal, label_smoothing=label_smoothing)
+
+
 @edge_case("grad_output next to nothing")
 def _(dtype):
     """A gradient keeps its digits down to the smallest numbers of its type."""
