@@ -21,7 +21,8 @@ def unit_of(student, teacher, kind, temperature, beta=BETA):
     """In whose ulp each entry of the gradient is judged: a term of it, times the largest |d| where that is small."""
     found = reference.pair(student, teacher, temperature)
     p_s, p_t, gap = map(np.array, found)
-    gap = np.where((np.maximum(p_s, p_t) > 0) & np.isfinite(gap), gap, 0.0)
+    beyond = 1.0 if kind == "js" else 0.0  # of a class that one row masks: over the mixture its terms are finite
+    gap = np.where(np.maximum(p_s, p_t) > 0, np.where(np.isfinite(gap), gap, beyond), 0.0)
     most = min(1.0, np.abs(gap).max(initial=0))
     if kind == "forward":
         return temperature * np.maximum(p_s, p_t) * most
