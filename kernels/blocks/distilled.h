@@ -45,9 +45,9 @@ typedef struct {
 
 SIMD distilled_frame distilled_frame_of(const distilled *r)
 {
-    const distilled_frame f = {v_set1_f64(r->inverse), v_set1_f64(r->base),
+    const distilled_frame f = {v_set1_f64(r->inverse),    v_set1_f64(r->base),
                                v_set1_f64(r->base_error), v_set1_f64(r->max_x),
-                               v_set1_f64(r->max_q), frame_of_f64(v_set1_f64(0), v_set1_f64(r->k))};
+                               v_set1_f64(r->max_q),      frame_of_f64(v_set1_f64(0), v_set1_f64(r->k))};
     return f;
 }
 

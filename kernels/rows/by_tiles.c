@@ -186,7 +186,8 @@ static void write_gradient(tile *w)
     for (ptrdiff_t i = 0; i < n->rows; ++i) y[i] = (double)n->r.y[i];
     w->k->columns_gradient(w->x, w->q, t->classes, factors, scales, y, g.value, t->options.class_weight_real, s.keep,
                            s.floor);
-    for (ptrdiff_t i = 0; i < t->classes * w->lanes && w->slope; ++i) ((f64 *)w->x)[i] *= w->slope[i];
+    for (ptrdiff_t i = 0; i < t->classes * w->lanes && w->slope; ++i)
+        ((f64 *)w->x)[i] = sloped(w->slope[i], ((f64 *)w->x)[i]);
     for (ptrdiff_t i = 0; i < n->rows && unread; ++i)
         if (n->r.skipped[i] || isnan(n->b.max[i])) fill(w, i, n->r.skipped[i] ? 0 : NAN);
 }

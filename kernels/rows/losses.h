@@ -26,6 +26,9 @@
 
 static inline double times(double weight, double a) { return weight == 0 ? 0 : weight * a; }    /* 0 times inf is 0 */
 
+/* A gradient on a logit that was transformed, from that on what it became: 0 where an infinite one stays what it is. */
+static inline double sloped(double slope, double grad) { return slope == 0 && isinf(grad) ? 0 : slope * grad; }
+
 /* Headroom for the sum: e^max at 2^64 (float32; guessed anchors put it at 2^43 to 2^122) leaves normal numbers down
  * to e^max 2^-190 (2^-169) and sums of 2^60 classes in range; 2^512 (2^367 to 2^945) does so for float64. What lies
  * below counts as 0: no float32 result shows it, unless it is then multiplied by more than 2^20, or raised to a power
@@ -38,19 +41,19 @@ static inline double square_unit(int is_f64) { return is_f64 ? 0x1p-512 : 0x1p-6
 /* The targets of a batch. In arrays by field: structures of a row each, copied as a whole, wait for the stores of
  * their parts. */
 typedef struct {
-    double v[BATCH];        /* row weight */
-    int64_t y[BATCH];       /* index target, or -1, also where it lies in another block of classes */
-    int skipped[BATCH];     /* ignored, or v = 0: never read */
-    int bad[BATCH];         /* a target that is no class, let through by check=False or changed since the scan */
-    int any_unread;         /* one is skipped or bad */
+    double v[BATCH]; /* row weight */
+    int64_t y[BATCH]; /* index target, or -1, also where it lies in another block of classes */
+    int skipped[BATCH]; /* ignored, or v = 0: never read */
+    int bad[BATCH]; /* a target that is no class, let through by check=False or changed since the scan */
+    int any_unread; /* one is skipped or bad */
 } row_targets;
 
 /* Rows that are worked on together, from their targets to their losses and gradients. */
 typedef struct {
-    ptrdiff_t row, rows;    /* the first one, and how many */
+    ptrdiff_t row, rows; /* the first one, and how many */
     batch b;
     row_targets r;
-    double mass[BATCH], distance[BATCH];    /* sum of t_c, sum of t_c (max - z_c) */
+    double mass[BATCH], distance[BATCH]; /* sum of t_c, sum of t_c (max - z_c) */
 } row_batch;
 
 /* The targets of the rows. */

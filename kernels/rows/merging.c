@@ -60,7 +60,7 @@ void merge_losses(const told_rows *of, void *losses, int are_f64, double *whole)
             top = larger(top, number_of(&of->max, first + b * of->block));
             target = larger(target, number_of(&of->target, first + b * of->block));
         }
-        int led = 0;    /* the first block that has the maximum: of others with the same it counts as any class does */
+        int led = 0; /* the first block that has the maximum: of others with the same it counts as any class does */
         for (ptrdiff_t b = 0; b < of->blocks && isfinite(top); ++b) {
             const ptrdiff_t at = first + b * of->block;
             const double m = number_of(&of->max, at), scale = scale_of(top, m);

@@ -14,7 +14,7 @@ typedef struct {
 /* As `crossentropy.blocks` documents them. */
 typedef struct {
     ptrdiff_t blocks, rows;
-    ptrdiff_t block, row;    /* bytes from one to the next */
+    ptrdiff_t block, row; /* bytes from one to the next */
     told_number max, rest, target;
 } told_rows;
 

@@ -82,7 +82,7 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         job->s.q = p->q.row ? read_block(&p->q, b) : NULL;
         job->s.w = weights_block(p, b);
         job->entry = entry < 0 ? -1 : entry - b.at;
-        job->value = p->scales ? g->value[i] * p->slope[i] : g->value[i];
+        job->value = p->scales ? sloped(p->slope[i], g->value[i]) : g->value[i];
         job->out = block_to_write(&p->out, b);
         job->bypass = p->out.bypass;
         job->n = b.n, job->done = 0;
@@ -100,7 +100,8 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         if (p->x.slope) read_block(&p->x, b);    /* where results may take its place */
         if (beyond) gradient_beyond(p, b, job->x, of_p, max, job->s, entry, job->value, job->out);
         else p->k->gradient(job, b.n);
-        for (ptrdiff_t j = 0; j < b.n && p->x.slope; ++j) ((f64 *)job->out)[j] *= p->x.slope[j];
+        for (ptrdiff_t j = 0; j < b.n && p->x.slope; ++j)
+            ((f64 *)job->out)[j] = sloped(p->x.slope[j], ((f64 *)job->out)[j]);
         write_block(&p->out, b, job->out);
     }
     if (beside) p->k->hessian(beside, beside->n);

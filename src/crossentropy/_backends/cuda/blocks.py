@@ -5,6 +5,7 @@ transformed. What is found of a row are float64, for blocks to be merged by.
 """
 
 import functools
+import math
 
 import numpy as np
 from numba import cuda
@@ -200,7 +201,8 @@ def gradient(on: int, kind: str, q_kind: str, prior_kind: str) -> driver.Kernel:
                         value = (mass - t) - a * (rest / (1.0 + rest)) if p > 0.5 else value - own
                     value *= g
                     if value != 0.0:
-                        value *= slope_of(np.float64(number_at(begin + c * x_class)), scale, cap)
+                        slope = slope_of(np.float64(number_at(begin + c * x_class)), scale, cap)
+                        value = 0.0 if slope == 0.0 and abs(value) == math.inf else value * slope
                 put(to + c * out_class, real(value))
                 c += THREADS
             n += np.int64(cuda.gridDim.x)

@@ -116,6 +116,8 @@ def _transformed(kind):
             rest = two - s
             high, low = times(s, s_low, rest, ((two - rest) - s) - s_low)
             high, low = times(high, low, a.logit_scale, a.logit_scale_low)
+            if high == zero and abs(g) == -nothing:
+                return zero
         return fma(g, high, g * low)
 
     return Logits(read, target_of, gradient)

@@ -14,6 +14,7 @@ that have one alone:
    `block_to_write` has left in the scratch memory.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -446,7 +447,7 @@ def _put_gradient(x, a, row, j, n, buffer, pad, bypasses):
         slopes = slopes_beside(pad)
         if x.cap != 0:
             for i in range(n):
-                buffer[i] *= slopes[i]
+                buffer[i] = 0.0 if slopes[i] == 0 and math.isinf(buffer[i]) else buffer[i] * slopes[i]
         else:
             for i in range(n):
                 buffer[i] *= x.scale

@@ -55,6 +55,18 @@ def _(dtype):
             require(grad[0, 1] == 0 and grad[1, 2] == 0)
 
 
+@edge_case("an infinite loss of logits that a softcap has flattened")
+def _(dtype):
+    """Label smoothing gives a masked class a weight; the slope of an infinite logit is 0, whatever arrives there."""
+    for classes in (FEW, MANY):
+        x, prior = numbers(2, classes, dtype), np.zeros(classes)
+        x[:, 1], x[:, 2], prior[0] = INF, -INF, -INF
+        loss, grad = both(
+            x, np.array([1, 3]), reduction="none", softcap=1.5, class_prior=prior, label_smoothing=0.3, focal=2.0
+        )
+        require(np.isinf(loss).all() and not grad[:, 1:3].astype(float).any())
+
+
 @edge_case("softcap of huge logits")
 def _(dtype):
     large = 6e4 if dtype.itemsize == 2 else 1e30
