@@ -3,6 +3,8 @@
 The arrays and options are those of a loss's case; what is more is drawn from a sequence of its own (`Case.own`).
 """
 
+import math
+
 import numpy as np
 from fuzz_cases import FLOATS, draw_values, draw_weights
 from fuzz_checks import in_place, into, loss_units, near, same_bits, transformed, within
@@ -361,6 +363,13 @@ def of_binary(focal):
     return crossentropy.binary_cross_entropy_with_logits_and_grad, crossentropy.binary_cross_entropy_with_logits
 
 
+def focal_term(z, t, gamma):
+    """The size of the two terms of a focal loss' slope on z, which nearly cancel for some soft targets."""
+    p, s = 1 / (1 + math.exp(min(-z, 700))), 1 / (1 + math.exp(min(z, 700)))
+    left = t * s + (1 - t) * p
+    return left**gamma * abs(p - t) if left else 0.0
+
+
 def expect_binary(case):
     """Losses and gradients, and the larger of the two terms of each gradient."""
     t, options, g, focal = draw_binary(case)
@@ -375,7 +384,8 @@ def expect_binary(case):
     units, gamma, alpha = [], options.get("gamma", 0.0), options.get("alpha")
     for z, target, weight, positive in zip(*rows, strict=True):
         sides = (reference.Binary(weight, positive * side, gamma, alpha) for side in (0, 1))
-        units.append(max(abs(reference.binary_cross_entropy_grad(z, target, side)) for side in sides))
+        unit = max(abs(reference.binary_cross_entropy_grad(z, target, side)) for side in sides)
+        units.append(max(unit, weight * focal_term(z, target, gamma)) if focal and math.isfinite(z) else unit)
     by = np.abs(np.asarray(g, float)) / (t.size or 1 if options["reduction"] == "mean" else 1)
     unit = np.nan_to_num(np.reshape(units, t.shape), posinf=0) * by
     return want, np.maximum(unit, TINY[case.result.name])
