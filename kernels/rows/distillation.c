@@ -300,22 +300,26 @@ static int quickly(place *p, ptrdiff_t row, double weight)
 
 /* ------------------------------------------------------------------ in float64 */
 
-/* What the logits of a class that neither row masks differ by: of the one at the top of either row that is nearer to the
- * other's, since of classes that have next to no probability the difference may be so large that rounding shows in those
- * that have some; or else of the first. */
+#define HAS_SOME -40 /* a logit over T so far below the row's top: there is some probability left */
+
+/* What the logits of a class differ by that has some probability in both rows, as far as there is such a class: of others
+ * the difference may be so large that its rounding shows in those that have some. Mostly one of the two tops is such a
+ * class; else all are looked at. */
 static void find_base(place *p, distilled *r)
 {
     double best = -INFINITY;
-    int found_x = 0, found_q = 0;
-    for (ptrdiff_t c = 0; c < p->t->classes && !(found_x && found_q); ++c) {
-        const double x = read_element(&p->x, c), q = read_element(&p->q, c), d = x - q, seen = x - d;
-        const int tops_x = x == r->max_x && !found_x, tops_q = q == r->max_q && !found_q;
-        const double below = tops_x ? q - r->max_q : tops_q ? x - r->max_x : -DBL_MAX;
-        found_x |= tops_x, found_q |= tops_q;
-        if (!isfinite(x) || !isfinite(q) || !isfinite(d) || !(below > best)) continue;
-        best = below;
-        r->base = d;
-        r->base_error = (x - (d + seen)) + (seen - q);
+    for (int all = 0; all < 2 && !(best * r->inverse > HAS_SOME); ++all) {
+        int found_x = 0, found_q = 0;
+        for (ptrdiff_t c = 0; c < p->t->classes && (all || !(found_x && found_q)); ++c) {
+            const double x = read_element(&p->x, c), q = read_element(&p->q, c), d = x - q, seen = x - d;
+            found_x |= x == r->max_x, found_q |= q == r->max_q;
+            if (!isfinite(d) || (!all && x != r->max_x && q != r->max_q)) continue;
+            const double below = fmax(fmin(x - r->max_x, q - r->max_q), -DBL_MAX);
+            if (!(below > best)) continue;
+            best = below;
+            r->base = d;
+            r->base_error = (x - (d + seen)) + (seen - q);
+        }
     }
 }
 

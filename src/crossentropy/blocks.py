@@ -410,7 +410,7 @@ def _find_spread(b: _Block, found: dict[str, np.ndarray], n: int) -> None:
     if not is_transformed(plain):
         if mine is not None and b.local is not None:
             here = np.flatnonzero(mine)
-            target[here] = call.x[(*np.unravel_index(here, call.rows_shape), b.local[here])]
+            target[here] = call.x[(*_check.indices_of(here, call.rows_shape), b.local[here])]
         backend.row_statistics(call.x, None, plain, to, saved)
     else:
         for rows, x, of_rows, _ in transformed_rows(call._replace(options=plain), None):
@@ -644,7 +644,7 @@ def _write_gradient(b: _Block, of: _merging.Numbers, g: float | np.ndarray, grad
         registry.current().backward(b.call.x, given, saved, b.options, g, grad)
         return
     here = np.flatnonzero(mine)
-    places = (*np.unravel_index(here, b.call.rows_shape), given[here]) if b.call.rows_shape else (given[here],)
+    places = (*_check.indices_of(here, b.call.rows_shape), given[here])
     slope = _slope(b.call.x[places].astype(np.float64), o)  # before the gradient is written over the logits
     registry.current().backward(b.call.x, np.where(mine, -1, given), saved, b.options, g * scale, grad)
     arriving = np.broadcast_to(g, mine.shape)[here]
@@ -754,5 +754,5 @@ def log_probs_gradient(
         backend.log_probs_backward(x, b.local[rows], saved[rows], of_block, *arrived, x)
         with np.errstate(all="ignore"):
             np.multiply(x, slope, out=x, where=x != 0)
-            grad[np.unravel_index(np.arange(rows.start, rows.stop), b.call.rows_shape)] = x
+            grad[_check.indices_of(np.arange(rows.start, rows.stop), b.call.rows_shape)] = x
     return to if out is None else out

@@ -182,7 +182,11 @@ def transformed_rows(call: _check.Loss, given: np.ndarray | None) -> Iterator[tu
     count, step = row_count(call.x), max(1, AT_ONCE // call.x.shape[-1])
     for first in range(0, count, step):
         rows = slice(first, min(first + step, count))
-        z = call.x[_index_of(rows, shape)].astype(np.float64).reshape(-1, call.x.shape[-1])
+        z = (
+            call.x[_check.indices_of(np.arange(rows.start, rows.stop), shape)]
+            .astype(np.float64)
+            .reshape(-1, call.x.shape[-1])
+        )
         with np.errstate(all="ignore"):
             z *= scale
             slope: Any = scale
@@ -195,11 +199,6 @@ def transformed_rows(call: _check.Loss, given: np.ndarray | None) -> Iterator[tu
                 z += prior
         weights = None if options.sample_weight is None else np.ascontiguousarray(options.sample_weight[rows])
         yield rows, z, left._replace(sample_weight=weights), slope
-
-
-def _index_of(rows: slice, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Where these of all rows lie; a single row is all there is."""
-    return np.unravel_index(np.arange(rows.start, rows.stop), shape) if shape else ()
 
 
 def _part(targets: np.ndarray | None, rows: slice) -> np.ndarray | None:
@@ -333,7 +332,7 @@ def log_probs_backward(
             backend.log_probs_backward(x, _part(index, rows), statistics[rows], of_rows, *g, x)
             with np.errstate(all="ignore"):
                 np.multiply(x, slope, out=x, where=x != 0)
-                grad[_index_of(rows, call.rows_shape)] = x
+                grad[_check.indices_of(np.arange(rows.start, rows.stop), call.rows_shape)] = x
     return to if out is None else out
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .. import autograd
+from .. import _check, autograd
 from . import cache, calls, shard_composed
 from .bridge import array, host_array, loss_dtype, on_torchs_threads
 from .log_probs_ops import Settings
@@ -117,7 +117,7 @@ def records(call: Call, shards: Shards, found: np.ndarray) -> None:
         found["max"], found["rest"], found["spread"] = m, rest, spread
         if len(undefined):  # a block of nothing but -inf is one like any other, where another rank has more
             prior = None if call.prior is None else call.prior.double().numpy()
-            z = transformed(x[np.unravel_index(undefined, tuple(call.rows_shape))], prior, call.settings)
+            z = transformed(x[_check.indices_of(undefined, tuple(call.rows_shape))], prior, call.settings)
             nothing = undefined[z.reshape(len(undefined), -1).max(axis=-1) == -np.inf]
             found["max"][nothing], found["rest"][nothing], found["spread"][nothing] = -np.inf, 0, 0
         if index is not None:
@@ -271,7 +271,7 @@ def gradient(call: Call, statistics: torch.Tensor, arriving, start: int, _: int)
             log_p = (z - m) - np.log1p(rest)
             value = -g_p[others] * p - g_h[others] * np.where(p == 0, 0.0, p * (log_p + np.log1p(rest) + spread))
             value *= slope
-            where = (*np.unravel_index(others, shape or (1,)), at[others]) if shape else (at[others],)
+            where = (*_check.indices_of(others, tuple(shape)), at[others])
             grad[where] = value.astype(grad.dtype)
     return out
 

@@ -58,7 +58,10 @@ def _kind_of(rows_shape, dtype: torch.dtype, options: Options, given: Weights, a
     digest = zlib.crc32(repr((tuple(rows_shape), numbers, tuple(given), are_classes)).encode())
     plain = len(fields) == len(_OF_PLAIN)
     return Kind(
-        record, digest, plain and not changed and not any(given), plain and not (options.z_loss or options.focal)
+        record,
+        digest,
+        plain and not changed and not any(given),
+        plain and all(getattr(options, name) == DEFAULTS[name] for name in _merging.OPTIONS),
     )
 
 
@@ -102,7 +105,7 @@ class Call:
         if not self.are_classes:
             return None
         y = self.target
-        return np.asarray((y if y.dtype is torch.int64 and y.is_cpu else y.long().cpu()).numpy(), order="C")
+        return np.asarray(host_array(y if y.dtype is torch.int64 else y.long()), order="C")
 
     def scanned(self, classes: int) -> tuple[int, int]:
         """(the first row that counts and whose target is no class, or -1; how many others count, by their targets)."""

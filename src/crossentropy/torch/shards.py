@@ -194,7 +194,7 @@ def _memory_of(group) -> tuple[Parts, Parts]:
     except IndexError:
         found = None
     if found is None or found[0].room != room:
-        found = part_of(group), Parts(torch.zeros(ranks * (room + SIZE), dtype=torch.uint8), ranks)
+        found = part_of(group), Parts(_zeros(ranks * (room + SIZE)), ranks)
     return found
 
 
@@ -304,7 +304,13 @@ class Parts:
 
 def part_of(group) -> Parts:
     """The part of a rank, of nothing yet."""
-    return Parts(torch.zeros(room_of(group) + SIZE, dtype=torch.uint8), 1)
+    return Parts(_zeros(room_of(group) + SIZE), 1)
+
+
+def _zeros(size: int) -> torch.Tensor:
+    """Bytes on the host, whatever the default device is, which calls in and out of inference mode may write."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.zeros(size, np.uint8))
 
 
 def room_for(mark: Mark) -> int:

@@ -24,7 +24,7 @@ from .weighted import rows_for
 NEAR = 0.5  # below, e^d - 1 - d is a series
 LEAST = 2.0**-900  # of a probability whose logarithm counts
 NONE = 2.0**62  # the number of no class
-LEAST_OF_ALL = -1.7976931348623157e308  # how far a class that tops neither row is taken to be off
+LEAST_OF_ALL = -1.7976931348623157e308  # below the top, a class is taken to be at most
 FORWARD, REVERSE = 0, 1  # and 2, js: kinds, in the order of reference.KINDS
 
 
@@ -208,7 +208,7 @@ def distillations(on: int, kind: str, teacher: str, which: int, threads: int) ->
             while c < to_read:
                 z, y = np.float64(x_at(x_begin + c * x_class)), np.float64(q_at(q_begin + c * q_class))
                 if (z - y) - (z - y) == 0:  # both are finite, and their difference
-                    below = y - top_q if z == top_x else z - top_x if y == top_q else LEAST_OF_ALL
+                    below = max(min(y - top_q, z - top_x), LEAST_OF_ALL)
                     if below > best:
                         best, place_of_best = below, np.float64(c)
                 c += threads

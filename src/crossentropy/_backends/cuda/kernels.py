@@ -184,12 +184,17 @@ def _saving(kind, result):
             store_part(a.partial + place * part_size, kept)
 
     elif result.saves == "row" and statistics_of(result) is StatisticsOfFew:
-        focal = result.focal
+        focal, nothing = result.focal, real(-np.inf)
 
         @device
         def save(a, row, index, found, z_y):
             s = found.others if focal else found
-            kept = StatisticsOfFew(s.max, s.low, s.rest, s.error, found.mass, found.distance, z_y.z, z_y.low)
+            m, error = s.max, s.error
+            if focal and found.others.left == nothing:  # there are no others, whose maximum is no anchor
+                m = nothing
+            elif focal and m != m:  # an error is what an undefined row's maximum is read from, see `focal.others_of`
+                error = m
+            kept = StatisticsOfFew(m, s.low, s.rest, error, found.mass, found.distance, z_y.z, z_y.low)
             store_row(a.statistics + row.number * row_size, kept)
 
     elif result.saves == "row":

@@ -125,12 +125,15 @@ def _transformed(kind):
 
 def _tanh_at(kind):
     """The device function (a, z): the `pairs.Tanh` of |z| a / c, which may be infinite."""
-    tanh, zero = tanh_of(kind), elements_of(kind).real(0)
+    real = elements_of(kind).real
+    tanh, zero, most, infinity = tanh_of(kind), real(0), real(1e4), real(np.inf)
 
     @device
     def tanh_at(a, z):
         size = abs(z)
         u = size * a.ratio
+        if u > most:  # e^(-2u) has long been 0, and the product may have lost more than that
+            return tanh(infinity, zero)
         low = fma(size, a.ratio, -u) + size * a.ratio_low
         return tanh(u, low if low - low == zero else zero)
 

@@ -16,6 +16,7 @@ from .rows import exp_alone
 
 FORWARD, REVERSE, JS = range(3)  # kinds, in the order of reference.KINDS
 NEAR = 0.5  # below, e^d - 1 - d is a series
+HAS_SOME = -40  # a logit over T so far below the row's top: there is some probability left
 EXPM1 = tuple(1 / math.factorial(k) for k in range(15, 1, -1))
 LOG1P = tuple(1 / (2 * k + 1) for k in range(13, 0, -1))
 LEAST = 2.0**-900  # of a probability whose logarithm counts
@@ -121,35 +122,38 @@ def maximum_of(a, row, classes, buffer, stop):
 
 
 @inner
-def base_of(t, x_row, q_row, m_x, m_q, x_buffer, q_buffer):
-    """(x - q, what that is short of) of a class that neither row masks.
+def base_of(t, x_row, q_row, m_x, m_q, inverse, x_buffer, q_buffer):
+    """(x - q, what that is short of) of a class that has some probability in both rows, as far as there is one.
 
-    It is the one at the top of either row that is nearer to the other's, since of classes that have next to no
-    probability the difference may be so large that rounding shows in those that have some; or else the first.
+    Of others the difference may be so large that its rounding shows in those that have some. Mostly one of the two tops
+    is such a class; else all are looked at.
     """
-    best, base, base_error, tops_x, tops_q = -np.inf, 0.0, 0.0, 0, 0
-    for at in range(0, t.classes, BLOCK):
-        if stopped(t.stop) or (tops_x > 0 and tops_q > 0):
+    best, base, base_error = -np.inf, 0.0, 0.0
+    for every in range(2):
+        if best * inverse > HAS_SOME:
             break
-        n = min(BLOCK, t.classes - at)
-        z, y = block(t.x, x_row, at, n, x_buffer), block(t.q, q_row, at, n, q_buffer)
-        for i in range(n):
-            x, q = np.float64(z[i]), np.float64(y[i])
-            below = -np.finfo(np.float64).max
-            if x == m_x:
-                tops_x, below = tops_x + 1, q - m_q
-            elif q == m_q:
-                tops_q, below = tops_q + 1, x - m_x
-            if math.isfinite(x) and math.isfinite(q) and math.isfinite(x - q) and below > best:
-                best = below
-                base, base_error = two_diff(x, q)
+        tops_x, tops_q = 0, 0
+        for at in range(0, t.classes, BLOCK):
+            if stopped(t.stop) or (every == 0 and tops_x > 0 and tops_q > 0):
+                break
+            n = min(BLOCK, t.classes - at)
+            z, y = block(t.x, x_row, at, n, x_buffer), block(t.q, q_row, at, n, q_buffer)
+            for i in range(n):
+                x, q = np.float64(z[i]), np.float64(y[i])
+                tops_x += x == m_x
+                tops_q += q == m_q
+                if math.isfinite(x - q) and (every == 1 or x == m_x or q == m_q):
+                    below = max(min(x - m_x, q - m_q), -np.finfo(np.float64).max)
+                    if below > best:
+                        best = below
+                        base, base_error = two_diff(x, q)
     return base, base_error
 
 
 @inner
 def frame_of(t, x_row, q_row, m_x, m_q, temperature, x_buffer, q_buffer):
     """The Frame of two rows with these maxima."""
-    base, base_error = base_of(t, x_row, q_row, m_x, m_q, x_buffer, q_buffer)
+    base, base_error = base_of(t, x_row, q_row, m_x, m_q, 1 / temperature, x_buffer, q_buffer)
     return Frame(1 / temperature, m_x, m_q, base, base_error)
 
 

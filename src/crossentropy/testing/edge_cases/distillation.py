@@ -100,6 +100,16 @@ def _(dtype):
         check(s.astype(dtype), t.astype(dtype), next(kinds), temperature, times=4)
 
 
+@edge_case("distillation: rows whose tops are nowhere in each other")
+def _(dtype):
+    """A class below both tops has some probability in both; or the tops are masked in the other row."""
+    far = -3e4 if dtype.itemsize == 2 else -1e9
+    check(np.array([[-2, 0, far, -3]], dtype), np.array([[-2, far, 0, -1]], dtype), "js")
+    s, t = np.array([[5, -INF, 0, 0.25, 1]]), np.array([[-INF, 5, 0, 0.125, 2]])
+    offset = {2: 32.0, 4: 1024.0, 8: 1e13}[dtype.itemsize]
+    check((s + offset).astype(dtype), (t + offset).astype(dtype), "js")
+
+
 @edge_case("distillation: equal rows, up to a constant, give exactly 0")
 def _(dtype):
     for classes, by in ((1, 0.5), (2, 0.0), (5, 8.0), (70, -3.0)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from ... import cross_entropy_and_grad, reference
@@ -69,12 +71,23 @@ def _(dtype):
 
 @edge_case("softcap of huge logits")
 def _(dtype):
-    large = 6e4 if dtype.itemsize == 2 else 1e30
-    for classes in (FEW, MANY):
+    for large, classes in itertools.product((6e4,) if dtype.itemsize == 2 else (1e30, 1e37), (FEW, MANY)):
         x = numbers(2, classes, dtype)
         x[0, 1], x[1, 2] = large, -large
         _, grad = _right(x, np.array([1, 0]), dtype, softcap=5.0)
         require(grad[0, 1] == 0 and grad[1, 2] == 0)
+
+
+@edge_case("focal: no class but the target's has any probability, or the row is undefined")
+def _(dtype):
+    for focal in (0.5, 2.0):
+        x = np.array([[-INF, -10, -INF], [-INF] * 3, [NAN, 1, 2], [INF, 1, 2]], dtype)
+        loss, grad = both(x, np.array([1, 0, 1, 1]), reduction="none", focal=focal)
+        same(np.isnan(loss), np.array([False, True, True, True]))
+        require(loss[0] == 0 and not grad[0].astype(float).any(), f"focal {focal}: {loss[0]}, {grad[0]}")
+        require(np.isnan(grad[1:].astype(float)).all(), f"focal {focal}: {grad[1:]}")
+        loss, grad = both(np.array([[3.0]], dtype), np.array([0]), reduction="none", focal=focal)
+        require(loss[0] == 0 and grad[0, 0] == 0, f"focal {focal}, one class: {loss[0]}, {grad[0, 0]}")
 
 
 @edge_case("margin that takes the lead")
