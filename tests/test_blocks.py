@@ -248,3 +248,22 @@ def _is_told(name, rng):
         assert tell_block(x, y, 100, 400, ignored, to) == 11
         assert (to["rest"] == 7).all()
         y[11] = 399
+
+
+@pytest.mark.parametrize("options", [{}, {"softcap": 5.0}, {"logit_scale": 0.5}, {"focal": 1.0}])
+def test_a_row_without_an_axis_is_one_of_several(options):
+    x = np.array([[1.0, -np.inf, 3.0, 0.5], [0.0, 1.0, 2.0, 3.0]])
+    for y, (first, last) in itertools.product((0, 2), ((0, 2), (2, 4))):
+        given = y, first, 4
+        alone = blocks.chunk(x[0, first:last], *given, **options)
+        assert alone == blocks.chunk(x[:, first:last], np.array([y, y]), first, 4, **options)[0]
+        if "focal" in options:
+            continue
+        of_entropy = blocks.chunk(x[:, first:last], np.array([y, y]), first, 4, entropy=True, **options)
+        alone = blocks.chunk(x[0, first:last], *given, entropy=True, **options)
+        assert alone == of_entropy[0]
+        slopes = blocks.log_probs_gradient(
+            x[:, first:last], np.array([y, y]), of_entropy, first, 4, grad_log_prob=1.0, **options
+        )
+        found = blocks.log_probs_gradient(x[0, first:last], y, alone, first, 4, grad_log_prob=1.0, **options)
+        np.testing.assert_array_equal(found, slopes[0])

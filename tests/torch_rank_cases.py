@@ -474,6 +474,17 @@ def an_option_of_minus_zero_is_one_of_zero(rank):
             compare(x, y, g, rank, edges, margin=margin, z_loss=0.1)
 
 
+@case
+def memory_made_in_inference_mode_or_beside_a_default_device_serves_all(rank):
+    for mode, rows in ((torch.inference_mode(), 700), (torch.device("meta"), 900)):  # more than any message before
+        for _, g in sizes(rank):
+            edges, (x, y) = cuts("even", 12, dist.get_world_size(g)), data(rows, 12)
+            mine = x[:, edges[rank] : edges[rank + 1]]
+            with mode:
+                ct.vocab_parallel_cross_entropy(mine, y, group=g)
+            compare(x, y, g, rank, edges)
+
+
 def _peak():
     """Bytes of memory that this process had at most since the peak was forgotten."""
     status = Path("/proc/self/status").read_text()
