@@ -583,9 +583,9 @@ def _placed(x: np.ndarray) -> Array:
 
 def index_of(first: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The index of a row by its number."""
-    return tuple(map(int, np.unravel_index(first, shape))) if shape else ()
+    return tuple(map(int, indices_of(first, shape)))
 
 
-def indices_of(rows: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+def indices_of(rows: np.ndarray | int, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """The indices of rows by their numbers; a single row is all there is."""
     return np.unravel_index(rows, shape) if shape else ()
