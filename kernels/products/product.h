@@ -14,9 +14,9 @@
  * D. Shares are taken in one order, and a share waits only for earlier ones, which others have taken: so there are no
  *    barriers, and any number of threads may take part, late or not at all. Each sum is added up in one order that
  *    knows nothing of threads: any number of them gives the same bits.
- * E. Of a long sum a few parts, as many as the shape says, are added up apart and then together. A thread begins with a
- *    part of its own while there are such: on cores that share no cache, it is what another core has packed that is slow
- *    to read.
+ * E. A product is cut into parts: what is streamed where that is wide, else a long sum, whose parts' results are added at
+ *    the end. A thread begins with a part of its own while there are such, and packs for itself what it reads: on cores
+ *    that share no cache, it is what another core has packed that is slow to read.
  * F. A result of 16 bits whose sums are one slice long is rounded on its way out of the cache, and is nowhere in memory
  *    as float32. Of longer sums each slice is added to float32, which takes no longer than to read what is there. */
 #ifndef PRODUCT_H
@@ -77,9 +77,9 @@ struct product {
 
     /* product.c's, from plan_product on */
     ptrdiff_t parts;
-    product *part;          /* (parts,) whose results are added up; the first one's is `out` */
-    f32 *partial;           /* (parts - 1, rows, columns) the others' */
-    ptrdiff_t begun;        /* parts that threads have turned to */
+    product *part;          /* (parts,) */
+    f32 *partial;           /* (parts - 1, rows, columns) of a sum, those of all parts but the first; or NULL */
+    ptrdiff_t begun;        /* parts that threads have begun with */
     ptrdiff_t merged;       /* shares of adding up that are taken */
 
     /* of each part */
