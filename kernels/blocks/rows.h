@@ -17,7 +17,11 @@
 #define CHUNK (CHUNK_VECTORS * LANES)
 #define GROUP 2048    /* classes: as BLOCK of rows/cursor.h */
 #define FEW (28 * CHUNK_VECTORS)    /* classes of a group of whose lanes many would hold a sixteenth */
-#define STRIDE (16 * LANES)    /* classes read before as many of an earlier row are written */
+/* Classes read before as many of an earlier row are written: more of a long row, since turning from one to the other takes
+ * time, and few of a short one, of which the rest is written by itself. */
+#define STRIDE (16 * LANES)
+#define LONG_STRIDE (64 * LANES)
+#define LONG_ROW 4096
 
 #define gradient_of NAME(gradient_of)
 #define passing NAME(passing)
@@ -302,12 +306,13 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
 SIMD void NAME(pass_group)(const passed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int keeps,
                            gradient_queue *queue, REAL *sums, int exactly)
 {
+    const ptrdiff_t stride = r->n < LONG_ROW ? STRIDE : LONG_STRIDE;
     for (ptrdiff_t j = first; j < end; j += CHUNK) {
         if (r->y >= j && r->y < j + CHUNK) NAME(pass_chunk)(r, j, p, keeps, 1, exactly);
         else NAME(pass_chunk)(r, j, p, keeps, 0, exactly);
         if (!exactly) v_store_real(sums + (j - first) / CHUNK_VECTORS, taken(p->sum));
-        if (keeps && j + CHUNK <= r->n && (j + CHUNK) % STRIDE == 0 && queue->next < queue->end) {
-            NAME(gradient)(queue->next, STRIDE);
+        if (keeps && j + CHUNK <= r->n && (j + CHUNK) % stride == 0 && queue->next < queue->end) {
+            NAME(gradient)(queue->next, stride);
             queue->next += queue->next->done == queue->next->n;
         }
     }

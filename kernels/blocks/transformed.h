@@ -32,8 +32,9 @@ SIMD vec NAME(transformed_step)(const transformed *r, vec z, int caps, vec *q, v
 /* Rows whose next stretch has just been read are a good time to write an earlier one's. */
 SIMD void NAME(write_between)(const transformed *r, ptrdiff_t end, gradient_queue *queue)
 {
-    if (queue->next >= queue->end || end > r->n || end % STRIDE != 0) return;
-    NAME(gradient)(queue->next, STRIDE);
+    const ptrdiff_t stride = r->n < LONG_ROW ? STRIDE : LONG_STRIDE;
+    if (queue->next >= queue->end || end > r->n || end % stride != 0) return;
+    NAME(gradient)(queue->next, stride);
     queue->next += queue->next->done == queue->next->n;
 }
 
