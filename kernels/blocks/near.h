@@ -115,7 +115,8 @@ SIMD void NAME_R(near_losses)(const usual_rows *u, const batch *b, ptrdiff_t i)
  * count. An upper bound is a least value over nothing. */
 SIMD void NAME_R(near_hessians)(const usual_rows *u, const batch *b, vec_f64 factor, ptrdiff_t i)
 {
-    const vec_f64 zero = v_set1_f64(0), share = load_f64(b->share + i), others = v_mul_f64(load_f64(b->rest + i), share);
+    const vec_f64 zero = v_set1_f64(0), share = load_f64(b->share + i),
+                  others = v_mul_f64(load_f64(b->rest + i), share);
     const vec_f64 of_p = v_mul_f64(v_set1_f64(u->hess_by), factor);
     vec_f64 least = v_mul_f64(v_max_f64(zero, factor), v_set1_f64(u->bound_by));
     if (u->hess_by != 0) {

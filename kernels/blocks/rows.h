@@ -231,8 +231,8 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
  * and has no shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL
  * the e^x go there, times EXP_SCALE, up to LANES - 1 elements more than n. */
 typedef struct {
-    vec max[UNROLL], sum[UNROLL];    /* sum: of a chunk's e^x, rounded */
-    EXP_SUM exact;                   /* or of their parts */
+    vec max[UNROLL], sum[UNROLL]; /* sum: of a chunk's e^x, rounded */
+    EXP_SUM exact; /* or of their parts */
 } passing;
 
 /* What stays as it is over a row. */
@@ -279,7 +279,7 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
     const EXP_FRAME f = read_again(&r->f);
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK, last = end - UNROLL * LANES;
     const ELEMENT *x = r->x + j;
-    const two_distances by = aheads_from(r->ahead, j * (ptrdiff_t)sizeof *x);    /* of the chunk's first byte */
+    const two_distances by = aheads_from(r->ahead, j * (ptrdiff_t)sizeof *x); /* of the chunk's first byte */
     REAL *kept = keeps ? r->kept + j : NULL;
     for (; j <= last; j += UNROLL * LANES) {
         NAME(ask_by)(x, UNROLL * LANES, by);

@@ -66,8 +66,8 @@ static void NAME_R(pattern_of)(ptrdiff_t classes, void *rows, void *class_number
     }
 }
 
-SIMD void NAME_R(near_run)(const REAL *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, REAL *out,
-                           REAL *hess, int targets, int hessians, int bypass)
+SIMD void NAME_R(near_run)(const REAL *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, REAL *out, REAL *hess,
+                           int targets, int hessians, int bypass)
 {
     const EXP_FRAME f = frame_of(v_set1(0), v_set1(0));
     const vec factors = NAME_R(lanes_of)(u->factor);
@@ -81,8 +81,8 @@ SIMD void NAME_R(near_run)(const REAL *x, ptrdiff_t classes, const usual_rows *u
         const vec e = v_exp_near_whole(v_load_real(x + i), f);
         if (hessians) {
             if (!bypass) prefetch((const char *)(hess + i) + OUT_PREFETCH);
-            const NAME_R(diagonals) own = {v_pick(d.unit, rows), v_pick(d.of_e, rows), d.second,
-                                           v_pick(d.at_top, rows), v_pick(d.least, rows)};
+            const NAME_R(diagonals) own = {v_pick(d.unit, rows), v_pick(d.of_e, rows), d.second, v_pick(d.at_top, rows),
+                                           v_pick(d.least, rows)};
             const vec diagonal = NAME_R(diagonal)(e, own, 0);
             if (bypass) v_bypass_real(hess + i, diagonal);
             else v_store_real(hess + i, diagonal);

@@ -304,8 +304,7 @@ static int lie_in_runs(const task *t, int in_place)
     const element type = lanes_type(t->x.type);
     return t->isa->of[t->x.type]->near_gradient_run && tile_reader_of(t, &t->x, type, in_place, NULL).runs &&
            tile_writer_of(t, type, in_place && lies_side_by_side(t, &t->out), NULL).runs &&
-           (!t->hess.data ||
-            tile_writer_of(&of_hess, type, in_place && lies_side_by_side(t, &t->hess), NULL).runs);
+           (!t->hess.data || tile_writer_of(&of_hess, type, in_place && lies_side_by_side(t, &t->hess), NULL).runs);
 }
 
 void by_tiles(const task *t)

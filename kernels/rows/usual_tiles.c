@@ -124,7 +124,8 @@ static void write_run(usual_tiles *w, ptrdiff_t i)
     const ptrdiff_t vector = w->k->lanes * element_size(t->x.type);
     const char *x = t->x.data + at;
     char *out = t->out.data + at, *hess = t->hess.data ? t->hess.data + at : NULL;
-    const int is_aligned = ((uintptr_t)out | (uintptr_t)hess) % (uintptr_t)vector == 0, bypass = t->bypass && is_aligned;
+    const int is_aligned = ((uintptr_t)out | (uintptr_t)hess) % (uintptr_t)vector == 0,
+              bypass = t->bypass && is_aligned;
     if (t->work == LOG_SOFTMAX) w->k->near_log_softmax_run(x, classes, w->b + i, w->pattern, out, bypass);
     else w->k->near_gradient_run(x, classes, w->u + i, w->pattern, out, hess, bypass);
 }
