@@ -73,7 +73,6 @@ typedef struct {
     int bypass;          /* the caches */
     ptrdiff_t n, done;
     hessian_row *beside; /* what is written as far as this is, or NULL */
-    void (*write_beside)(hessian_row *r, ptrdiff_t end);
 } gradient_job;
 
 /* Rows whose gradient is written while others are read: a core that does both at once loses the time of neither. */
@@ -93,6 +92,11 @@ static inline int is_above(top_term a, top_term b) { return a.z - b.z > (b.e - a
  * undefined, with an infinite maximum. */
 typedef enum { NEAR, ANYWHERE, FAR, NOWHERE } where_rows_lie;
 
+/* What diagonals of Hessians are made of in each lane's row (rows/hessians.c). */
+typedef struct {
+    double unit[BATCH], of_e[BATCH], second[BATCH], at_top[BATCH], least[BATCH];    /* of_e: unit times factor */
+} tile_hessians;
+
 /* The rows of a tile, every lane of it, whose targets are classes with at most a weight, or that have none (near.h). */
 typedef struct {
     int results;                 /* gradients or a softmax, */
@@ -105,6 +109,10 @@ typedef struct {
     const double *scale;         /* IN of the gradient */
     double *factor, *value;      /* OUT what e^z is multiplied by, the gradient at y */
     double *loss;                /* OUT, or NULL */
+    tile_hessians *hess;         /* OUT, or NULL */
+    double hess_by;              /* a diagonal's factor over the gradient's; of an upper bound, which has none, 0: */
+    double bound_by;             /* that of the bound */
+    const double *least;         /* IN no entry of a diagonal is below, where its row counts */
 } usual_rows;
 
 /* Of each element of rows in a run, as many as there are lanes: its row and its class, of the lanes' type or as wide. */
@@ -150,11 +158,6 @@ typedef struct {
     anchor at;
     double max, factor, slope, level, at_max, value;
 } log_probs_job;
-
-/* The same of each lane's row. */
-typedef struct {
-    double unit[BATCH], factor[BATCH], second[BATCH], at_top[BATCH], least[BATCH];
-} tile_hessians;
 
 /* What a distillation is of: KL(p_t || p_s), KL(p_s || p_t), or the two over their mixture (rows/distillation.c). */
 typedef enum { FORWARD_KL, REVERSE_KL, JENSEN_SHANNON } distillation_kind;
@@ -295,7 +298,7 @@ typedef struct {
     void (*untile_run)(const void *tile, ptrdiff_t classes, void *to);
     void (*pattern_of)(ptrdiff_t classes, void *rows, void *class_numbers);
     void (*near_gradient_run)(const void *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, void *out,
-                              int bypass);
+                              void *hess, int bypass); /* hess: OUT, or NULL */
     void (*near_log_softmax_run)(const void *x, ptrdiff_t classes, const batch *b, run_pattern of, void *out,
                                  int bypass);
 } block_functions;
