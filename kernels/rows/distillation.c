@@ -27,26 +27,26 @@ static double largest(place *p, const reader *r)
 /* ------------------------------------------------------------------ in lanes of float32 */
 
 #define MIXTURE_TERMS 14   /* of each of the power series that are shortened */
-#define GUESSED_FROM 64    /* classes */
+#define GUESSED_FROM 64    /* classes that neither row masks */
 #define FAR 0.75    /* the divergence of rows that are far from each other: e^(b/T) is added up, not phi */
 #define FAR_MIXED 0.05     /* over the mixture, of which these sums are no terms: e^(b/T) costs no more than phi */
 #define LEAST_FAR 0x1p-12  /* over its share: of a smaller divergence, what sums of e^(b/T) are off by shows */
 #define LEAST_MIXED 64     /* classes: of fewer, the rounding errors of terms that each cost several show */
 
-/* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
+/* About what most of the logits differ by: the mean over the first finite ones, all of it where all differ alike; and
  * how far these lie from it; whether one of them is infinite, or what differs is. */
 static double usual_difference(element type, const char *b, const char *a, ptrdiff_t n, double *spread, int *masked)
 {
     double sum = 0, squares = 0;
-    int count = 0;
-    for (ptrdiff_t c = 0; c < n; ++c) {
+    ptrdiff_t count = 0, c = 0;
+    for (; c < n && count < GUESSED_FROM; ++c) {
         const ptrdiff_t at = c * element_size(type);
         const double d = get_element(type, b + at) - get_element(type, a + at);
         if (isfinite(d)) sum += d, squares += d * d, ++count;
     }
     const double mean = count ? sum / count : 0, variance = count ? squares / count - mean * mean : 0;
     *spread = variance > 0 ? sqrt(variance) : 0;
-    *masked = count < n;
+    *masked = count < c;
     return mean;
 }
 
@@ -101,9 +101,10 @@ static void find_ratio(quick_pair *r)
     r->ratio = times_power_of_2(exp(-r->base * r->inverse), r->of_b.k - r->of_a.k);
 }
 
+/* By so much of a logit: what rows differ by throughout, and divided and multiplied by T, would leave something over. */
 static void move_base(quick_pair *r, double by)
 {
-    r->base += by / r->inverse;
+    r->base += by;
     r->carefully = 1;
     find_ratio(r);
 }
@@ -134,7 +135,7 @@ static int settle(quick_pair *r, const quick_means *m, int mixes)
     const double by = !mixes && (is_far || !(m->up > -0.5)) ? m->moved : m->shift;
     r->far = is_far;
     if (!isfinite(by)) return was_far; /* classes that both mask */
-    move_base(r, by);
+    move_base(r, by / r->inverse);
     return r->ratio >= 0x1p-60 && r->ratio <= 0x1p60;
 }
 
@@ -226,7 +227,7 @@ static double over_mixture(place *p, const quick_pair *r, const quick_totals *fo
     char *m = p->kept.rows, *es = m + p->kept.stride;
     if (of->beta == 0) find_series(of->beta = p->t->distilled.beta, of);
     of->shift = in_base ? 0 : by->shift;
-    if (in_base) move_base(&pair, by->shift);
+    if (in_base) move_base(&pair, by->shift / r->inverse);
     of->of_b = of->beta / (1 - of->beta) * (r->far ? found->e / found->phi : 1 / (1 + by->up));
     of->coarsely = r->coarsely;
     for (block at = {0, 0}; next_block(&p->c, &at);)
@@ -281,11 +282,12 @@ static int quickly(place *p, ptrdiff_t row, double weight)
     const void *a = read_block(of_a, first), *b = read_block(of_b, first);
     double spread;
     int anchored = 0, in_base = 0;
-    const ptrdiff_t guessed = first.n < GUESSED_FROM ? first.n : GUESSED_FROM;
-    const double usual = usual_difference(p->x.type, b, a, guessed, &spread, &r.masked) * r.inverse;
+    const double usual = usual_difference(p->x.type, b, a, first.n, &spread, &r.masked);
+    const double apart = fabs(usual) * r.inverse;
+    spread *= r.inverse;
     if (!anchor_pair(&r, 0, 0)) return 0;
-    r.far = spread * r.inverse > (mixes ? 0.25 : 1.1), r.coarsely = spread * r.inverse > 0.5;
-    if (r.far ? fabs(usual) >= 2 : fabs(usual) > 0.5 * spread * r.inverse) move_base(&r, usual);
+    r.far = spread > (mixes ? 0.25 : 1.1), r.coarsely = spread > 0.5;
+    if (r.far ? apart >= 2 : apart > 0.5 * spread) move_base(&r, usual);
     double loss, own = 0;
     quick_totals found;
     quick_means by;
@@ -300,12 +302,12 @@ static int quickly(place *p, ptrdiff_t row, double weight)
         }
         if (mixes && by.finite && (r.far || by.up > -0.5)) {
             const double share = beta * (1 - beta);
-            in_base |= r.far && fabs(by.shift) > 0.25 * spread * r.inverse;
+            in_base |= r.far && fabs(by.shift) > 0.25 * spread;
             loss = over_mixture(p, &r, &found, &by, in_base, &own);
             if (!isfinite(loss) || !isfinite(own)) return 0;
             if (r.far && loss < LEAST_FAR * share) {
                 r.far = in_base = 0;
-                move_base(&r, by.shift);
+                move_base(&r, by.shift / r.inverse);
                 continue;
             }
             if (r.coarsely && loss < 0.0625 * share) {
