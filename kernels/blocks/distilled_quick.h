@@ -221,12 +221,13 @@ SIMD void mixture_step(vec a, vec b, vec p, REAL *to, vec m, const mixture_frame
 
 #endif
 
-/* n elements of the gradient that is at hand. */
+/* n elements of the gradient that is at hand, or as many fewer as fill no vector. */
 static void NAME(quick_gradient)(quick_job *g, ptrdiff_t n)
 {
     const REAL *m = g->m, *e = g->e;
     ELEMENT *out = g->out;
     const vec of_m = v_set1((REAL)g->of_m), of_e = v_set1((REAL)g->of_e);
+    if (n <= 0) return;
     ptrdiff_t j = g->done, here = j ? 0 : NAME(before_vectors)(out, g->n, g->bypass);
     const ptrdiff_t end = g->n - j < n ? g->n : j + n;
     if (here) {
@@ -258,6 +259,7 @@ SIMD void NAME(quick_sums_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n, c
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < STRIDE ? n : j + STRIDE;
         quick_lanes s[2] = {start, start};
+        if (job->done < job->n) NAME(quick_gradient)(job, m + end + LANES - (job->m + job->done));
         for (; end - j >= 2 * LANES; j += 2 * LANES) {
             NAME(ask_ahead)(a, j, 2 * LANES, &straight_on);
             NAME(ask_ahead)(b, j, 2 * LANES, &straight_on);
@@ -278,7 +280,6 @@ SIMD void NAME(quick_sums_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n, c
         lane_total_add(&sums[1], v_add(s[0].moved, s[1].moved));
         lane_total_add(&sums[2], v_add(s[0].phi, s[1].phi));
         if (!far && f.keeps == KEEP_OTHER) lane_total_add(&sums[3], v_add(s[0].other, s[1].other));
-        if (job->done < job->n && j % STRIDE == 0) NAME(quick_gradient)(job, STRIDE);
     }
     totals->e += lane_total_value(sums[0]);
     totals->moved += lane_total_value(sums[1]);

@@ -245,7 +245,6 @@ static void write_quickly(place *p, quick_pair r, int forward, double of_m, doub
     if (m && p->out.direct) {
         const quick_job job = {(f32 *)m, (f32 *)e, p->out.row, of_m, of_e, p->t->classes, 0, p->out.bypass};
         p->distilled = job;
-        p->kept.rows = p->kept.halves[p->kept.rows == p->kept.halves[0]];
         return;
     }
     r.keeps = forward ? KEEP_MOVED : KEEP_TERM;
