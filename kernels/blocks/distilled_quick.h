@@ -17,7 +17,9 @@
 #ifndef DISTILLED_QUICK_H
 #define DISTILLED_QUICK_H
 
-#define QUICK_CHUNK (8 * LANES) /* of which a lane of two vectors adds up half each */
+/* Classes that lanes of two vectors add up half each, and read before as many of an earlier row are written: with twice as
+ * many, or half, a pass takes a tenth longer. */
+#define QUICK_CHUNK (8 * LANES)
 
 typedef struct {
     vec inverse, inverse_low, base, base_low, ratio;
@@ -257,7 +259,7 @@ SIMD void NAME(quick_sums_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n, c
     for (int i = 0; i < 4; ++i) sums[i] = lane_total_of_none();
     vec max[2] = {none, none};
     for (ptrdiff_t j = 0; j < n;) {
-        const ptrdiff_t end = n - j < STRIDE ? n : j + STRIDE;
+        const ptrdiff_t end = n - j < QUICK_CHUNK ? n : j + QUICK_CHUNK;
         quick_lanes s[2] = {start, start};
         if (job->done < job->n) NAME(quick_gradient)(job, m + end + LANES - (job->m + job->done));
         for (; end - j >= 2 * LANES; j += 2 * LANES) {
