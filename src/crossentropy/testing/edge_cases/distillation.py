@@ -122,6 +122,16 @@ def _(dtype):
             same(grad, np.zeros(s.shape, dtype))
 
 
+@edge_case("distillation: many equal terms, all of which are rounded to one side")
+def _(dtype):
+    z = np.zeros((1, 1529), dtype)
+    some = z.copy()
+    some[:, ::24] = -INF
+    check(some, z, "reverse")
+    check(z, some, "forward")
+    check(some, z, "js")
+
+
 @edge_case("distillation: masked classes")
 def _(dtype):
     s, t = numbers(3, 12, dtype, 5), numbers(3, 12, dtype, 6)
