@@ -189,6 +189,7 @@ typedef struct {
     anchor of_a, of_b;
     kept_number keeps;
     int far; /* the sums are those of e d T, and of e^(b/T), not of phi; and so is what is kept of them */
+    int coarsely; /* over the mixture (quick_shares) */
     int carefully; /* with what b - a is rounded by; else the base is 0 */
     int masked;    /* rows far from each other may be -inf in one class */
 } quick_pair;
@@ -208,14 +209,19 @@ typedef struct {
     double max_a, max_b; /* -inf where too large ones make a sum infinite */
 } quick_totals;
 
-#define QUICK_SHARES 16
+/* Terms of a series in D^2 that is off by 2^-25 of its value at most up to there. Beyond, less than two digits of a binary
+ * number are lost. */
+#define QUICK_TERMS 6
+#define MIXTURE_NEAR 1.5
 
-/* Of a mixture: d - shift is log p_b - log p_a, and e^(b/T) as it is kept times of_b is to p_b as e is to p_a. */
+/* Of a mixture: d - shift is D = log p_b - log p_a, and the number kept times of_b is to beta p_b as e is to
+ * (1 - beta) p_a. */
 typedef struct {
     double shift, of_b, beta;
-    int coarsely; /* without the series by powers of D, the highest first, whose D is small: */
-    f32 both[QUICK_SHARES]; /* (beta D e^D - w log w) / D^2 with w = 1 - beta + beta e^D, */
-    f32 own[QUICK_SHARES];  /* and (log w) / D */
+    int coarsely; /* no row that is near the other one */
+    /* For |D| <= MIXTURE_NEAR, even and odd powers of D, the lowest first: K / D^2 with K = beta D e^D / w - log w and
+     * w = 1 - beta + beta e^D; and (log w) / D. */
+    f32 both[QUICK_TERMS], both_odd[QUICK_TERMS], own[QUICK_TERMS], own_odd[QUICK_TERMS];
 } quick_shares;
 
 typedef struct {
