@@ -22,6 +22,7 @@
 #define STRIDE (16 * LANES)
 #define LONG_STRIDE (64 * LANES)
 #define LONG_ROW 4096
+#define OF_KEPT (2 * UNROLL)    /* vectors of a step of gradient_of_kept */
 
 #define gradient_of NAME(gradient_of)
 #define passing NAME(passing)
@@ -144,13 +145,17 @@ SIMD ptrdiff_t NAME(gradient_of_kept)(const gradient_of *g, ptrdiff_t j, ptrdiff
 {
     const REAL *kept = g->kept + j;
     ELEMENT *out = g->out + j;
-    for (; j <= end - UNROLL * LANES; j += UNROLL * LANES) {
-        vec e[UNROLL];
+    const REAL *const whole = kept + (end - j) / (OF_KEPT * LANES) * (OF_KEPT * LANES);
+    for (; kept < whole; j += OF_KEPT * LANES) {
         UNROLLED
-        for (int u = 0; u < UNROLL; ++u) e[u] = v_mul(v_load_real(kept + u * LANES), g->factor);
-        UNROLLED
-        for (int u = 0; u < UNROLL; ++u) NAME(put)(out + u * LANES, LANES, e[u], bypass);
-        kept += UNROLL * LANES, out += UNROLL * LANES;
+        for (int u = 0; u < OF_KEPT; u += UNROLL) {
+            vec e[UNROLL];
+            UNROLLED
+            for (int v = 0; v < UNROLL; ++v) e[v] = v_mul(v_load_real(kept + (u + v) * LANES), g->factor);
+            UNROLLED
+            for (int v = 0; v < UNROLL; ++v) NAME(put)(out + (u + v) * LANES, LANES, e[v], bypass);
+        }
+        kept += OF_KEPT * LANES, out += OF_KEPT * LANES;
     }
     return j;
 }
@@ -277,11 +282,12 @@ SIMD void NAME(ask_ahead)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t n, const two_
 SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, int leaves_out, int exactly)
 {
     const EXP_FRAME f = read_again(&r->f);
-    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK, last = end - UNROLL * LANES;
+    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     const ELEMENT *x = r->x + j;
     const two_distances by = aheads_from(r->ahead, j * (ptrdiff_t)sizeof *x); /* of the chunk's first byte */
     REAL *kept = keeps ? r->kept + j : NULL;
-    for (; j <= last; j += UNROLL * LANES) {
+    const ELEMENT *const whole = x + (end - j) / (UNROLL * LANES) * (UNROLL * LANES);
+    for (; x < whole; j += UNROLL * LANES) {
         NAME(ask_by)(x, UNROLL * LANES, by);
         UNROLLED
         for (int u = 0; u < UNROLL; u += TOGETHER) {
