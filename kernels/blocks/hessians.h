@@ -31,7 +31,7 @@ SIMD void NAME(hessian_as)(hessian_row *r, ptrdiff_t end, int keeps, int bypass,
 
 static void NAME(hessian)(hessian_row *r, ptrdiff_t end)
 {
-    const int has_second = r->second != 0;    /* of a z_loss */
+    const int has_second = r->second != 0;    /* few losses have that term */
     if (!r->kept) NAME(hessian_as)(r, end, 0, r->bypass, 1);
     else if (has_second) NAME(hessian_as)(r, end, 1, r->bypass, 1);
     else if (r->bypass) NAME(hessian_as)(r, end, 1, 1, 0);
