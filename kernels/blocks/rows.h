@@ -190,7 +190,7 @@ typedef struct {
     EXP_FRAME f;
     ptrdiff_t n, y;
     REAL *kept;
-    const two_aheads *ahead;
+    const two_aheads *apart;    /* NULL where rows follow each other */
 } passed;
 
 /* Adds e^z, and returns what is kept of it. */
@@ -228,7 +228,9 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
     const EXP_FRAME f = read_again(&r->f);
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK, last = end - UNROLL * LANES;
     const ELEMENT *x = r->x + j;
-    const two_distances by = aheads_from(r->ahead, j * (ptrdiff_t)sizeof *x);    /* of the chunk's first byte */
+    /* Of the chunk's first byte. Two constants cost a small row less than six numbers that are read again. */
+    two_distances by = {PREFETCH_FAR, PREFETCH_NEAR};
+    if (r->apart) by = aheads_from(r->apart, j * (ptrdiff_t)sizeof *x);
     REAL *kept = keeps ? r->kept + j : NULL;
     for (; j <= last; j += UNROLL * LANES) {
         NAME(ask_by)(x, UNROLL * LANES, by);
@@ -342,7 +344,7 @@ static compensated NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y
 {
     two_aheads apart;
     if (lie->between) apart = aheads_of(*lie, PREFETCH_NEAR);
-    const passed r = {x, frame_at(at), n, y, kept, lie->between ? &apart : &straight_on};
+    const passed r = {x, frame_at(at), n, y, kept, lie->between ? &apart : NULL};
     return kept ? NAME(pass_as)(&r, 1, queue, max) : NAME(pass_as)(&r, 0, NULL, max);
 }
 
