@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import crossentropy  # noqa: E402
 from crossentropy import _memory, native, reference  # noqa: E402
+from crossentropy._settings import once  # noqa: E402
 from crossentropy.testing import largest_error  # noqa: E402
 from crossentropy.torch import (  # noqa: E402
     CrossEntropyLoss,
@@ -368,6 +369,31 @@ def test_the_short_way_writes_to_no_other_device_and_keeps_no_loss():
     loss.backward()
     del loss
     assert gone() is None  # with no garbage collector: nothing refers to itself
+
+
+def test_the_short_way_heeds_the_settings_of_each_call():
+    x, t, asked = torch.randn(4, 10), torch.tensor([0, 9, 4, 4]), []
+    wanted = cross_entropy(x, t)
+
+    def isa():
+        asked.append(native.current_isa())
+        return asked[-1]
+
+    for name in native.SUPPORTED_ISAS:
+        with crossentropy.config(isa=name):
+            assert once(isa) == once(isa) == name
+            torch.testing.assert_close(cross_entropy(x, t), wanted)
+    assert asked == list(native.SUPPORTED_ISAS)
+    try:
+        once(isa)
+        crossentropy.set_config(isa="base")
+        assert once(isa) == "base"
+    finally:
+        crossentropy.set_config(isa=None)
+    assert once(isa) == native.SUPPORTED_ISAS[0]
+    with crossentropy.config(backend="reference"):
+        torch.testing.assert_close(cross_entropy(x, t), wanted)
+    assert torch.equal(cross_entropy(x, t), wanted)
 
 
 def test_a_tensor_that_a_transform_left_behind():
