@@ -146,7 +146,7 @@ cdef extern from "rows/task.h" nogil:
         distillation_task distilled
         row_statistics *statistics
         row_part *parts
-        const c_product *product
+        c_product *product
         const c_biased *biased
         const c_elements *elements
         convert_function *convert

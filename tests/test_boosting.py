@@ -195,6 +195,7 @@ def test_copies_and_pickles():
         ([0, np.inf], ValueError, r"labels must be whole numbers.*got labels\[1\] = inf"),
         ([0.0, 3.0], IndexError, r"labels\[1\] = 3 is not in \[0, 3\)"),
         ([0.0, -1.0], IndexError, r"labels\[1\] = -1 is not in \[0, 3\)"),
+        ([0.0, 2.0**32], IndexError, r"labels\[1\] = 4294967296 is not in \[0, 3\)"),  # whole, but no int32
         ([0.0], ValueError, r"labels must have shape \(2,\)"),
         (None, ValueError, "labels are missing"),
     ],

@@ -29,7 +29,9 @@ SIZES = [
     (33, 257, 513),  # one past a slice of the sum (float32, AVX512-BF16)
     (16, 1025, 40),  # of AMX
     (20, 4099, 6),  # shares of multiplying where they are wide, with a part of one
-    (40, 11000, 50),  # a sum of more than a stage
+    (40, 11000, 50),  # a sum of more than a stage, in two parts
+    (260, 8203, 270),  # of parts that are not alike, and more numbers than are added up at once
+    (30, 17003, 37),  # in four parts
     (1100, 1150, 1200),  # more rows are kept than at once; six stages, so that panels are packed over others
 ]
 
@@ -197,7 +199,9 @@ def test_large_results(kind, unit, dtype):
 @pytest.mark.parametrize(("unit", "dtype"), UNITS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_bits_on_any_number_of_threads(kind, unit, dtype, monkeypatch):
-    for size in ((200, 4200, 64), (1100, 1150, 1200)) if unit != "base" else ((200, 4200, 64),):
+    # a sum in four parts; what is streamed in two, the second of which is narrower; six stages
+    sizes = ((200, 4200, 64), (20, 17003, 64), (20, 8301, 70), (1100, 1150, 1200))
+    for size in sizes if unit != "base" else sizes[:3]:
         x, w, grad = operands(size, dtype)
         got = []
         for threads in (1, 2, 3, 7):

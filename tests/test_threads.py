@@ -215,6 +215,31 @@ def test_a_limit_on_the_openmp_runtime_counts(how):
 
 
 @TWO_CPUS
+@pytest.mark.skipif(not OPENMP, reason="the native backend is not here, or built without OpenMP")
+@pytest.mark.parametrize(
+    ("told", "looks"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+)
+def test_threads_that_wait_soon_sleep(told, looks):
+    # libgomp says what it was told where it is asked to, as it is loaded; libomp has no such number.
+    environment = {"GOMP_SPINCOUNT": None, "OMP_WAIT_POLICY": None, "OMP_DISPLAY_ENV": "verbose"} | told
+    shown = run(
+        """
+        import os
+        os.dup2(1, 2)
+        before = dict(os.environ)
+        from crossentropy import native
+        assert dict(os.environ) == before
+        with open("/proc/self/maps") as maps:
+            print("libgomp" in maps.read())
+        """,
+        **environment,
+    )
+    if shown.endswith("False\n"):
+        pytest.skip("the OpenMP runtime is not libgomp")
+    assert f"GOMP_SPINCOUNT = '{looks}'" in shown
+
+
 def test_settings_of_the_package_go_over_the_environment_of_openmp():
     """OMP_NUM_THREADS is a default, as it was: nobody has limited anything since."""
     for variables in ({"CROSSENTROPY_NUM_THREADS": "2"}, {}):

@@ -14,7 +14,10 @@
  * D. Shares are taken in one order, and a share waits only for earlier ones, which others have taken: so there are no
  *    barriers, and any number of threads may take part, late or not at all. Each sum is added up in one order that
  *    knows nothing of threads: any number of them gives the same bits.
- * E. A result of 16 bits whose sums are one slice long is rounded on its way out of the cache, and is nowhere in memory
+ * E. A product is cut into parts: what is streamed where that is wide, else a long sum, whose parts' results are added at
+ *    the end. A thread begins with a part of its own while there are such, and packs for itself what it reads: on cores
+ *    that share no cache, it is what another core has packed that is slow to read.
+ * F. A result of 16 bits whose sums are one slice long is rounded on its way out of the cache, and is nowhere in memory
  *    as float32. Of longer sums each slice is added to float32, which takes no longer than to read what is there. */
 #ifndef PRODUCT_H
 #define PRODUCT_H
@@ -61,7 +64,8 @@ const product_unit *product_unit_named(const char *name);
 int pairs_are_fast(void);    /* whether VDPBF16PS takes less time than two float32 products: not so on Intel's CPUs */
 convert_function *converter(const char *isa, element from, element to);
 
-typedef struct {
+typedef struct product product;
+struct product {
     const product_unit *unit;
     ptrdiff_t rows, columns, depth;
     factor a, b;    /* IN  (rows, depth), (columns, depth) */
@@ -72,6 +76,13 @@ typedef struct {
     int add;             /* to what is there */
 
     /* product.c's, from plan_product on */
+    ptrdiff_t parts;
+    product *part;          /* (parts,) */
+    f32 *partial;           /* (parts - 1, rows, columns) of a sum, those of all parts but the first; or NULL */
+    ptrdiff_t begun;        /* parts that threads have begun with */
+    ptrdiff_t merged;       /* shares of adding up that are taken */
+
+    /* of each part */
     int keeps_rows;
     storing first_storing;    /* of the first slice of a sum */
     int round_bypass;
@@ -80,14 +91,16 @@ typedef struct {
     char *kept[2];
     ptrdiff_t *packed;      /* (stages,) shares of packing that are done */
     ptrdiff_t *progress;    /* (blocks,) stages that are done */
-} product;
+    ptrdiff_t taken;        /* shares of it */
+};
 
-/* How many shares of work there are, for so many threads; -1 where there is no memory for what is kept. */
+/* How many shares of work there are, for so many threads; -1 where there is no memory for it. */
 ptrdiff_t plan_product(product *p, int threads);
 void release_product(product *p);
 
-/* The bytes of its own that a thread needs, and its work on the shares from first up to last. */
+/* The bytes of its own that a thread needs; its work on as many shares as it asks for. `at` is the part that it is at,
+ * and begins as -1. */
 size_t scratch_of(const product *p);
-void do_shares(const product *p, ptrdiff_t first, ptrdiff_t last, char *scratch);
+void do_shares(product *p, ptrdiff_t number, ptrdiff_t *at, char *scratch);
 
 #endif

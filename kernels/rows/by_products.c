@@ -8,12 +8,12 @@
 static void multiply_shares(const task *t)
 {
     char *const scratch = allocate_lines(scratch_of(t->product));
-    ptrdiff_t first, last;
+    ptrdiff_t first, last, at = -1;
     if (scratch == NULL) {
         ran_out_of_memory(t);
         return;
     }
-    while (take_rows(t, &first, &last)) do_shares(t->product, first, last, scratch);
+    while (take_rows(t, &first, &last)) do_shares(t->product, last - first, &at, scratch);
     if (t->product->rounded) t->isa->fence();
     release_lines(scratch);
 }

@@ -144,7 +144,7 @@ typedef struct {
     const double *entropy_scale; /* IN as row_scale, of what arrives at entropies; row_scale at log-probabilities */
     ptrdiff_t entropy_scale_step;
 
-    const product *product; /* whose shares are the rows */
+    product *product; /* whose shares are the rows */
     const biased *biased; /* likewise */
     const elements *elements; /* whose blocks are the rows */
     convert_function *convert; /* x to out, CONVERTED_AT_ONCE of their numbers (classes) at a time */

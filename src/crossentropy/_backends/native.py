@@ -7,9 +7,10 @@ The contract of these functions is in contract.py; the kernels are in kernels/.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,28 @@ from .._options import RowOptions
 from . import workers
 from .contract import RowNumbers, Statistics
 
+# How often libgomp's threads look for their next work before they sleep, 0.3 to 0.6 ms. Of its own accord it has them
+# look 300 000 times: 8 to 18 ms on a core that by then is wanted by others, by a BLAS or a booster with threads of its
+# own (docs/performance.md).
+LOOKS = "10000"
+
+
+@contextlib.contextmanager
+def _sleeping_soon() -> Iterator[None]:
+    """libgomp reads the environment as it is loaded; what the user has told it, there, holds."""
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}.isdisjoint(os.environ):
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = LOOKS
+    try:
+        yield
+    finally:
+        os.environ.pop("GOMP_SPINCOUNT", None)
+
+
 try:
-    from .. import _native
+    with _sleeping_soon():
+        from .. import _native
 except ImportError as error:
     raise ImportError(
         f"the compiled module crossentropy._native is missing ({error}); it is built on installation where there is a "
