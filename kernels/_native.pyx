@@ -19,7 +19,7 @@ cdef extern from *:
 cdef extern from "rows/task.h" nogil:
     enum: STREAM_ROW_ELEMENTS "STREAM_ROW"
     ctypedef enum element:
-        pass
+        ELEMENT_F32, ELEMENT_F64
     Py_ssize_t element_size(element) noexcept
     ctypedef struct isa_table:
         pass
@@ -562,18 +562,16 @@ def light(str isa, int threads, x, targets, grad):
         t.out.data = <char *>out.buf
     t.targets.data = y.buf
     t.targets.size = -8
-    return light_loss(buffers, &t, threads)
+    return light_loss(&t, threads)
 
 
-def light_at(str isa, int threads, Py_ssize_t rows, Py_ssize_t classes, int code, size_t x, size_t targets, size_t grad,
-             size_t loss):
+def light_at(str isa, int threads, Py_ssize_t rows, Py_ssize_t classes, size_t size, size_t x, size_t targets,
+             size_t grad, size_t loss):
     """The same of contiguous memory by its addresses, none of which overlap; the loss goes to one too, and is returned.
 
-    code: the element of logits, gradient (0: none is wanted) and loss. targets: int64.
+    Logits, gradient (0: none is wanted) and loss are floats of so many bytes, 4 or 8; targets are int64.
     """
-    cdef Buffers buffers = Buffers()
     cdef task t
-    cdef size_t size = 4 if code == 2 else 8
     if not (x and targets and loss and rows > 0 and classes > 0):
         return None
     if x % size or targets % 8 or grad % size or loss % size:
@@ -586,7 +584,7 @@ def light_at(str isa, int threads, Py_ssize_t rows, Py_ssize_t classes, int code
     t.rows = t.shape[0] = rows
     t.classes = classes
     t.x.data = <char *>x
-    t.x.type = <element>code
+    t.x.type = ELEMENT_F32 if size == 4 else ELEMENT_F64
     t.x.class_stride = size
     t.x.row_strides[0] = size * classes
     if grad:
@@ -594,38 +592,44 @@ def light_at(str isa, int threads, Py_ssize_t rows, Py_ssize_t classes, int code
         t.out.data = <char *>grad
     t.targets.data = <void *>targets
     t.targets.size = -8
-    found = light_loss(buffers, &t, threads)
+    found = light_loss(&t, threads)
     if found is not None:
-        if code == 2:
+        if size == 4:
             (<float *>loss)[0] = <float><double>found
         else:
             (<double *>loss)[0] = <double>found
     return found
 
 
-cdef object light_loss(Buffers buffers, task *t, int threads):
+cdef object light_loss(task *t, int threads):
     """The mean loss of such a task, once its arrays are in it; None where a target is no class."""
     cdef target_scan scan
     cdef double[LIGHT_ROWS] on_stack
-    options_of(&t.options, buffers, None, None, t.classes)
-    buffers.row_scale = 1.0 / t.rows
-    t.row_scale = &buffers.row_scale
+    cdef schedule own
+    cdef double row_scale = 1.0 / t.rows
+    cdef bint is_small = threads == 1 and t.rows * t.classes < LEAST_AT_ONCE
+    cdef Buffers buffers = None
+    options_of(&t.options, None, None, None, t.classes)
     scan.first_bad = -1
     scan.weights.sum = scan.weights.error = 0
     c_scan_targets(t.isa, &t.targets, 0, t.rows, t.classes, NULL, NULL, &scan)
     if scan.first_bad >= 0:
         return None
     t.tiled = suits_tiles(t)
+    t.row_scale = &row_scale
     t.loss = on_stack
-    if t.rows > LIGHT_ROWS or threads > 1:    # of which another one may be at work a little longer than this function
+    if t.rows > LIGHT_ROWS or not is_small:    # another thread may be at work a little longer than this function
+        buffers = Buffers()
+        buffers.row_scale = row_scale
         buffers.losses = <double *>malloc(t.rows * sizeof(double))
         if buffers.losses == NULL:
             return None
+        t.row_scale = &buffers.row_scale
         t.loss = buffers.losses
-    if threads == 1 and t.rows * t.classes < LEAST_AT_ONCE:
-        begin(t, &buffers.schedule, t.rows)
+    if is_small:
+        begin(t, &own, t.rows)
         take_part(t)
-        if was_out_of_memory(&buffers.schedule):
+        if was_out_of_memory(&own):
             return None
     else:
         work_through(buffers, t, threads)

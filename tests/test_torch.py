@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import crossentropy  # noqa: E402
 from crossentropy import _memory, native, reference  # noqa: E402
+from crossentropy._settings import once  # noqa: E402
 from crossentropy.testing import largest_error  # noqa: E402
 from crossentropy.torch import (  # noqa: E402
     CrossEntropyLoss,
@@ -32,6 +33,7 @@ from crossentropy.torch import (  # noqa: E402
     log_softmax,
     ops,
     private,
+    short,
 )
 from crossentropy.torch.bridge import NO_WEIGHTS, PLAIN, Weights  # noqa: E402
 
@@ -58,6 +60,12 @@ def problem(*shape, dtype=torch.float32):
     t.view(-1)[0] = -100
     q = torch.softmax(torch.randn(shape, dtype=torch.float64), 1).to(dtype)
     return x.requires_grad_(), t, q, torch.rand(classes, dtype=torch.float64).to(dtype)
+
+
+def in_halves(monkeypatch):
+    """Losses that keep their logits, as those of 16 bits do."""
+    monkeypatch.setattr(short, "cross_entropy", lambda *call: None)
+    monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
 
 
 def gradient(function, x, *rest, **options):
@@ -266,9 +274,10 @@ CALLS = [
 @pytest.mark.parametrize("options", CALLS, ids=str)
 def test_gradcheck_and_gradgradcheck(options, way, monkeypatch):
     if way == "in halves":
-        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
+        in_halves(monkeypatch)
     elif way == "operator":
         monkeypatch.setattr(private, "is_traced", lambda *tensors: True)
+        monkeypatch.setattr(short, "cross_entropy", lambda *call: None)
     for shape in ((4, 6), (3, 5, 2)):
         x, t, q, weight = problem(*shape, dtype=torch.float64)
         given = options | {"weight": weight} if "weight" in options else options
@@ -295,15 +304,14 @@ def test_rows_that_do_not_count_have_no_second_derivative():
 
 @pytest.fixture
 def _in_halves(monkeypatch):
-    """Losses that keep their logits, as those of 16 bits do."""
-    monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
+    in_halves(monkeypatch)
 
 
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_a_second_backward_gives_the_same(reduction, at_once, monkeypatch):
     if not at_once:
-        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
+        in_halves(monkeypatch)
     x, t, _, _ = problem(5, 7)
     loss = cross_entropy(x, t, reduction=reduction).sum()
     first = torch.autograd.grad(loss, x, retain_graph=True)[0]
@@ -334,10 +342,10 @@ def test_what_arrives_may_have_any_strides():
 def test_the_short_way_gives_what_the_long_way_gives(dtype, monkeypatch):
     t, found = torch.tensor([0, 9, 4, 4]), {True: [], False: []}
     wide = torch.randn(4, 20, dtype=dtype)
-    short_way = crossentropy.torch.short.cross_entropy
+    short_way = short.cross_entropy
     for is_short, results in found.items():
         if not is_short:
-            monkeypatch.setattr(crossentropy.torch.short, "cross_entropy", lambda *call: None)
+            monkeypatch.setattr(short, "cross_entropy", lambda *call: None)
         for x in (wide[:, :10].contiguous(), wide[:, ::2], wide.reshape(20, 4)[:10].T):
             for ignore_index in (-100, 4, 77):
                 assert short_way(x, t, ignore_index) is not None
@@ -363,6 +371,31 @@ def test_the_short_way_writes_to_no_other_device_and_keeps_no_loss():
     assert gone() is None  # with no garbage collector: nothing refers to itself
 
 
+def test_the_short_way_heeds_the_settings_of_each_call():
+    x, t, asked = torch.randn(4, 10), torch.tensor([0, 9, 4, 4]), []
+    wanted = cross_entropy(x, t)
+
+    def isa():
+        asked.append(native.current_isa())
+        return asked[-1]
+
+    for name in native.SUPPORTED_ISAS:
+        with crossentropy.config(isa=name):
+            assert once(isa) == once(isa) == name
+            torch.testing.assert_close(cross_entropy(x, t), wanted)
+    assert asked == list(native.SUPPORTED_ISAS)
+    try:
+        once(isa)
+        crossentropy.set_config(isa="base")
+        assert once(isa) == "base"
+    finally:
+        crossentropy.set_config(isa=None)
+    assert once(isa) == native.SUPPORTED_ISAS[0]
+    with crossentropy.config(backend="reference"):
+        torch.testing.assert_close(cross_entropy(x, t), wanted)
+    assert torch.equal(cross_entropy(x, t), wanted)
+
+
 def test_a_tensor_that_a_transform_left_behind():
     t, left = torch.tensor([0, 9, 4, 4]), []
     z = torch.randn(4, 10, requires_grad=True)
@@ -375,7 +408,7 @@ def test_a_tensor_that_a_transform_left_behind():
 
 
 def test_what_the_short_way_leaves_to_the_long_one():
-    short_way = crossentropy.torch.short.cross_entropy
+    short_way = short.cross_entropy
     x, t = torch.randn(4, 10), torch.tensor([0, 9, 4, 4])
     others = [(x, t[:3]), (x, t.float()), (x[0], t[0]), (x.bfloat16(), t), (x.long(), t), (x[:0], t[:0]), (x, x)]
     others += [(torch._neg_view(x), t), (x.to("meta"), t), (x.to_sparse(), t), (x[:, :0], t), (None, t), (x, None)]
@@ -505,7 +538,7 @@ def test_log_softmax_compiled_with_logits_that_change(options):
 def test_nothing_arrives_at_an_ignored_row(at_once, arriving, monkeypatch):
     """Not even what overflowed."""
     if not at_once:
-        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
+        in_halves(monkeypatch)
     x, t, _, _ = problem(4, 6)
     (cross_entropy(x, t) * arriving).backward()
     assert torch.equal(x.grad[0], torch.zeros(6))
@@ -687,7 +720,7 @@ def test_seen_by_tracers():
 @pytest.mark.parametrize("at_once", [False, True])
 def test_the_backward_of_an_eager_forward_is_compiled(at_once, inplace, monkeypatch):
     if not at_once:
-        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
+        in_halves(monkeypatch)
     x, t, _, _ = problem(4, 6)
 
     def step():
@@ -759,7 +792,7 @@ def test_what_pytorch_has_no_public_name_for():
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_activation_checkpointing(use_reentrant, at_once, monkeypatch):
     if not at_once:
-        monkeypatch.setattr(eager, "is_at_once", lambda *call: False)
+        in_halves(monkeypatch)
     x, t, _, _ = problem(3, 20)
     loss = checkpoint(lambda z: cross_entropy(z * 2, t), x, use_reentrant=use_reentrant)
     found = torch.autograd.grad(loss, x)[0] if not use_reentrant else (loss.backward(), x.grad)[1]

@@ -1,5 +1,7 @@
 """What a forward of crossentropy.torch has kept may be changed before its backward: PyTorch's gradient, or an error."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -152,6 +154,27 @@ def test_targets_and_weights_that_were_changed_are_an_error_as_in_pytorch(change
         given[changed].add_(1)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1)], ids=["short", "long"])
+def test_a_graph_that_is_gone_and_one_that_is_kept(shape):
+    """Nothing goes through save_for_backward, whose errors these are."""
+    x, t = torch.randn(shape, requires_grad=True), torch.zeros(shape[:1] + shape[2:], dtype=torch.int64)
+    z = x * 1
+    loss = cross_entropy(z, t)
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (twice,) = torch.autograd.grad(loss, x, torch.tensor(2.0), create_graph=True)
+    assert torch.equal(twice, 2 * first)
+    (second,) = torch.autograd.grad(twice.square().sum(), x, retain_graph=True)
+    (wanted,) = torch.autograd.grad(F.cross_entropy(x, t), x, torch.tensor(2.0), create_graph=True)
+    torch.testing.assert_close(second, torch.autograd.grad(wanted.square().sum(), x)[0])
+    loss.backward()
+    for keeps in (False, True):
+        with pytest.raises(RuntimeError, match="second time"):
+            torch.autograd.grad(loss, x, retain_graph=keeps, create_graph=keeps)
+    gone = weakref.ref(z)
+    del z, twice
+    assert gone() is None  # the loss holds its logits no longer than its backward needs them
 
 
 # ---------------------------------------------------------------------- double backwards need the logits

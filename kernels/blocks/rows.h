@@ -22,7 +22,7 @@
 #define STRIDE (16 * LANES)
 #define LONG_STRIDE (64 * LANES)
 #define LONG_ROW 4096
-#define OF_KEPT (2 * UNROLL)    /* vectors of a step of gradient_of_kept */
+#define OF_KEPT (2 * UNROLL) /* vectors of a step of gradient_of_kept */
 
 #define gradient_of NAME(gradient_of)
 #define passing NAME(passing)
@@ -246,7 +246,7 @@ typedef struct {
     EXP_FRAME f;
     ptrdiff_t n, y;
     REAL *kept;
-    const two_aheads *ahead;
+    const two_aheads *apart; /* NULL where rows follow each other */
 } passed;
 
 /* Adds e^z, and returns what is kept of it. */
@@ -284,7 +284,9 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
     const EXP_FRAME f = read_again(&r->f);
     const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     const ELEMENT *x = r->x + j;
-    const two_distances by = aheads_from(r->ahead, j * (ptrdiff_t)sizeof *x); /* of the chunk's first byte */
+    /* Of the chunk's first byte. Two constants cost a small row less than six numbers that are read again. */
+    two_distances by = {PREFETCH_FAR, PREFETCH_NEAR};
+    if (r->apart) by = aheads_from(r->apart, j * (ptrdiff_t)sizeof *x);
     REAL *kept = keeps ? r->kept + j : NULL;
     const ELEMENT *const whole = x + (end - j) / (UNROLL * LANES) * (UNROLL * LANES);
     for (; x < whole; j += UNROLL * LANES) {
@@ -400,7 +402,7 @@ static compensated NAME(pass)(const void *x, ptrdiff_t n, anchor at, ptrdiff_t y
 {
     two_aheads apart;
     if (lie->between) apart = aheads_of(*lie, PREFETCH_NEAR);
-    const passed r = {x, frame_at(at), n, y, kept, lie->between ? &apart : &straight_on};
+    const passed r = {x, frame_at(at), n, y, kept, lie->between ? &apart : NULL};
     return kept ? NAME(pass_as)(&r, 1, queue, max) : NAME(pass_as)(&r, 0, NULL, max);
 }
 

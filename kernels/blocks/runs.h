@@ -60,10 +60,11 @@ static void NAME_R(pattern_of)(ptrdiff_t classes, void *rows, void *class_number
 {
     PASTE(INTEGER, REAL) *row = rows;
     REAL *number = class_numbers;
-    for (ptrdiff_t i = 0; i < classes * LANES; ++i) {
-        row[i] = (PASTE(INTEGER, REAL))(i / classes);
-        number[i] = (REAL)(i % classes);
-    }
+    for (ptrdiff_t i = 0; i < LANES; ++i)
+        for (ptrdiff_t c = 0; c < classes; ++c) {
+            *row++ = (PASTE(INTEGER, REAL))i;
+            *number++ = (REAL)c;
+        }
 }
 
 SIMD void NAME_R(near_run)(const REAL *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, REAL *out, REAL *hess,

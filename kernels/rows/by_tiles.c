@@ -1,6 +1,7 @@
 /* Rows side by side, as many as there are lanes, copied into a tile that stays in the caches (blocks/tile.h,
  * blocks/columns.h): for few classes in any layout, and for a class axis that is not last, read where it lies. A row's
  * numbers are those of losses.c. */
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,10 +48,11 @@ typedef struct {
     tile_writer to_out;
     char *x, *q;                 /* the tile, and that of probability targets */
     char *h;                     /* and that of Hessians, */
-    task of_hess;                /* whose results these are */
     tile_writer to_hess;
     f64 *slope;                  /* and that of the logits' slopes, or NULL */
     row_batch n;
+    /* Up to here all is 0 at first. A small call leaves the rest alone as far as it can: the caches are its caller's. */
+    task of_hess;                /* whose results Hessians are */
     usual_tiles usual;           /* where the task suits them */
 } tile;
 
@@ -309,7 +311,7 @@ static int lie_in_runs(const task *t, int in_place)
 
 void by_tiles(const task *t)
 {
-    tile *w = calloc(1, sizeof *w);
+    tile *w = malloc(sizeof *w);
     const int transforms = is_transformed(&t->options);
     const element type = transforms ? ELEMENT_F64 : lanes_type(t->x.type);
     const block_functions *k = t->isa->of[transforms ? type : t->x.type];
@@ -317,7 +319,7 @@ void by_tiles(const task *t)
     /* tile_rows fills whole squares */
     const ptrdiff_t tile_bytes = (t->classes + lanes) * lanes * real, vector = 64;
     ptrdiff_t kept = 0;
-    const ptrdiff_t tiles = is_usual(t) ? tiles_of_group(t, tile_bytes, &kept) : 0;
+    const ptrdiff_t tiles = is_usual(t) ? tiles_of_group(t, lanes, tile_bytes, &kept) : 0;
     const int in_place = is_in_place(t), runs = tiles && lie_in_runs(t, in_place);
     const ptrdiff_t of_x = 1, of_q = t->q.data ? 1 : 0, of_h = t->hess.data ? 1 : 0, of_pattern = runs ? 2 : 0;
     const ptrdiff_t of_slope = t->options.softcap != 0 && t->out.data ? 1 : 0;
@@ -328,6 +330,7 @@ void by_tiles(const task *t)
         ran_out_of_memory(t);
         return;
     }
+    memset(w, 0, offsetof(tile, of_hess));
     w->t = t;
     w->k = k;
     w->is_f64 = real == 8, w->real = real, w->lanes = lanes;
@@ -345,9 +348,11 @@ void by_tiles(const task *t)
     w->from_q = tile_reader_of(t, &t->q, type, in_place && lies_side_by_side(t, &t->q), copies);
     w->to_out = tile_writer_of(t, type, in_place && lies_side_by_side(t, &t->out), copies);
     w->to_out.narrowed = w->from_x.raw;
-    w->of_hess = task_of_hess(t);
-    w->to_hess = tile_writer_of(&w->of_hess, type, in_place && lies_side_by_side(t, &t->hess), copies);
-    w->to_hess.narrowed = w->from_x.raw;
+    if (of_h) {
+        w->of_hess = task_of_hess(t);
+        w->to_hess = tile_writer_of(&w->of_hess, type, in_place && lies_side_by_side(t, &t->hess), copies);
+        w->to_hess.narrowed = w->from_x.raw;
+    }
     ptrdiff_t first, last;
     while (take_rows(t, &first, &last)) run_tiles(w, first, last);
     t->isa->fence();

@@ -18,11 +18,12 @@ int is_usual(const task *t)
     return o->label_smoothing == 0 && o->z_loss == 0 && o->focal == 0 && !o->all_classes && !is_transformed(o);
 }
 
-ptrdiff_t tiles_of_group(const task *t, ptrdiff_t tile_bytes, ptrdiff_t *kept)
+ptrdiff_t tiles_of_group(const task *t, ptrdiff_t lanes, ptrdiff_t tile_bytes, ptrdiff_t *kept)
 {
-    const ptrdiff_t most = GROUP_BYTES / tile_bytes, tiles = most < 1 ? 1 : most < GROUP ? most : GROUP;
-    *kept = t->out.data ? tiles : 1;
-    return t->out.data ? tiles : GROUP;
+    const ptrdiff_t whole = (t->rows + lanes - 1) / lanes, most = whole < GROUP ? whole : GROUP;
+    const ptrdiff_t fit = GROUP_BYTES / tile_bytes < 1 ? 1 : GROUP_BYTES / tile_bytes;
+    *kept = !t->out.data ? 1 : fit < most ? fit : most;
+    return t->out.data ? *kept : most;
 }
 
 void open_usual(usual_tiles *w, const task *t, ptrdiff_t tiles, ptrdiff_t kept, char *memory, ptrdiff_t tile_bytes)
@@ -34,6 +35,7 @@ void open_usual(usual_tiles *w, const task *t, ptrdiff_t tiles, ptrdiff_t kept, 
     for (ptrdiff_t i = 0; i < tiles; ++i) {
         usual_arrays *of = w->of + i;
         memset(of, 0, sizeof *of);
+        memset(w->b + i, 0, sizeof *w->b);
         for (ptrdiff_t j = 0; j < MOST_LANES; ++j) of->scale[j] = t->row_scale ? t->row_scale[0] : 1;
         for (ptrdiff_t j = 0; j < MOST_LANES; ++j) of->least[j] = least_of_hessian(t, of->scale[j]);
         w->x[i] = memory + (kept > 1 ? i * tile_bytes : 0);

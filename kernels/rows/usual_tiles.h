@@ -31,8 +31,8 @@ typedef struct {
 /* Targets that are classes, or none; an ignored one that float64 tells from every other. */
 int is_usual(const task *t);
 
-/* How many tiles of so many bytes a group is of, and how many of these are kept. */
-ptrdiff_t tiles_of_group(const task *t, ptrdiff_t tile_bytes, ptrdiff_t *kept);
+/* How many tiles of so many rows and bytes a group is of, and how many of these are kept. */
+ptrdiff_t tiles_of_group(const task *t, ptrdiff_t lanes, ptrdiff_t tile_bytes, ptrdiff_t *kept);
 
 void open_usual(usual_tiles *w, const task *t, ptrdiff_t tiles, ptrdiff_t kept, char *memory, ptrdiff_t tile_bytes);
 

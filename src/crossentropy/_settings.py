@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import os
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class _Process:
     def __init__(self, own: Settings) -> None:
         self.own = own
         self.over_environment: Settings | None = None
+        self.found: dict[Any, Any] = {}
 
 
 _process = _Process(Settings())
@@ -60,6 +62,15 @@ def _environment() -> Settings:
         os.environ.get("CROSSENTROPY_ISA") or None,
         keep_memory=_default_keep_memory(),
     )
+
+
+def once(find: Callable[[], Any]) -> Any:
+    """What ``find`` comes to under the settings of this context; called once for each, since small calls ask often."""
+    found, key = _process.found, (find, _stack.get()[-1])
+    try:
+        return found[key]
+    except KeyError:
+        return found.setdefault(key, find())
 
 
 def _defaults() -> Settings:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,11 @@ def current_threads() -> int:
     return 1 if _forked else _native.allowed_threads(chosen)
 
 
+def threads_for(size: int) -> int:
+    """Threads for a call of so many elements in this context."""
+    return 1 if size < SERIAL_BELOW else current_threads()
+
+
 def _described(x):
     """What _native.run takes of an array: memory it can get a buffer of, element code, whether byte-swapped."""
     code = _PLAIN.get(x.dtype)
@@ -124,7 +129,7 @@ def _described(x):
 
 
 def _run(work, x, q=None, out=None, **rest):
-    threads = 1 if x.size < SERIAL_BELOW else current_threads()
+    threads = threads_for(x.size)
     _native.run(
         work,
         current_isa(),
@@ -173,22 +178,18 @@ def light(x: Any, targets: Any, wants_grad: bool = False, out: Any = None) -> tu
     grad = out if wants_grad else None
     if wants_grad and out is None:
         grad = np.empty_like(x) if x.nbytes < _memory.LARGE else _memory.empty_like(x)
-    threads = 1 if x.size < SERIAL_BELOW else current_threads()
-    loss = _native.light(current_isa(), threads, x, targets, grad)
+    loss = _native.light(current_isa(), threads_for(x.size), x, targets, grad)
     return None if loss is None else (loss, grad)
 
 
-def light_at(rows: int, classes: int, itemsize: int, logits: int, targets: int, grad: int, loss: int) -> float | None:
-    """The same by the addresses of contiguous memory that nothing else is written to, for a framework's tensors.
+def light_at() -> Callable[..., float | None]:
+    """The same for a framework's tensors, as a function for the ISA of this context.
 
-    Logits, the gradient (0 where none is wanted) and the loss are floats of so many bytes, targets int64; the loss goes
-    to its address, too. None where it is not as simple as that, with nothing written.
+    Of threads (`threads_for`), rows, classes, the bytes of a float, 4 or 8, and the addresses of contiguous memory that
+    nothing else is written to: logits, targets of int64, gradient (0 where none is wanted), and loss, which it returns,
+    too. None where it is not as simple as that, with nothing written.
     """
-    size = rows * classes
-    if size >= LIGHT_BELOW:
-        return None
-    threads, code = 1 if size < SERIAL_BELOW else current_threads(), 2 if itemsize == 4 else 3
-    return _native.light_at(current_isa(), threads, rows, classes, code, logits, targets, grad, loss)
+    return functools.partial(_native.light_at, current_isa())
 
 
 def total(values: np.ndarray) -> float:
@@ -419,7 +420,7 @@ def binary(
     integers = 0 if targets.dtype == z.dtype else targets.itemsize
     _native.elements(
         current_isa(),
-        1 if z.size < SERIAL_BELOW else current_threads(),
+        threads_for(z.size),
         code,
         bits,
         targets if integers else _described(targets)[0],

@@ -111,6 +111,12 @@ def light() -> Callable[..., tuple[Any, ...] | None] | None:
     return getattr(current(), "light", None)
 
 
+def light_at() -> Callable[..., float | None] | None:
+    """The same by the addresses of memory (`native.light_at`), or None where it has none."""
+    own = getattr(current(), "light_at", None)
+    return own and own()
+
+
 # ---------------------------------------------------------------------- arrays on a CUDA device
 
 HOW = "pip install 'crossentropy[cuda13]', or [cuda12] for a driver of CUDA 12"

@@ -21,69 +21,73 @@ from .derivatives import log_softmax_second_derivative, second_derivative
 
 
 class _AtOnce(torch.autograd.Function):
-    """The loss whose gradient is computed with it, of float32 or float64: 16-bit types would have it rounded twice."""
+    """The loss whose gradient is computed with it, of float32 or float64: 16-bit types would have it rounded twice.
+
+    It is small calls that are measured by what happens here. So nothing goes through save_for_backward, which takes as
+    long as the kernel: the forward notes the versions of what it keeps, and whoever reads that looks.
+    """
 
     @staticmethod
-    def forward(ctx, input, target, options, found, *weights):
+    def forward(ctx, input, found):
         # AccumulateGrad steals a gradient whose refcount is 1, and copies any other; saving it as a tensor would hold a
         # second reference and so force a copy.
-        ctx.loss, loss, ctx.grad = found or bridge.at_once(input, target, weights_of(weights), options)
-        ctx.save_for_backward(input, target, *weights)  # for a double backward; reading raises if they were changed
-        ctx.beside = (target, *weights)
-        ctx.versions, ctx.options = _versions(ctx.beside), options
+        loss, ctx.grad, ctx.kept = found
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss):
         grad = ctx.grad
-        if grad is not None and private.needs_operator(grad_loss):
-            return grad * grad_loss, *_NO_MORE
-        # PyTorch's errors, for a graph that is gone, and for targets or weights that were changed.
-        if grad is None or _versions(ctx.beside) != ctx.versions:
-            ctx.saved_tensors  # noqa: B018
+        if grad is None:
+            ctx.saved_tensors  # noqa: B018 -- PyTorch's error for a graph that is gone
+        if private.needs_operator(grad_loss):
+            return grad * grad_loss, None
+        _, _, (_, target, *weights), (_, version, *versions) = ctx.kept
+        if target._version != version or (weights and _versions(weights) != versions):
+            raise RuntimeError(kept.MODIFIED)
         keeps = private.keeps_graph()
-        if not keeps:
-            ctx.grad = ctx.beside = None
         if torch.is_grad_enabled():
-            return _Multiplied.apply(grad_loss, grad, ctx.loss, ctx.options, *ctx.saved_tensors), *_NO_MORE
-        factor = grad_loss.item()
-        if not math.isfinite(factor):
-            grad = _overflowed(ctx, grad_loss, grad)
+            grad = _differentiable(ctx, grad_loss)
+        elif not math.isfinite(factor := grad_loss.item()):
+            grad = _overflowed(ctx, grad_loss)
         elif keeps:
             grad = torch.mul(grad, grad_loss, out=cache.empty_like(grad))
         elif factor != 1:
             grad *= grad_loss
-        return grad, *_NO_MORE
-
-
-_NO_MORE = (None,) * (3 + len(Weights._fields))  # gradients: of the target, the options and what is beside them
+        if not keeps:
+            ctx.grad = ctx.kept = None
+        return grad, None
 
 
 def _versions(tensors):
-    if len(tensors) == 1:  # a target alone, as nearly always
-        return tensors[0]._version
     return [0 if t is None else t._version for t in tensors]
 
 
-_apply_at_once = private.applier(_AtOnce)
+def found_at_once(input, target, weights, options: Options, number: float, loss, grad):
+    """What `_AtOnce` takes beside the logits: loss, gradient, and what it keeps for more than a backward."""
+    tensors = input, target, *weights
+    return loss, grad, (number, options, tensors, _versions(tensors))
 
 
-def found_at_once(input, target, options: Options, found) -> torch.Tensor:
-    """What `bridge.light` has found, differentiable; with no transform of torch.func active."""
-    return _apply_at_once(input, target, options, found)
+# With no transform of torch.func active.
+apply_at_once = private.applier(_AtOnce)
 
 
-def _overflowed(ctx, grad_loss, grad):
+def _differentiable(ctx, grad_loss):
+    number, options, tensors, versions = ctx.kept
+    if tensors[0]._version != versions[0]:
+        raise RuntimeError(kept.MODIFIED)
+    return _Multiplied.apply(grad_loss, ctx.grad, number, options, *tensors)
+
+
+def _overflowed(ctx, grad_loss):
     """The gradient where inf or NaN arrives: still 0 in rows that do not count, where a product would be NaN."""
-    try:
-        tensors = ctx.saved_tensors
-    except RuntimeError:  # the logits were changed: rows whose gradient is 0 are taken for such rows
-        counts = (grad != 0).any(class_axis(grad), keepdim=True)
-        return torch.where(counts, grad * grad_loss, 0)
-    input, target, *weights = tensors
+    _, options, (input, target, *weights), versions = ctx.kept
+    if input._version != versions[0]:  # rows whose gradient is 0 are taken for such rows
+        counts = (ctx.grad != 0).any(class_axis(ctx.grad), keepdim=True)
+        return torch.where(counts, ctx.grad * grad_loss, 0)
     weights = weights_of(weights)
-    _, *numbers = bridge.forward(input, target, weights, ctx.options)
-    return bridge.backward(grad_loss, input, target, weights, *numbers, ctx.options)
+    _, *numbers = bridge.forward(input, target, weights, options)
+    return bridge.backward(grad_loss, input, target, weights, *numbers, options)
 
 
 class _Multiplied(torch.autograd.Function):
@@ -106,6 +110,9 @@ class _Multiplied(torch.autograd.Function):
             kept.check_loss(ctx.loss, loss, target)
         on_loss, on_logits = second_derivative(h, grad_loss, input, target, weights, divisor, ctx.options)
         return on_loss, None, None, None, on_logits, None, *[None] * len(weights)
+
+
+_NO_MORE = (None,) * (2 + len(Weights._fields))  # gradients: of the target, the options and what is beside them
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -249,7 +256,8 @@ def cross_entropy(input, target, weights: Weights, options: Options, inplace: bo
             raise RuntimeError("inplace=True would write the gradient over a leaf that requires grad")
         return _InPlace.apply(input, target, options, *weights)
     if is_at_once(input, options):
-        return _AtOnce.apply(input, target, options, None, *weights)
+        found = bridge.at_once(input, target, weights, options)
+        return _AtOnce.apply(input, found_at_once(input, target, weights, options, *found))
     return _CrossEntropy.apply(input, target, options, *weights)
 
 

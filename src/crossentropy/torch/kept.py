@@ -31,6 +31,11 @@ CHANGED = (
     "logits.detach().clone(), or let the loss keep no logits: reduction 'mean' or 'sum' of float32 or float64"
 )
 
+MODIFIED = (
+    "one of the variables needed for gradient computation has been modified by an inplace operation: a target or a "
+    "weight of crossentropy.torch.cross_entropy, or, for a double backward, its logits"
+)
+
 
 @functools.lru_cache(maxsize=64)
 def _spread(rows: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 are_transforms_active = torch._C._are_functorch_transforms_active  # torch.func's
@@ -40,7 +41,7 @@ def has_hooks_on_saved_tensors() -> bool:
 
 def is_onnx_export() -> bool:
     """Whether a call is traced for ONNX, which knows PyTorch's operators alone."""
-    return (torch.compiler.is_compiling() or _tracing_state() is not None) and torch.onnx.is_in_onnx_export()
+    return (is_compiling() or _tracing_state() is not None) and torch.onnx.is_in_onnx_export()
 
 
 def is_wrapper(x) -> bool:
@@ -51,7 +52,7 @@ def is_wrapper(x) -> bool:
 def is_traced(input, target=None, *others) -> bool:
     """Whether a call must be an operator because something other than eager autograd has to see it."""
     return (
-        torch.compiler.is_compiling()
+        is_compiling()
         or _modes() > 0  # make_fx, FakeTensorMode, selective checkpointing, counters
         or _tracing_state() is not None
         or type(input) not in _PLAIN
@@ -61,12 +62,30 @@ def is_traced(input, target=None, *others) -> bool:
     )
 
 
+def is_watched() -> bool:
+    """Whether something other than eager autograd has to see calls, or differentiates them, whatever their tensors."""
+    return (
+        is_compiling()
+        or _modes() > 0
+        or _tracing_state() is not None
+        or are_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
 def needs_operator(grad_output) -> bool:
     """Whether a backward must call an operator: it is traced, or gets several gradients at once.
 
     The latter is ``is_grads_batched``, for which PyTorch calls an operator once for each gradient.
     """
-    return is_traced(grad_output) or _is_batched(grad_output)
+    return (
+        is_compiling()  # first, since Dynamo knows of nothing else here
+        or type(grad_output) is not torch.Tensor
+        or _modes() > 0
+        or _tracing_state() is not None
+        or _is_batched(grad_output)
+        or grad_output.is_meta
+    )
 
 
 def all_gather(every: torch.Tensor, mine: torch.Tensor, group) -> None:
