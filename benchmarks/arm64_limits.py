@@ -2,7 +2,7 @@
 
 The loops are written by hand, not compiled: docs/arm64.md says how fast the NEON unit could be with fewer operations,
 and at which price. Each is tried in several orders of its instructions, and the best counts. FOLDER is as for
-arm64_throughput.py: the base unit's loops are read there.
+arm64_throughput.py: the base unit's loops are read there; or `--earlier TREE`, as there, is where they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-from arm64_throughput import CPUS, OPERATIONS, Instruction, Loop, cycles, functions, main_loop
+from arm64_throughput import CPUS, OPERATIONS, Instruction, Loop, cycles, earlier_base, functions, main_loop
 
 SHAPES = [(4, 1), (8, 1), (4, 2), (8, 2), (4, 4), (8, 4)]  # vectors a turn, and how many of them take turns
 REGISTERS = [f"v{i}" for i in range(16, 32)]  # of which vectors have what changes; v0 to v7 are maxima and sums
@@ -21,10 +21,11 @@ class Way(NamedTuple):
     """A way to e^z."""
 
     name: str
-    polynomial: str  # pairs, square, reciprocal
+    polynomial: str  # pairs, square, reciprocal, horner
     two_parts: bool = True  # of ln 2
     maximum: bool = True
     adds_bits: bool = False  # what is kept is made by an integer multiply-add
+    saturates: bool = False  # n is added to the exponent as an integer, which stays at 0: z has no lower limit
 
 
 WAYS = [
@@ -33,6 +34,8 @@ WAYS = [
     Way("1 + r (h + D(r)^2), FRECPS", "reciprocal"),
     Way("the same, ln 2 in one part", "reciprocal", two_parts=False),
     Way("the same, without the maximum", "reciprocal", two_parts=False, maximum=False),
+    Way("no lower limit, saturating addition", "horner", saturates=True),
+    Way("the same, 1 + r (h + D(r)^2)", "reciprocal", saturates=True),
     Way("FRECPS, integer multiply-add", "reciprocal", adds_bits=True),
     Way("the same, ln 2 in one part", "reciprocal", adds_bits=True, two_parts=False),
     Way("the same, without the maximum", "reciprocal", adds_bits=True, two_parts=False, maximum=False),
@@ -45,17 +48,34 @@ def one_vector(way: Way, u: int, turns: int, keeps: bool) -> tuple[str, str, lis
     z, t, a, b, c = (REGISTERS[(u % turns) * of + i] if i < of else "v15" for i in range(5))
     low, total = ["fmls z a v11"] if way.two_parts else [], f"v{4 + u % 4}"
     text = ["fmax v{u} v{u} z"] if way.maximum else []
-    text += ["fmax z z v12", "ld1 t 10", "fmla t z v8", "fsub a t v9", "fmls z a v10", *low]
-    text += [] if way.adds_bits else ["shl t t #23"]
+    if way.saturates:
+        text += ["fmul a z v8", "frintn a a", "fmls z a v10", *low, "fcvtzs t a #23"]
+    else:
+        text += ["fmax z z v12", "ld1 t 10", "fmla t z v8", "fsub a t v9", "fmls z a v10", *low]
+        text += [] if way.adds_bits else ["shl t t #23"]
     if way.polynomial == "pairs":
         text += ["fmul c z z", "ld1 a 11", "fmla a z v13", "fmla a c v14", "ld1 b 12", "fmla b z v13", "fmla b a c"]
         text += ["fmla z c b"]
+    elif way.polynomial == "horner":
+        text += [
+            "ld1 a 10",
+            "fmla a z v13",
+            "ld1 b 11",
+            "fmla b z a",
+            "ld1 a 12",
+            "fmla a z b",
+            "ld1 b 13",
+            "fmla b z a",
+        ]
+        text += ["ld1 a 14", "fmls a z b", "frecps z z a"]
     else:
         text += ["ld1 a 11", "fmla a z v13", "ld1 b 12", "fmla b z a", "ld1 a 13", "fmla a z b"]
         square = way.polynomial == "square"
         text += ["fmul b z a", "fmla z b b"] if square else ["ld1 b 14", "fmls b a a", "frecps z z b"]
-    e = z if way.polynomial == "reciprocal" else t
-    if e == t:
+    e = t if way.polynomial in ("pairs", "square") else z
+    if way.saturates:
+        text += ["usqadd z t", "fadd s s z"]
+    elif e == t:
         text += ["fmla t z t", "fadd s s t"]
     elif not keeps:
         text += ["fmla s t z"]
@@ -108,9 +128,13 @@ def main() -> None:
     """Print what each way would take of the base unit's cycles."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where .ci/arm64 has built the package")
-    base: dict[str, Loop] = functions(next(parser.parse_args().folder.rglob("blocks/unit_base.o")))
+    parser.add_argument("--earlier", type=Path, metavar="TREE", help="of the cycles of this tree's base unit")
+    given = parser.parse_args()
+    base: dict[str, Loop] = (
+        earlier_base(given.earlier) if given.earlier else functions(next(given.folder.rglob("blocks/unit_base.o")))
+    )
     for keeps, (operation, kinds, _) in enumerate(OPERATIONS[:2]):
-        loops = [main_loop(base[kind.function], kind) for kind in kinds]
+        loops = [main_loop(base[kind.function], kind, leaps=True) for kind in kinds]
         whole = {cpu: sum(cycles(loop, cpu) / n for loop, n in loops) / 4 for cpu in CPUS}
         of_product = {cpu: min(taken(product(n), n, cpu) for n in (4, 8)) for cpu in CPUS} if keeps else {}
         print(f"| {operation} | operations | " + " | ".join(CPUS.values()) + " |")

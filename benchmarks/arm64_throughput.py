@@ -3,14 +3,18 @@
 FOLDER is where `.ci/arm64 FOLDER 0` has built the package. Loops are found in the machine code: those of a block
 function within which no other lies, told apart by what they do (stores, comparisons, float64 lanes); of several of a
 kind the one that takes the most vectors a turn. `--write` puts the table into docs/arm64.md, `--show OPERATION` prints
-the NEON unit's loops.
+the NEON unit's loops. `--earlier TREE ...` counts the base units of earlier trees, which it compiles, beside the NEON
+unit of today: a tree is what `git archive` makes of a commit, in a folder that is called by it.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import subprocess
+import sysconfig
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,17 +111,28 @@ def innermost_loops(body: Loop) -> list[Loop]:
     return [body[first : last + 1] for first, last in inner]
 
 
+def leaped(loop: Loop) -> Loop:
+    """The loop without what its branches forward leap over: what one vector of a row has, and all others have not."""
+    at = {one.address: i for i, one in enumerate(loop)}
+    taken, i = [], 0
+    while i < len(loop):
+        taken.append(loop[i])
+        target = loop[i].operands.split(",")[-1].strip() if BRANCH.match(loop[i].name) else ""
+        i = max(i + 1, at.get(int(target, 16), 0)) if re.fullmatch("[0-9a-f]+", target) else i + 1
+    return taken
+
+
 def count(loop: Loop, pattern: str) -> int:
     """Of a pattern's instructions; a pair of loads or stores is two."""
     found = [f"{one.name} {one.operands}" for one in loop]
     return sum(1 + text.startswith(("ldp", "stp")) for text in found if re.search(pattern, text))
 
 
-def main_loop(body: Loop, kind: Kind) -> tuple[Loop, int]:
+def main_loop(body: Loop, kind: Kind, leaps: bool = False) -> tuple[Loop, int]:
     """The loop of that kind which takes the most vectors a turn, of these the shortest; and how many."""
     loops = [
         loop
-        for loop in innermost_loops(body)
+        for loop in (leaped(loop) if leaps else loop for loop in innermost_loops(body))
         if all(count(loop, part) for part in kind.needs.split("&")) and not count(loop, kind.lacks)
     ]
     if not loops:
@@ -205,11 +220,56 @@ def table(units: dict[str, dict[str, Loop]]) -> str:
     return "\n".join([*lines, "|---|" + "---|" * len(heads), *of_bytes]) + "\n\n" + mix(units)
 
 
+def earlier_base(tree: Path) -> dict[str, Loop]:
+    """The base unit of an earlier tree, compiled for arm64 as its setup.py does."""
+    (unit,) = [*tree.glob("kernels/rows_base.c"), *tree.glob("kernels/blocks/unit_base.c")]
+    lists = {
+        target.id: ast.literal_eval(line.value)
+        for line in ast.parse((tree / "setup.py").read_text(encoding="utf-8")).body
+        if isinstance(line, ast.Assign) and isinstance(target := line.targets[0], ast.Name)
+        if target.id in ("COMMON", "FEWER_COPIES")
+    }
+    flags = [*sysconfig.get_config_var("CFLAGS").split(), "-fPIC", f"-I{tree / 'kernels'}"]
+    flags += [*lists["COMMON"]["unix"], *lists.get("FEWER_COPIES", [])]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, "base.o")
+        subprocess.run(["aarch64-linux-gnu-gcc", *flags, "-c", str(unit), "-o", str(made)], check=True)
+        return functions(made)
+
+
+def beside_earlier(neon: dict[str, Loop], trees: list[Path]) -> str:
+    """Cycles a logit of earlier base units for what has a bar, and what NEON's of today are of them."""
+    lines = ["| float32, cycles a logit | unit | vectors a turn | " + " | ".join(CPUS.values()) + " |"]
+    lines.append("|---|---|---|" + "---|" * len(CPUS))
+    units = {"neon, today": neon} | {f"base, {tree.name}": earlier_base(tree) for tree in trees}
+    for operation, kinds, _ in OPERATIONS[:2]:
+        of_neon: dict[str, float] = {}
+        for name, unit in units.items():
+            loops = [main_loop(unit[kind.function], kind, leaps=True) for kind in kinds]
+            taken = {cpu: sum(cycles(loop, cpu) / n for loop, n in loops) / 4 for cpu in CPUS}
+            turns = ", ".join(str(n) for _, n in loops)
+            lines.append(f"| {operation} | {name} | {turns} | " + " | ".join(f"{c:.2f}" for c in taken.values()) + " |")
+            of_neon = of_neon or taken
+            if of_neon is not taken:
+                ratios = " | ".join(f"{of_neon[cpu] / taken[cpu]:.3f}" for cpu in CPUS)
+                lines.append(f"| | neon / base | | {ratios} |")
+    return "\n".join(lines) + "\n"
+
+
+def put_into_page(name: str, text: str) -> None:
+    """In place of what stands in docs/arm64.md between the marks of that name."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, begin, rest = page.partition(f"<!-- {name}: begin -->\n")
+    _, end, after = rest.partition(f"<!-- {name}: end -->")
+    PAGE.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
+
+
 def main() -> None:
     """Print the table, write it, or show one loop."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where .ci/arm64 has built the package")
     parser.add_argument("--write", action="store_true", help="into docs/arm64.md")
+    parser.add_argument("--earlier", type=Path, nargs="+", metavar="TREE", help="base units of earlier trees, alone")
     parser.add_argument("--show", metavar="OPERATION", help="print the NEON unit's loops of an operation")
     parser.add_argument("--check", action="store_true", help="that the NEON unit's loops for long rows need no stack")
     given = parser.parse_args()
@@ -227,13 +287,10 @@ def main() -> None:
                 if strayed := spills(main_loop(units["neon"][kind.function], kind)[0]):
                     raise SystemExit(f"{operation}: {strayed} times the stack, or a call, in a loop of {kind.function}")
         return
-    text = table(units)
+    text = beside_earlier(units["neon"], given.earlier) if given.earlier else table(units)
     print(text)
     if given.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, _, rest = page.partition("<!-- throughput: begin -->\n")
-        _, mark, after = rest.partition("<!-- throughput: end -->")
-        PAGE.write_text(f"{before}<!-- throughput: begin -->\n{text}{mark}{after}", encoding="utf-8")
+        put_into_page("earlier" if given.earlier else "throughput", text)
 
 
 if __name__ == "__main__":

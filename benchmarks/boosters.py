@@ -7,15 +7,15 @@ of that, time of the CPU is the better measure: with --threads 1 and CROSSENTROP
 import argparse
 import time
 
-import lightgbm as lgb
 import numpy as np
-import xgboost as xgb
 
 from crossentropy.boosting import lightgbm_objective, xgboost_objective
 
 
 def boosters_of_xgboost(x, y, asked):
     """(own, ours): what trains one more round."""
+    import xgboost as xgb  # without LightGBM, whose threads would be this package's, too, and wait longer
+
     data = xgb.DMatrix(x, y)
     settings = {
         "num_class": asked.classes,
@@ -37,6 +37,8 @@ def boosters_of_xgboost(x, y, asked):
 
 def boosters_of_lightgbm(x, y, asked):
     """(own, ours): what trains one more round."""
+    import lightgbm as lgb
+
     settings = {
         "num_class": asked.classes,
         "boost_from_average": False,

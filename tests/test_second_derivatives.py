@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from crossentropy import cross_entropy_and_grad, cross_entropy_grad, cross_entropy_grad_hess
+from crossentropy import cross_entropy_and_grad, cross_entropy_grad, cross_entropy_grad_hess, softmax
 
 OPTIONS = {
     "plain": {},
@@ -116,6 +116,51 @@ def diagonals_beside_probabilities(classes, dtype, rng):
         p /= p.sum(axis=1, keepdims=True)
         counts = 1.0 if ignored is None else (y != ignored)[:, None]
         np.testing.assert_allclose(found.hess, p * (1 - p) * counts, rtol=2e-6, atol=1e-37 if classes > 1 else 1e-15)
+
+
+@pytest.mark.parametrize("hessian", ["diagonal", "upper_bound", "xgboost", "lightgbm"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_bits_do_not_depend_on_where_results_lie(kernels, dtype, hessian, rng):
+    """Written where the logits lie, one after the other, or by way of a tile."""
+    x, y = (rng.standard_normal((101, 10)) * 3).astype(dtype), rng.integers(0, 10, 101)
+    x[3] += 60
+    x[5, 2], y[5] = -np.inf, 1
+    x[40, 7] = np.nan
+    some = rng.uniform(0.5, 2, (2, 101)) * (rng.random((2, 101)) < 0.8)
+    for options in (
+        {"reduction": "sum"},
+        {"ignore_index": 4},
+        {"class_weight": some[0, :10], "sample_weight": some[1]},
+    ):
+        apart = [np.empty((101, 11), dtype)[:, :10] for _ in range(2)]
+        want = cross_entropy_grad_hess(x, y, hessian=hessian, out=apart[0], hess_out=apart[1], **options)
+        got = cross_entropy_grad_hess(x, y, hessian=hessian, **options)
+        np.testing.assert_array_equal(got.grad, want.grad)
+        np.testing.assert_array_equal(got.hess, want.hess)
+
+
+@pytest.mark.parametrize("hessian", ["diagonal", "xgboost"])
+def test_large_results_beside_each_other(isa_unit, hessian, rng):
+    """Stores bypass the caches: of both in turn where they are aligned alike, and where they are not."""
+    rows, classes = 135, 32_000
+    x, y = rng.standard_normal((rows, classes), np.float32), rng.integers(0, classes, rows)
+    x[1] += 30
+    x[2, y[2]] += 20
+    x[3, 100:200] = -np.inf
+    want = cross_entropy_and_grad(x, y, reduction="sum")
+    p = softmax(x).astype(float)
+    memory = np.empty(x.size + 32, np.float32)
+    for apart in (0, 3):
+        hess = memory[apart : apart + x.size].reshape(x.shape)
+        out = np.empty_like(x)
+        found = cross_entropy_grad_hess(x, y, hessian=hessian, reduction="sum", out=out, hess_out=hess)
+        np.testing.assert_array_equal(found.loss, want.loss)
+        np.testing.assert_array_equal(found.grad, want.grad)
+        by, least = (2, 1e-16) if hessian == "xgboost" else (1, 0)
+        near = p < 0.9  # else 1 - p has lost its digits, here
+        np.testing.assert_allclose(found.hess[near], np.maximum(by * p * (1 - p), least)[near], rtol=2e-6)
+        rest = np.delete(p[2], y[2]).sum()
+        np.testing.assert_allclose(found.hess[2, y[2]], by * rest * (1 - rest), rtol=1e-5)
 
 
 def test_weights_that_are_large_and_small(kernels, rng):

@@ -73,7 +73,6 @@ typedef struct {
     int bypass;          /* the caches */
     ptrdiff_t n, done;
     hessian_row *beside; /* what is written as far as this is, or NULL */
-    void (*write_beside)(hessian_row *r, ptrdiff_t end);
 } gradient_job;
 
 /* Rows whose gradient is written while others are read: a core that does both at once loses the time of neither. */
@@ -93,6 +92,11 @@ static inline int is_above(top_term a, top_term b) { return a.z - b.z > (b.e - a
  * undefined, with an infinite maximum. */
 typedef enum { NEAR, ANYWHERE, FAR, NOWHERE } where_rows_lie;
 
+/* What diagonals of Hessians are made of in each lane's row (rows/hessians.c). */
+typedef struct {
+    double unit[BATCH], of_e[BATCH], second[BATCH], at_top[BATCH], least[BATCH];    /* of_e: unit times factor */
+} tile_hessians;
+
 /* The rows of a tile, every lane of it, whose targets are classes with at most a weight, or that have none (near.h). */
 typedef struct {
     int results;                 /* gradients or a softmax, */
@@ -105,6 +109,10 @@ typedef struct {
     const double *scale;         /* IN of the gradient */
     double *factor, *value;      /* OUT what e^z is multiplied by, the gradient at y */
     double *loss;                /* OUT, or NULL */
+    tile_hessians *hess;         /* OUT, or NULL */
+    double hess_by;              /* a diagonal's factor over the gradient's; of an upper bound, which has none, 0: */
+    double bound_by;             /* that of the bound */
+    const double *least;         /* IN no entry of a diagonal is below, where its row counts */
 } usual_rows;
 
 /* Of each element of rows in a run, as many as there are lanes: its row and its class, of the lanes' type or as wide. */
@@ -151,11 +159,6 @@ typedef struct {
     double max, factor, slope, level, at_max, value;
 } log_probs_job;
 
-/* The same of each lane's row. */
-typedef struct {
-    double unit[BATCH], factor[BATCH], second[BATCH], at_top[BATCH], least[BATCH];
-} tile_hessians;
-
 /* What a distillation is of: KL(p_t || p_s), KL(p_s || p_t), or the two over their mixture (rows/distillation.c). */
 typedef enum { FORWARD_KL, REVERSE_KL, JENSEN_SHANNON } distillation_kind;
 
@@ -186,6 +189,7 @@ typedef struct {
     anchor of_a, of_b;
     kept_number keeps;
     int far; /* the sums are those of e d T, and of e^(b/T), not of phi; and so is what is kept of them */
+    int coarsely; /* over the mixture (quick_shares) */
     int carefully; /* with what b - a is rounded by; else the base is 0 */
     int masked;    /* rows far from each other may be -inf in one class */
 } quick_pair;
@@ -205,14 +209,19 @@ typedef struct {
     double max_a, max_b; /* -inf where too large ones make a sum infinite */
 } quick_totals;
 
-#define QUICK_SHARES 16
+/* Terms of a series in D^2 that is off by 2^-25 of its value at most up to there. Beyond, less than two digits of a binary
+ * number are lost. */
+#define QUICK_TERMS 6
+#define MIXTURE_NEAR 1.5
 
-/* Of a mixture: d - shift is log p_b - log p_a, and e^(b/T) as it is kept times of_b is to p_b as e is to p_a. */
+/* Of a mixture: d - shift is D = log p_b - log p_a, and the number kept times of_b is to beta p_b as e is to
+ * (1 - beta) p_a. */
 typedef struct {
     double shift, of_b, beta;
-    int coarsely; /* without the series by powers of D, the highest first, whose D is small: */
-    f32 both[QUICK_SHARES]; /* (beta D e^D - w log w) / D^2 with w = 1 - beta + beta e^D, */
-    f32 own[QUICK_SHARES];  /* and (log w) / D */
+    int coarsely; /* no row that is near the other one */
+    /* For |D| <= MIXTURE_NEAR, even and odd powers of D, the lowest first: K / D^2 with K = beta D e^D / w - log w and
+     * w = 1 - beta + beta e^D; and (log w) / D. */
+    f32 both[QUICK_TERMS], both_odd[QUICK_TERMS], own[QUICK_TERMS], own_odd[QUICK_TERMS];
 } quick_shares;
 
 typedef struct {
@@ -295,7 +304,7 @@ typedef struct {
     void (*untile_run)(const void *tile, ptrdiff_t classes, void *to);
     void (*pattern_of)(ptrdiff_t classes, void *rows, void *class_numbers);
     void (*near_gradient_run)(const void *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, void *out,
-                              int bypass);
+                              void *hess, int bypass); /* hess: OUT, or NULL */
     void (*near_log_softmax_run)(const void *x, ptrdiff_t classes, const batch *b, run_pattern of, void *out,
                                  int bypass);
 } block_functions;

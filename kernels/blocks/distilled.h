@@ -8,6 +8,7 @@
 
 #include "blocks/blocks.h"
 #include "math/exp.h"
+#include "math/lane_total.h"
 #include "math/log.h"
 #include "simd/simd.h"
 
@@ -89,6 +90,9 @@ SIMD vec_f64 log_over_mixture(vec_f64 p, vec_f64 other, vec_f64 d, double share,
     return v_sub_f64(zero, v_where_f64(is_near, v_sub_f64(y, *psi), far));
 }
 
+/* Classes of which lanes add up a few each without the error: equal terms are all rounded to the same side. */
+#define DISTILLED_CHUNK (16 * LANES)
+
 /* Nothing of p is left below: then p log p is 0, and 1 / p would overflow. */
 #define DISTILLED_LEAST 0x1p-900
 
@@ -102,22 +106,30 @@ static void NAME(distilled_sums)(const void *in, const void *teacher, ptrdiff_t 
     const ELEMENT *x = in, *q = teacher;
     const distilled_frame f = distilled_frame_of(r);
     const vec_f64 zero = v_set1_f64(0);
-    vec_f64 sum_x = zero, sum_q = zero, shift = zero, most = zero;
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
-        const vec z = NAME(at)(x, j, n, -INFINITY), t = NAME(at)(q, j, n, -INFINITY);
-        for (int u = 0; u < WIDE; ++u) {
-            vec_f64 of_x, of_q, gap;
-            distilled_lanes(v_widen(z, u), v_widen(t, u), &f, WIDE == 1, &of_x, &of_q, &gap);
-            sum_x = v_add_f64(sum_x, of_x);
-            sum_q = v_add_f64(sum_q, of_q);
-            most = v_max_f64(size_of(gap), most);
-            const vec_f64 near = v_zero_where_f64(v_less_f64(v_set1_f64(DISTILLED_NEAR), size_of(gap)), gap);
-            shift = v_fma_f64(of_q, v_add_f64(near, expm1_less(near)), shift);
+    vec_f64 most = zero;
+    lane_total_f64 of_x_all = lane_total_of_none_f64(), of_q_all = of_x_all, shift_all = of_x_all;
+    for (ptrdiff_t j = 0; j < n;) {
+        const ptrdiff_t end = n - j < DISTILLED_CHUNK ? n : j + DISTILLED_CHUNK;
+        vec_f64 sum_x = zero, sum_q = zero, shift = zero;
+        for (; j < end; j += LANES) {
+            const vec z = NAME(at)(x, j, n, -INFINITY), t = NAME(at)(q, j, n, -INFINITY);
+            for (int u = 0; u < WIDE; ++u) {
+                vec_f64 of_x, of_q, gap;
+                distilled_lanes(v_widen(z, u), v_widen(t, u), &f, WIDE == 1, &of_x, &of_q, &gap);
+                sum_x = v_add_f64(sum_x, of_x);
+                sum_q = v_add_f64(sum_q, of_q);
+                most = v_max_f64(size_of(gap), most);
+                const vec_f64 near = v_zero_where_f64(v_less_f64(v_set1_f64(DISTILLED_NEAR), size_of(gap)), gap);
+                shift = v_fma_f64(of_q, v_add_f64(near, expm1_less(near)), shift);
+            }
         }
+        lane_total_add_f64(&of_x_all, sum_x);
+        lane_total_add_f64(&of_q_all, sum_q);
+        lane_total_add_f64(&shift_all, shift);
     }
-    compensated_add(&totals->of_x, v_sum_f64(sum_x));
-    compensated_add(&totals->of_q, v_sum_f64(sum_q));
-    compensated_add(&totals->shift, v_sum_f64(shift));
+    compensated_join(&totals->of_x, lane_total_exact_f64(of_x_all));
+    compensated_join(&totals->of_q, lane_total_exact_f64(of_q_all));
+    compensated_join(&totals->shift, lane_total_exact_f64(shift_all));
     const double top = v_top_f64(most);
     if (top > totals->most) totals->most = top;
 }
@@ -130,6 +142,7 @@ SIMD void NAME(distilled_terms_as)(const ELEMENT *x, const ELEMENT *q, ptrdiff_t
     const distilled_frame f = distilled_frame_of(r);
     const vec_f64 zero = v_set1_f64(0), shift = v_set1_f64(r->shift), least = v_set1_f64(DISTILLED_LEAST);
     const vec_f64 by_x = v_set1_f64(r->unit_x), by_q = v_set1_f64(r->unit_q);
+    lane_total_f64 all[2] = {lane_total_of_none_f64(), lane_total_of_none_f64()};
     vec_f64 sums[2] = {zero, zero};
     for (ptrdiff_t j = 0; j < n; j += LANES) {
         const vec z = NAME(at)(x, j, n, -INFINITY), t = NAME(at)(q, j, n, -INFINITY);
@@ -159,8 +172,13 @@ SIMD void NAME(distilled_terms_as)(const ELEMENT *x, const ELEMENT *q, ptrdiff_t
                 }
             }
         }
+        if (n - j > LANES && (j + LANES) % DISTILLED_CHUNK) continue;
+        for (int i = 0; i < 2; ++i) {
+            lane_total_add_f64(&all[i], sums[i]);
+            sums[i] = zero;
+        }
     }
-    for (int i = 0; i < 2; ++i) compensated_add(&loss[i], v_sum_f64(sums[i]));
+    for (int i = 0; i < 2; ++i) compensated_join(&loss[i], lane_total_exact_f64(all[i]));
 }
 
 static void NAME(distilled_terms)(const void *x, const void *q, ptrdiff_t n, const distilled *r, compensated *loss)

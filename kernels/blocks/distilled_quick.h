@@ -3,7 +3,8 @@
  *
  * With e = e^(a/T) at its anchor and d = (b - a)/T - base, in which most of what the rows differ by is gone, one pass adds
  * up e, e d and e (e^d - 1 - d), whose terms are all positive and need few digits each; where |d| < 1 by a series, elsewhere
- * from e^(b/T). What the gradient is made of, two numbers of each class, is kept: it is m F + e G with factors of the row. */
+ * from e^(b/T). What the gradient is made of, two numbers of each class, is kept: it is m F + e G with factors of the row.
+ * Over a mixture a second pass makes them, in the caches, of e and e^(b/T). */
 #include <math.h>
 
 #include "blocks/blocks.h"
@@ -16,7 +17,9 @@
 #ifndef DISTILLED_QUICK_H
 #define DISTILLED_QUICK_H
 
-#define QUICK_CHUNK (4 * LANES) /* as many numbers are added up in a lane */
+/* Classes that lanes of two vectors add up half each, and read before as many of an earlier row are written: with twice as
+ * many, or half, a pass takes a tenth longer. */
+#define QUICK_CHUNK (8 * LANES)
 
 typedef struct {
     vec inverse, inverse_low, base, base_low, ratio;
@@ -86,6 +89,13 @@ SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *
                          int scaled)
 {
     const vec e = quick_exp(a, &f->of_a, scaled), g = quick_exp(b, &f->of_b, scaled);
+    if (f->keeps == KEEP_OTHER) { /* d is taken again over the mixture */
+        s->e = v_add(s->e, e);
+        s->phi = v_add(s->phi, g);
+        v_store_real(of_e + j, e);
+        v_store_real(m + j, g);
+        return;
+    }
     vec gap = quick_gap(a, b, f);
     if (f->masked) gap = v_where(quick_lacks(gap), gap, v_zero_where(v_equal(e, v_set1(0)), gap)); /* 0 inf is NaN */
     s->e = v_add(s->e, e);
@@ -103,22 +113,23 @@ SIMD void quick_near_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL 
     const vec gap = quick_gap(a, b, f), d = quick_scaled(gap, f, scaled), square = v_mul(d, d);
     const mask none = v_equal(e, v_set1(0)), near = v_less(square, v_set1(1));
     const vec series = v_mul(v_mul(e, square), quick_series(d));
-    vec term = v_zero_where(none, v_mul(e, d)), phi = series, g = v_set1(0);
-    vec moved = v_add(term, phi); /* e (e^d - 1) */
-    if (f->keeps == KEEP_OTHER || mask_count(near) != LANES) {
-        g = quick_exp(b, &f->of_b, scaled);
+    vec term = v_zero_where(none, v_mul(e, d)), phi = series;
+    vec moved = v_add(term, phi), other = v_add(e, moved); /* e (e^d - 1), e e^d */
+    if (mask_count(near) != LANES) {
+        const vec g = quick_exp(b, &f->of_b, scaled);
         term = v_where(quick_lacks(gap), gap, term);
         const vec far = v_lost(g, f->ratio, e);
         moved = v_where(near, moved, far);
         phi = v_where(near, phi, v_sub(far, term));
+        other = v_where(near, other, v_mul(g, f->ratio));
     }
     s->e = v_add(s->e, e);
     s->moved = v_add(s->moved, term);
     s->phi = v_add(s->phi, phi);
     if (f->keeps == KEEP_NOTHING) return;
-    if (f->keeps == KEEP_OTHER) s->other = v_add(s->other, g);
+    if (f->keeps == KEEP_OTHER) s->other = v_add(s->other, other);
     v_store_real(of_e + j, e);
-    v_store_real(m + j, f->keeps == KEEP_MOVED ? moved : f->keeps == KEEP_TERM ? term : g);
+    v_store_real(m + j, f->keeps == KEEP_MOVED ? moved : f->keeps == KEEP_TERM ? term : other);
 }
 
 SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s, vec *max,
@@ -133,44 +144,92 @@ SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, R
     else quick_near_step(a, b, f, j, m, of_e, s, scaled);
 }
 
-/* log w for w = 1 + y > 0, of which either may have what the other lost to rounding. After log2's whole part, f - f^2/2 +
- * f^3 P(f) as in Cephes' logf. */
-SIMD vec quick_log(vec w, vec y)
+/* log((big + small) / big) = 2 atanh(u) for 0 <= small <= big. Error of the series 0.14 2^-24 of it; a minimax fit. */
+SIMD vec quick_log_sum(vec small, vec big)
 {
-    static const REAL c[9] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
-                              -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
-                              2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
-    const vec one = v_set1(1), zero = v_set1(0);
-    vec n, scale = v_split(w, &n);
-    const mask is_low = v_less(v_mul(w, scale), v_set1(0x1.6a09e6p+0f)); /* sqrt 2 */
-    n = v_add(n, v_zero_where(is_low, one));
-    scale = v_where(is_low, scale, v_mul(scale, v_set1(0.5f)));
-    const vec f = v_where(v_equal(n, zero), y, v_sub(v_mul(w, scale), one));
+    static const REAL c[5] = {0x1.208bd0p-2f, 0x1.1e510ap-2f, 0x1.99dae6p-2f, 0x1.5554e0p-1f, 0x1p+1f};
+    const vec sum = v_max(v_add(v_add(big, big), small), v_set1(0x1p-126f)); /* not 0 */
+    const vec u = v_div(small, sum), square = v_mul(u, u);
     vec p = v_set1(c[0]);
-    for (int i = 1; i < 9; ++i) p = v_fma(p, f, v_set1(c[i]));
-    return v_fma(n, v_set1((REAL)LN2), v_fma(v_mul(f, f), v_fma(f, p, v_set1(-0.5f)), f));
+    for (int i = 1; i < 5; ++i) p = v_fma(p, square, v_set1(c[i]));
+    return v_mul(u, p);
 }
 
-/* A series of the row's, in even and odd powers. */
-SIMD vec quick_row_series(vec d, const f32 *c)
+SIMD vec quick_powers(vec square, const f32 *c)
 {
+    vec p = v_set1(c[QUICK_TERMS - 1]);
+    for (int i = QUICK_TERMS - 2; i >= 0; --i) p = v_fma(p, square, v_set1(c[i]));
+    return p;
+}
+
+/* ------------------------------------------------------------------ over the mixture */
+
+/* With P = (1 - beta) p_a, Q = beta p_b, m = P + Q and D = d - shift = log p_b - log p_a, the sums of both divergences'
+ * terms m K, and of what takes the place of the number kept, p_a G, where G = log(m / p_a) and m K = Q D - m G. P, Q and m
+ * are held over 1 - beta, so that P is e. The exponentials are weights alone: D is of the logits, and has all its digits
+ * however near each other the two rows are, and what the shift is off by is in K and G - mean(G) at second order.
+ *
+ * Where |D| < MIXTURE_NEAR, K / D^2 and G / D are power series. Elsewhere
+ *
+ *     Q <= P    G = log(m / P) + log(1 - beta)        m K = Q D - m G
+ *     Q > P     G = log(m / Q) + log(beta) + D        m K = -P D - m (G - D)
+ *
+ * of which no two terms take each other away. Coarsely: G by these everywhere, as its error is p_a's there: without a look
+ * at whether all lanes are near, which is a guess where half of the vectors are. */
+typedef struct {
+    quick_frame pair;
+    vec of_b, log_a, log_b, back;
+    const quick_shares *of;
+    int finely, scaled;
+} mixture_frame;
+
+SIMD mixture_frame mixture_frame_of(const quick_pair *pair, const quick_shares *of)
+{
+    mixture_frame f = {.pair = quick_frame_of(pair), .of = of, .finely = !of->coarsely, .scaled = pair->inverse != 1};
+    f.of_b = v_set1((REAL)of->of_b), f.log_a = v_set1((REAL)log1p(-of->beta)), f.log_b = v_set1((REAL)log(of->beta));
+    f.back = v_set1((REAL)-of->shift);
+    return f;
+}
+
+SIMD void mixture_step(vec a, vec b, vec p, REAL *to, vec m, const mixture_frame *f, int evenly, vec *both, vec *own)
+{
+    const vec zero = v_set1(0), q = v_mul(m, f->of_b), mixed = v_add(p, q);
+    const vec gap = quick_gap(a, b, &f->pair), most = v_set1(1e4f);
+    vec d = v_add(gap, f->back);
+    if (f->scaled) d = v_fma(gap, f->pair.inverse, v_fma(gap, f->pair.inverse_low, f->back));
     const vec square = v_mul(d, d);
-    vec odd = v_set1(c[0]), even = v_set1(c[1]);
-    for (int i = 2; i < QUICK_SHARES; i += 2) {
-        odd = v_fma(odd, square, v_set1(c[i]));
-        even = v_fma(even, square, v_set1(c[i + 1]));
+    const mask near = v_less(square, v_set1((REAL)(MIXTURE_NEAR * MIXTURE_NEAR)));
+    vec series = quick_powers(square, f->of->both), beside = zero, of_own = zero;
+    if (!evenly) series = v_fma(d, quick_powers(square, f->of->both_odd), series);
+    series = v_mul(series, square);
+    if (f->finely) {
+        const vec even = evenly ? v_set1(0.5f) : quick_powers(square, f->of->own);
+        of_own = v_mul(v_fma(d, quick_powers(square, f->of->own_odd), even), d);
     }
-    return v_fma(odd, d, even);
+    if (!f->finely || mask_count(near) != LANES) {
+        const mask other = v_less(p, q);
+        d = v_min(v_max(d, v_sub(zero, most)), most); /* finite: of a class that a row masks it is not */
+        const vec log_less = v_add(quick_log_sum(v_min(p, q), v_max(p, q)), v_where(other, f->log_b, f->log_a));
+        beside = v_zero_where(near, v_mul(v_where(other, v_sub(zero, p), q), d));
+        series = v_where(near, series, v_sub(zero, log_less));
+        const vec far = v_add_where(other, log_less, d);
+        of_own = f->finely ? v_where(near, of_own, far) : far;
+    }
+    of_own = v_mul(of_own, p);
+    *both = v_add(*both, v_fma(mixed, series, beside));
+    *own = v_add(*own, of_own);
+    v_store_real(to, of_own);
 }
 
 #endif
 
-/* n elements of the gradient that is at hand. */
+/* n elements of the gradient that is at hand, or as many fewer as fill no vector. */
 static void NAME(quick_gradient)(quick_job *g, ptrdiff_t n)
 {
     const REAL *m = g->m, *e = g->e;
     ELEMENT *out = g->out;
     const vec of_m = v_set1((REAL)g->of_m), of_e = v_set1((REAL)g->of_e);
+    if (n <= 0) return;
     ptrdiff_t j = g->done, here = j ? 0 : NAME(before_vectors)(out, g->n, g->bypass);
     const ptrdiff_t end = g->n - j < n ? g->n : j + n;
     if (here) {
@@ -200,8 +259,9 @@ SIMD void NAME(quick_sums_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n, c
     for (int i = 0; i < 4; ++i) sums[i] = lane_total_of_none();
     vec max[2] = {none, none};
     for (ptrdiff_t j = 0; j < n;) {
-        const ptrdiff_t end = n - j < STRIDE ? n : j + STRIDE;
+        const ptrdiff_t end = n - j < QUICK_CHUNK ? n : j + QUICK_CHUNK;
         quick_lanes s[2] = {start, start};
+        if (job->done < job->n) NAME(quick_gradient)(job, m + end + LANES - (job->m + job->done));
         for (; end - j >= 2 * LANES; j += 2 * LANES) {
             NAME(ask_ahead)(a, j, 2 * LANES, &straight_on);
             NAME(ask_ahead)(b, j, 2 * LANES, &straight_on);
@@ -222,7 +282,6 @@ SIMD void NAME(quick_sums_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n, c
         lane_total_add(&sums[1], v_add(s[0].moved, s[1].moved));
         lane_total_add(&sums[2], v_add(s[0].phi, s[1].phi));
         if (!far && f.keeps == KEEP_OTHER) lane_total_add(&sums[3], v_add(s[0].other, s[1].other));
-        if (job->done < job->n && j % STRIDE == 0) NAME(quick_gradient)(job, STRIDE);
     }
     totals->e += lane_total_value(sums[0]);
     totals->moved += lane_total_value(sums[1]);
@@ -244,68 +303,33 @@ static void NAME(quick_sums)(const void *a, const void *b, ptrdiff_t n, const qu
     else NAME(quick_sums_as)(a, b, n, r, totals, m, e, job, 1, 0);
 }
 
-/* ------------------------------------------------------------------ over the mixture */
-
-/* Of D = d - shift = log p_b - log p_a the sum of e (beta D e^D - w log w), w = 1 - beta + beta e^D, which is both divergences
- * over the mixture: D^2 times a series of the row's where |D| < 1, and elsewhere by r = p_b / p_a, with a and b in each other's
- * place where b has more than half of the mixture, or of this class of it where |D| > 4: so no digits are lost. Up to there
- * r - 1 is taken off both terms, which are near each other; beyond, one of them is next to nothing beside r - 1 where beta is
- * near 0 or 1. And the sum of e log w, log w = log(m / p_a), which takes the place of e^(b/T) in m: a series, too, where all
- * lanes are near each other.
- * Coarsely: with no series, for a divergence that is not small. */
 SIMD void NAME(quick_mixture_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n, const quick_pair *pair,
-                                 const quick_shares *of, REAL *m, const REAL *e, quick_mixed *totals, int coarsely)
+                                 const quick_shares *of, REAL *m, const REAL *e, quick_mixed *totals, int evenly)
 {
-    const quick_frame f = quick_frame_of(pair);
-    const vec shift = v_set1((REAL)of->shift), shift_low = v_set1((REAL)(of->shift - (double)(REAL)of->shift));
-    const vec zero = v_set1(0), one = v_set1(1), up = v_set1((REAL)of->of_b);
-    const vec of_a_share = v_set1((REAL)(1 - of->beta)), of_b_share = v_set1((REAL)of->beta);
-    const vec rarer = v_set1(of->beta > 0.5 ? 1 : -1);
+    const mixture_frame f = mixture_frame_of(pair, of);
     lane_total both = lane_total_of_none(), own = both;
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < QUICK_CHUNK ? n : j + QUICK_CHUNK;
-        vec s = zero, t = zero;
-        for (; j < end; j += LANES) {
-            const vec p = NAME(real_at)(e, j, n), q = v_mul(NAME(real_at)(m, j, n), up);
-            const vec x = NAME(at)(a, j, n, -INFINITY), z = NAME(at)(b, j, n, -INFINITY);
-            const vec given = quick_scaled(quick_gap(x, z, &f), &f, 1);
-            const vec d = v_sub(v_sub(given, shift), shift_low), square = v_mul(d, d);
-            const mask near = v_less(square, one), middle = v_less(square, v_set1(16));
-            vec of_near = zero, of_log;
-            if (!coarsely) of_near = v_mul(square, quick_row_series(d, of->both));
-            if (!coarsely && mask_count(near) == LANES) {
-                of_log = v_mul(p, v_mul(d, quick_row_series(d, of->own)));
-                s = v_fma(p, of_near, s);
-            } else {
-                vec than = v_where(middle, rarer, v_mul(of_b_share, q));
-                if (!coarsely) than = v_where(near, zero, than);
-                const mask other = v_less(v_where(middle, zero, v_mul(of_a_share, p)), than);
-                const vec way = v_max(v_set1(-87), v_where(other, v_sub(zero, d), d));
-                const vec weight = v_where(other, q, p), r = v_div(v_where(other, p, q), weight);
-                vec moved = v_sub(r, one);
-                if (!coarsely) moved = v_where(near, v_fma(v_mul(way, way), quick_series(way), way), moved);
-                const vec share = v_where(other, of_a_share, of_b_share), y = v_mul(share, moved);
-                const vec w = v_fma(share, r, v_where(other, of_b_share, of_a_share)), l = quick_log(w, y);
-                const vec beside = v_where(middle, moved, zero), wl = v_where(middle, v_fma(y, l, l), v_mul(w, l));
-                vec of_both = v_sub(v_mul(share, v_sub(v_mul(way, r), beside)), v_sub(wl, v_mul(share, beside)));
-                if (!coarsely) of_both = v_where(near, of_near, of_both);
-                const mask none = v_equal(weight, zero);
-                of_log = v_zero_where(none, v_mul(p, v_where(other, v_sub(l, way), l)));
-                s = v_add(s, v_zero_where(none, v_mul(weight, of_both)));
+        vec s[2] = {v_set1(0), v_set1(0)}, t[2] = {v_set1(0), v_set1(0)};
+        for (; end - j >= 2 * LANES; j += 2 * LANES)
+            for (int u = 0; u < 2; ++u) {
+                const ptrdiff_t at = j + u * LANES;
+                mixture_step(v_load(a + at), v_load(b + at), v_load_real(e + at), m + at, v_load_real(m + at), &f,
+                             evenly, &s[u], &t[u]);
             }
-            t = v_add(t, of_log);
-            v_store_real(m + j, of_log);
-        }
-        lane_total_add(&both, s);
-        lane_total_add(&own, t);
+        for (; j < end; j += LANES)
+            mixture_step(NAME(at)(a, j, n, -INFINITY), NAME(at)(b, j, n, -INFINITY), NAME(real_at)(e, j, n), m + j,
+                         NAME(real_at)(m, j, n), &f, evenly, &s[0], &t[0]);
+        lane_total_add(&both, v_add(s[0], s[1]));
+        lane_total_add(&own, v_add(t[0], t[1]));
     }
-    totals->both += lane_total_value(both);
+    totals->both += (1 - of->beta) * lane_total_value(both);
     totals->own += lane_total_value(own);
 }
 
 static void NAME(quick_mixture)(const void *a, const void *b, ptrdiff_t n, const quick_pair *pair,
                                 const quick_shares *of, void *m, const void *e, quick_mixed *totals)
 {
-    if (of->coarsely) NAME(quick_mixture_as)(a, b, n, pair, of, m, e, totals, 1);
+    if (of->beta == 0.5) NAME(quick_mixture_as)(a, b, n, pair, of, m, e, totals, 1);
     else NAME(quick_mixture_as)(a, b, n, pair, of, m, e, totals, 0);
 }

@@ -1,34 +1,41 @@
 /* What stands for the second derivative of the loss (rows/hessians.c): the diagonal of a row's Hessian from its
  * exponentials, or the product of the Hessian with a vector. unit.h includes this once for each ELEMENT, after
- * vectors.h. */
+ * vectors.h and hessian_columns.h. */
 #include "blocks/blocks.h"
 #include "math/exp.h"
 #include "simd/simd.h"
 
-/* factor p (1 - p) + second p^2, at_top for the class with p > 1/2; no less than least. */
-SIMD vec NAME(hessian_lanes)(vec e, vec unit, vec factor, vec second, vec at_top, vec least)
+SIMD vec NAME(e_of)(const hessian_row *r, EXP_FRAME f, ptrdiff_t j, ptrdiff_t end, int keeps)
 {
-    const vec p = v_mul(e, unit), half = v_set1((REAL)0.5);
-    const vec of_others = v_mul(v_mul(p, factor), v_sub(v_set1(1), p));
-    const vec h = v_where(v_less(half, p), at_top, v_fma(v_mul(p, second), p, of_others));
-    return v_max(least, h); /* NaN stays */
+    return keeps ? NAME(real_at)(r->kept, j, end) : v_exp(NAME(at)(r->x, j, end, -INFINITY), f);
+}
+
+SIMD void NAME(hessian_as)(hessian_row *r, ptrdiff_t end, int keeps, int bypass, int has_second)
+{
+    ELEMENT *out = r->out;
+    const EXP_FRAME f = frame_at(r->at);
+    const PASTE(diagonals, REAL) d = PASTE(diagonals_of_row, REAL)(r);
+    const ptrdiff_t last = end < r->n ? end : r->n;
+    ptrdiff_t j = r->done;
+    if (j == 0 && (j = NAME(before_vectors)(out, r->n, bypass)) > 0)
+        NAME(put)(out, j, PASTE(diagonal, REAL)(NAME(e_of)(r, f, 0, j, keeps), d, has_second), 0);
+    IN_FOURS
+    for (; last - j >= LANES; j += LANES)
+        NAME(put)(out + j, LANES, PASTE(diagonal, REAL)(NAME(e_of)(r, f, j, j + LANES, keeps), d, has_second), bypass);
+    if (j < last && last == r->n) {
+        NAME(put)(out + j, last - j, PASTE(diagonal, REAL)(NAME(e_of)(r, f, j, last, keeps), d, has_second), 0);
+        j = last;
+    }
+    r->done = j;
 }
 
 static void NAME(hessian)(hessian_row *r, ptrdiff_t end)
 {
-    const ELEMENT *x = r->x;
-    const REAL *kept = r->kept;
-    ELEMENT *out = r->out;
-    const EXP_FRAME f = frame_at(r->at);
-    const vec unit = v_set1((REAL)(r->unit / EXP_SCALE)), factor = v_set1((REAL)r->factor);
-    const vec second = v_set1((REAL)r->second), at_top = v_set1((REAL)r->at_top), least = v_set1((REAL)r->least);
-    for (ptrdiff_t j = r->done, here; j < end; j += here) {
-        const ptrdiff_t before = j ? 0 : NAME(before_vectors)(out, r->n, r->bypass);
-        here = before ? before : r->n - j < LANES ? r->n - j : LANES;
-        const vec e = kept ? NAME(real_at)(kept, j, j + here) : v_exp(NAME(at)(x, j, j + here, -INFINITY), f);
-        NAME(put)(out + j, here, NAME(hessian_lanes)(e, unit, factor, second, at_top, least), r->bypass);
-        r->done = j + here;
-    }
+    const int has_second = r->second != 0;    /* of a z_loss */
+    if (!r->kept) NAME(hessian_as)(r, end, 0, r->bypass, 1);
+    else if (has_second) NAME(hessian_as)(r, end, 1, r->bypass, 1);
+    else if (r->bypass) NAME(hessian_as)(r, end, 1, 1, 0);
+    else NAME(hessian_as)(r, end, 1, 0, 0);
 }
 
 /* The vector's numbers where x is the maximum: their sum, and how many. */

@@ -111,6 +111,29 @@ SIMD void NAME_R(near_losses)(const usual_rows *u, const batch *b, ptrdiff_t i)
     store_f64(u->loss + i, u->v || u->has_ignored ? v_zero_where_f64(NAME_R(uncounted)(u, i), loss) : loss);
 }
 
+/* What diagonals are made of (rows/hessians.c), of rows with that factor of p in the gradient: 0 where a row does not
+ * count. An upper bound is a least value over nothing. */
+SIMD void NAME_R(near_hessians)(const usual_rows *u, const batch *b, vec_f64 factor, ptrdiff_t i)
+{
+    const vec_f64 zero = v_set1_f64(0), share = load_f64(b->share + i),
+                  others = v_mul_f64(load_f64(b->rest + i), share);
+    const vec_f64 of_p = v_mul_f64(v_set1_f64(u->hess_by), factor);
+    vec_f64 least = v_mul_f64(v_max_f64(zero, factor), v_set1_f64(u->bound_by));
+    if (u->hess_by != 0) {
+        const mask_f64 none = v_equal_f64(factor, zero);
+        least = load_f64(u->least + i);
+        /* A class without a weight has a least value all the same. */
+        const vec_f64 own = u->own ? load_f64(u->own + i) : v_set1_f64(1);
+        least = v_where_f64(none, v_where_f64(v_equal_f64(own, zero), least, zero), least);
+    }
+    const vec_f64 unit = v_div_f64(load_f64(b->unit + i), v_set1_f64(EXP_SCALE));
+    store_f64(u->hess->unit + i, unit);
+    store_f64(u->hess->of_e + i, v_mul_f64(of_p, unit));
+    store_f64(u->hess->second + i, zero);
+    store_f64(u->hess->at_top + i, v_mul_f64(v_mul_f64(of_p, share), others));
+    store_f64(u->hess->least + i, least);
+}
+
 /* What e^z is multiplied by, and the gradient at y; whether the lanes' type has no room for these. */
 SIMD mask_f64 NAME_R(near_factors)(const usual_rows *u, const batch *b, ptrdiff_t i)
 {
@@ -135,6 +158,7 @@ SIMD mask_f64 NAME_R(near_factors)(const usual_rows *u, const batch *b, ptrdiff_
         }
         store_f64(u->value + i, value);
     }
+    if (u->hess) NAME_R(near_hessians)(u, b, factor, i);
     const vec_f64 product = v_mul_f64(factor, unit), size = v_max_f64(product, v_sub_f64(zero, product));
     const mask_f64 none = v_equal_f64(factor, zero);
     store_f64(u->factor + i, v_mul_f64(product, v_set1_f64(1 / EXP_SCALE)));

@@ -17,7 +17,12 @@
 #define CHUNK (CHUNK_VECTORS * LANES)
 #define GROUP 2048    /* classes: as BLOCK of rows/cursor.h */
 #define FEW (28 * CHUNK_VECTORS)    /* classes of a group of whose lanes many would hold a sixteenth */
-#define STRIDE (16 * LANES)    /* classes read before as many of an earlier row are written */
+/* Classes read before as many of an earlier row are written: more of a long row, since turning from one to the other takes
+ * time, and few of a short one, of which the rest is written by itself. */
+#define STRIDE (16 * LANES)
+#define LONG_STRIDE (64 * LANES)
+#define LONG_ROW 4096
+#define OF_KEPT (2 * UNROLL)    /* vectors of a step of gradient_of_kept */
 
 #define gradient_of NAME(gradient_of)
 #define passing NAME(passing)
@@ -82,45 +87,7 @@ typedef struct {
     ELEMENT *out;
 } gradient_of;
 
-/* The n <= LANES elements from j. */
-SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, int bypass, int keeps, int subtracts,
-                              int has_q, int has_w, int has_entry)
-{
-    const vec e = keeps ? NAME(real_at)(g->kept, j, j + n) : v_exp(NAME(at)(g->x, j, j + n, -INFINITY), g->f);
-    vec grad = v_mul(e, g->factor);
-#if SCALES_TO_ZERO
-    grad = v_scale(v_zero_where(v_less(e, v_set1(EXP_CONSTANTS.smallest)), grad), g->power);
-#endif
-    if (subtracts) {
-        vec t = has_q ? v_fma(NAME(real_at)(g->q, j, j + n), g->keep, g->floor) : g->floor;
-        if (has_w) t = v_mul(t, NAME(real_at)(g->w, j, j + n));
-        grad = v_sub(grad, t);
-    }
-    /* Not through memory: a load from there would wait for all the stores before it that bypass the caches. */
-    if (has_entry && (size_t)(g->entry - j) < (size_t)n)
-        grad = v_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(g->entry - j))), v_set1((REAL)g->value), grad);
-    NAME(put)(g->out + j, n, grad, bypass);
-}
-
-/* Whole vectors of what is kept, up to end as far as they reach, where a gradient is but that and a factor. Loads and
- * stores beside each other are made in pairs. */
-SIMD ptrdiff_t NAME(gradient_of_kept)(const gradient_of *g, ptrdiff_t j, ptrdiff_t end, int bypass)
-{
-    const REAL *kept = g->kept + j;
-    ELEMENT *out = g->out + j;
-    for (; j <= end - UNROLL * LANES; j += UNROLL * LANES) {
-        vec e[UNROLL];
-        UNROLLED
-        for (int u = 0; u < UNROLL; ++u) e[u] = v_mul(v_load_real(kept + u * LANES), g->factor);
-        UNROLLED
-        for (int u = 0; u < UNROLL; ++u) NAME(put)(out + u * LANES, LANES, e[u], bypass);
-        kept += UNROLL * LANES, out += UNROLL * LANES;
-    }
-    return j;
-}
-
-/* The flags are constants where this is inlined. */
-SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keeps, int subtracts, int has_q, int has_w)
+SIMD gradient_of NAME(gradient_of_job)(const gradient_job *job, int keeps)
 {
     const anchor none = {0, 0};
     const subtrahend s = job->s;
@@ -138,6 +105,65 @@ SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keep
                            .entry = job->entry,
                            .value = job->value,
                            .out = job->out};
+    return g;
+}
+
+SIMD vec NAME(times_factor)(const gradient_of *g, vec e)
+{
+    const vec grad = v_mul(e, g->factor);
+#if SCALES_TO_ZERO
+    return v_scale(v_zero_where(v_less(e, v_set1(EXP_CONSTANTS.smallest)), grad), g->power);
+#else
+    return grad;
+#endif
+}
+
+/* Not through memory: a load from there would wait for all the stores before it that bypass the caches. */
+SIMD vec NAME(with_entry)(const gradient_of *g, ptrdiff_t j, vec grad)
+{
+    return v_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(g->entry - j))), v_set1((REAL)g->value), grad);
+}
+
+/* The n <= LANES elements from j. */
+SIMD void NAME(gradient_step)(const gradient_of *g, ptrdiff_t j, ptrdiff_t n, int bypass, int keeps, int subtracts,
+                              int has_q, int has_w, int has_entry)
+{
+    const vec e = keeps ? NAME(real_at)(g->kept, j, j + n) : v_exp(NAME(at)(g->x, j, j + n, -INFINITY), g->f);
+    vec grad = NAME(times_factor)(g, e);
+    if (subtracts) {
+        vec t = has_q ? v_fma(NAME(real_at)(g->q, j, j + n), g->keep, g->floor) : g->floor;
+        if (has_w) t = v_mul(t, NAME(real_at)(g->w, j, j + n));
+        grad = v_sub(grad, t);
+    }
+    if (has_entry && (size_t)(g->entry - j) < (size_t)n) grad = NAME(with_entry)(g, j, grad);
+    NAME(put)(g->out + j, n, grad, bypass);
+}
+
+/* Whole vectors of what is kept, up to end as far as they reach, where a gradient is but that and a factor. Loads and
+ * stores beside each other are made in pairs. */
+SIMD ptrdiff_t NAME(gradient_of_kept)(const gradient_of *g, ptrdiff_t j, ptrdiff_t end, int bypass)
+{
+    const REAL *kept = g->kept + j;
+    ELEMENT *out = g->out + j;
+    const REAL *const whole = kept + (end - j) / (OF_KEPT * LANES) * (OF_KEPT * LANES);
+    for (; kept < whole; j += OF_KEPT * LANES) {
+        UNROLLED
+        for (int u = 0; u < OF_KEPT; u += UNROLL) {
+            vec e[UNROLL];
+            UNROLLED
+            for (int v = 0; v < UNROLL; ++v) e[v] = v_mul(v_load_real(kept + (u + v) * LANES), g->factor);
+            UNROLLED
+            for (int v = 0; v < UNROLL; ++v) NAME(put)(out + (u + v) * LANES, LANES, e[v], bypass);
+        }
+        kept += OF_KEPT * LANES, out += OF_KEPT * LANES;
+    }
+    return j;
+}
+
+/* The flags are constants where this is inlined. */
+SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keeps, int subtracts, int has_q, int has_w)
+{
+    const gradient_of g = NAME(gradient_of_job)(job, keeps);
     ptrdiff_t j = job->done;
     const ptrdiff_t end = job->n - j < n ? job->n : j + n;
     if (j == 0 && (j = NAME(before_vectors)(g.out, job->n, bypass)) > 0)
@@ -162,16 +188,46 @@ SIMD void NAME(gradient_as)(gradient_job *job, ptrdiff_t n, int bypass, int keep
     job->done = j;
 }
 
+/* Of a gradient that is but e^x and a factor, and a diagonal beside it: what is whole steps, up to there. Each e^x is
+ * loaded once, and the stores, which bypass the caches, go to both in turn. */
+SIMD void NAME(gradient_and_diagonal)(gradient_job *job, ptrdiff_t end)
+{
+    hessian_row *r = job->beside;
+    if (!job->kept || job->s.scale != 0 || r->second != 0 || !job->bypass || !r->bypass || r->done != job->done) return;
+    const gradient_of g = NAME(gradient_of_job)(job, 1);
+    const PASTE(diagonals, REAL) d = PASTE(diagonals_of_row, REAL)(r);
+    ELEMENT *hess = r->out;
+    ptrdiff_t j = job->done;
+    for (; j <= end - UNROLL * LANES; j += UNROLL * LANES) {
+        const int has_entry = (size_t)(g.entry - j) < UNROLL * LANES;
+        UNROLLED
+        for (int u = 0; u < UNROLL; ++u) {
+            const vec e = v_load_real(g.kept + j + u * LANES);
+            vec grad = NAME(times_factor)(&g, e);
+            if (has_entry) grad = NAME(with_entry)(&g, j + u * LANES, grad);
+            NAME(put)(g.out + j + u * LANES, LANES, grad, 1);
+            NAME(put)(hess + j + u * LANES, LANES, PASTE(diagonal, REAL)(e, d, 0), 1);
+        }
+    }
+    job->done = r->done = j;
+}
+
 static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
 {
     const subtrahend s = job->s;
     const int keeps = job->kept != NULL;
+    if (job->beside && job->done) {
+        const ptrdiff_t end = job->n - job->done < n ? job->n : job->done + n;
+        NAME(gradient_and_diagonal)(job, end);
+        n = end - job->done;
+        if (n == 0) return;
+    }
     if (keeps && s.scale == 0 && job->bypass) NAME(gradient_as)(job, n, 1, 1, 0, 0, 0);
     else if (keeps && s.scale == 0) NAME(gradient_as)(job, n, 0, 1, 0, 0, 0);
     else if (keeps && s.q && !s.w) NAME(gradient_as)(job, n, job->bypass, 1, 1, 1, 0);
     else if (s.scale == 0) NAME(gradient_as)(job, n, job->bypass, 0, 0, 0, 0);
     else NAME(gradient_as)(job, n, job->bypass, keeps, 1, s.q != NULL, s.w != NULL);
-    if (job->beside) job->write_beside(job->beside, job->done);
+    if (job->beside) NAME(hessian)(job->beside, job->done);
 }
 
 /* ------------------------------------------------------------------ reading and writing at once */
@@ -180,8 +236,8 @@ static void NAME(gradient)(gradient_job *job, ptrdiff_t n)
  * and has no shift; the caller checks that the maximum suits it, and that the sum is finite. Where kept is not NULL
  * the e^x go there, times EXP_SCALE, up to LANES - 1 elements more than n. */
 typedef struct {
-    vec max[UNROLL], sum[UNROLL];    /* sum: of a chunk's e^x, rounded */
-    EXP_SUM exact;                   /* or of their parts */
+    vec max[UNROLL], sum[UNROLL]; /* sum: of a chunk's e^x, rounded */
+    EXP_SUM exact; /* or of their parts */
 } passing;
 
 /* What stays as it is over a row. */
@@ -226,11 +282,12 @@ SIMD void NAME(ask_ahead)(const ELEMENT *x, ptrdiff_t j, ptrdiff_t n, const two_
 SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, int leaves_out, int exactly)
 {
     const EXP_FRAME f = read_again(&r->f);
-    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK, last = end - UNROLL * LANES;
+    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
     const ELEMENT *x = r->x + j;
-    const two_distances by = aheads_from(r->ahead, j * (ptrdiff_t)sizeof *x);    /* of the chunk's first byte */
+    const two_distances by = aheads_from(r->ahead, j * (ptrdiff_t)sizeof *x); /* of the chunk's first byte */
     REAL *kept = keeps ? r->kept + j : NULL;
-    for (; j <= last; j += UNROLL * LANES) {
+    const ELEMENT *const whole = x + (end - j) / (UNROLL * LANES) * (UNROLL * LANES);
+    for (; x < whole; j += UNROLL * LANES) {
         NAME(ask_by)(x, UNROLL * LANES, by);
         UNROLLED
         for (int u = 0; u < UNROLL; u += TOGETHER) {
@@ -255,12 +312,13 @@ SIMD void NAME(pass_chunk)(const passed *r, ptrdiff_t j, passing *p, int keeps, 
 SIMD void NAME(pass_group)(const passed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int keeps,
                            gradient_queue *queue, REAL *sums, int exactly)
 {
+    const ptrdiff_t stride = r->n < LONG_ROW ? STRIDE : LONG_STRIDE;
     for (ptrdiff_t j = first; j < end; j += CHUNK) {
         if (r->y >= j && r->y < j + CHUNK) NAME(pass_chunk)(r, j, p, keeps, 1, exactly);
         else NAME(pass_chunk)(r, j, p, keeps, 0, exactly);
         if (!exactly) v_store_real(sums + (j - first) / CHUNK_VECTORS, taken(p->sum));
-        if (keeps && j + CHUNK <= r->n && (j + CHUNK) % STRIDE == 0 && queue->next < queue->end) {
-            NAME(gradient)(queue->next, STRIDE);
+        if (keeps && j + CHUNK <= r->n && (j + CHUNK) % stride == 0 && queue->next < queue->end) {
+            NAME(gradient)(queue->next, stride);
             queue->next += queue->next->done == queue->next->n;
         }
     }

@@ -66,17 +66,28 @@ static void NAME_R(pattern_of)(ptrdiff_t classes, void *rows, void *class_number
     }
 }
 
-SIMD void NAME_R(near_run)(const REAL *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, REAL *out,
-                           int targets, int bypass)
+SIMD void NAME_R(near_run)(const REAL *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, REAL *out, REAL *hess,
+                           int targets, int hessians, int bypass)
 {
     const EXP_FRAME f = frame_of(v_set1(0), v_set1(0));
     const vec factors = NAME_R(lanes_of)(u->factor);
     vec ys = factors, values = factors;
     if (targets) ys = NAME_R(classes_of)(u->y), values = NAME_R(lanes_of)(u->value);
+    NAME_R(diagonals) d = {factors, factors, factors, factors, factors};
+    if (hessians) d = NAME_R(diagonals_of)(u->hess);
     for (ptrdiff_t i = 0; i < classes * LANES; i += LANES) {
         const PASTE(INTEGER, REAL) *rows = (const PASTE(INTEGER, REAL) *)of.rows + i;
         if (!bypass) prefetch((const char *)(out + i) + OUT_PREFETCH);
-        vec result = v_mul(v_exp_near_whole(v_load_real(x + i), f), v_pick(factors, rows));
+        const vec e = v_exp_near_whole(v_load_real(x + i), f);
+        if (hessians) {
+            if (!bypass) prefetch((const char *)(hess + i) + OUT_PREFETCH);
+            const NAME_R(diagonals) own = {v_pick(d.unit, rows), v_pick(d.of_e, rows), d.second, v_pick(d.at_top, rows),
+                                           v_pick(d.least, rows)};
+            const vec diagonal = NAME_R(diagonal)(e, own, 0);
+            if (bypass) v_bypass_real(hess + i, diagonal);
+            else v_store_real(hess + i, diagonal);
+        }
+        vec result = v_mul(e, v_pick(factors, rows));
         if (targets) {
             const mask at_y = v_equal(v_pick(ys, rows), v_load_real((const REAL *)of.class_numbers + i));
             result = v_where(at_y, v_pick(values, rows), result);
@@ -86,14 +97,16 @@ SIMD void NAME_R(near_run)(const REAL *x, ptrdiff_t classes, const usual_rows *u
     }
 }
 
-/* From the logits to their gradients or softmax. */
+/* From the logits to their gradients, with diagonals beside them or without, or to a softmax. */
 static void NAME_R(near_gradient_run)(const void *x, ptrdiff_t classes, const usual_rows *u, run_pattern of, void *out,
-                                      int bypass)
+                                      void *hess, int bypass)
 {
-    if (u->y && bypass) NAME_R(near_run)(x, classes, u, of, out, 1, 1);
-    else if (u->y) NAME_R(near_run)(x, classes, u, of, out, 1, 0);
-    else if (bypass) NAME_R(near_run)(x, classes, u, of, out, 0, 1);
-    else NAME_R(near_run)(x, classes, u, of, out, 0, 0);
+    if (hess && bypass) NAME_R(near_run)(x, classes, u, of, out, hess, 1, 1, 1);
+    else if (hess) NAME_R(near_run)(x, classes, u, of, out, hess, 1, 1, 0);
+    else if (u->y && bypass) NAME_R(near_run)(x, classes, u, of, out, NULL, 1, 0, 1);
+    else if (u->y) NAME_R(near_run)(x, classes, u, of, out, NULL, 1, 0, 0);
+    else if (bypass) NAME_R(near_run)(x, classes, u, of, out, NULL, 0, 0, 1);
+    else NAME_R(near_run)(x, classes, u, of, out, NULL, 0, 0, 0);
 }
 
 /* As columns_log_softmax. */

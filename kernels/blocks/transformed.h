@@ -1,6 +1,6 @@
 /* The one pass over a row (rows.h) whose logits go through scale and softcap, in float32 lanes (math/transform.h). unit.h
- * includes this once for each ELEMENT that has such lanes, after rows.h. Of capped logits e^z is added by its parts
- * throughout, which takes an eighth longer than in lanes, and much less code. */
+ * includes this once for each ELEMENT that has such lanes, after rows.h. Without a table (exp.h)
+ * e^z is added by its parts throughout. */
 #include "blocks/blocks.h"
 #include "blocks/prefetch.h"
 #include "math/exp_sum.h"
@@ -32,8 +32,9 @@ SIMD vec NAME(transformed_step)(const transformed *r, vec z, int caps, vec *q, v
 /* Rows whose next stretch has just been read are a good time to write an earlier one's. */
 SIMD void NAME(write_between)(const transformed *r, ptrdiff_t end, gradient_queue *queue)
 {
-    if (queue->next >= queue->end || end > r->n || end % STRIDE != 0) return;
-    NAME(gradient)(queue->next, STRIDE);
+    const ptrdiff_t stride = r->n < LONG_ROW ? STRIDE : LONG_STRIDE;
+    if (queue->next >= queue->end || end > r->n || end % stride != 0) return;
+    NAME(gradient)(queue->next, stride);
     queue->next += queue->next->done == queue->next->n;
 }
 
@@ -84,7 +85,30 @@ SIMD void NAME(scaled_chunk)(const transformed *r, ptrdiff_t j, passing *p, int 
     for (; j < end; j += LANES) NAME(scaled_step)(r, j, NAME(at)(r->x, j, end, -INFINITY), p, 0, leaves_out);
 }
 
-static double NAME(lost_in_scaled_lane)(const transformed *r, ptrdiff_t j, int lane, REAL s)
+/* Of capped logits, whose step is long: four after the other to each sum, and one copy of it. */
+SIMD void NAME(capped_chunk)(const transformed *r, ptrdiff_t j, passing *p)
+{
+    const ptrdiff_t end = r->n - j < CHUNK ? r->n : j + CHUNK;
+    const vec lanes = v_load_real(lane_numbers);
+    NAME(ask_ahead)(r->x, j, end - j, &r->ahead);
+    for (int u = 0; u < UNROLL; ++u) {
+        vec sum = v_set1(0);
+        for (int i = 0; i < CHUNK_VECTORS / UNROLL && j < end; ++i, j += LANES) {
+            const vec z = NAME(at)(r->x, j, end, -INFINITY);
+            vec low, slope;
+            const vec high = v_capped(z, r->numbers, &low, &slope);
+            vec e = v_exp_pair_summed(high, low, r->f);
+            p->max[0] = v_max(z, p->max[0]);
+            if (r->kept) v_store_real(r->kept + j, v_mul(e, slope));
+            if ((size_t)(r->y - j) < LANES) e = v_zero_where(v_equal(lanes, v_set1((REAL)(r->y - j))), e);
+            if (end - j < LANES) e = v_only_where(v_less(lanes, v_set1((REAL)(end - j))), e);
+            sum = v_add(sum, e);
+        }
+        p->sum[u] = sum;
+    }
+}
+
+static double NAME(lost_in_changed_lane)(const transformed *r, ptrdiff_t j, int lane, REAL s, int caps)
 {
     ELEMENT column[CHUNK_VECTORS];
     int rows = 0;
@@ -94,22 +118,23 @@ static double NAME(lost_in_scaled_lane)(const transformed *r, ptrdiff_t j, int l
     }
     EXP_SUM sum = exp_sum_of_none();
     for (int i = 0; i < rows; i += LANES) {
-        vec q;
-        const vec high = v_exp_scaled_parts(NAME(at)(column, i, rows, -INFINITY), &r->scaled, &q);
-        exp_sum_add(&sum, 0, high, q);
+        vec q, slope;
+        const vec high = NAME(transformed_step)(r, NAME(at)(column, i, rows, -INFINITY), caps, &q, &slope);
+        exp_sum_add(&sum, 0, v_only_where(v_less(v_load_real(lane_numbers), v_set1((REAL)(rows - i))), high), q);
     }
     exp_sum_end_chunk(&sum);
     const compensated exact = lane_total_exact(sum.total);
     return (exact.sum - (double)s) + exact.error;
 }
 
-SIMD compensated NAME(scaled_rounded)(const transformed *r, ptrdiff_t first, ptrdiff_t end, passing *p,
-                                      gradient_queue *queue)
+SIMD compensated NAME(changed_rounded)(const transformed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int caps,
+                                       gradient_queue *queue)
 {
     REAL sums[GROUP / CHUNK_VECTORS];
     const int lanes = (int)((end - first + CHUNK - 1) / CHUNK) * LANES;
     for (ptrdiff_t j = first; j < end; j += CHUNK) {
-        if (r->y >= j && r->y < j + CHUNK) NAME(scaled_chunk)(r, j, p, 1);
+        if (caps) NAME(capped_chunk)(r, j, p);
+        else if (r->y >= j && r->y < j + CHUNK) NAME(scaled_chunk)(r, j, p, 1);
         else NAME(scaled_chunk)(r, j, p, 0);
         v_store_real(sums + (j - first) / CHUNK_VECTORS, taken(p->sum));
         NAME(write_between)(r, j + CHUNK, queue);
@@ -126,12 +151,12 @@ SIMD compensated NAME(scaled_rounded)(const transformed *r, ptrdiff_t first, ptr
     if (!mask_count(v_less(v_set1((REAL)limit), top))) return sum;
     for (int i = 0; i < lanes; ++i)
         if (sums[i] > limit)
-            compensated_add(&sum, NAME(lost_in_scaled_lane)(r, first + i / LANES * CHUNK, i % LANES, sums[i]));
+            compensated_add(&sum, NAME(lost_in_changed_lane)(r, first + i / LANES * CHUNK, i % LANES, sums[i], caps));
     return sum;
 }
 #endif
 
-SIMD compensated NAME(scaled_sum)(transformed *r, gradient_queue *queue)
+SIMD compensated NAME(changed_sum)(transformed *r, int caps, gradient_queue *queue)
 {
     compensated sum = {0, 0};
 #if EXP_TABLE_f32
@@ -140,12 +165,12 @@ SIMD compensated NAME(scaled_sum)(transformed *r, gradient_queue *queue)
     ptrdiff_t first = 0;
     for (; r->n - first > FEW; first += GROUP) {
         const ptrdiff_t end = r->n - first < GROUP ? r->n : first + GROUP;
-        compensated_join(&sum, NAME(scaled_rounded)(r, first, end, &p, queue));
+        compensated_join(&sum, NAME(changed_rounded)(r, first, end, &p, caps, queue));
     }
     for (int u = 0; u < UNROLL; ++u) r->max = v_max(r->max, p.max[u]);
-    if (first < r->n) compensated_join(&sum, NAME(transformed_parts)(r, first, r->n, 0, queue));
+    if (first < r->n) compensated_join(&sum, NAME(transformed_parts)(r, first, r->n, caps, queue));
 #else
-    sum = NAME(transformed_parts)(r, 0, r->n, 0, queue);
+    sum = NAME(transformed_parts)(r, 0, r->n, caps, queue);
 #endif
     return sum;
 }
@@ -156,7 +181,7 @@ static compensated NAME(transformed_sum)(const void *x, ptrdiff_t n, anchor at, 
     transformed r;
     r.x = x, r.numbers = numbers, r.f = frame_at(at), r.scaled = scaled_frame_at(at, numbers);
     r.n = n, r.y = y, r.kept = kept, r.ahead = aheads_of(lie, PREFETCH_NEAR), r.max = v_set1(-INFINITY);
-    const compensated sum = numbers->c == 0 ? NAME(scaled_sum)(&r, queue) : NAME(transformed_parts)(&r, 0, n, 1, queue);
+    const compensated sum = numbers->c == 0 ? NAME(changed_sum)(&r, 0, queue) : NAME(changed_sum)(&r, 1, queue);
     *max = (double)v_top(r.max);
     return exp_sum_total(sum);
 }

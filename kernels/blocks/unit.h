@@ -81,11 +81,11 @@
 
 #define ELEMENT f16
 #include "blocks/vectors.h"
+#include "blocks/hessians.h"
 #include "blocks/rows.h"
 #include "blocks/beside.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
-#include "blocks/hessians.h"
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
 #if EXP_TABLE_f32
@@ -96,11 +96,11 @@ static const block_functions functions_f16 = BLOCK_FUNCTIONS;
 
 #define ELEMENT bf16
 #include "blocks/vectors.h"
+#include "blocks/hessians.h"
 #include "blocks/rows.h"
 #include "blocks/beside.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
-#include "blocks/hessians.h"
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
 #if EXP_TABLE_f32
@@ -111,11 +111,11 @@ static const block_functions functions_bf16 = BLOCK_FUNCTIONS;
 
 #define ELEMENT f32
 #include "blocks/vectors.h"
+#include "blocks/hessians.h"
 #include "blocks/rows.h"
 #include "blocks/beside.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
-#include "blocks/hessians.h"
 #include "blocks/transformed.h"
 #include "blocks/tile.h"
 #if EXP_TABLE_f32
@@ -138,11 +138,11 @@ static const block_functions functions_f32 = BLOCK_FUNCTIONS;
 
 #define ELEMENT f64
 #include "blocks/vectors.h"
+#include "blocks/hessians.h"
 #include "blocks/rows.h"
 #include "blocks/beside.h"
 #include "blocks/numbers.h"
 #include "blocks/weighted.h"
-#include "blocks/hessians.h"
 #include "blocks/distilled.h"
 #include "blocks/tile.h"
 #define transformed_sum_f64 NULL

@@ -120,6 +120,7 @@ static const struct {
 #define v_exp_parts PASTE(v_exp_parts, REAL)
 #define v_exp_pair_parts PASTE(v_exp_pair_parts, REAL)
 #define v_exp_summed PASTE(v_exp_summed, REAL)
+#define v_exp_pair_summed PASTE(v_exp_pair_summed, REAL)
 #define v_exp_near PASTE(v_exp_near, REAL)
 #define v_exp_near_whole PASTE(v_exp_near_whole, REAL)
 #define EXP_TABLE PASTE(EXP_TABLE, REAL)

@@ -180,3 +180,17 @@ SIMD vec v_exp_summed(vec y, EXP_FRAME f)
     return v_fma(high, q, high);
 #endif
 }
+
+/* The same of a logit that is a pair, y + low, and finite. */
+SIMD vec v_exp_pair_summed(vec y, vec low, EXP_FRAME f)
+{
+#if SCALES_TO_ZERO
+    vec t, q;
+    const vec power = PASTE(exp_start_of, REAL)(y, low, 1, f, &t, &q);
+    return v_scale(v_fma(power, q, power), v_sub(t, f.bias));
+#else
+    vec q;
+    const vec high = v_exp_pair_parts(y, low, f, &q);
+    return v_fma(high, q, high);
+#endif
+}

@@ -135,8 +135,9 @@ SIMD vec_f32 v_one_and_exp(vec_f32 size, const transform_numbers *t, vec_f32 *lo
 SIMD vec_f32 v_capped(vec_f32 z, const transform_numbers *t, vec_f32 *low, vec_f32 *slope)
 {
     const vec_f32 one = v_set1_f32(1), zero = v_set1_f32(0);
-    vec_f32 scaled_low;
-    const vec_f32 scaled = v_scaled(z, t, &scaled_low), w = v_mul_f32(z, z);
+    vec_f32 scaled = z, scaled_low = zero;
+    if (t->scales) scaled = v_scaled(z, t, &scaled_low);
+    const vec_f32 w = v_mul_f32(z, z);
     vec_f32 p = T(d[0]);
     for (int i = 1; i < 4; ++i) p = v_fma_f32(p, w, v_set1_f32(t->d[i]));
     const vec_f32 d = v_mul_f32(v_mul_f32(z, w), p);

@@ -18,6 +18,7 @@ static inline int suits_float32(double a, double c)
 /* The numbers of a call: a, and c or 0; these as float32, and what they leave over; and what else is made of them. */
 typedef struct {
     f32 a, a_low;
+    int scales;    /* a is not 1 */
     f32 a_to_n, a_per_n, a_per_n_low;    /* between z, n and r = a (z - n ln2 / a) */
     f32 c, c_low, per_c;
     f32 small;      /* z^2 up to which d is small */
@@ -33,6 +34,7 @@ static inline transform_numbers transform_numbers_of(double a, double c)
     transform_numbers t;
     memset(&t, 0, sizeof t);
     t.a = (f32)a, t.a_low = (f32)(a - (double)t.a);
+    t.scales = a != 1;
     t.a_to_n = (f32)(a * LOG2E);
     /* 15 bits, as those of ln2 (exp.h). */
     int e;

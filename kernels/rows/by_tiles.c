@@ -269,8 +269,8 @@ static ptrdiff_t run_group(tile *w, ptrdiff_t row, ptrdiff_t last)
             run_tile(w, u->row[i], u->rows[i], last);
             continue;
         }
-        if (w->h) {
-            find_usual_hessians(w->t, &u->u[i], &u->b[i], u->row[i], u->rows[i], u->x[i], w->h);
+        if (w->h && !u->in_run[i]) {
+            w->k->columns_hessian(u->x[i], w->t->classes, u->u[i].hess, w->h);
             write_tile(&w->to_hess, u->row[i], u->rows[i], w->h);
         }
         if (end_usual(u, i)) write_tile(&w->to_out, u->row[i], u->rows[i], u->x[i]);
@@ -290,12 +290,21 @@ static void run_tiles(tile *w, ptrdiff_t first, ptrdiff_t last)
     }
 }
 
+static task task_of_hess(const task *t)
+{
+    task found = *t;
+    found.out = t->hess;
+    return found;
+}
+
 /* Logits and results, so that these may be made where those lie. */
 static int lie_in_runs(const task *t, int in_place)
 {
-    return t->isa->of[t->x.type]->near_gradient_run && !t->hess.data &&
-           tile_reader_of(t, &t->x, lanes_type(t->x.type), in_place, NULL).runs &&
-           tile_writer_of(t, lanes_type(t->x.type), in_place && lies_side_by_side(t, &t->out), NULL).runs;
+    const task of_hess = task_of_hess(t);
+    const element type = lanes_type(t->x.type);
+    return t->isa->of[t->x.type]->near_gradient_run && tile_reader_of(t, &t->x, type, in_place, NULL).runs &&
+           tile_writer_of(t, type, in_place && lies_side_by_side(t, &t->out), NULL).runs &&
+           (!t->hess.data || tile_writer_of(&of_hess, type, in_place && lies_side_by_side(t, &t->hess), NULL).runs);
 }
 
 void by_tiles(const task *t)
@@ -336,8 +345,7 @@ void by_tiles(const task *t)
     w->from_q = tile_reader_of(t, &t->q, type, in_place && lies_side_by_side(t, &t->q), copies);
     w->to_out = tile_writer_of(t, type, in_place && lies_side_by_side(t, &t->out), copies);
     w->to_out.narrowed = w->from_x.raw;
-    w->of_hess = *t;
-    w->of_hess.out = t->hess;
+    w->of_hess = task_of_hess(t);
     w->to_hess = tile_writer_of(&w->of_hess, type, in_place && lies_side_by_side(t, &t->hess), copies);
     w->to_hess.narrowed = w->from_x.raw;
     ptrdiff_t first, last;

@@ -26,24 +26,27 @@ static double largest(place *p, const reader *r)
 
 /* ------------------------------------------------------------------ in lanes of float32 */
 
-#define GUESSED_FROM 64    /* classes */
+#define MIXTURE_TERMS 14   /* of each of the power series that are shortened */
+#define GUESSED_FROM 64    /* classes that neither row masks */
 #define FAR 0.75    /* the divergence of rows that are far from each other: e^(b/T) is added up, not phi */
+#define FAR_MIXED 0.05     /* over the mixture, of which these sums are no terms: e^(b/T) costs no more than phi */
+#define LEAST_FAR 0x1p-12  /* over its share: of a smaller divergence, what sums of e^(b/T) are off by shows */
 #define LEAST_MIXED 64     /* classes: of fewer, the rounding errors of terms that each cost several show */
 
-/* About what most of the logits differ by: the mean over the first ones, which is all of it where all differ alike; and
+/* About what most of the logits differ by: the mean over the first finite ones, all of it where all differ alike; and
  * how far these lie from it; whether one of them is infinite, or what differs is. */
 static double usual_difference(element type, const char *b, const char *a, ptrdiff_t n, double *spread, int *masked)
 {
     double sum = 0, squares = 0;
-    int count = 0;
-    for (ptrdiff_t c = 0; c < n; ++c) {
+    ptrdiff_t count = 0, c = 0;
+    for (; c < n && count < GUESSED_FROM; ++c) {
         const ptrdiff_t at = c * element_size(type);
         const double d = get_element(type, b + at) - get_element(type, a + at);
         if (isfinite(d)) sum += d, squares += d * d, ++count;
     }
     const double mean = count ? sum / count : 0, variance = count ? squares / count - mean * mean : 0;
     *spread = variance > 0 ? sqrt(variance) : 0;
-    *masked = count < n;
+    *masked = count < c;
     return mean;
 }
 
@@ -77,14 +80,15 @@ static quick_means means_of(const quick_pair *r, const quick_totals *t)
     quick_means m;
     m.moved = t->moved / t->e * (r->far ? r->inverse : 1), m.phi = t->phi / t->e;
     /* Over the mixture an error of the shift shows, and up may be next to nothing beside what it is the sum of. */
-    const int directly = r->far || (r->keeps == KEEP_OTHER && fabs(m.moved) > 0.5);
-    const double ratio = (r->far ? t->phi : t->other) / t->e * r->ratio;
+    const int mixes = r->keeps == KEEP_OTHER, directly = r->far || (mixes && fabs(m.moved) > 0.5);
+    const double ratio = r->far ? t->phi / t->e * r->ratio : t->other / t->e;
     m.up = directly ? ratio - 1 : m.moved + m.phi;
     m.shift = directly ? log(ratio) : log1p(m.up);
     m.apart = m.shift - m.moved;
     m.finite = isfinite(m.shift) && isfinite(m.apart);
     const double size = fabs(m.moved);
-    if (r->far) m.serves = m.finite && m.apart >= 0.6 && size <= 1.5 * m.apart;
+    if (r->far && mixes) m.serves = m.finite;
+    else if (r->far) m.serves = m.finite && m.apart >= 0.6 && size <= 1.5 * m.apart;
     else {
         const int is_near = m.up - m.shift <= 0.5 * m.phi, is_far = m.apart >= 0.5 + 0.25 * (fabs(m.shift) + size);
         m.serves = m.finite && m.up > -0.5 && m.apart < FAR && (is_near || is_far);
@@ -97,9 +101,10 @@ static void find_ratio(quick_pair *r)
     r->ratio = times_power_of_2(exp(-r->base * r->inverse), r->of_b.k - r->of_a.k);
 }
 
+/* By so much of a logit: what rows differ by throughout, and divided and multiplied by T, would leave something over. */
 static void move_base(quick_pair *r, double by)
 {
-    r->base += by / r->inverse;
+    r->base += by;
     r->carefully = 1;
     find_ratio(r);
 }
@@ -126,11 +131,11 @@ static int have_anchors(const quick_pair *r, const quick_totals *t, double up, d
  * each other want mean(d) for a base, after which up is no less than 0, others log(1 + up), after which it is next to 0. */
 static int settle(quick_pair *r, const quick_means *m, int mixes)
 {
-    const int was_far = r->far, is_far = m->finite && m->apart >= FAR;
+    const int was_far = r->far, is_far = m->finite && m->apart >= (mixes ? FAR_MIXED : FAR);
     const double by = !mixes && (is_far || !(m->up > -0.5)) ? m->moved : m->shift;
     r->far = is_far;
     if (!isfinite(by)) return was_far; /* classes that both mask */
-    move_base(r, by);
+    move_base(r, by / r->inverse);
     return r->ratio >= 0x1p-60 && r->ratio <= 0x1p60;
 }
 
@@ -170,41 +175,66 @@ static quick_totals add_up(place *p, quick_pair *r, int forward, int mixes, int 
     return totals;
 }
 
-/* Of f(D) = beta D e^D - w log w with w = 1 - beta + beta e^D, whose derivative is beta e^D (D - log w), and that of log w
- * beta e^D / w. It converges up to |D| = pi. */
-static void find_series(double beta, f32 *both, f32 *own)
+/* The first terms of a power series in 0 <= y <= MIXTURE_NEAR^2, with those left out made good by Chebyshev polynomials:
+ * each of the others is taken off with that of its degree, which is all but 0 there. */
+static void shorten(double *c, f32 *to)
 {
-    enum { TERMS = QUICK_SHARES + 2 };
-    double e[TERMS], w[TERMS], slope[TERMS], gap[TERMS] = {0, 1}; /* e^D; w; its logarithm's derivative; D - log w */
-    e[0] = 1;
-    for (int i = 1; i < TERMS; ++i) e[i] = e[i - 1] / i;
-    for (int i = 0; i < TERMS; ++i) w[i] = beta * e[i] + (i ? 0 : 1 - beta);
-    for (int i = 0; i < TERMS; ++i) {
-        slope[i] = beta * e[i];
-        for (int j = 0; j < i; ++j) slope[i] -= slope[j] * w[i - j];
+    double power = 1;
+    for (int i = 0; i < MIXTURE_TERMS; ++i, power *= MIXTURE_NEAR * MIXTURE_NEAR) c[i] *= power;
+    for (int n = MIXTURE_TERMS - 1; n >= QUICK_TERMS; --n) {
+        double last[MIXTURE_TERMS] = {1}, t[MIXTURE_TERMS] = {-1, 2};
+        for (int degree = 2; degree <= n; ++degree)
+            for (int i = degree; i >= 0; --i) { /* t <- (4y - 2) t - last */
+                const double next = 4 * (i ? t[i - 1] : 0) - 2 * t[i] - last[i];
+                last[i] = t[i], t[i] = next;
+            }
+        const double by = c[n] / t[n];
+        for (int i = 0; i <= n; ++i) c[i] -= by * t[i];
     }
-    for (int i = 1; i < TERMS; ++i) gap[i] -= slope[i - 1] / i;
-    for (int i = 1; i <= QUICK_SHARES; ++i) own[QUICK_SHARES - i] = (f32)(slope[i - 1] / i);
-    for (int i = 2; i < TERMS; ++i) {
-        double sum = 0;
-        for (int j = 1; j < i; ++j) sum += gap[j] * e[i - 1 - j];
-        both[TERMS - 1 - i] = (f32)(beta * sum / i);
-    }
+    power = 1;
+    for (int i = 0; i < QUICK_TERMS; ++i, power /= MIXTURE_NEAR * MIXTURE_NEAR) to[i] = (f32)(c[i] * power);
 }
 
-/* The two divergences over the mixture, and the student's own, of what was kept. */
-static double over_mixture(place *p, const quick_pair *r, double e, double up, int coarsely, double *own)
+/* Of w = 1 - beta + beta e^D: log w, whose derivative is sigma = beta e^D / w, and K = D sigma - log w. The power series
+ * converge up to |D| = pi. */
+static void find_series(double beta, quick_shares *of)
 {
-    quick_shares of = {
-        .shift = log1p(up), .of_b = r->ratio / (1 + up), .beta = p->t->distilled.beta, .coarsely = coarsely};
-    quick_mixed found = {0, 0};
+    enum { POWERS = 2 * MIXTURE_TERMS + 1 };
+    double e[POWERS], w[POWERS], sigma[POWERS], both[2][MIXTURE_TERMS], own[2][MIXTURE_TERMS];
+    e[0] = 1;
+    for (int i = 1; i < POWERS; ++i) e[i] = e[i - 1] / i;
+    for (int i = 0; i < POWERS; ++i) w[i] = beta * e[i] + (i ? 0 : 1 - beta);
+    for (int i = 0; i < POWERS; ++i) {
+        sigma[i] = beta * e[i];
+        for (int j = 0; j < i; ++j) sigma[i] -= sigma[j] * w[i - j];
+    }
+    for (int i = 0; i < POWERS - 1; ++i) {
+        own[i % 2][i / 2] = sigma[i] / (i + 1);
+        both[i % 2][i / 2] = sigma[i + 1] * (i + 1) / (i + 2);
+    }
+    shorten(both[0], of->both), shorten(both[1], of->both_odd);
+    shorten(own[0], of->own), shorten(own[1], of->own_odd);
+}
+
+/* The two divergences over the mixture, and the student's own, of what was kept. With its shift in the base, a difference
+ * loses nothing to it. */
+static double over_mixture(place *p, const quick_pair *r, const quick_totals *found, const quick_means *by, int in_base,
+                           double *own)
+{
+    quick_pair pair = *r;
+    quick_shares *of = &p->shares;
+    quick_mixed mixed = {0, 0};
     char *m = p->kept.rows, *es = m + p->kept.stride;
-    if (!coarsely) find_series(of.beta, of.both, of.own);
+    if (of->beta == 0) find_series(of->beta = p->t->distilled.beta, of);
+    of->shift = in_base ? 0 : by->shift;
+    if (in_base) move_base(&pair, by->shift / r->inverse);
+    of->of_b = of->beta / (1 - of->beta) * (r->far ? found->e / found->phi : 1 / (1 + by->up));
+    of->coarsely = r->coarsely;
     for (block at = {0, 0}; next_block(&p->c, &at);)
-        p->k->quick_mixture(read_block(&p->x, at), read_block(&p->q, at), at.n, r, &of, m + 4 * at.at, es + 4 * at.at,
-                            &found);
-    *own = -found.own / e;
-    return found.both / e;
+        p->k->quick_mixture(read_block(&p->x, at), read_block(&p->q, at), at.n, &pair, of, m + 4 * at.at,
+                            es + 4 * at.at, &mixed);
+    *own = -mixed.own / found->e;
+    return mixed.both / found->e;
 }
 
 /* What is kept of the row, m of_m + e of_e, goes to the gradient: at once, or while the next row is read. */
@@ -215,7 +245,6 @@ static void write_quickly(place *p, quick_pair r, int forward, double of_m, doub
     if (m && p->out.direct) {
         const quick_job job = {(f32 *)m, (f32 *)e, p->out.row, of_m, of_e, p->t->classes, 0, p->out.bypass};
         p->distilled = job;
-        p->kept.rows = p->kept.halves[p->kept.rows == p->kept.halves[0]];
         return;
     }
     r.keeps = forward ? KEEP_MOVED : KEEP_TERM;
@@ -251,12 +280,13 @@ static int quickly(place *p, ptrdiff_t row, double weight)
     if (!next_block(&p->c, &first)) return 1;
     const void *a = read_block(of_a, first), *b = read_block(of_b, first);
     double spread;
-    int anchored = 0, finely = 0;
-    const ptrdiff_t guessed = first.n < GUESSED_FROM ? first.n : GUESSED_FROM;
-    const double usual = usual_difference(p->x.type, b, a, guessed, &spread, &r.masked) * r.inverse;
+    int anchored = 0, in_base = 0;
+    const double usual = usual_difference(p->x.type, b, a, first.n, &spread, &r.masked);
+    const double apart = fabs(usual) * r.inverse;
+    spread *= r.inverse;
     if (!anchor_pair(&r, 0, 0)) return 0;
-    r.far = spread * r.inverse > 1.1;
-    if (r.far ? fabs(usual) >= 2 : fabs(usual) > 0.5 * spread * r.inverse) move_base(&r, usual);
+    r.far = spread > (mixes ? 0.25 : 1.1), r.coarsely = spread > 0.5;
+    if (r.far ? apart >= 2 : apart > 0.5 * spread) move_base(&r, usual);
     double loss, own = 0;
     quick_totals found;
     quick_means by;
@@ -269,16 +299,25 @@ static int quickly(place *p, ptrdiff_t row, double weight)
             if (!anchor_pair(&r, largest(p, of_a), largest(p, of_b))) return 0;
             continue;
         }
-        if (mixes && by.finite && (!r.far || by.apart >= 0.5)) {
+        if (mixes && by.finite && (r.far || by.up > -0.5)) {
             const double share = beta * (1 - beta);
-            const int coarsely = !finely && by.apart >= 2;
-            loss = over_mixture(p, &r, found.e, by.up, coarsely, &own);
+            in_base |= r.far && fabs(by.shift) > 0.25 * spread;
+            loss = over_mixture(p, &r, &found, &by, in_base, &own);
             if (!isfinite(loss) || !isfinite(own)) return 0;
-            if (coarsely && loss < share) {
-                finely = 1;
+            if (r.far && loss < LEAST_FAR * share) {
+                r.far = in_base = 0;
+                move_base(&r, by.shift / r.inverse);
                 continue;
             }
-            if (by.up > -0.5 && by.shift * by.shift <= 4 * loss / share) break;
+            if (r.coarsely && loss < 0.0625 * share) {
+                r.coarsely = 0;
+                continue;
+            }
+            if (in_base || by.shift * by.shift <= 4 * loss / share) break;
+            if (r.far) {
+                in_base = 1;
+                continue;
+            }
         } else if (by.serves) {
             loss = !r.far && by.up - by.shift <= 0.5 * by.phi ? by.phi - (by.up - by.shift) : by.apart;
             break;

@@ -10,19 +10,30 @@
 
 #define XGBOOST_LEAST 1e-16 /* kRtEps of its multi-class objective */
 
+double hessian_by(const task *t)
+{
+    const double classes = (double)t->classes;
+    return t->hessian == XGBOOST_HESSIAN                      ? 2
+           : t->hessian == LIGHTGBM_HESSIAN && t->classes > 1 ? classes / (classes - 1)
+                                                              : 1;
+}
+
+double least_of_hessian(const task *t, double one)
+{
+    return t->hessian == XGBOOST_HESSIAN ? XGBOOST_LEAST * one : -INFINITY;
+}
+
+double bound_by(const task *t) { return 0.5 * (1 - 1 / (double)t->classes); }
+
 row_hessian find_hessian(const task *t, ptrdiff_t row, double v, double factor, double share, double rest)
 {
-    const double classes = (double)t->classes, one = t->row_scale[row * t->row_scale_step];
-    const double by = t->hessian == XGBOOST_HESSIAN                      ? 2
-                      : t->hessian == LIGHTGBM_HESSIAN && t->classes > 1 ? classes / (classes - 1)
-                                                                         : 1;
-    const double others = rest * share;
+    const double one = t->row_scale[row * t->row_scale_step], by = hessian_by(t), others = rest * share;
     row_hessian h;
     h.factor = by * factor;
     h.second = by * times(2 * t->options.z_loss, one * v);
     h.at_top = h.factor * share * others + h.second * share * share;
-    h.least = t->hessian == XGBOOST_HESSIAN ? XGBOOST_LEAST * one : -INFINITY;
-    h.bound = (factor > 0 ? factor : 0) * 0.5 * (1 - 1 / classes) + h.second;
+    h.least = least_of_hessian(t, one);
+    h.bound = (factor > 0 ? factor : 0) * bound_by(t) + h.second;
     return h;
 }
 
@@ -125,7 +136,7 @@ static void set_lane(const task *t, tile_hessians *of, ptrdiff_t i, const row_he
 {
     const int bound = t->hessian == UPPER_BOUND;
     of->unit[i] = unit / t->isa->of[t->x.type]->tile_scale;
-    of->factor[i] = !bound ? h->factor : isnan(h->bound) ? NAN : 0;
+    of->of_e[i] = !bound ? h->factor * of->unit[i] : isnan(h->bound) ? NAN : 0;
     of->second[i] = bound ? 0 : h->second;
     of->at_top[i] = bound ? 0 : h->at_top;
     of->least[i] = bound ? h->bound : h->least;
@@ -161,19 +172,4 @@ void find_tile_hessians(const task *t, const row_batch *n, const char *tile, cha
             for (ptrdiff_t c = 0; c < t->classes; ++c) put(t, to, i, c, counts ? NAN : 0);
         else if (is_beyond_lanes(is_f64, &h[i], b->unit[i])) put_alone(t, n, i, &h[i], to);
     }
-}
-
-void find_usual_hessians(const task *t, const usual_rows *u, const batch *b, ptrdiff_t row, ptrdiff_t rows,
-                         const char *tile, char *to)
-{
-    tile_hessians of = {{0}, {0}, {0}, {0}, {0}};
-    for (ptrdiff_t i = 0; i < rows; ++i) {
-        const double own = u->own ? u->own[i] : 1, found = u->factor[i]; /* 0 where the row does not count */
-        const double factor = found == 0 || isnan(found) ? found : u->scale[i] * own;
-        row_hessian h = find_hessian(t, row + i, 1, factor, b->share[i], b->rest[i]);
-        if (found == 0 && (!u->own || own != 0)) h.least = 0;
-        if (isnan(found)) h.bound = NAN;
-        set_lane(t, &of, i, &h, b->unit[i]);
-    }
-    t->isa->of[t->x.type]->columns_hessian(tile, t->classes, &of, to);
 }

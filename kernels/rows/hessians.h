@@ -16,9 +16,13 @@ typedef struct {
 /* Of a row of weight v, whose gradient is found: factor is that of p there, scale a; share and rest as in batch.h. */
 row_hessian find_hessian(const task *t, ptrdiff_t row, double v, double factor, double share, double rest);
 
-/* Those of a tile of exponentials, into another: of rows that went the long way; of those that went the short one. */
+/* The factor of a diagonal over that of p, and of a bound; and what no entry of a diagonal is below, of a row of that
+ * scale. */
+double hessian_by(const task *t);
+double bound_by(const task *t);
+double least_of_hessian(const task *t, double one);
+
+/* Those of a tile of exponentials, into another, of rows that went the long way; of others: blocks/near.h. */
 void find_tile_hessians(const task *t, const row_batch *n, const char *tile, char *to);
-void find_usual_hessians(const task *t, const usual_rows *u, const batch *b, ptrdiff_t row, ptrdiff_t rows,
-                         const char *tile, char *to);
 
 #endif

@@ -39,6 +39,7 @@ typedef struct place {
     transform_numbers numbers;
     double slope[BATCH];             /* at the targets, over logit_scale */
     f32 *exps;                       /* room for a block of e^z, or of what a distillation keeps */
+    quick_shares shares;             /* of a distillation's mixture; of no beta while they are not made */
     quick_job distilled;             /* the row whose gradient waits to be written while the next is read */
     struct place *exact; /* the same thread's, for rows that must go the long way; NULL until there is one */
     gradient_job jobs[BATCH + 1]; /* rows of the batch before this one, and a place for the next */

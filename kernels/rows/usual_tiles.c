@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "rows/hessians.h"
 #include "rows/targets.h"
 
 #define GROUP_BYTES (1 << 14)    /* of the tiles of a group that are kept: they stay in the L1 cache */
@@ -34,6 +35,7 @@ void open_usual(usual_tiles *w, const task *t, ptrdiff_t tiles, ptrdiff_t kept, 
         usual_arrays *of = w->of + i;
         memset(of, 0, sizeof *of);
         for (ptrdiff_t j = 0; j < MOST_LANES; ++j) of->scale[j] = t->row_scale ? t->row_scale[0] : 1;
+        for (ptrdiff_t j = 0; j < MOST_LANES; ++j) of->least[j] = least_of_hessian(t, of->scale[j]);
         w->x[i] = memory + (kept > 1 ? i * tile_bytes : 0);
         usual_rows *u = w->u + i;
         memset(u, 0, sizeof *u);
@@ -46,6 +48,10 @@ void open_usual(usual_tiles *w, const task *t, ptrdiff_t tiles, ptrdiff_t kept, 
         u->scale = of->scale;
         u->factor = of->factor, u->value = of->value;
         u->loss = t->loss ? of->loss : NULL;
+        if (!t->hess.data) continue;
+        u->hess = &of->hess;
+        u->hess_by = t->hessian == UPPER_BOUND ? 0 : hessian_by(t), u->bound_by = bound_by(t);
+        u->least = of->least;
     }
 }
 
@@ -74,6 +80,8 @@ static void find_arrays(usual_tiles *w, ptrdiff_t i, ptrdiff_t row, ptrdiff_t ro
     if (u->results && t->row_scale && (t->row_scale_step || u->v))
         for (ptrdiff_t j = 0; j < rows; ++j)
             of->scale[j] = t->row_scale[(row + j) * t->row_scale_step] * (u->v ? of->v[j] : 1);
+    for (ptrdiff_t j = 0; j < rows && u->hess && t->row_scale_step; ++j)
+        of->least[j] = least_of_hessian(t, t->row_scale[row + j]);
 }
 
 void sum_usual(usual_tiles *w, ptrdiff_t i, ptrdiff_t row, ptrdiff_t rows)
@@ -115,10 +123,11 @@ static void write_run(usual_tiles *w, ptrdiff_t i)
     const ptrdiff_t classes = t->classes, at = w->row[i] * classes * element_size(t->x.type);
     const ptrdiff_t vector = w->k->lanes * element_size(t->x.type);
     const char *x = t->x.data + at;
-    char *out = t->out.data + at;
-    const int bypass = t->bypass && (uintptr_t)out % (uintptr_t)vector == 0;
+    char *out = t->out.data + at, *hess = t->hess.data ? t->hess.data + at : NULL;
+    const int is_aligned = ((uintptr_t)out | (uintptr_t)hess) % (uintptr_t)vector == 0,
+              bypass = t->bypass && is_aligned;
     if (t->work == LOG_SOFTMAX) w->k->near_log_softmax_run(x, classes, w->b + i, w->pattern, out, bypass);
-    else w->k->near_gradient_run(x, classes, w->u + i, w->pattern, out, bypass);
+    else w->k->near_gradient_run(x, classes, w->u + i, w->pattern, out, hess, bypass);
 }
 
 int end_usual(usual_tiles *w, ptrdiff_t i)

@@ -11,6 +11,8 @@
 typedef struct {
     int64_t y[MOST_LANES];
     double own[MOST_LANES], v[MOST_LANES], scale[MOST_LANES], factor[MOST_LANES], value[MOST_LANES], loss[MOST_LANES];
+    double least[MOST_LANES];
+    tile_hessians hess;
 } usual_arrays;
 
 typedef struct {

@@ -90,7 +90,7 @@ void write_gradient(place *p, ptrdiff_t i, const row_gradients *g)
         if (keeps && b.n == t->classes && p->out.direct && !p->x.slope && (!p->q.row || p->q.direct)) {
             if (job->bypass) prefetch_edges(p, job->out);
             if (beside) {
-                job->beside = p->diagonals + (job - p->jobs), job->write_beside = p->k->hessian;
+                job->beside = p->diagonals + (job - p->jobs);
                 *job->beside = *beside;
                 beside = NULL;
             }

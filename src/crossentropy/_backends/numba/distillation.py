@@ -20,6 +20,7 @@ HAS_SOME = -40  # a logit over T so far below the row's top: there is some proba
 EXPM1 = tuple(1 / math.factorial(k) for k in range(15, 1, -1))
 LOG1P = tuple(1 / (2 * k + 1) for k in range(13, 0, -1))
 LEAST = 2.0**-900  # of a probability whose logarithm counts
+CHUNK = 32  # classes added up without what that loses: equal terms are all rounded to one side
 
 
 class Frame(NamedTuple):
@@ -66,6 +67,13 @@ def two_diff(a, b):
     d = a - b
     seen = a - d
     return d, (a - (d + seen)) + (seen - b)
+
+
+@inner
+def joined(total, lost, part):
+    """(total + part, what all such sums are short of); an infinite one of nothing."""
+    found, more = two_diff(total, -part)
+    return found, lost + more if math.isfinite(found) else 0.0
 
 
 @inner
@@ -161,16 +169,23 @@ def frame_of(t, x_row, q_row, m_x, m_q, temperature, x_buffer, q_buffer):
 def found_of(t, x_row, q_row, f, x_buffer, q_buffer):
     """What the rows' probabilities and differences are made of."""
     of_x, of_q, shift, most = 0.0, 0.0, 0.0, 0.0
+    x_lost, q_lost, shift_lost = 0.0, 0.0, 0.0
     for at in range(0, t.classes, BLOCK):
         if stopped(t.stop):
             break
         n = min(BLOCK, t.classes - at)
         z, y = block(t.x, x_row, at, n, x_buffer), block(t.q, q_row, at, n, q_buffer)
-        for i in range(n):
-            e_x, e_q, gap = lanes(z[i], y[i], f)
-            of_x, of_q, most = added(of_x, e_x), added(of_q, e_q), max(most, abs(gap))
-            near = gap if abs(gap) <= NEAR else 0.0
-            shift = added(shift, e_q * (near + expm1_less(near)))
+        for begin in range(0, n, CHUNK):
+            x_part, q_part, shift_part = 0.0, 0.0, 0.0
+            for i in range(begin, min(begin + CHUNK, n)):
+                e_x, e_q, gap = lanes(z[i], y[i], f)
+                x_part, q_part, most = added(x_part, e_x), added(q_part, e_q), max(most, abs(gap))
+                near = gap if abs(gap) <= NEAR else 0.0
+                shift_part = added(shift_part, e_q * (near + expm1_less(near)))
+            of_x, x_lost = joined(of_x, x_lost, x_part)
+            of_q, q_lost = joined(of_q, q_lost, q_part)
+            shift, shift_lost = joined(shift, shift_lost, shift_part)
+    of_x, of_q, shift = of_x + x_lost, of_q + q_lost, shift + shift_lost
     if most <= NEAR:
         return Found(1 / of_x, 1 / of_q, math.log1p(shift / of_q))
     of_max, lost = two_diff(f.x_max, f.q_max)
@@ -181,25 +196,29 @@ def found_of(t, x_row, q_row, f, x_buffer, q_buffer):
 @inner
 def divergences(t, x_row, q_row, f, found, kind, beta, x_buffer, q_buffer):
     """(the divergence, or that of the teacher from the mixture; that of the student from it)."""
-    first, second = 0.0, 0.0
+    first, second, first_lost, second_lost = 0.0, 0.0, 0.0, 0.0
     for at in range(0, t.classes, BLOCK):
         if stopped(t.stop):
             break
         n = min(BLOCK, t.classes - at)
         z, y = block(t.x, x_row, at, n, x_buffer), block(t.q, q_row, at, n, q_buffer)
-        for i in range(n):
-            e_x, e_q, gap = lanes(z[i], y[i], f)
-            if e_x + e_q == 0:
-                continue
-            p_s, p_t, d = e_x * found.x_unit, e_q * found.q_unit, gap - found.shift
-            if kind == FORWARD:
-                first += divergence_term(p_t, p_s, d)
-            elif kind == REVERSE:
-                first += divergence_term(p_s, p_t, -d)
-            else:
-                first += log_over_mixture(p_t, p_s, -d, 1 - beta)[1]
-                second += log_over_mixture(p_s, p_t, d, beta)[1]
-    return first, second
+        for begin in range(0, n, CHUNK):
+            of_first, of_second = 0.0, 0.0
+            for i in range(begin, min(begin + CHUNK, n)):
+                e_x, e_q, gap = lanes(z[i], y[i], f)
+                if e_x + e_q == 0:
+                    continue
+                p_s, p_t, d = e_x * found.x_unit, e_q * found.q_unit, gap - found.shift
+                if kind == FORWARD:
+                    of_first += divergence_term(p_t, p_s, d)
+                elif kind == REVERSE:
+                    of_first += divergence_term(p_s, p_t, -d)
+                else:
+                    of_first += log_over_mixture(p_t, p_s, -d, 1 - beta)[1]
+                    of_second += log_over_mixture(p_s, p_t, d, beta)[1]
+            first, first_lost = joined(first, first_lost, of_first)
+            second, second_lost = joined(second, second_lost, of_second)
+    return first + first_lost, second + second_lost
 
 
 @inner

@@ -112,13 +112,24 @@ def _(dtype):
 
 @edge_case("distillation: equal rows, up to a constant, give exactly 0")
 def _(dtype):
-    for classes, by in ((1, 0.5), (2, 0.0), (5, 8.0), (70, -3.0)):
+    for classes, masked, by in ((1, 0, 0.5), (2, 0, 0.0), (5, 0, 8.0), (9, 0, 5.5), (70, 0, -3.0), (150, 80, 5.5)):
         t = np.round(numbers(3, classes, np.float64, classes) * 8) / 8
+        t[:, :masked] = -INF
         t, s = t.astype(dtype), (t + by).astype(dtype)
-        for kind, temperature in ((*each,) for each in itertools.product(reference.KINDS, (1.0, 0.7))):
+        for kind, temperature in ((*each,) for each in itertools.product(reference.KINDS, (1.0, 0.7, 100.0))):
             loss, grad = distillation(s, t, kind=kind, temperature=temperature, reduction="none")
             same(loss, np.zeros(3, loss.dtype))
             same(grad, np.zeros(s.shape, dtype))
+
+
+@edge_case("distillation: many equal terms, all of which are rounded to one side")
+def _(dtype):
+    z = np.zeros((1, 1529), dtype)
+    some = z.copy()
+    some[:, ::24] = -INF
+    check(some, z, "reverse")
+    check(z, some, "forward")
+    check(some, z, "js")
 
 
 @edge_case("distillation: masked classes")
