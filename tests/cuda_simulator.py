@@ -226,6 +226,10 @@ def power(t):
     return np.uint64(int(t.view(np.uint64)) << 52 & 0xFFFFFFFFFFFFFFFF).view(np.float64)
 
 
+def raised(value, t):
+    return float_of((int(word_of(value)) + (int(word_of(t)) << 23)) & 0xFFFFFFFF)
+
+
 # ---------------------------------------------------------------------- threads, warps and clusters
 
 _now = None  # the thread that runs

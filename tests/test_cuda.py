@@ -134,6 +134,25 @@ def test_where_a_sum_needs_another_anchor(kind, z):
     within(grad, grads, dtype, "grad")
 
 
+@pytest.mark.parametrize("classes", [512, 511], ids=["kept", "streamed"])
+@pytest.mark.parametrize("weight", [1e-40, 1.0, 1e20, 2e36])
+def test_lanes_about_the_last_anchor_that_is_0_and_gradients_of_any_size(shared_out, classes, weight):
+    """Lanes of several warps, some with an anchor and some without; a factor of 2^100 and more takes another way."""
+    shared_out(64, 2, 1)
+    rng = np.random.default_rng(classes)
+    near = 3 * rng.standard_normal((4, classes))
+    lanes = np.arange(classes) // 4 % 2
+    x = near + np.array([0, -255, 255, 0])[:, None] + np.outer([0, -4, 4, 0], lanes)
+    x[0, ::3], x[3, : classes // 2] = -np.inf, -90
+    x, y = x.astype(np.float32), np.array([1, 2, 3, classes - 1])
+    weights = np.full(4, weight, np.float32)
+    loss, grad = crossentropy.cross_entropy_and_grad(x, y, sample_weight=weights, reduction="none")
+    expected, grads, unit = testing.exact(x, y.tolist(), [reference.Row(float(w)) for w in weights])
+    within(loss, expected, x.dtype, "loss")
+    within(grad, grads, x.dtype, "grad", unit_at=unit)
+    same(crossentropy.cross_entropy_grad(np.asfortranarray(x), y, sample_weight=weights, reduction="none"), grad)
+
+
 @pytest.mark.parametrize("classes", [128, 130], ids=["kept", "streamed"])
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 def test_where_a_sum_of_16_bits_needs_another_anchor(kind, classes):

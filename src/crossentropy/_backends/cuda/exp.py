@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import exponential
 from .elements import device
-from .intrinsics import exp2, fma, larger, power
+from .intrinsics import exp2, fma, larger, power, raised
 
 
 class Exponential(NamedTuple):
@@ -37,6 +37,9 @@ class Exponential(NamedTuple):
     nearest: Callable  # (y): y rounded to an integer
     reduced_pair: Callable  # (y): (r, what it is short of, 2^n), where y is n ln2 + r; y <= 0, and 0 for 2^n at -inf
     series: Callable  # (r): (e^r - 1 - r - r^2/2) / r^3
+    # Of float32:
+    exp_gradient: Callable | None = None  # (z, magic, lowest, factor): e^z 2^k times a small factor
+    gradient_frame_at: Callable | None = None  # (k): the anchor (magic, lowest) of that
 
 
 def _polynomial(real, terms):
@@ -164,6 +167,27 @@ def exponential_of(kind: str) -> Exponential:
             scale *= factor
             return fma(scale, more, scale)
 
+    exp_gradient, gradient_frame_at = None, None
+    if kind == "float32":
+        least_exponent = real(2 - constants.bias)
+
+        @device
+        def gradient_frame_at(k):
+            """The anchor (magic, lowest) of `exp_gradient`, without the bias: what it is added to has one."""
+            return middle + k, (least_exponent - k) * ln2
+
+        @device
+        def exp_gradient(z, magic, lowest, factor):
+            """e^z 2^k times a factor of 2^-26 or less: so whatever is below 2^-125 is 0 in the product.
+
+            The exponent is added as an integer, to a number from 0.7 to 1.4.
+            """
+            y = larger(z, lowest)
+            t = fma(y, log2e, magic)
+            n = t - magic
+            r = fma(n, minus_low, fma(n, minus_high, y))
+            return raised(fma(fma(q(r), r, one), r, one), t) * factor
+
     @device
     def exp(y):
         """e^y, off by 0.7 ulp at most, where y is at most about 0."""
@@ -190,5 +214,5 @@ def exponential_of(kind: str) -> Exponential:
 
     return Exponential(
         log2e, ln2, frame_at, exp_at, exp_pair, exp_parts, exp_term, excess, exp_inside, exp_near, exp_times, exp,
-        scale_of, nearest, reduced_pair, series,
+        scale_of, nearest, reduced_pair, series, exp_gradient, gradient_frame_at,
     )  # fmt: skip

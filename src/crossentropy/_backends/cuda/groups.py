@@ -196,7 +196,7 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
     real, lanes, warps, blocks = elements.real, min(shape.threads, WARP), max(shape.threads // WARP, 1), shape.blocks
     threads, of_blocks, of_two = shape.threads, len(empty) * SLOTS, 2 * WARP
     record, row_sum = record_of(type(empty), real, elements.real_size), type(empty)
-    take, moved = record.take, sums.lane_moved if of_lanes else sums.moved
+    take, (moved, to_top) = record.take, _moving(sums, warps, of_lanes)
     top_of_lanes, lowest_of_lanes, sum_of_lanes = _among(lanes, sums)
     top_of_warps, _, sum_of_warps = _among(warps, sums)
     leads = leads_of(shape)
@@ -229,7 +229,7 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
             found[2 * np.int32(warp)], found[2 * np.int32(warp) + 1] = s, error
         cuda.syncthreads()
         if leads():
-            s, error = sum_of_warps(found[2 * its], found[2 * its + 1])
+            s, error = to_top(top, *sum_of_warps(found[2 * its], found[2 * its + 1]))
         return row_sum(top, s, error)
 
     over_block = over_warps if warps > 1 else over_warp
@@ -253,6 +253,13 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
         return p
 
     return over_cluster
+
+
+def _moving(sums, warps, of_lanes=True):
+    """(moved, to_top): how what lanes found is moved before it is added up, and the sum of a block of so many warps."""
+    if of_lanes and warps > 1:
+        return sums.lane_anchored, sums.to_top
+    return sums.lane_moved if of_lanes else sums.moved, device(lambda top, s, error: (s, error))
 
 
 def _among(count, sums):
@@ -302,8 +309,9 @@ def rows_one_by_one(elements, shape, part, top_of, sums, empty):
     ``top_of(lane, given)`` is the maximum of part(lane, given).
     """
     real, row_sum = elements.real, type(empty)
-    larger, plus, lane_moved, moved, nothing = sums.larger, sums.plus, sums.lane_moved, sums.moved, empty.max
+    larger, plus, moved, nothing = sums.larger, sums.plus, sums.moved, empty.max
     lanes, warps, blocks = min(shape.threads, WARP), max(1, shape.threads // WARP), shape.blocks
+    lane_moved, to_top = _moving(sums, warps)
     of_lanes, of_warps, of_blocks, threads = 2 * lanes, 2 * warps, 3 * blocks, shape.threads
 
     @device
@@ -332,7 +340,7 @@ def rows_one_by_one(elements, shape, part, top_of, sums, empty):
                 found[2 * i], found[2 * i + 1] = lane_moved(p, top, first)
                 lane += 1
             found_of_warps[2 * warp], found_of_warps[2 * warp + 1] = sum_of(found, lanes)
-        s, error = sum_of(found_of_warps, warps)
+        s, error = to_top(top, *sum_of(found_of_warps, warps))
         return row_sum(top, s, error)
 
     if blocks == 1:

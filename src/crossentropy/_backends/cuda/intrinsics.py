@@ -466,3 +466,16 @@ def power(_, t):
         return builder.bitcast(shifted, args[0].type)
 
     return t(t), code
+
+
+@intrinsic
+def raised(_, value, t):
+    """The value, no subnormal, times two to the power of the integer in the last bits of t."""
+    word, bits = (_WORD, 23) if t == types.float32 else (ir.IntType(64), 52)
+
+    def code(context, builder, signature, args):
+        number, exponent = (builder.bitcast(arg, word) for arg in args)
+        sum_ = builder.add(number, builder.shl(exponent, ir.Constant(word, bits)))
+        return builder.bitcast(sum_, args[0].type)
+
+    return t(t, t), code

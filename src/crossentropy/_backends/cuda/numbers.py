@@ -59,7 +59,8 @@ def numbers_of(kind: str, result, times) -> Numbers:
     elements, difference, plus, log1p = elements_of(kind), sums_of(kind).difference, sums_of(kind).plus, log1p_of(kind)
     real, real_size, spreads = elements.real, elements.real_size, result.spreads
     zero, one, nan = real(0), real(1), real(np.nan)
-    gradient_frame, factors = _gradient_frame(kind, result.transforms), _factors(kind, result, times)
+    gradient_frame = _gradient_frame(kind, result.transforms, is_raised(kind, result))
+    factors = _factors(kind, result, times)
     if result.transforms:
         with_low = device(lambda error, found, z_y: error + (found.low - z_y.low))
     else:
@@ -135,6 +136,12 @@ def numbers_of(kind: str, result, times) -> Numbers:
         return Frame(found.max, numbers.lse, numbers.lse_error, offset, magic, lowest, of_e, row_factor, at_target)
 
     return Numbers(numbers_of, loss_of, frame_of)
+
+
+def is_raised(kind, result) -> bool:
+    """Whether what is written are exponentials by `Exponential.exp_gradient`, times a row's factor."""
+    plainly = not (result.spreads or result.transforms or result.focal)
+    return kind == "float32" and result.writes == "gradient" and plainly
 
 
 def _factors(kind, result, times):
@@ -320,8 +327,11 @@ def _share(kind, few):
 
 
 @functools.cache
-def _gradient_frame(kind, transforms):
-    """The device function (factor, error, m, low): (offset, magic, lowest, of_e), as `Frame` says of them."""
+def _gradient_frame(kind, transforms, raised=False):
+    """The device function (factor, error, m, low): (offset, magic, lowest, of_e), as `Frame` says of them.
+
+    ``raised``: the anchor is one of `Exponential.exp_gradient`.
+    """
     real, e_to, anchored = elements_of(kind).real, exponential_of(kind), sums_of(kind).anchored
     frame_at, exp_pair, exp_of, scale_of = e_to.frame_at, e_to.exp_pair, pairs_of(kind).exp_of, e_to.scale_of
     if transforms:
@@ -331,6 +341,7 @@ def _gradient_frame(kind, transforms):
     headroom, zero = real(HEADROOM), real(0)
     most, deep = (real(94), real(32)) if real is np.float32 else (real(900), real(100))
     exponent_of = elements_of(kind).exponent_of
+    written_at, most_up = (e_to.gradient_frame_at, real(126)) if raised else (frame_at, most)
 
     @device
     def gradient_frame(factor, error, m, low):
@@ -338,9 +349,9 @@ def _gradient_frame(kind, transforms):
 
         So whatever of e^z is flushed to 0 would have been flushed by the product, too.
         """
-        up = min(max(real(exponent_of(factor)) + deep, -most), most)
+        up = min(max(real(exponent_of(factor)) + deep, -most), most_up)
         offset, k = anchored(m)
-        magic, lowest = frame_at(k - headroom + up)
+        magic, lowest = written_at(k - headroom + up)
         back, bottom = frame_at(headroom - k)
         e, more = exp_from(offset - m, low, back, bottom)
         scale = scale_of(-up)

@@ -138,6 +138,8 @@ def pair_sums_of(kind: str) -> Sums:
         merged=merged,
         moved=None,
         lane_moved=None,
+        lane_anchored=None,
+        to_top=None,
         settled=settled,
         anchored=anchored,
         larger=None,

@@ -8,7 +8,7 @@ import numpy as np
 from ..contract import Statistics
 from .elements import device, elements_of
 from .focal import Others, others_of
-from .groups import from_first
+from .groups import from_first, leads_of
 from .intrinsics import load, load_vector
 from .logits import Target
 from .pair_sums import PairRowSum, pair_sums_of
@@ -150,10 +150,14 @@ def reading_of(kind: str, shape, result, weights) -> Reading:
             told = from_first(elements, shape, Anchor)
         else:  # all threads of a block know the maximum
             told = device(lambda anchor: anchor)
+        leads = device(lambda: True) if weighs or result.transforms or result.focal else leads_of(shape)
 
         @device
         def find(a, row, target, z_y, lane, turn, words, v, low, u):
-            m, m_low, rest, error = ended(row_sum(a, row, lane, turn, words, v, low))
+            of_row = row_sum(a, row, lane, turn, words, v, low)
+            m, m_low, rest, error = of_row.max, zero, of_row.rest, of_row.error
+            if leads():
+                m, m_low, rest, error = ended(of_row)
             (m, m_low, rest, error), of_others = others(row, m, m_low, rest, error, z_y)
             mass, distance = zero, zero
             if weighs:

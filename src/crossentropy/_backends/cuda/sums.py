@@ -17,6 +17,8 @@ from .exp import exponential_of
 from .intrinsics import fma, larger, smaller
 
 HEADROOM = 60
+# From here on neighbours of 16 bits are so far apart that only those at the maximum count, and the anchor is one.
+FAR = {"bfloat16": 2.0**15, "float16": math.inf}
 LEADS_BELOW = 1 - 2.0**-20  # a row's rest, where one class leads: that of two classes at the maximum is 1 when rounded
 
 
@@ -61,6 +63,8 @@ class Sums(NamedTuple):
     # (part, top, first): (sum, error) of e^(z - top), 2^HEADROOM larger; ``first``: without one at top. Of a RowSum:
     moved: Callable
     lane_moved: Callable  # and of a LaneEnd
+    lane_anchored: Callable  # the same at the anchor of a row with that maximum, where many lanes are added up first
+    to_top: Callable  # (top, sum, error): of such sums, that of e^(z - top), 2^HEADROOM larger
     settled: Callable  # (row): the RowSum of a whole row, as itself in place of 2^HEADROOM larger
     anchored: Callable  # (m): where exponentials of a row of that maximum are anchored
     larger: Callable  # (a, b): NaN where either is
@@ -127,6 +131,7 @@ def sums_of(kind: str) -> Sums:
     headroom, down = real(HEADROOM), real(2.0**-HEADROOM)
     # Twice the distance at which e^z is lost beside e^m; and 2^20, by which a sum may pass its anchor.
     far, room = real(256 if real is np.float32 else 2048), real(20 * math.log(2))
+    far_of_lanes, scale_of, bias = real(FAR.get(kind, far)), e_to.scale_of, real(127 if real is np.float32 else 1023)
     sum_of_terms = sum_of_terms_by(exp_term)
 
     @device
@@ -187,8 +192,11 @@ def sums_of(kind: str) -> Sums:
         return total, lost + own_error
 
     @device
-    def lane_moved(lane, top, first):
-        """As `moved`, of a LaneEnd; the error may be as large as half of the sum."""
+    def lane_ended(lane, first):
+        """(sum, error) of e^(z - offset) 2^(k - HEADROOM) over a LaneEnd's classes, but one where it is ``first``.
+
+        The error may be as large as half of the sum.
+        """
         m, s, error, offset, k = lane
         # What `exp_term` is off by: nearly the same of all terms that count, which are 2^3 or so below their sum.
         error = fma(s + error, excess * (real(exponent_of(s) - np.int32(3)) - k), error)
@@ -196,12 +204,37 @@ def sums_of(kind: str) -> Sums:
         scale, more = exp_parts(m - offset, magic, lowest)
         own, own_error = (zero, zero) if first else (scale, scale * more)
         s, error = plus(s, error + own_error, own)
-        distance = offset - (zero if top == lowest_number else top)
-        magic, lowest = frame_at(headroom + headroom - k)  # as far below the common maximum as the sum is large
-        e, more = exp_pair(distance, magic, lowest)
-        s, error = s * down, error * down
+        return s * down, error * down
+
+    @device
+    def times_exp(s, error, y, k):
+        """A sum and its error, times e^y 2^k."""
+        magic, lowest = frame_at(k)
+        e, more = exp_pair(y, magic, lowest)
         product = s * e
         return product, fma(s, e, -product) + fma(error, e, fma(s, more, error * more))
+
+    @device
+    def lane_moved(lane, top, first):
+        s, error = lane_ended(lane, first)
+        distance = lane.offset - (zero if top == lowest_number else top)
+        return times_exp(s, error, distance, headroom + headroom - lane.k)
+
+    @device
+    def lane_anchored(lane, top, first):
+        """Where both anchors are 0 that is a power of two, and what is left of e^(0 - top) the same of all lanes."""
+        s, error = lane_ended(lane, first)
+        offset, k = row_anchor(top)
+        up = headroom + k - lane.k
+        if lane.offset == offset:
+            by = scale_of(min(max(up, -bias), bias))  # beyond that are lanes that have no class
+            return s * by, error * by
+        return times_exp(s, error, lane.offset - offset, up)
+
+    @device
+    def to_top(top, s, error):
+        offset, k = row_anchor(top)
+        return times_exp(s, error, offset - (zero if top == lowest_number else top), headroom - k)
 
     @device
     def anchored(m):
@@ -211,6 +244,13 @@ def sums_of(kind: str) -> Sums:
         20. From ``far`` on it is m, because e^z cannot be reduced as it is.
         """
         offset = m if abs(m) >= far else zero
+        return offset, headroom - nearest((m - offset) * log2e)
+
+    @device
+    def row_anchor(top):
+        """(offset, k): where lanes of a row with that maximum are added up."""
+        m = zero if top == lowest_number else top
+        offset = m if abs(m) >= far_of_lanes else zero
         return offset, headroom - nearest((m - offset) * log2e)
 
     @device
@@ -266,5 +306,6 @@ def sums_of(kind: str) -> Sums:
         return RowSum(m, total * down, error * down) if m - m == zero else RowSum(nan, nan, m)
 
     return Sums(
-        begun, added, ended, merged, moved, lane_moved, settled, anchored, larger, plus, difference, onto
+        begun, added, ended, merged, moved, lane_moved, lane_anchored, to_top, settled, anchored, larger, plus,
+        difference, onto,
     )  # fmt: skip

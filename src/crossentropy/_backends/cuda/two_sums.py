@@ -9,10 +9,7 @@ import numpy as np
 from .elements import device, elements_of
 from .exp import exponential_of
 from .intrinsics import fma, larger, smaller
-from .sums import HEADROOM, LaneEnd, Sums, sum_of_terms_by, sums_of
-
-# From here on neighbours are so far apart that only those at the maximum count, and the anchor is one.
-FAR = {"bfloat16": 2.0**15, "float16": math.inf}
+from .sums import FAR, HEADROOM, LaneEnd, Sums, sum_of_terms_by, sums_of
 
 
 class TwoLaneSum(NamedTuple):

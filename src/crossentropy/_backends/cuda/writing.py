@@ -9,8 +9,9 @@ from numba import cuda
 from .elements import device, elements_of
 from .exp import exponential_of
 from .groups import WARP
-from .intrinsics import fma, load_vector
+from .intrinsics import float_of, fma, load_vector, word_of
 from .logits import logits_of
+from .numbers import is_raised
 from .pairs import pairs_of
 from .rows import READ, SKIPPED, out_of
 from .vectors import vectors_of
@@ -29,13 +30,15 @@ def writing_of(kind: str, shape, result, weights) -> Writing:
     real, width, workers, is_gradient = elements.real, elements.width, shape.workers, result.writes == "gradient"
     put = elements_of(result.to or kind).put
     zero, nan = real(0), real(np.nan)
-    finish_of = _transformed if result.transforms else _plain
-    finish = finish_of(kind, result, weights.weights_of)
+    finish_of, raised = _transformed if result.transforms else _plain, is_raised(kind, result)
+    finish = finish_of(kind, result, weights.weights_of, bool(shape.kept))
     if shape.kept:
-        results = _kept(kind, shape, finish, result.to, bool(result.q) or result.transforms)
+        results = _kept(kind, shape, finish, result.to, bool(result.q) or result.transforms, raised)
     else:
-        inside = finish_of(kind, result, weights.weights_inside) if result.q else finish
+        inside = finish_of(kind, result, weights.weights_inside, False) if result.q else finish
         results = _read_again(kind, shape, finish, inside, result.to)
+    if raised:
+        results = _or_one_by_one(kind, shape, result, results)
 
     @device
     def fill(a, row, out, lane, alive):
@@ -59,6 +62,32 @@ def writing_of(kind: str, shape, result, weights) -> Writing:
     return Writing(_wait(shape), write)
 
 
+def _or_one_by_one(kind, shape, result, results):
+    """The device function ``results``, or where a row's factor is too large for `exp_gradient` one class at a time.
+
+    The target's class is left out then: another thread may write that.
+    """
+    number_at, put, workers = elements_of(kind).number_at, elements_of(result.to or kind).put, shape.workers
+    e_to, zero, most = exponential_of(kind), elements_of(kind).real(0), elements_of(kind).real(2.0**-26)
+    raised_at, frame_at, exp_times = e_to.gradient_frame_at, e_to.frame_at, e_to.exp_times
+
+    @device
+    def results_of_any(a, row, out, target, frame, lane, alive, words, v, low, u):
+        if abs(frame.of_e) < most:
+            return results(a, row, out, target, frame, lane, alive, words, v, low, u)
+        middle, _ = raised_at(zero)
+        magic, lowest = frame_at(frame.magic - middle)
+        i = lane if alive else row.classes
+        while i < row.classes:
+            if not row.has_target or i != row.target:
+                z = number_at(row.x + i * a.x_class)
+                put(out + i * a.out_class, exp_times(z, frame.offset, magic, lowest, frame.of_e))
+            i += workers
+        return np.int64(0)
+
+    return results_of_any
+
+
 def _wait(shape):
     """The device function `Writing.wait`."""
     threads, alone = shape.threads, shape.alone
@@ -73,13 +102,13 @@ def _wait(shape):
     return wait
 
 
-def _plain(kind, result, weights_of):
+def _plain(kind, result, weights_of, is_moved):
     """The device function (a, row, words, at, v, low, u, first, target, frame): v[0 : width] are a vector's results.
 
     The vector is words[at : at + 4], of the classes from ``first`` on. Overwrites low and u. The target's own gradient
-    is `Frame.at_target`.
+    is `Frame.at_target`. ``is_moved``: `_kept` has subtracted the offset of what `exp_gradient` is of.
     """
-    finish, read = _finish(kind, result, weights_of), logits_of(kind).read
+    finish, read = _finish(kind, result, weights_of, is_moved), logits_of(kind).read
 
     @device
     def whole(a, row, words, at, v, low, u, first, target, frame):
@@ -89,7 +118,7 @@ def _plain(kind, result, weights_of):
     return whole
 
 
-def _transformed(kind, result, weights_of):
+def _transformed(kind, result, weights_of, is_moved):
     """The same of a gradient on logits that are transformed."""
     elements, logits, parts_of = elements_of(kind), logits_of(kind, True), pairs_of(kind).parts_of
     real, width, unpack, read, gradient = elements.real, elements.width, elements.unpack, logits.read, logits.gradient
@@ -113,12 +142,21 @@ def _transformed(kind, result, weights_of):
     return whole
 
 
-def _finish(kind, result, weights_of):
+def _finish(kind, result, weights_of, is_moved):
     """The device function (v, u, first, classes, target, frame): the logits v become results, but for the target's."""
     zero, width = elements_of(kind).real(0), elements_of(kind).width
     exp_near, exp_times = exponential_of(kind).exp_near, exponential_of(kind).exp_times
     spreads, focal, infinite = result.spreads, result.focal, elements_of(kind).real(np.inf)
-    if result.writes == "log_softmax":
+    exp_gradient = exponential_of(kind).exp_gradient
+    if is_raised(kind, result):
+
+        @device
+        def finish(v, u, first, classes, target, frame):
+            for j in range(width):
+                y = v[j] if is_moved else v[j] - frame.offset
+                v[j] = exp_gradient(y, frame.magic, frame.lowest, frame.of_e)
+
+    elif result.writes == "log_softmax":
 
         @device
         def finish(v, u, first, classes, target, frame):
@@ -157,15 +195,15 @@ def _finish(kind, result, weights_of):
     return finish
 
 
-def _kept(kind, shape, finish, to_kind, reads_beside):
+def _kept(kind, shape, finish, to_kind, reads_beside, raised):
     """The device function (a, row, out, target, frame, lane, alive, words, v, low, u): results of what registers hold.
 
     It returns how many classes the first vector of the memory that is written lacks: none. ``reads_beside``: results
-    need numbers of classes from other arrays.
+    need numbers of classes from other arrays; ``raised``: they are by `exp_gradient`, in whose ``offset`` logits begin.
     """
     elements, vectors = elements_of(kind), vectors_of(kind, "", to_kind)
     width, give_whole, give_if = elements.width, vectors.give_whole, vectors.give_if
-    kept, apart = shape.kept, shape.lanes * elements.width
+    kept, apart, words_held, zero = shape.kept, shape.lanes * elements.width, 4 * shape.kept, elements.real(0)
 
     @device
     def results(a, row, out, target, frame, lane, alive, words, v, low, u):
@@ -212,6 +250,9 @@ def _kept(kind, shape, finish, to_kind, reads_beside):
         end = np.int32(row.classes) if alive else np.int32(0)
         left = np.int32(np.int32(np.int32(end - np.int32(lane) * width_32) + more) >> shift)
         first, at = lane * width, out + lane * at_once
+        if raised and frame.offset != zero:
+            for b in range(words_held):
+                words[b] = word_of(float_of(words[b]) - frame.offset)
         of_half(a, row, target, frame, first, left, at, words, v, low, u)
         if left > half:
             of_others(a, row, target, frame, first, left, at, words, v, low, u)
