@@ -214,7 +214,7 @@ SIMD lane_total NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *
     return of_squares;
 }
 
-/* In lanes, of which those with more than a sixteenth of either sum are added again (rows.h, pass_rounded). */
+/* In lanes, of which those with more than a sixteenth of either sum are added again, or all (rows.h, pass_rounded). */
 SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, int counts, int squares)
 {
     REAL sums[GROUP / CHUNK_VECTORS], fars[GROUP / CHUNK_VECTORS];
@@ -234,7 +234,7 @@ SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, in
     found->sum = lane_total_exact(sum_total);
     found->far = lane_total_value(far_total);
     if (counts) found->counted = (ptrdiff_t)v_sum(NAME(taken_at_once)(p.count));
-    const double most = found->sum.sum / 16, furthest = found->far / 16;
+    const double most = are_alike(sums) ? 0 : found->sum.sum / 16, furthest = are_alike(fars) ? 0 : found->far / 16;
     const mask large = mask_or(v_less(v_set1((REAL)most), top_sum), v_less(v_set1((REAL)furthest), top_far));
     if (!mask_count(large)) return;
     for (int i = 0; i < lanes; ++i)

@@ -348,7 +348,8 @@ static double NAME(lost_in_lane)(const passed *r, ptrdiff_t j, int lane, REAL s)
 }
 
 /* A group of chunks, each added in lanes, of which every one is rounded a few times. The errors of many lanes nearly
- * cancel, but that of a lane with more than a sixteenth of the sum could show: such lanes are added again. */
+ * cancel, but that of a lane with more than a sixteenth of the sum could show: such lanes are added again, and all of them
+ * where all are rounded the same way. */
 SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int keeps,
                                     gradient_queue *queue)
 {
@@ -363,7 +364,7 @@ SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t 
         lane_total_add(&total, s);
     }
     compensated sum = lane_total_exact(total);
-    const double limit = sum.sum / 16;
+    const double limit = are_alike(sums) ? 0 : sum.sum / 16;
     if (!mask_count(v_less(v_set1((REAL)limit), top))) return sum;
     for (int i = 0; i < lanes; ++i)
         if (sums[i] > limit)

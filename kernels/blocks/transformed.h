@@ -147,7 +147,7 @@ SIMD compensated NAME(changed_rounded)(const transformed *r, ptrdiff_t first, pt
         lane_total_add(&total, s);
     }
     compensated sum = lane_total_exact(total);
-    const double limit = sum.sum / 16;
+    const double limit = are_alike(sums) ? 0 : sum.sum / 16;
     if (!mask_count(v_less(v_set1((REAL)limit), top))) return sum;
     for (int i = 0; i < lanes; ++i)
         if (sums[i] > limit)

@@ -64,3 +64,17 @@ SIMD void exp_sum_store(const EXP_SUM *s, double *sums, double *errors)
         store_f64(errors + i, v_fma_f64(load_f64(errors + i), inverse, lost));
     }
 }
+
+/* Whether lanes of a first chunk, of two or more that were added and rounded, are those of the same few numbers, whose e^z
+ * and sums are all rounded the same way: two lanes side by side, or of two chunks, that differ by no more than roundings
+ * do. Of numbers that differ at all this is so once in 2^36 rows. */
+SIMD int are_alike(const REAL *sums)
+{
+    const vec s = v_load_real(sums), limit = v_mul(s, v_set1((REAL)0x1p-20));
+    int alike = 0;
+    for (int i = 0; i < 2; ++i) {
+        const vec other = v_load_real(sums + (i ? LANES : 1)), d = v_sub(s, other);
+        alike += mask_count(v_less(v_max(d, v_sub(other, s)), limit));
+    }
+    return alike >= 2;
+}

@@ -187,9 +187,18 @@ def _folded_pairs(builder, pairs):
     return _pairwise(builder, list(zip(_lanes(builder, total), _lanes(builder, error), strict=True)), _added_pairs)
 
 
+def _differences(builder, one, other):
+    """Of two vectors at addresses, either way round."""
+    one, other = builder.load(one), builder.load(other)
+    return builder.fsub(one, other), builder.fsub(other, one)
+
+
 @intrinsic
 def max_and_sum(_, source, size, shift, magic, lowest):
-    """(max z, sum of e^(z - shift) 2^-k, largest sum of a lane), as float64, of the z in ``size`` bytes at an address.
+    """(max z, sum of e^(z - shift) 2^-k, largest sum of a lane, what lanes differ by), as float64, of some bytes of z.
+
+    The last is the most that a lane of the first vectors differs by from that of the second: as little as roundings do
+    where there are the same few numbers again and again, whose e^z and sums are all rounded the same way.
 
     ``size`` is a multiple of GROUP. A NaN makes the sum NaN, but may be missed by the maximum. The vectors are explicit
     because LLVM would make a vector maximum of a loop only if told that there is no NaN, which would let it break rows
@@ -216,10 +225,11 @@ def max_and_sum(_, source, size, shift, magic, lowest):
             _wide(builder, _folded(builder, [builder.load(m) for m in maxima], _larger)),
             _folded(builder, [_wide(builder, builder.load(s)) for s in sums], type(builder).fadd),
             _wide(builder, _folded(builder, [builder.load(s) for s in sums], _larger)),
+            _wide(builder, _folded(builder, [_larger(builder, *_differences(builder, sums[0], sums[1]))], _larger)),
         ]
         return context.make_tuple(builder, signature.return_type, results)
 
-    return real and (types.UniTuple(types.float64, 3)(types.int64, types.int64, real, real, real), code)
+    return real and (types.UniTuple(types.float64, 4)(types.int64, types.int64, real, real, real), code)
 
 
 @intrinsic

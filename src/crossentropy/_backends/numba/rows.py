@@ -23,6 +23,7 @@ from .memory import LINE, address, prefetch, view
 
 CHUNK = 512  # classes that a sum runs over in the lanes' type
 PAD = 64  # rows are filled up to a multiple of this, because the rest of a loop in vectors runs one number at a time
+ALIKE = 2.0**-20  # of a lane's sum: by no more do lanes differ that add the same numbers
 LANES = 16  # sums of float64 that run side by side; they and their errors take the place of PAD numbers
 SCRATCH = 4 * BLOCK + PAD  # numbers of the lanes' type that a kernel works in
 GUESS_FROM = 16  # classes
@@ -239,9 +240,10 @@ def sum_exp(a, row, classes, leave, also, anchor, buffer, pad, stop):
                 part, n = padded(z[j : j + PAD], leave - at - j, also - at - j, pad), PAD
             else:
                 part = z[j : j + n]
-            top, s, lane = max_and_sum(address(part), part.size * part.itemsize, shift, magic, lowest)
+            top, s, lane, differ = max_and_sum(address(part), part.size * part.itemsize, shift, magic, lowest)
             lost = 0.0
-            if lane > s / 16 or (classes <= CHUNK and pad.itemsize == 8):  # what lanes round might show
+            # What lanes round might show.
+            if lane > s / 16 or differ < lane * ALIKE or (classes <= CHUNK and pad.itemsize == 8):
                 s, lost = sum_exactly_of_exp(address(part), part.size * part.itemsize, shift, magic, lowest)
             if top > m:
                 m, found = top, at + j
