@@ -163,7 +163,9 @@ SIMD compensated NAME(changed_sum)(transformed *r, int caps, gradient_queue *que
     passing p;
     for (int u = 0; u < UNROLL; ++u) p.max[u] = v_set1(-INFINITY), p.sum[u] = v_set1(0);
     ptrdiff_t first = 0;
-    for (; r->n - first > FEW; first += GROUP) {
+    const int in_lanes = !caps ||
+                         !r->numbers->scales; /* scaled logits lie far apart: many lanes would be added again */
+    for (; in_lanes && r->n - first > FEW; first += GROUP) {
         const ptrdiff_t end = r->n - first < GROUP ? r->n : first + GROUP;
         compensated_join(&sum, NAME(changed_rounded)(r, first, end, &p, caps, queue));
     }
