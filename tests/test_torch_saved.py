@@ -299,3 +299,24 @@ def test_a_checkpoint_keeps_no_gradient():
     x.data.mul_(0.5)  # that saves no copy of what is on the CPU
     with pytest.raises(RuntimeError, match="unseen by autograd"):
         loss.backward()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_gradient_that_is_a_parameter(reduction):
+    """It may arrive as one, which is a tensor like others: all that holds for these holds for it."""
+    x, t = torch.randn(3, 5, requires_grad=True), torch.tensor([0, 4, -100])
+    two = torch.nn.Parameter(torch.tensor(2.0))
+    by_us, by_torch = (
+        torch.autograd.grad(f(x, t, reduction=reduction), x, two, create_graph=True)[0]
+        for f in (cross_entropy, F.cross_entropy)
+    )
+    torch.testing.assert_close(by_us, by_torch)
+    c = torch.randn(3, 5)
+    (ours,), (theirs,) = (torch.autograd.grad((g * c).sum(), x) for g in (by_us, by_torch))
+    torch.testing.assert_close(ours, theirs)
+    loss = cross_entropy(x, t, reduction=reduction)
+    torch.autograd.grad(loss, x, torch.nn.Parameter(torch.tensor(torch.inf)), retain_graph=True)
+    (g,) = torch.autograd.grad(loss, x, torch.nn.Parameter(torch.tensor(torch.inf)))
+    assert (g[2] == 0).all()
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, x, two)

@@ -214,6 +214,16 @@ SIMD lane_total NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *
     return of_squares;
 }
 
+/* As is_small of rows.h; it is the maximum that is left out. */
+static int NAME(look_is_small)(const looking *r, double sum)
+{
+    REAL e[LANES];
+    vec q;
+    if (r->leave < 0) return 0;
+    v_store_real(e, v_exp_parts(v_sub(r->max, r->f.shift), r->f, &q));
+    return !(sum > 4 * (double)e[0]);
+}
+
 /* In lanes, of which those with more than a sixteenth of either sum are added again, or all (rows.h, pass_rounded). */
 SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, int counts, int squares)
 {
@@ -234,7 +244,8 @@ SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, in
     found->sum = lane_total_exact(sum_total);
     found->far = lane_total_value(far_total);
     if (counts) found->counted = (ptrdiff_t)v_sum(NAME(taken_at_once)(p.count));
-    const double most = are_alike(sums) ? 0 : found->sum.sum / 16, furthest = are_alike(fars) ? 0 : found->far / 16;
+    const int again = (are_alike(sums) || are_alike(fars)) && NAME(look_is_small)(r, found->sum.sum);
+    const double most = again ? 0 : found->sum.sum / 16, furthest = again ? 0 : found->far / 16;
     const mask large = mask_or(v_less(v_set1((REAL)most), top_sum), v_less(v_set1((REAL)furthest), top_far));
     if (!mask_count(large)) return;
     for (int i = 0; i < lanes; ++i)

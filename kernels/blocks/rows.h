@@ -347,9 +347,28 @@ static double NAME(lost_in_lane)(const passed *r, ptrdiff_t j, int lane, REAL s)
     return (exact.sum - (double)s) + exact.error;
 }
 
+/* Whether so small a sum beside the class that is left out makes a loss in which its last digit shows. */
+static int NAME(is_small)(const passed *r, double sum)
+{
+    REAL e[LANES];
+    if (r->y < 0 || r->y >= r->n) return 0;
+    v_store_real(e, v_exp_summed(NAME(at)(r->x, r->y, r->y + 1, -INFINITY), r->f));
+    return !(sum > 4 * (double)e[0]);
+}
+
+NOT_INLINED static compensated NAME(added_by_parts)(const passed *r, ptrdiff_t first, ptrdiff_t end)
+{
+    passing p;
+    UNROLLED
+    for (int u = 0; u < UNROLL; ++u) p.max[u] = v_set1(-INFINITY), p.sum[u] = v_set1(0);
+    p.exact = exp_sum_of_none();
+    NAME(pass_group)(r, first, end, &p, 0, NULL, NULL, 1);
+    return lane_total_exact(p.exact.total);
+}
+
 /* A group of chunks, each added in lanes, of which every one is rounded a few times. The errors of many lanes nearly
- * cancel, but that of a lane with more than a sixteenth of the sum could show: such lanes are added again, and all of them
- * where all are rounded the same way. */
+ * cancel, but that of a lane with more than a sixteenth of the sum could show: such lanes are added again, and the group
+ * where all are rounded the same way and that could show. */
 SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int keeps,
                                     gradient_queue *queue)
 {
@@ -364,7 +383,8 @@ SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t 
         lane_total_add(&total, s);
     }
     compensated sum = lane_total_exact(total);
-    const double limit = are_alike(sums) ? 0 : sum.sum / 16;
+    const double limit = sum.sum / 16;
+    if (are_alike(sums) && NAME(is_small)(r, sum.sum)) return NAME(added_by_parts)(r, first, end);
     if (!mask_count(v_less(v_set1((REAL)limit), top))) return sum;
     for (int i = 0; i < lanes; ++i)
         if (sums[i] > limit)

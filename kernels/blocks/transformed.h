@@ -127,6 +127,16 @@ static double NAME(lost_in_changed_lane)(const transformed *r, ptrdiff_t j, int 
     return (exact.sum - (double)s) + exact.error;
 }
 
+/* As is_small of rows.h. */
+static int NAME(changed_is_small)(const transformed *r, double sum, int caps)
+{
+    REAL e[LANES];
+    vec q, slope;
+    if (r->y < 0 || r->y >= r->n) return 0;
+    v_store_real(e, NAME(transformed_step)(r, NAME(at)(r->x, r->y, r->y + 1, -INFINITY), caps, &q, &slope));
+    return !(sum > 4 * (double)e[0]);
+}
+
 SIMD compensated NAME(changed_rounded)(const transformed *r, ptrdiff_t first, ptrdiff_t end, passing *p, int caps,
                                        gradient_queue *queue)
 {
@@ -147,7 +157,7 @@ SIMD compensated NAME(changed_rounded)(const transformed *r, ptrdiff_t first, pt
         lane_total_add(&total, s);
     }
     compensated sum = lane_total_exact(total);
-    const double limit = are_alike(sums) ? 0 : sum.sum / 16;
+    const double limit = are_alike(sums) && NAME(changed_is_small)(r, sum.sum, caps) ? 0 : sum.sum / 16;
     if (!mask_count(v_less(v_set1((REAL)limit), top))) return sum;
     for (int i = 0; i < lanes; ++i)
         if (sums[i] > limit)

@@ -67,7 +67,7 @@ SIMD void exp_sum_store(const EXP_SUM *s, double *sums, double *errors)
 
 /* Whether lanes of a first chunk, of two or more that were added and rounded, are those of the same few numbers, whose e^z
  * and sums are all rounded the same way: two lanes side by side, or of two chunks, that differ by no more than roundings
- * do. Of numbers that differ at all this is so once in 2^36 rows. */
+ * do. Of numbers that spread by about 1 this is so once in 2^36 rows. */
 SIMD int are_alike(const REAL *sums)
 {
     const vec s = v_load_real(sums), limit = v_mul(s, v_set1((REAL)0x1p-20));

@@ -13,7 +13,8 @@ _modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
 unwrapped = torch._C._functorch.unwrap_if_dead  # the tensor within one that a transform has left behind
-_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, type(None)))
+_PLAIN_GRADIENTS = frozenset((torch.Tensor, torch.nn.Parameter))
+_PLAIN = _PLAIN_GRADIENTS | {type(None)}
 
 
 def is_plain(x) -> bool:
@@ -80,7 +81,7 @@ def needs_operator(grad_output) -> bool:
     """
     return (
         is_compiling()  # first, since Dynamo knows of nothing else here
-        or type(grad_output) is not torch.Tensor
+        or type(grad_output) not in _PLAIN_GRADIENTS
         or _modes() > 0
         or _tracing_state() is not None
         or _is_batched(grad_output)

@@ -214,14 +214,16 @@ def rest_of(total, error, m, z, base, shift, k):
 
 
 @merged
-def sum_exp(a, row, classes, leave, also, anchor, buffer, pad, stop):
+def sum_exp(a, row, classes, leave, also, led_by, anchor, buffer, pad, stop):
     """(maximum, start of its CHUNK, sum of e^z at the anchor, error of the sum) of a row without two of its classes.
 
-    These are ``leave`` and ``also``, where they are not -1. The sum is NaN where the row has a NaN; the maximum may
-    miss it.
+    These are ``leave`` and ``also``, where they are not -1; the larger logit of theirs is ``led_by``, or -inf. The sum is
+    NaN where the row has a NaN; the maximum may miss it.
     """
     shift, magic, lowest = frame_at(anchor[0], anchor[1], pad)
     m, found, total, error = -np.inf, 0, 0.0, 0.0
+    # Of a larger sum the loss does not show the last digit.
+    small = 4.0 * math.exp(led_by - anchor[0] - anchor[1] * LN2)
     size = block_size(a)
     for at in range(0, classes, size):
         if stopped(stop):
@@ -243,7 +245,7 @@ def sum_exp(a, row, classes, leave, also, anchor, buffer, pad, stop):
             top, s, lane, differ = max_and_sum(address(part), part.size * part.itemsize, shift, magic, lowest)
             lost = 0.0
             # What lanes round might show.
-            if lane > s / 16 or differ < lane * ALIKE or (classes <= CHUNK and pad.itemsize == 8):
+            if lane > s / 16 or (differ < lane * ALIKE and s < small) or (classes <= CHUNK and pad.itemsize == 8):
                 s, lost = sum_exactly_of_exp(address(part), part.size * part.itemsize, shift, magic, lowest)
             if top > m:
                 m, found = top, at + j
@@ -286,7 +288,9 @@ def read_row(a, row, classes, y, margin, hides, buffer, pad, stop):
     if y >= 0:
         z = number_at(a, row, y, pad) - margin
     for _ in range(3):
-        below, found, s, error = sum_exp(a, row, classes, y, leads, (shift, k), buffer, pad, stop)
+        below, found, s, error = sum_exp(
+            a, row, classes, y, leads, z if leads < 0 else m, (shift, k), buffer, pad, stop
+        )
         if leads >= 0:
             rest, log_sum = rest_of(s, error, m, z, 0.0, shift, k)
             return m, rest, log_sum, z
