@@ -217,8 +217,8 @@ def rest_of(total, error, m, z, base, shift, k):
 def sum_exp(a, row, classes, leave, also, led_by, anchor, buffer, pad, stop):
     """(maximum, start of its CHUNK, sum of e^z at the anchor, error of the sum) of a row without two of its classes.
 
-    These are ``leave`` and ``also``, where they are not -1; the larger logit of theirs is ``led_by``, or -inf. The sum is
-    NaN where the row has a NaN; the maximum may miss it.
+    These are ``leave`` and ``also``, where they are not -1; ``led_by`` is the larger of their logits, or -inf. The sum
+    is NaN where the row has a NaN; the maximum may miss it.
     """
     shift, magic, lowest = frame_at(anchor[0], anchor[1], pad)
     m, found, total, error = -np.inf, 0, 0.0, 0.0
