@@ -187,18 +187,24 @@ def _folded_pairs(builder, pairs):
     return _pairwise(builder, list(zip(_lanes(builder, total), _lanes(builder, error), strict=True)), _added_pairs)
 
 
-def _differences(builder, one, other):
-    """Of two vectors at addresses, either way round."""
-    one, other = builder.load(one), builder.load(other)
-    return builder.fsub(one, other), builder.fsub(other, one)
+def _difference(builder, one, other, by):
+    """The most that a lane of the first of two vectors, which follow each other, differs by from so many lanes on."""
+    lanes = [ir.Constant(ir.IntType(32), by + i) for i in range(one.type.count)]
+    moved = builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+    apart = _larger(builder, builder.fsub(one, moved), builder.fsub(moved, one))
+    return _wide(builder, _folded(builder, [apart], _larger))
+
+
+def _smaller(builder, a, b):
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
 @intrinsic
 def max_and_sum(_, source, size, shift, magic, lowest):
     """(max z, sum of e^(z - shift) 2^-k, largest sum of a lane, what lanes differ by), as float64, of some bytes of z.
 
-    The last is the most that a lane of the first vectors differs by from that of the second: as little as roundings do
-    where there are the same few numbers again and again, whose e^z and sums are all rounded the same way.
+    The last is the most that a lane differs by from one of the next four: as little as roundings do where there are one
+    to four numbers in turn, whose e^z and sums are all rounded the same way.
 
     ``size`` is a multiple of GROUP. A NaN makes the sum NaN, but may be missed by the maximum. The vectors are explicit
     because LLVM would make a vector maximum of a loop only if told that there is no NaN, which would let it break rows
@@ -225,7 +231,9 @@ def max_and_sum(_, source, size, shift, magic, lowest):
             _wide(builder, _folded(builder, [builder.load(m) for m in maxima], _larger)),
             _folded(builder, [_wide(builder, builder.load(s)) for s in sums], type(builder).fadd),
             _wide(builder, _folded(builder, [builder.load(s) for s in sums], _larger)),
-            _wide(builder, _folded(builder, [_larger(builder, *_differences(builder, sums[0], sums[1]))], _larger)),
+            _pairwise(
+                builder, [_difference(builder, *map(builder.load, sums[:2]), by) for by in (1, 2, 3, 4)], _smaller
+            ),
         ]
         return context.make_tuple(builder, signature.return_type, results)
 
