@@ -226,6 +226,7 @@ def max_and_sum(_, source, size, shift, magic, lowest):
                 e = _exp(builder, real, builder.fsub(z, shift), magic, lowest)
                 builder.store(builder.fadd(builder.load(sums[i]), e), sums[i])
                 builder.store(_larger(builder, z, builder.load(maxima[i])), maxima[i])
+        firsts = [builder.load(s) for s in sums[:2]]
         # The lanes' sums are added in float64, or a float32 loss between two maxima would be off by 2 ulp, not 0.8.
         results = [
             _wide(builder, _folded(builder, [builder.load(m) for m in maxima], _larger)),
