@@ -232,9 +232,7 @@ def max_and_sum(_, source, size, shift, magic, lowest):
             _wide(builder, _folded(builder, [builder.load(m) for m in maxima], _larger)),
             _folded(builder, [_wide(builder, builder.load(s)) for s in sums], type(builder).fadd),
             _wide(builder, _folded(builder, [builder.load(s) for s in sums], _larger)),
-            _pairwise(
-                builder, [_difference(builder, *map(builder.load, sums[:2]), by) for by in (1, 2, 3, 4)], _smaller
-            ),
+            _pairwise(builder, [_difference(builder, *firsts, by) for by in (1, 2, 3, 4)], _smaller),
         ]
         return context.make_tuple(builder, signature.return_type, results)
 
