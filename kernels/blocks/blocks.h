@@ -28,7 +28,8 @@
  *    (math/exp.h). So where a sum may be that of a few classes, the parts go into it apart, the larger one without
  *    rounding (math/exp_sum.h): in tiles, in rows of a few hundred classes (FEW), and in rows done again. In longer rows
  *    e^z is added in lanes, and only the lanes in which much of the sum lies are added again, by its parts, or all where
- *    all hold the same numbers (rows.h, pass_rounded). Nor is lse rounded for log-softmax: it is subtracted from z in two steps, as a pair. */
+ *    all hold the same numbers (rows.h, pass_rounded). Nor is lse rounded for log-softmax: it is subtracted from z in two
+ *    steps, as a pair. */
 #ifndef BLOCKS_H
 #define BLOCKS_H
 

@@ -12,7 +12,7 @@ import numpy as np
 from .compiling import inner
 from .exponentials import added
 from .layout import BLOCK, block, put, row_of, stopped
-from .rows import exp_alone
+from .rows import exp_alone, plus, sum_of
 
 FORWARD, REVERSE, JS = range(3)  # kinds, in the order of reference.KINDS
 NEAR = 0.5  # below, e^d - 1 - d is a series
@@ -67,13 +67,6 @@ def two_diff(a, b):
     d = a - b
     seen = a - d
     return d, (a - (d + seen)) + (seen - b)
-
-
-@inner
-def joined(total, lost, part):
-    """(total + part, what all such sums are short of); an infinite one of nothing."""
-    found, more = two_diff(total, -part)
-    return found, lost + more if math.isfinite(found) else 0.0
 
 
 @inner
@@ -182,10 +175,10 @@ def found_of(t, x_row, q_row, f, x_buffer, q_buffer):
                 x_part, q_part, most = added(x_part, e_x), added(q_part, e_q), max(most, abs(gap))
                 near = gap if abs(gap) <= NEAR else 0.0
                 shift_part = added(shift_part, e_q * (near + expm1_less(near)))
-            of_x, x_lost = joined(of_x, x_lost, x_part)
-            of_q, q_lost = joined(of_q, q_lost, q_part)
-            shift, shift_lost = joined(shift, shift_lost, shift_part)
-    of_x, of_q, shift = of_x + x_lost, of_q + q_lost, shift + shift_lost
+            of_x, x_lost = plus(of_x, x_lost, x_part)
+            of_q, q_lost = plus(of_q, q_lost, q_part)
+            shift, shift_lost = plus(shift, shift_lost, shift_part)
+    of_x, of_q, shift = sum_of(of_x, x_lost), sum_of(of_q, q_lost), sum_of(shift, shift_lost)
     if most <= NEAR:
         return Found(1 / of_x, 1 / of_q, math.log1p(shift / of_q))
     of_max, lost = two_diff(f.x_max, f.q_max)
@@ -216,9 +209,9 @@ def divergences(t, x_row, q_row, f, found, kind, beta, x_buffer, q_buffer):
                 else:
                     of_first += log_over_mixture(p_t, p_s, -d, 1 - beta)[1]
                     of_second += log_over_mixture(p_s, p_t, d, beta)[1]
-            first, first_lost = joined(first, first_lost, of_first)
-            second, second_lost = joined(second, second_lost, of_second)
-    return first + first_lost, second + second_lost
+            first, first_lost = plus(first, first_lost, of_first)
+            second, second_lost = plus(second, second_lost, of_second)
+    return sum_of(first, first_lost), sum_of(second, second_lost)
 
 
 @inner
