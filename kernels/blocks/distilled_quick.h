@@ -106,8 +106,16 @@ SIMD void quick_far_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *
     v_store_real(m + j, f->keeps == KEEP_TERM ? v_mul(e, gap) : g);
 }
 
+/* Vectors of a chunk with lanes that are not near, from which on e^(b/T) is taken of every vector of the next one: whether
+ * one has such lanes is then a guess, and a wrong one costs more. What comes out is the same. */
+#define APART_OFTEN 2
+
+typedef struct {
+    int count, always; /* in this chunk; whether there were so many in the one before */
+} quick_apart;
+
 SIMD void quick_near_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
-                          int scaled)
+                          quick_apart *apart, int scaled)
 {
     const vec e = quick_exp(a, &f->of_a, scaled);
     const vec gap = quick_gap(a, b, f), d = quick_scaled(gap, f, scaled), square = v_mul(d, d);
@@ -115,7 +123,9 @@ SIMD void quick_near_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL 
     const vec series = v_mul(v_mul(e, square), quick_series(d));
     vec term = v_zero_where(none, v_mul(e, d)), phi = series;
     vec moved = v_add(term, phi), other = v_add(e, moved); /* e (e^d - 1), e e^d */
-    if (mask_count(near) != LANES) {
+    const int has_far = mask_count(near) != LANES;
+    apart->count += has_far;
+    if (has_far || apart->always) { /* by "|" GCC makes a slower loop */
         const vec g = quick_exp(b, &f->of_b, scaled);
         term = v_where(quick_lacks(gap), gap, term);
         const vec far = v_lost(g, f->ratio, e);
@@ -132,8 +142,8 @@ SIMD void quick_near_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL 
     v_store_real(m + j, f->keeps == KEEP_MOVED ? moved : f->keeps == KEEP_TERM ? term : other);
 }
 
-SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s, vec *max,
-                     int scaled, int far)
+SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, REAL *of_e, quick_lanes *s,
+                     quick_apart *apart, vec *max, int scaled, int far)
 {
 #if !SCALES_TO_ZERO
     max[0] = v_max(a, max[0]), max[1] = v_max(b, max[1]);
@@ -141,7 +151,7 @@ SIMD void quick_step(vec a, vec b, const quick_frame *f, ptrdiff_t j, REAL *m, R
     (void)max;
 #endif
     if (far) quick_far_step(a, b, f, j, m, of_e, s, scaled);
-    else quick_near_step(a, b, f, j, m, of_e, s, scaled);
+    else quick_near_step(a, b, f, j, m, of_e, s, apart, scaled);
 }
 
 /* log((big + small) / big) = 2 atanh(u) for 0 <= small <= big. Error of the series 0.14 2^-24 of it; a minimax fit. */
@@ -255,19 +265,22 @@ SIMD void NAME(quick_sums_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n, c
     const vec zero = v_set1(0), none = v_set1(-INFINITY);
     const vec beyond = v_set1((REAL)fmax(-1e4 / r->inverse, -1e38)); /* whose e^x is 0 at any temperature */
     const quick_lanes start = {zero, zero, zero, zero};
+    quick_apart apart = {0, 0};
     lane_total sums[4];
     for (int i = 0; i < 4; ++i) sums[i] = lane_total_of_none();
     vec max[2] = {none, none};
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < QUICK_CHUNK ? n : j + QUICK_CHUNK;
         quick_lanes s[2] = {start, start};
+        apart.always = apart.count >= APART_OFTEN;
+        apart.count = 0;
         if (job->done < job->n) NAME(quick_gradient)(job, m + end + LANES - (job->m + job->done));
         for (; end - j >= 2 * LANES; j += 2 * LANES) {
             NAME(ask_ahead)(a, j, 2 * LANES, &straight_on);
             NAME(ask_ahead)(b, j, 2 * LANES, &straight_on);
             for (int u = 0; u < 2; ++u) {
                 const ptrdiff_t at = j + u * LANES;
-                quick_step(v_load(a + at), v_load(b + at), &f, at, m, of_e, &s[u], max, scaled, far);
+                quick_step(v_load(a + at), v_load(b + at), &f, at, m, of_e, &s[u], &apart, max, scaled, far);
             }
         }
         for (; j < end; j += LANES) { /* past the end lie two -inf */
@@ -276,7 +289,7 @@ SIMD void NAME(quick_sums_as)(const ELEMENT *a, const ELEMENT *b, ptrdiff_t n, c
                 const mask inside = v_less(v_load_real(lane_numbers), v_set1((REAL)(end - j)));
                 x = v_where(inside, x, beyond), q = v_where(inside, q, beyond);
             }
-            quick_step(x, q, &f, j, m, of_e, &s[0], max, scaled, far);
+            quick_step(x, q, &f, j, m, of_e, &s[0], &apart, max, scaled, far);
         }
         lane_total_add(&sums[0], v_add(s[0].e, s[1].e));
         lane_total_add(&sums[1], v_add(s[0].moved, s[1].moved));
