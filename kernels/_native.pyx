@@ -81,7 +81,7 @@ cdef extern from "rows/task.h" nogil:
         element type
         Py_ssize_t across, along
     ctypedef struct product_unit:
-        Py_ssize_t slice
+        Py_ssize_t whole
     ctypedef void convert_function(const void *, void *, Py_ssize_t, int)
     ctypedef struct c_product "product":
         const product_unit *unit

@@ -32,7 +32,7 @@ def supported_product_units():
 
 def numbers_at_once(str unit):
     """The numbers of a sum that a unit adds up before it writes anything."""
-    return product_unit_named(unit.encode()).slice
+    return product_unit_named(unit.encode()).whole
 
 
 def product(str unit, int threads, tuple a, tuple b, out, bint add, tuple rounded=None, str isa=None):

@@ -176,7 +176,8 @@ def hessian_units(case, kind, u):
     e = np.exp(z - m)
     p = np.nan_to_num(e / e.sum(-1, keepdims=True), posinf=0)
     lse = np.nan_to_num(np.abs(m), posinf=0) + np.log(case.classes)
-    others = np.nan_to_num(np.where(p > 0.5, (e.sum(-1, keepdims=True) - 1) / e.sum(-1, keepdims=True), 1 - p))
+    rest = np.sort(e)[..., :-1].sum(-1, keepdims=True)  # of the classes but the one that leads
+    others = np.nan_to_num(np.where(p > 0.5, rest / (1 + rest), 1 - p))
     b = 2 * o.get("z_loss", 0.0)
     a = (w * ((1 - eps) * q.astype(float) + eps / case.classes)).sum(-1, keepdims=True) + b * lse
     if kind == "upper_bound":

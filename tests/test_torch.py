@@ -623,8 +623,15 @@ def test_in_place_is_told_to_autograd():
         loss.backward()
     z = x * 1
     (g,) = torch.autograd.grad(cross_entropy(z, t, inplace=True), z, create_graph=True)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="can't be differentiated again"):
         g.sum().backward()
+    hidden, weight = torch.randn(5, 3, requires_grad=True), torch.randn(6, 3, requires_grad=True)
+    t = torch.tensor([0, 5, 1, 2, 3])
+    for reduction in ("mean", "none"):  # what is differentiated holds the gradient beside what may be
+        loss = cross_entropy(hidden @ weight.T, t, inplace=True, reduction=reduction).sum()
+        (g,) = torch.autograd.grad(loss, weight, create_graph=True)
+        with pytest.raises(RuntimeError, match="can't be differentiated again"):
+            torch.autograd.grad((g**2).sum(), (hidden, weight))
 
 
 def test_in_place_gradients_of_float16_are_scaled_before_they_are_rounded():

@@ -1,6 +1,7 @@
 """crossentropy.torch.distillation: PyTorch's own composition, differentiation, 16 bits, tracing, misuse."""
 
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -66,6 +67,57 @@ def test_the_operator():
     how = How("forward", 1.0, 0.5, 1, "mean", None)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.crossentropy.distillation, (student, teacher, None, *how), test_utils=checks)
+
+
+@pytest.mark.parametrize("counts", [False, True])
+@pytest.mark.parametrize("kind", reference.KINDS)
+def test_second_derivative(kind, counts):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 4, 5, dtype=torch.float64).unbind()
+    v = torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64)
+    if counts:
+        student[0, 1] = teacher[0, 1] = -torch.inf  # a class that both mask
+        student[2] = torch.nan  # a row that does not count
+    student.requires_grad_()
+    for reduction, beta, temperature in (("mean", 0.5, 1), ("sum", 0.9, 2), ("none", 0.3, 1)):
+        how = {"kind": kind, "beta": beta, "temperature": temperature, "reduction": reduction, "sample_weight": v}
+        loss = distillation(student, teacher, **how)
+        arriving = torch.rand_like(loss)
+        (plain,) = torch.autograd.grad(loss, student, arriving, retain_graph=True)
+        (grad,) = torch.autograd.grad(loss, student, arriving, create_graph=True)
+        torch.testing.assert_close(grad, plain)
+        (second,) = torch.autograd.grad((grad**2).sum(), student)
+        assert second.isfinite().all()
+        assert (second[2] == 0).all()
+        if not counts:
+            assert torch.autograd.gradgradcheck(lambda z, how=how: distillation(z, teacher, **how), student)
+
+
+def test_logits_that_change_before_a_second_derivative():
+    student, teacher = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4)
+    loss = distillation(student, teacher)
+    teacher.add_(1)
+    (grad,) = torch.autograd.grad(loss, student, retain_graph=True)
+    assert grad.isfinite().all()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, student, create_graph=True)
+
+
+def test_no_logits_are_kept_longer_than_needed():
+    student, teacher = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4)
+    gone = weakref.ref(teacher)
+    loss = distillation(student, teacher)
+    del teacher
+    loss.backward()
+    assert gone() is None
+
+
+def test_a_teacher_in_inference_mode():
+    student = torch.randn(3, 4, requires_grad=True)
+    with torch.inference_mode():
+        teacher = torch.randn(3, 4)
+    (grad,) = torch.autograd.grad(distillation(student, teacher), student, create_graph=True)
+    assert torch.autograd.grad((grad**2).sum(), student)[0].isfinite().all()
 
 
 def test_misuse():

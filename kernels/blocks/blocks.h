@@ -169,6 +169,7 @@ typedef struct {
     double inverse, beta;              /* 1 / T */
     double max_x, max_q, k;            /* what is taken off the logits first; e^((z - max)/T) is held 2^(-k) times */
     double base, base_error;           /* x - q of one class, exactly */
+    double ratio;                      /* e^x as it is held times this is e^q as that is times e^gap */
     double shift;                      /* d_c is (x_c - q_c - base) / T - shift */
     double unit_x, unit_q;             /* what e^x and e^q as they are held are a probability times */
     double loss, scale;                /* what the gradient takes off, and is multiplied by */
@@ -176,7 +177,6 @@ typedef struct {
 
 typedef struct {
     compensated of_x, of_q, shift;
-    double most;
 } distilled_totals;
 
 /* What is kept of each class beside e (distilled_quick.h): nothing; e (e^d - 1), e d, or e^(b/T). */

@@ -98,15 +98,14 @@ SIMD vec_f64 log_over_mixture(vec_f64 p, vec_f64 other, vec_f64 d, double share,
 
 #endif
 
-/* of_x, of_q: sums of e^x and e^q; shift: of e^q (e^gap - 1), which means something while most, the largest |gap|, is
- * DISTILLED_NEAR or less. */
+/* of_x, of_q: sums of e^x and e^q; shift: of e^q (e^gap - 1). */
 static void NAME(distilled_sums)(const void *in, const void *teacher, ptrdiff_t n, const distilled *r,
                                  distilled_totals *totals)
 {
     const ELEMENT *x = in, *q = teacher;
     const distilled_frame f = distilled_frame_of(r);
     const vec_f64 zero = v_set1_f64(0);
-    vec_f64 most = zero;
+    const vec_f64 ratio = v_set1_f64(r->ratio);
     lane_total_f64 of_x_all = lane_total_of_none_f64(), of_q_all = of_x_all, shift_all = of_x_all;
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t end = n - j < DISTILLED_CHUNK ? n : j + DISTILLED_CHUNK;
@@ -118,9 +117,9 @@ static void NAME(distilled_sums)(const void *in, const void *teacher, ptrdiff_t 
                 distilled_lanes(v_widen(z, u), v_widen(t, u), &f, WIDE == 1, &of_x, &of_q, &gap);
                 sum_x = v_add_f64(sum_x, of_x);
                 sum_q = v_add_f64(sum_q, of_q);
-                most = v_max_f64(size_of(gap), most);
-                const vec_f64 near = v_zero_where_f64(v_less_f64(v_set1_f64(DISTILLED_NEAR), size_of(gap)), gap);
-                shift = v_fma_f64(of_q, v_add_f64(near, expm1_less(near)), shift);
+                const mask_f64 is_far = v_less_f64(v_set1_f64(DISTILLED_NEAR), size_of(gap));
+                const vec_f64 near = v_mul_f64(of_q, v_add_f64(gap, expm1_less(gap)));
+                shift = v_add_f64(shift, v_where_f64(is_far, v_sub_f64(v_mul_f64(ratio, of_x), of_q), near));
             }
         }
         lane_total_add_f64(&of_x_all, sum_x);
@@ -130,8 +129,6 @@ static void NAME(distilled_sums)(const void *in, const void *teacher, ptrdiff_t 
     compensated_join(&totals->of_x, lane_total_exact_f64(of_x_all));
     compensated_join(&totals->of_q, lane_total_exact_f64(of_q_all));
     compensated_join(&totals->shift, lane_total_exact_f64(shift_all));
-    const double top = v_top_f64(most);
-    if (top > totals->most) totals->most = top;
 }
 
 /* The divergence of a block into loss; for JENSEN_SHANNON the two of it apart, of the teacher from the mixture, and of

@@ -120,11 +120,8 @@ SIMD void NAME_R(near_hessians)(const usual_rows *u, const batch *b, vec_f64 fac
     const vec_f64 of_p = v_mul_f64(v_set1_f64(u->hess_by), factor);
     vec_f64 least = v_mul_f64(v_max_f64(zero, factor), v_set1_f64(u->bound_by));
     if (u->hess_by != 0) {
-        const mask_f64 none = v_equal_f64(factor, zero);
-        least = load_f64(u->least + i);
-        /* A class without a weight has a least value all the same. */
-        const vec_f64 own = u->own ? load_f64(u->own + i) : v_set1_f64(1);
-        least = v_where_f64(none, v_where_f64(v_equal_f64(own, zero), least, zero), least);
+        least = load_f64(u->least + i); /* which a class without a weight has, too */
+        if (u->v || u->has_ignored) least = v_zero_where_f64(NAME_R(uncounted)(u, i), least);
     }
     const vec_f64 unit = v_div_f64(load_f64(b->unit + i), v_set1_f64(EXP_SCALE));
     store_f64(u->hess->unit + i, unit);

@@ -48,8 +48,12 @@ static void plan_stages(product *p, int is_of_a_sum, int threads)
 {
     const product_unit *u = p->unit;
     const ptrdiff_t width = panel_width(p, p->keeps_rows), streamed_width = panel_width(p, !p->keeps_rows);
-    p->kept_width = least(up_to(kept_length(p), width), KEPT_WIDTH / width * width);
-    p->slice = up_to(shares_of(p->depth, shares_of(p->depth, u->slice)), SLICES_OF);
+    const ptrdiff_t slices = p->depth <= u->whole ? 1 : shares_of(p->depth, u->slice);
+    p->slice = up_to(shares_of(p->depth, slices), SLICES_OF);
+    p->kept_width = up_to(kept_length(p), width);
+    /* All at once, in the room of two stages, where what is streamed would otherwise be packed again. */
+    if (slices > 1 || p->kept_width * p->slice * u->size > 2 * KEPT)
+        p->kept_width = least(p->kept_width, KEPT_WIDTH / width * width);
     p->stage_depth = is_of_a_sum ? p->slice : KEPT / (p->kept_width * u->size) / p->slice * p->slice;
     if (p->stage_depth < p->slice) p->stage_depth = p->slice;
     p->stage_depth = least(p->stage_depth, up_to(p->depth, p->slice));
@@ -123,7 +127,7 @@ static ptrdiff_t shares_of_part(const product *part) { return part->stages * (pa
 ptrdiff_t plan_product(product *p, int threads)
 {
     p->keeps_rows = p->rows < p->columns;
-    p->first_storing = p->add ? ADD : bytes_of(p) >= BYPASS_FROM && p->depth <= p->unit->slice ? BYPASS : STORE;
+    p->first_storing = p->add ? ADD : bytes_of(p) >= BYPASS_FROM && p->depth <= p->unit->whole ? BYPASS : STORE;
     p->round_bypass = bytes_of(p) / 2 >= BYPASS_FROM ? BYPASS_UNFENCED : 0;
     const ptrdiff_t of_the_sum = parts_of_the_sum(p);
     p->parts = of_the_sum > 1 ? of_the_sum : parts_of_the_streamed(p, threads);

@@ -44,6 +44,7 @@ typedef struct {
     ptrdiff_t size;             /* bytes of a number in a panel */
     ptrdiff_t multiple;         /* panels are filled up to this many numbers of the sum */
     ptrdiff_t slice;            /* of the sum, at a time, at most */
+    ptrdiff_t whole;            /* numbers of a sum that is one slice, at most: nothing is read and added to again */
     pack_function *pack_rows[4], *pack_columns[4];    /* of each element type, or NULL */
     /* c[rows, columns] (+)= a panel times a panel, k numbers long; c may end before the panels do. */
     void (*multiply)(const void *a, const void *b, ptrdiff_t k, f32 *c, ptrdiff_t stride, ptrdiff_t rows,
@@ -70,7 +71,7 @@ struct product {
     ptrdiff_t rows, columns, depth;
     factor a, b;    /* IN  (rows, depth), (columns, depth) */
     f32 *out;       /* OUT (rows, columns) */
-    char *rounded;  /* OUT the same of 16 bits, or NULL: then `depth` is at most the unit's slice, and out is NULL */
+    char *rounded;  /* OUT the same of 16 bits, or NULL: then `depth` is at most its `whole`, and out is NULL */
     convert_function *round;    /* to these */
     ptrdiff_t stride;    /* of the result's rows, in elements */
     int add;             /* to what is there */

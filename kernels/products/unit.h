@@ -27,6 +27,7 @@ const product_unit PASTE(product, ISA) = {
     .size = sizeof(f32),
     .multiple = 1,
     .slice = 384,    /* of a panel of rows 18 KiB on AVX-512; columns come from L2 */
+    .whole = 512,    /* a chunk of rows (linear/chunks.py), for the gradient of a weight */
     .pack_rows = {pack_rows_f16, pack_rows_bf16, pack_rows_f32},
     .pack_columns = {pack_columns_f16, pack_columns_bf16, pack_columns_f32},
     .multiply = multiply,

@@ -51,6 +51,7 @@ const product_unit product_avx512_bf16 = {
     .size = sizeof(bf16),
     .multiple = IN_SQUARE,
     .slice = 512,
+    .whole = 512,
     .pack_rows = {[ELEMENT_BF16] = pack_rows_bf16, [ELEMENT_F32] = pack_rows_f32},
     .pack_columns = {[ELEMENT_BF16] = pack_columns_bf16, [ELEMENT_F32] = pack_columns_f32},
     .multiply = multiply,

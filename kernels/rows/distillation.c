@@ -362,17 +362,21 @@ static void find_base(place *p, distilled *r)
     }
 }
 
+/* What the two maxima differ by, less the base, over T: e^q and e^x are held apart by so much. */
+static double of_maxima(const distilled *r)
+{
+    const double of_max = r->max_x - r->max_q, seen = r->max_x - of_max;
+    const double lost = (r->max_x - (of_max + seen)) + (seen - r->max_q);
+    return ((of_max - r->base) + (lost - r->base_error)) * r->inverse;
+}
+
+/* log mean(e^gap), of a mean that is near 1 by what it is more. */
 static void find_shift(distilled *r, const distilled_totals *t)
 {
     const double of_x = compensated_value(t->of_x), of_q = compensated_value(t->of_q);
     r->unit_x = 1 / of_x, r->unit_q = 1 / of_q;
-    if (t->most <= DISTILLED_NEAR) {
-        r->shift = log1p(compensated_value(t->shift) / of_q);
-        return;
-    }
-    const double of_max = r->max_x - r->max_q, seen = r->max_x - of_max;
-    const double lost = (r->max_x - (of_max + seen)) + (seen - r->max_q);
-    r->shift = ((of_max - r->base) + (lost - r->base_error)) * r->inverse + log(of_x / of_q);
+    const double more = compensated_value(t->shift) / of_q;
+    r->shift = more > -0.5 && more < 1 ? log1p(more) : of_maxima(r) + log(of_x / of_q);
 }
 
 static void exactly(place *p, ptrdiff_t row, double weight)
@@ -388,7 +392,8 @@ static void exactly(place *p, ptrdiff_t row, double weight)
     }
     r.max_x = max_x, r.max_q = max_q, r.k = -sum_headroom(1);
     find_base(p, &r);
-    distilled_totals totals = {{0, 0}, {0, 0}, {0, 0}, 0};
+    r.ratio = exp(of_maxima(&r));
+    distilled_totals totals = {{0, 0}, {0, 0}, {0, 0}};
     for (block b = {0, 0}; next_block(&p->c, &b);)
         p->k->distilled_sums(read_block(&p->x, b), read_block(&p->q, b), b.n, &r, &totals);
     find_shift(&r, &totals);

@@ -119,8 +119,9 @@ def cross_entropy_grad_hess(
     step can divide, and neither has a bound as above. The others take the caller a line: of a z + b, with b lowered by
     the margin at the target, the gradient is a times, and the Hessian a^2 times, that of a loss without them.
 
-    Derived in ``docs/derivation.md``, section 5. Within 4 ulp of float32 (8 of float64); the product in ulps of p_c
-    times the largest difference of two entries of the vector. Rows that do not count have a second derivative of 0.
+    Derived in ``docs/derivation.md``, section 5. Within 4 ulp of float32 (8 of float64), with ``z_loss`` in ulps of the
+    larger of an entry's two terms; the product in ulps of p_c times the largest difference of two entries of the
+    vector. Rows that do not count have a second derivative of 0.
 
     References
     ----------

@@ -16,6 +16,7 @@ from .. import distillation as distillation_of_arrays
 from .._options import OPTIONS, real
 from . import cache, calls, private
 from .bridge import array, loss_dtype, on_torchs_threads, tensor
+from .kept import MODIFIED
 
 
 class How(NamedTuple):
@@ -64,7 +65,7 @@ def distillation(
     -------
     Tensor
         In nats, float64 if one of the logits is float64, else float32: a scalar, or of the rows' shape with
-        ``reduction='none'``. Once differentiable.
+        ``reduction='none'``. A second derivative goes by PyTorch's operations.
 
     Raises
     ------
@@ -127,23 +128,28 @@ def _is_ours(student, teacher) -> bool:
 def composed(student, teacher, sample_weight, how: How) -> torch.Tensor:
     """The loss by PyTorch's own operations, for what the kernels are not for."""
     dim, t = how.dim, how.temperature
+    if sample_weight is not None:  # the others may hold anything, of which nothing must reach a derivative
+        counted = (sample_weight != 0).unsqueeze(dim)
+        student, teacher = (torch.where(counted, z, 0) for z in (student, teacher))
     s, p = (torch.log_softmax(z.to(loss_dtype(z)) / t, dim) for z in (student, teacher))
 
     def divergence(of, over):
         counts = of > -torch.inf
-        return torch.where(counts, of.exp() * (torch.where(counts, of, 0) - over), 0).sum(dim)
+        of, over = (torch.where(counts, log_p, 0) for log_p in (of, over))
+        return torch.where(counts, of.exp() * (of - over), 0).sum(dim)
 
     if how.kind == "forward":
         rows = divergence(p, s)
     elif how.kind == "reverse":
         rows = divergence(s, p)
     else:
-        m = (how.beta * p.exp() + (1 - how.beta) * s.exp()).log()
+        m = how.beta * p.exp() + (1 - how.beta) * s.exp()
+        m = torch.where(m > 0, m, 1).log()
         rows = how.beta * divergence(p, m) + (1 - how.beta) * divergence(s, m)
     rows = t * t * rows
     count = rows.numel()
     if sample_weight is not None:
-        rows = torch.where(sample_weight != 0, rows * sample_weight, 0)
+        rows = rows * sample_weight
         count = sample_weight.sum()
     if how.reduction == "none":
         return rows
@@ -179,10 +185,32 @@ def _times(grad, grad_loss, how: How):
     return grad * (grad_loss.unsqueeze(how.dim) if how.reduction == "none" else grad_loss)
 
 
+class _Kept:
+    """What a second derivative needs, which nothing else does: logits that have changed are an error there alone."""
+
+    def __init__(self, student, teacher, sample_weight):
+        self.tensors = student, teacher, sample_weight
+        self.versions = [_version(t) for t in self.tensors]
+
+    def gradient(self, grad_loss, how: How):
+        """The gradient by PyTorch's operations, which can be differentiated."""
+        if [_version(t) for t in self.tensors] != self.versions:
+            raise RuntimeError(MODIFIED)
+        with torch.enable_grad():
+            student, *others = self.tensors
+            student = student if student.requires_grad else student.detach().requires_grad_()
+            loss = composed(student, *others, how)
+            return torch.autograd.grad(loss, student, grad_loss.to(loss.dtype), create_graph=True)[0]
+
+
+def _version(t):
+    return None if t is None or t.is_inference() else t._version
+
+
 class _Distillation(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher, sample_weight, how):
-        ctx.how, ctx.later = how, _later(student)
+        ctx.how, ctx.later, ctx.kept = how, _later(student), _Kept(student, teacher, sample_weight)
         loss, grad = _loss_and_grad(student, teacher, sample_weight, how)
         if ctx.later:
             ctx.save_for_backward(student, teacher, sample_weight)
@@ -191,13 +219,17 @@ class _Distillation(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_loss):
-        if ctx.later:
-            grad = _gradient(grad_loss, *ctx.saved_tensors, *ctx.how)
-        else:
-            grad = _times(ctx.saved_tensors[0], grad_loss, ctx.how)
-        return grad, None, None, None
+        return _gradient_of(ctx, grad_loss), None, None, None
+
+
+def _gradient_of(ctx, grad_loss):
+    tensors = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return ctx.kept.gradient(grad_loss, ctx.how)
+    if not (private.needs_operator(grad_loss) or private.keeps_graph()):
+        ctx.kept = None
+    return _gradient(grad_loss, *tensors, *ctx.how) if ctx.later else _times(tensors[0], grad_loss, ctx.how)
 
 
 _HOW = "str kind, float temperature, float beta, int dim, str reduction, float? normalizer"
@@ -233,7 +265,7 @@ def _(grad_loss, student, teacher, sample_weight, *how):
 def _save(ctx, inputs, output):
     student, teacher, sample_weight, *how = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.how, ctx.later = How(*how), _later(student)
+    ctx.how, ctx.later, ctx.kept = How(*how), _later(student), _Kept(student, teacher, sample_weight)
     if ctx.later:
         ctx.save_for_backward(student, teacher, sample_weight)
     else:
@@ -241,11 +273,7 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad_loss, _):
-    if ctx.later:
-        grad = _gradient(grad_loss, *ctx.saved_tensors, *ctx.how)
-    else:
-        grad = _times(ctx.saved_tensors[0], grad_loss, ctx.how)
-    return grad, *[None] * (2 + len(How._fields))
+    return _gradient_of(ctx, grad_loss), *[None] * (2 + len(How._fields))
 
 
 _operator.register_autograd(_backward, setup_context=_save)

@@ -40,7 +40,7 @@ class _AtOnce(torch.autograd.Function):
         if grad is None:
             ctx.saved_tensors  # noqa: B018 -- PyTorch's error for a graph that is gone
         if private.needs_operator(grad_loss):
-            return grad * grad_loss, None
+            return (_differentiable(ctx, grad_loss) if torch.is_grad_enabled() else grad * grad_loss), None
         _, _, (_, target, *weights), (_, version, *versions) = ctx.kept
         if target._version != version or (weights and _versions(weights) != versions):
             raise RuntimeError(kept.MODIFIED)
@@ -182,24 +182,42 @@ class _InPlace(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_loss):
         tensors = ctx.saved_tensors
         input = tensors[0] if ctx.at_once else tensors[2]
-        grad = input.detach()
-        if private.needs_operator(grad_loss):
-            if not ctx.at_once:
-                return ops.cross_entropy_backward(grad_loss, *tensors, *ctx.options), *_NO_MORE
-            by_row = ctx.options.reduction == "none"
-            return grad * (grad_loss.unsqueeze(class_axis(grad)) if by_row else grad_loss), *_NO_MORE
+        with torch.no_grad():
+            grad = _gradient_in_place(ctx, grad_loss, input, tensors)
+        return _NoMore.apply(grad, input) if torch.is_grad_enabled() else grad, *_NO_MORE
+
+
+def _gradient_in_place(ctx, grad_loss, input, tensors):
+    """Over the logits, unless something else has to see what is done."""
+    grad = input.detach()
+    if private.needs_operator(grad_loss):
         if not ctx.at_once:
-            _gradient(grad_loss, ctx.options, *tensors, out=grad)
-            increment_version(input)
-        elif ctx.options.reduction == "none":
-            grad *= grad_loss.unsqueeze(class_axis(grad))
-        elif grad_loss != 1:
-            grad *= grad_loss
-        return grad, *_NO_MORE
+            return ops.cross_entropy_backward(grad_loss, *tensors, *ctx.options)
+        by_row = ctx.options.reduction == "none"
+        return grad * (grad_loss.unsqueeze(class_axis(grad)) if by_row else grad_loss)
+    if not ctx.at_once:
+        _gradient(grad_loss, ctx.options, *tensors, out=grad)
+        increment_version(input)
+    elif ctx.options.reduction == "none":
+        grad *= grad_loss.unsqueeze(class_axis(grad))
+    elif grad_loss != 1:
+        grad *= grad_loss
+    return grad
+
+
+class _NoMore(torch.autograd.Function):
+    """A gradient whose logits are gone: an error where it is differentiated, even if what arrived requires no grad."""
+
+    @staticmethod
+    def forward(ctx, grad, input):
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx, h):
+        raise RuntimeError("inplace=True has written the gradient over the logits: it can't be differentiated again")
 
 
 class _LogSoftmax(torch.autograd.Function):

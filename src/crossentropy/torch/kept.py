@@ -33,7 +33,7 @@ CHANGED = (
 
 MODIFIED = (
     "one of the variables needed for gradient computation has been modified by an inplace operation: a target or a "
-    "weight of crossentropy.torch.cross_entropy, or, for a double backward, its logits"
+    "weight of a loss of crossentropy.torch, or, for a double backward, its logits"
 )
 
 

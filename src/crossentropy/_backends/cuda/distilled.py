@@ -47,12 +47,11 @@ class Base(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Of e^x, of e^q, of e^q (e^gap - 1), and the largest |gap|: reals."""
+    """Of e^x, of e^q, of e^q (e^gap - 1): reals."""
 
     x: float
     q: float
     shift: float
-    most: float
 
 
 class Divergences(NamedTuple):
@@ -80,7 +79,7 @@ def better_of(p, other):
 @device
 def sums_of_both(p, other):
     """The Sums of both."""
-    return Sums(p.x + other.x, p.q + other.q, p.shift + other.shift, max(p.most, other.most))
+    return Sums(p.x + other.x, p.q + other.q, p.shift + other.shift)
 
 
 @device
@@ -150,7 +149,7 @@ def distillations(on: int, kind: str, teacher: str, which: int, threads: int) ->
     shape = Shape(threads, at_once, 0)
     over_maxima = together(wide, shape, larger_of, Maxima(-np.inf, -np.inf, 0.0))
     over_bases = together(wide, shape, better_of, Base(-np.inf, NONE))
-    over_sums = together(wide, shape, sums_of_both, Sums(0.0, 0.0, 0.0, 0.0))
+    over_sums = together(wide, shape, sums_of_both, Sums(0.0, 0.0, 0.0))
     over_terms = together(wide, shape, divergences_of_both, Divergences(0.0, 0.0))
 
     @device
@@ -218,24 +217,25 @@ def distillations(on: int, kind: str, teacher: str, which: int, threads: int) ->
                 c = np.int64(chosen.place)
                 z, y = np.float64(x_at(x_begin + c * x_class)), np.float64(q_at(q_begin + c * q_class))
                 base, base_error = two_diff(z, y)
-            sum_x, sum_q, shift, most = 0.0, 0.0, 0.0, 0.0
+            apart, lost = two_diff(top_x, top_q)
+            above = ((apart - base) + (lost - base_error)) * inverse
+            sum_x, sum_q, shift, ratio = 0.0, 0.0, 0.0, math.exp(above)
             c = lane
             while c < to_read:
                 z, y = np.float64(x_at(x_begin + c * x_class)), np.float64(q_at(q_begin + c * q_class))
                 of_x, of_q, gap = lanes(z, y, inverse, top_x, top_q, base, base_error)
-                sum_x, sum_q, most = sum_x + of_x, sum_q + of_q, max(most, abs(gap))
+                sum_x, sum_q = sum_x + of_x, sum_q + of_q
                 if abs(gap) <= NEAR:
                     shift += of_q * (gap + expm1_less(gap))
+                else:
+                    shift += ratio * of_x - of_q
                 c += threads
-            sums = over_sums(Sums(sum_x, sum_q, shift, most), 0)
+            sums = over_sums(Sums(sum_x, sum_q, shift), 0)
             unit_x, unit_q, shift = 0.0, 0.0, 0.0
             if to_read > 0:
                 unit_x, unit_q = 1.0 / sums.x, 1.0 / sums.q
-                if sums.most <= NEAR:
-                    shift = math.log1p(sums.shift * unit_q)
-                else:
-                    apart, lost = two_diff(top_x, top_q)
-                    shift = ((apart - base) + (lost - base_error)) * inverse + math.log(sums.x / sums.q)
+                more = sums.shift * unit_q
+                shift = math.log1p(more) if -0.5 < more < 1 else above + math.log(sums.x / sums.q)
             one, two = 0.0, 0.0
             c = lane
             while c < to_read:
@@ -276,8 +276,8 @@ def distillations(on: int, kind: str, teacher: str, which: int, threads: int) ->
                         if of_x + of_q > 0:
                             moved = p_t * (d + expm1_less(d)) if abs(d) < NEAR else p_s - p_t
                     elif p_s >= LEAST:
-                        above = d if which == REVERSE else log_over_mixture(p_s, p_t, d, beta)[0]
-                        moved = p_s * (above - taken)
+                        lies = d if which == REVERSE else log_over_mixture(p_s, p_t, d, beta)[0]
+                        moved = p_s * (lies - taken)
                     grad = by * moved
                 put(out_begin + c * out_class, real(grad))
                 c += threads

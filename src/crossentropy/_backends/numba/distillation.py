@@ -31,6 +31,7 @@ class Frame(NamedTuple):
     q_max: float
     base: float  # x - q of one class, exactly, with
     base_error: float
+    above: float  # x - q at the maxima less the base, over T
 
 
 class Found(NamedTuple):
@@ -155,13 +156,15 @@ def base_of(t, x_row, q_row, m_x, m_q, inverse, x_buffer, q_buffer):
 def frame_of(t, x_row, q_row, m_x, m_q, temperature, x_buffer, q_buffer):
     """The Frame of two rows with these maxima."""
     base, base_error = base_of(t, x_row, q_row, m_x, m_q, 1 / temperature, x_buffer, q_buffer)
-    return Frame(1 / temperature, m_x, m_q, base, base_error)
+    of_max, lost = two_diff(m_x, m_q)
+    above = ((of_max - base) + (lost - base_error)) * (1 / temperature)
+    return Frame(1 / temperature, m_x, m_q, base, base_error, above)
 
 
 @inner
 def found_of(t, x_row, q_row, f, x_buffer, q_buffer):
     """What the rows' probabilities and differences are made of."""
-    of_x, of_q, shift, most = 0.0, 0.0, 0.0, 0.0
+    of_x, of_q, shift, ratio = 0.0, 0.0, 0.0, math.exp(f.above)
     x_lost, q_lost, shift_lost = 0.0, 0.0, 0.0
     for at in range(0, t.classes, BLOCK):
         if stopped(t.stop):
@@ -172,18 +175,17 @@ def found_of(t, x_row, q_row, f, x_buffer, q_buffer):
             x_part, q_part, shift_part = 0.0, 0.0, 0.0
             for i in range(begin, min(begin + CHUNK, n)):
                 e_x, e_q, gap = lanes(z[i], y[i], f)
-                x_part, q_part, most = added(x_part, e_x), added(q_part, e_q), max(most, abs(gap))
+                x_part, q_part = added(x_part, e_x), added(q_part, e_q)
                 near = gap if abs(gap) <= NEAR else 0.0
-                shift_part = added(shift_part, e_q * (near + expm1_less(near)))
+                more = e_q * (near + expm1_less(near)) if abs(gap) <= NEAR else ratio * e_x - e_q
+                shift_part = added(shift_part, more)
             of_x, x_lost = plus(of_x, x_lost, x_part)
             of_q, q_lost = plus(of_q, q_lost, q_part)
             shift, shift_lost = plus(shift, shift_lost, shift_part)
     of_x, of_q, shift = sum_of(of_x, x_lost), sum_of(of_q, q_lost), sum_of(shift, shift_lost)
-    if most <= NEAR:
-        return Found(1 / of_x, 1 / of_q, math.log1p(shift / of_q))
-    of_max, lost = two_diff(f.x_max, f.q_max)
-    found = ((of_max - f.base) + (lost - f.base_error)) * f.inverse + math.log(of_x / of_q)
-    return Found(1 / of_x, 1 / of_q, found)
+    more = shift / of_q
+    shift = math.log1p(more) if -0.5 < more < 1 else f.above + math.log(of_x / of_q)
+    return Found(1 / of_x, 1 / of_q, shift)
 
 
 @inner

@@ -65,6 +65,17 @@ def _(dtype):
         check(s.astype(dtype), t.astype(dtype), kind, temperature)
 
 
+@edge_case("distillation: a student that masks what a teacher all but does")
+def _(dtype):
+    """The differences that count are those of sums that round to 1."""
+    for classes, gap, temperature in itertools.product((2, 7, 100), (20.0, 80.0), (1.0, 2.0)):
+        s, t = np.full((2, classes), -INF), numbers(2, classes, np.float64)
+        s[:, 1], t[:, 1] = 3.5, gap
+        s[1, 0] = -gap
+        for kind in ("reverse", "js"):
+            check(s.astype(dtype), t.astype(dtype), kind, temperature)
+
+
 @edge_case("distillation: shares of a mixture that are next to nothing")
 def _(dtype):
     """beta and 1 - beta: each class by those terms that are of the divergence's size."""

@@ -117,6 +117,30 @@ def _(dtype):
         require(np.isnan(none.loss) and not none.grad.any() and not none.hess.any(), "the mean over no row")
 
 
+@edge_case("second derivatives: rows that do not count, of classes without a weight")
+def _(dtype):
+    """Not even the least value of xgboost's is theirs, whatever they hold."""
+    each = itertools.product((2, 5, 40, 300), (0.0, 0.1), reference.HESSIANS)
+    for classes, epsilon, kind in each:
+        n = 19
+        x, t, off = numbers(n, classes, dtype, classes), np.arange(n) % classes, np.arange(n) % 3 == 0
+        w = np.ones(classes)
+        w[0], w[t[::4]] = 2, 0
+        v = np.where(off, 0, 1.5)
+        x[3], x[6, 0], x[9] = NAN, INF, -INF
+        u = numbers(n, classes, dtype, 2) if kind == "gauss_newton_product" else None
+        rows = [reference.Row(1.5, w.tolist(), epsilon)] * n
+        given = {"vector": u, "class_weight": w, "label_smoothing": epsilon, "hessian": kind, "reduction": "sum"}
+        for how in ({"sample_weight": v}, {"where": ~off, "sample_weight": np.full(n, 1.5)}):
+            found = cross_entropy_grad_hess(x, t, **given, **how)
+            require(not found.hess[off].any() and not found.grad[off].any(), f"{kind}, {classes}, {list(how)}")
+        of_u = None if u is None else u[~off]
+        check(x[~off], t[~off], [r for r, o in zip(rows, off, strict=True) if not o], kind, of_u,
+              class_weight=w, sample_weight=v[~off], label_smoothing=epsilon)  # fmt: skip
+        ignored = cross_entropy_grad_hess(x, np.where(off, 1, np.where(t == 1, 0, t)), ignore_index=1, **given)
+        require(not ignored.hess[off].any() and not ignored.grad[off].any(), f"{kind}, {classes}, ignored")
+
+
 @edge_case("second derivatives: layouts and reductions")
 def _(dtype):
     for classes in (5, 70):
