@@ -142,7 +142,17 @@ typedef struct {
     double far;           /* of e^x (max - x) */
     double squares;       /* of unit (e^x)^2, but for that class; with a unit of 0 there are none */
     ptrdiff_t counted;    /* how many are above the target */
+    double top;           /* the maximum of this block and those before it, */
+    ptrdiff_t leader;     /* and where it is, if it is in this one */
 } block_look;
+
+/* Whether a maximum that a block has raised has no shift, and is not so far above the last that what the sums were about is
+ * most of e^x (max - x). */
+static inline int is_usual_raise(const block_look *b, double max)
+{
+    if (!(b->top > max)) return 1;
+    return b->top <= anchor_limit(0) && b->far >= (b->top - max) * b->sum.sum / 2;
+}
 
 typedef enum { NOT_COUNTED, ABOVE, NOT_BELOW } counted_above;
 
@@ -250,9 +260,9 @@ typedef struct {
     double (*top)(const void *x, ptrdiff_t n); /* of what is a number */
     ptrdiff_t (*place)(const void *x, ptrdiff_t n, double value); /* of the first that is value, or n */
     ptrdiff_t (*above)(const void *x, ptrdiff_t n, double value, int ties); /* how many; with ties, at it too */
-    void (*look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
-                 counted_above counts, double unit, int *guards, lie_of_rows lie,
-                 block_look *found); /* of at most BLOCK */
+    int (*look)(const void *x, ptrdiff_t n, anchor at, double max, int is_known, ptrdiff_t leave, double target,
+                counted_above counts, double unit, int *guards, lie_of_rows lie,
+                block_look *found); /* of at most BLOCK */
     void (*log_probs_gradient)(const void *x, ptrdiff_t n, const log_probs_job *job, ptrdiff_t entry, void *out,
                                int bypass);
     /* weighted.h: raises top to what the block has, 0 where a term is NaN or a weight infinite; adds the terms over top */

@@ -84,8 +84,17 @@ typedef struct {
 } looking;
 
 typedef struct {
-    vec sum[UNROLL], far[UNROLL], count[UNROLL], squares[UNROLL];
+    vec sum[UNROLL], far[UNROLL], squares[UNROLL], top, count;
 } looks;
+
+SIMD looks NAME(looks_of_none)(void)
+{
+    looks p;
+    UNROLLED
+    for (int u = 0; u < UNROLL; ++u) p.sum[u] = p.far[u] = p.squares[u] = v_set1(0);
+    p.top = v_set1(-INFINITY), p.count = v_set1(0);
+    return p;
+}
 
 /* As taken in math/exp_sum_of.h, without a loop that would keep the vectors in memory. */
 SIMD vec NAME(taken_at_once)(vec *s)
@@ -104,13 +113,14 @@ SIMD vec NAME(taken_at_once)(vec *s)
 SIMD void NAME(look_step)(const looking *r, ptrdiff_t j, vec x, looks *p, int u, int leaves_out, int guards, int counts,
                           vec to_count, int squares)
 {
+    if (!guards) p->top = v_max(to_count, p->top);
     const vec z = guards ? v_max(r->least, x) : x;    /* NaN stays one */
     vec e = v_exp_summed(guards ? v_max(r->lowest, v_sub(z, r->f.shift)) : z, r->f);
     p->far[u] = v_fma(e, v_sub(r->max, z), p->far[u]);
     if (leaves_out) e = v_zero_where(v_equal(v_load_real(lane_numbers), v_set1((REAL)(r->leave - j))), e);
     p->sum[u] = v_add(p->sum[u], e);
     if (squares) p->squares[u] = v_fma(v_mul(e, r->unit), e, p->squares[u]);
-    if (counts) p->count[u] = v_add_where(v_less(r->target, to_count), p->count[u], v_set1(1));
+    if (counts) p->count = v_add_where(v_less(r->target, to_count), p->count, v_set1(1));
 }
 
 /* What is past the end is far below, and counts for nothing. */
@@ -194,9 +204,10 @@ static compensated NAME(look_at_lane)(const looking *r, ptrdiff_t j, int lane, d
     return lane_total_exact(p.sum.total);
 }
 
-/* Any chunk, in one copy for all that few chunks need. */
+/* Any chunk by itself, in one copy for all that few chunks need. */
 NOT_INLINED static void NAME(look_any_chunk)(const looking *r, ptrdiff_t j, looks *p, int counts)
 {
+    *p = NAME(looks_of_none)();
     NAME(look_chunk)(r, j, p, 1, 1, counts, 1);
 }
 
@@ -205,8 +216,14 @@ SIMD lane_total NAME(look_chunks)(const looking *r, looks *p, REAL *sums, REAL *
 {
     lane_total of_squares = lane_total_of_none();
     for (ptrdiff_t j = 0; j < r->n; j += CHUNK) {
-        if (guards || (r->leave >= j && r->leave < j + CHUNK)) NAME(look_any_chunk)(r, j, p, counts);
-        else NAME(look_chunk)(r, j, p, 0, 0, counts, squares);
+        if (guards || (r->leave >= j && r->leave < j + CHUNK)) {
+            looks any;    /* so that the others' stay in registers */
+            NAME(look_any_chunk)(r, j, &any, counts);
+            UNROLLED
+            for (int u = 0; u < UNROLL; ++u)
+                p->sum[u] = any.sum[u], p->far[u] = any.far[u], p->squares[u] = any.squares[u];
+            if (counts) p->count = v_add(p->count, any.count);
+        } else NAME(look_chunk)(r, j, p, 0, 0, counts, squares);
         v_store_real(sums + j / CHUNK_VECTORS, NAME(taken_at_once)(p->sum));
         v_store_real(fars + j / CHUNK_VECTORS, NAME(taken_at_once)(p->far));
         if (squares) lane_total_add(&of_squares, NAME(taken_at_once)(p->squares));
@@ -224,15 +241,32 @@ static int NAME(look_is_small)(const looking *r, double sum)
     return !(sum > 4 * (double)e[0]);
 }
 
-/* In lanes, of which those with more than a sixteenth of either sum are added again, or all (rows.h, pass_rounded). */
-SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, int counts, int squares)
+/* A block looked at about what turns out not to be its maximum: e^x (max - x) is what it was, and as many e^x as the
+ * maximum is higher; the chunk that has it is looked at again, without it. */
+SIMD void NAME(look_raised)(looking *r, double max, double top, REAL *sums, REAL *fars)
 {
-    REAL sums[GROUP / CHUNK_VECTORS], fars[GROUP / CHUNK_VECTORS];
-    const int lanes = (int)((r->n + CHUNK - 1) / CHUNK) * LANES;
+    const REAL by = (REAL)(top - max);
+    const vec high = v_set1(by), low = v_set1((REAL)((top - max) - (double)by));
+    for (ptrdiff_t i = 0; i * CHUNK_VECTORS < r->n; i += LANES) {
+        const vec s = v_load_real(sums + i);
+        v_store_real(fars + i, v_fma(high, s, v_fma(low, s, v_load_real(fars + i))));
+    }
+    r->max = v_set1((REAL)top), r->least = v_set1((REAL)far_below(top, WIDE == 1)), r->lowest = r->least;
+    r->leave = NAME(place)(r->x, r->n, top);
+    const ptrdiff_t j = r->leave / CHUNK * CHUNK;
     looks p;
-    for (int u = 0; u < UNROLL; ++u) p.sum[u] = p.far[u] = p.count[u] = p.squares[u] = v_set1(0);
-    const lane_total of_squares = NAME(look_chunks)(r, &p, sums, fars, guards, counts, squares);
-    found->squares = squares ? lane_total_value(of_squares) : 0;
+    NAME(look_any_chunk)(r, j, &p, 0);
+    v_store_real(sums + j / CHUNK_VECTORS, NAME(taken_at_once)(p.sum));
+    v_store_real(fars + j / CHUNK_VECTORS, NAME(taken_at_once)(p.far));
+}
+
+/* What lanes have added up, of which those with more than a sixteenth of either sum are added again, or all (rows.h,
+ * pass_rounded). */
+NOT_INLINED static void NAME(look_total)(looking *r, double max, REAL *sums, REAL *fars, block_look *found)
+{
+    const int lanes = (int)((r->n + CHUNK - 1) / CHUNK) * LANES;
+    if (found->top > max) NAME(look_raised)(r, max, found->top, sums, fars);
+    found->leader = r->leave;
     vec top_sum = v_set1(0), top_far = top_sum;
     lane_total sum_total = lane_total_of_none(), far_total = sum_total;
     for (int i = 0; i < lanes; i += LANES) {
@@ -243,18 +277,29 @@ SIMD void NAME(look_rounded)(const looking *r, block_look *found, int guards, in
     }
     found->sum = lane_total_exact(sum_total);
     found->far = lane_total_value(far_total);
-    if (counts) found->counted = (ptrdiff_t)v_sum(NAME(taken_at_once)(p.count));
     const int again = (are_alike(sums) || are_alike(fars)) && NAME(look_is_small)(r, found->sum.sum);
     const double most = again ? 0 : found->sum.sum / 16, furthest = again ? 0 : found->far / 16;
     const mask large = mask_or(v_less(v_set1((REAL)most), top_sum), v_less(v_set1((REAL)furthest), top_far));
     if (!mask_count(large)) return;
-    for (int i = 0; i < lanes; ++i)
-        if (sums[i] > most || fars[i] > furthest) {
-            double far_of_lane;
-            const compensated s = NAME(look_at_lane)(r, i / LANES * CHUNK, i % LANES, &far_of_lane);
-            compensated_add(&found->sum, (s.sum - (double)sums[i]) + s.error);
-            found->far += far_of_lane - (double)fars[i];
-        }
+    for (int i = 0; (i = next_large(sums, most, fars, furthest, i, lanes)) < lanes; ++i) {
+        double far_of_lane;
+        const compensated s = NAME(look_at_lane)(r, i / LANES * CHUNK, i % LANES, &far_of_lane);
+        compensated_add(&found->sum, (s.sum - (double)sums[i]) + s.error);
+        found->far += far_of_lane - (double)fars[i];
+    }
+}
+
+SIMD void NAME(look_rounded)(looking *r, double max, block_look *found, int guards, int counts, int squares)
+{
+    REAL sums[GROUP / CHUNK_VECTORS], fars[GROUP / CHUNK_VECTORS];
+    looks p = NAME(looks_of_none)();
+    const lane_total of_squares = NAME(look_chunks)(r, &p, sums, fars, guards, counts, squares);
+    found->squares = squares ? lane_total_value(of_squares) : 0;
+    if (counts) found->counted = (ptrdiff_t)v_sum(p.count);
+    if (!guards && !squares && WIDE == 2) {
+        found->top = (double)v_top(p.top);
+    }
+    NAME(look_total)(r, max, sums, fars, found);
 }
 
 /* Of few elements, by the parts of e^x. */
@@ -283,38 +328,46 @@ static REAL NAME(below)(double target, counted_above counts)
 }
 
 /* Of at most GROUP elements: the sum of e^x but for class leave, that of e^x (max - x), and how many are above a target,
- * or not below it; and unless the unit is 0 the sum of unit (e^x)^2. The sum is NaN where an element is. */
-static void NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, ptrdiff_t leave, double target,
-                       counted_above counts, double unit, int *guards, lie_of_rows lie, block_look *found)
+ * or not below it; and unless the unit is 0 the sum of unit (e^x)^2. The sum is NaN where an element is.
+ *
+ * Where max is that of the blocks before this one alone, found->top is the two's, which the sums are about, and the class
+ * there the one that is left out. 0 where it must be known first: e^x (max - x) about the other lacks digits, or something
+ * is not finite, or the block is one that no lanes add up. */
+static int NAME(look)(const void *x, ptrdiff_t n, anchor at, double max, int is_known, ptrdiff_t leave, double target,
+                      counted_above counts, double unit, int *guards, lie_of_rows lie, block_look *found)
 {
-    const looking r = {x,
-                       frame_at(at),
-                       v_set1((REAL)max),
-                       v_set1((REAL)far_below(max, WIDE == 1)),
-                       v_set1((REAL)far_below(max - at.shift, WIDE == 1)),
-                       v_set1(NAME(below)(target, counts)),
-                       v_set1((REAL)unit),
-                       n,
-                       leave,
-                       aheads_of(lie, GROUP * sizeof(ELEMENT))};    /* the maximum of a block is taken first */
     const int shifts = at.shift != 0;
-    found->counted = 0;
+    if (!is_known && (n <= FEW || *guards || shifts || unit != 0 || WIDE == 1)) return 0;
+    looking r = {x,
+                 frame_at(at),
+                 v_set1((REAL)max),
+                 v_set1((REAL)far_below(max, WIDE == 1)),
+                 v_set1((REAL)far_below(max - at.shift, WIDE == 1)),
+                 v_set1(NAME(below)(target, counts)),
+                 v_set1((REAL)unit),
+                 n,
+                 leave,
+                 aheads_of(lie, is_known ? GROUP * sizeof(ELEMENT) : PREFETCH_NEAR)};    /* read for its maximum */
+    found->counted = 0, found->top = max, found->leader = leave;
     if (n <= FEW) {
         NAME(look_few)(&r, found, unit != 0);
         if (counts) found->counted = NAME(above)(x, n, target, counts == NOT_BELOW);
     } else {
         if (!*guards && !shifts) {
-            if (unit != 0) NAME(look_rounded)(&r, found, 0, 1, 1);
-            else if (counts) NAME(look_rounded)(&r, found, 0, 1, 0);
-            else NAME(look_rounded)(&r, found, 0, 0, 0);
-            *guards = !isfinite(found->sum.sum) || !isfinite(found->far);
+            if (unit != 0) NAME(look_rounded)(&r, max, found, 0, 1, 1);
+            else if (counts) NAME(look_rounded)(&r, max, found, 0, 1, 0);
+            else NAME(look_rounded)(&r, max, found, 0, 0, 0);
+            const int is_finite = isfinite(found->sum.sum) && isfinite(found->far);
+            if (!is_known && !(is_finite && is_usual_raise(found, max))) return 0;
+            *guards = !is_finite;
         }
-        if (*guards || shifts) NAME(look_rounded)(&r, found, 1, 1, 1);
+        if (*guards || shifts) NAME(look_rounded)(&r, max, found, 1, 1, 1);
         if (counts == NOT_BELOW && target == -INFINITY) found->counted = n;
     }
     found->sum = exp_sum_total(found->sum);
     found->far /= EXP_SCALE;
     found->squares /= EXP_SCALE * EXP_SCALE;
+    return 1;
 }
 
 /* ------------------------------------------------------------------ the gradient */

@@ -385,10 +385,8 @@ SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t 
     compensated sum = lane_total_exact(total);
     const double limit = sum.sum / 16;
     if (are_alike(sums) && NAME(is_small)(r, sum.sum)) return NAME(added_by_parts)(r, first, end);
-    if (!mask_count(v_less(v_set1((REAL)limit), top))) return sum;
-    for (int i = 0; i < lanes; ++i)
-        if (sums[i] > limit)
-            compensated_add(&sum, NAME(lost_in_lane)(r, first + i / LANES * CHUNK, i % LANES, sums[i]));
+    for (int i = 0; (i = next_large(sums, limit, sums, limit, i, lanes)) < lanes; ++i)
+        compensated_add(&sum, NAME(lost_in_lane)(r, first + i / LANES * CHUNK, i % LANES, sums[i]));
     return sum;
 }
 

@@ -17,6 +17,7 @@
 #define exp_sum_total PASTE(exp_sum_total, REAL)
 #define exp_sum_store PASTE(exp_sum_store, REAL)
 #define are_alike PASTE(are_alike, REAL)
+#define next_large PASTE(next_large, REAL)
 #define CHUNK_VECTORS (4 * UNROLL) /* at most, whose sums go on in a lane_total */
 
 #define REAL f32

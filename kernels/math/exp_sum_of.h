@@ -78,3 +78,18 @@ SIMD int are_alike(const REAL *sums)
     }
     return alike >= 2;
 }
+
+/* The first of the lanes from i on whose sum, or other sum, is above its limit; or `lanes`. Most vectors have none. */
+SIMD int next_large(const REAL *sums, double limit, const REAL *others, double other_limit, int i, int lanes)
+{
+    const vec most = v_set1((REAL)limit), most_others = v_set1((REAL)other_limit);
+    while (i < lanes) {
+        const vec s = v_load_real(sums + i / LANES * LANES), o = v_load_real(others + i / LANES * LANES);
+        if (!mask_count(mask_or(v_less(most, s), v_less(most_others, o)))) i = (i / LANES + 1) * LANES;
+        else
+            do
+                if (sums[i] > limit || others[i] > other_limit) return i;
+            while (++i % LANES);
+    }
+    return lanes;
+}

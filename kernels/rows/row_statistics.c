@@ -1,6 +1,7 @@
-/* The numbers of each row, block by block: the maximum first, which brings a block into the L1 cache, then its sums. In
- * float32 lanes the row is read once, and what was added up follows the maximum when that rises from block to block; in
- * float64, which would show what that rounds, the maximum of the whole row comes first. */
+/* The numbers of each row, block by block. In float32 lanes the row is read once, and what was added up follows the maximum
+ * when that rises from block to block. A block is read in one go, about the maximum of those before it, where it can be
+ * (look in blocks/numbers.h): else, as the first is, for its maximum, which brings it into the L1 cache, and then for its
+ * sums. In float64, which would show what following the maximum rounds, that of the whole row comes first. */
 #include "rows/row_statistics.h"
 
 #include <math.h>
@@ -43,6 +44,40 @@ static void count_around(const place *p, row_look *r, block b, const void *x, in
     r->above += p->k->above((const char *)x + before * element_size(p->x.type), b.n - before, z, 0);
 }
 
+/* Which classes of a block lie above class y, which is in another, by the maximum that the block has or may have: ties
+ * before y do. */
+static counted_above counts_of(double top, int64_t y, double z, block b)
+{
+    const int before = y >= b.at + b.n;
+    if (y < 0 || !(before ? top >= z : top > z)) return NOT_COUNTED;
+    return before ? NOT_BELOW : ABOVE;
+}
+
+static void add_block(row_look *r, const block_look *found, double by)
+{
+    const compensated sum = {found->sum.sum * by, found->sum.error * by};
+    compensated_join(&r->sum, sum);
+    r->far += found->far * by, r->squares += found->squares, r->above += found->counted;
+}
+
+/* The next block about the maximum of those before it, or 0. */
+static int look_ahead(const place *p, row_look *r, block b, const void *x, int64_t y, double z)
+{
+    const int has_target = y >= b.at && y < b.at + b.n;
+    counted_above counts = has_target ? NOT_COUNTED : counts_of(r->max, y, z, b);
+    const double unit = p->t->numbers.squares ? square_unit(p->is_f64) : 0, was = r->at.k;
+    block_look found;
+    if (!p->k->look(x, b.n, r->at, r->max, 0, -1, z, counts, unit, &r->guards, lie_from(p, b.at), &found)) return 0;
+    if (has_target) count_around(p, r, b, x, y, z);
+    if (found.top > r->max) {
+        raise_max(p, r, found.top), r->largest = b.at + found.leader;
+        if (!has_target && !counts && (counts = counts_of(found.top, y, z, b)))
+            r->above += p->k->above(x, b.n, z, counts == NOT_BELOW);
+    }
+    add_block(r, &found, times_power_of_2(1, was - r->at.k));
+    return 1;
+}
+
 /* 0 where the row is undefined. */
 static int look_at_row(place *p, row_look *r, int64_t y, double z)
 {
@@ -59,23 +94,22 @@ static int look_at_row(place *p, row_look *r, int64_t y, double z)
     }
     for (block b = {0, 0}; next_block(&p->c, &b);) {
         const void *x = read_block(&p->x, b);
-        const double top = p->k->top(x, b.n);
+        if (r->max > none && !p->is_f64 && look_ahead(p, r, b, x, y, z)) continue;
+        const double top = p->is_f64 && y < 0 ? none : p->k->top(x, b.n);
         if (!p->is_f64) {
             if (top == INFINITY) return 0;
             if (top > r->max) raise_max(p, r, top), r->largest = b.at + p->k->place(x, b.n, top);
         }
-        const int has_target = y >= b.at && y < b.at + b.n, before = y >= b.at + b.n;
-        counted_above counts = NOT_COUNTED;
+        const int has_target = y >= b.at && y < b.at + b.n;
+        const counted_above counts = has_target ? NOT_COUNTED : counts_of(top, y, z, b);
         if (has_target) count_around(p, r, b, x, y, z);
-        else if (y >= 0 && (before ? top >= z : top > z)) counts = before ? NOT_BELOW : ABOVE;
         if (r->max > none) {
             const int here = r->largest >= b.at && r->largest < b.at + b.n;
             block_look found;
-            p->k->look(x, b.n, r->at, r->max, here ? (ptrdiff_t)(r->largest - b.at) : -1, z, counts, unit, &r->guards,
+            p->k->look(x, b.n, r->at, r->max, 1, here ? (ptrdiff_t)(r->largest - b.at) : -1, z, counts, unit, &r->guards,
                        lie_from(p, b.at), &found);
             if (isnan(found.sum.sum)) return 0;
-            compensated_join(&r->sum, found.sum);
-            r->far += found.far, r->squares += found.squares, r->above += found.counted;
+            add_block(r, &found, 1);
         } else if (isnan(p->k->max(x, b.n))) return 0;
         else if (counts) r->above += b.n; /* all -inf, as the target is */
     }
