@@ -146,12 +146,12 @@ typedef struct {
     ptrdiff_t leader;     /* and where it is, if it is in this one */
 } block_look;
 
-/* Whether a maximum that a block has raised has no shift, and is not so far above the last that what the sums were about is
- * most of e^x (max - x). */
+/* Whether a maximum that a block has raised has no shift, and is not so far above the last one that e^x has no room at its
+ * anchor, or that what the sums were about is most of e^x (max - x). */
 static inline int is_usual_raise(const block_look *b, double max)
 {
-    if (!(b->top > max)) return 1;
-    return b->top <= anchor_limit(0) && b->far >= (b->top - max) * b->sum.sum / 2;
+    const double raise = b->top - max;
+    return !(raise > 0) || (raise < 20 && b->top <= anchor_limit(0) && b->far >= raise * b->sum.sum / 2);
 }
 
 typedef enum { NOT_COUNTED, ABOVE, NOT_BELOW } counted_above;
