@@ -253,7 +253,7 @@ class Thread:
         self.meet("syncthreads")
 
 
-OF_A_WARP = "shfl_xor", "ballot", "syncwarp"
+OF_A_WARP = "shfl_xor", "ballot", "syncwarp", "words"
 OF_ALL = "cluster_begin"
 WARP = 32
 
@@ -361,6 +361,26 @@ def _ballot_sync(_, mask, predicate):
     return np.uint32(sum(given.get((thread.exchanges, first + i), False) << i for i in range(32)))
 
 
+def _words_of_warp(word):
+    """What each lane gives of a warp that is whole, in order."""
+    thread = _now
+    thread.exchanges += 1
+    given = thread.manager.given
+    given[thread.exchanges, thread.thread_id] = word
+    given.pop((thread.exchanges - 2, thread.thread_id), None)
+    thread.meet("words")
+    first = thread.thread_id // WARP * WARP
+    return [int(given[thread.exchanges, first + i]) for i in range(WARP)]
+
+
+def warp_sum(word):
+    return np.uint32(sum(_words_of_warp(word)) & 0xFFFFFFFF)
+
+
+def warp_max(word):
+    return np.uint32(max(_words_of_warp(word)))
+
+
 FakeCUDAModule.shfl_xor_sync = _shfl_xor_sync
 FakeCUDAModule.ballot_sync = _ballot_sync
 FakeCUDAModule.syncwarp = lambda *_: _now.meet("syncwarp")
@@ -413,7 +433,7 @@ def _shared(self, shape, dtype, alignment=None):
     caller = sys._getframe(1)
     place = (caller.f_code.co_filename, caller.f_lineno, caller.f_code, shape, _now.rank)  # closures share their code
     if place not in self._allocations:
-        self._allocations[place] = np.full(shape, -1, dtype)
+        self._allocations[place] = np.full(shape, np.array(-1).astype(dtype))
         _owners[id(self._allocations[place])] = self._allocations, place
     return self._allocations[place]
 

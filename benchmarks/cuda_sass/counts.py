@@ -26,7 +26,7 @@ UNITS = {  # instructions by what executes them; what is not here is the integer
     ),
 }  # fmt: skip
 _UNIT = {name: unit for unit, names in UNITS.items() for name in names}
-MEETINGS = ("SHFL", "BAR", "UCGABAR_WAIT", "SYNCS", "LDS", "STS", "ST", "STAS", "VOTE")
+MEETINGS = ("SHFL", "REDUX", "BAR", "UCGABAR_WAIT", "SYNCS", "LDS", "STS", "ST", "STAS", "VOTE")
 
 
 def unit_of(name: str) -> str:

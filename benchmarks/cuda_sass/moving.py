@@ -119,3 +119,19 @@ def _vote(m, i):
             words(np.repeat((yes.astype(U64) << np.arange(WARP, dtype=U64)).sum(1).astype(U32), WARP), active)
 
     return execute
+
+
+@opcode("REDUX")
+def _reduce(m, i):
+    """The sum, or the largest, of a word of all lanes of a warp."""
+    only(i, "SUM", "MAX")
+    to, get = m.into(i.operands[0]), m.integer(i.operands[1])
+    combine = {"SUM": np.add, "MAX": np.maximum}[i.modifiers[0]]
+
+    def execute(active):
+        if active is not None and (m.warps(active) & ~active).any():
+            raise Fault(f"not all of a warp take part: {i.text}")
+        words = np.broadcast_to(get(), m.count).reshape(-1, WARP)
+        to(np.repeat(combine.reduce(words, axis=1, dtype=U32), WARP), active)
+
+    return execute

@@ -13,6 +13,7 @@ from numba import cuda
 from .elements import device
 from .intrinsics import barrier_begin, barrier_expect, barrier_wait, barriers, cluster_begin, cluster_rank
 from .records import EVERYONE, record_of
+from .warp_sums import WARP_SUMS, WarpSums
 
 WARP = 32  # threads of a warp
 MOST_BLOCKS = 8  # of a cluster, where any card with clusters has room
@@ -194,25 +195,29 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
     own, which is moved again.
     """
     real, lanes, warps, blocks = elements.real, min(shape.threads, WARP), max(shape.threads // WARP, 1), shape.blocks
-    threads, of_blocks, of_two = shape.threads, len(empty) * SLOTS, 2 * WARP
-    record, row_sum = record_of(type(empty), real, elements.real_size), type(empty)
-    take, (moved, to_top) = record.take, _moving(sums, warps, of_lanes)
-    top_of_lanes, lowest_of_lanes, sum_of_lanes = _among(lanes, sums)
+    threads, of_blocks, row_sum = shape.threads, len(empty) * SLOTS, type(empty)
+    real_size = elements.real_size
+    (moved, to_top), take = _moving(sums, warps, of_lanes), record_of(row_sum, real, real_size).take
+    top_of_lanes, lowest_of_lanes, _ = _among(lanes, sums)
     top_of_warps, _, sum_of_warps = _among(warps, sums)
-    leads = leads_of(shape)
+    of_lanes_sums, leads = _lane_sums(lanes, real, sums), leads_of(shape)
+    parts_of_lanes, number_of, of_parts = of_lanes_sums.over_lanes, of_lanes_sums.number_of, of_lanes_sums.parts
+    word, of_warps = of_lanes_sums.word, len(of_parts._fields) * WARP
+    record_of_parts = record_of(of_parts, word, real_size)
+    put_parts, take_parts = record_of_parts.put, record_of_parts.take
 
     @device
     def over_warp(p, turn):
         lane = np.uint32(cuda.threadIdx.x) % np.uint32(WARP)
         top = top_of_lanes(p.max)
         s, error = moved(p, top, lowest_of_lanes(p.max == top, lane))
-        s, error = sum_of_lanes(s, error)
+        s, error = number_of(parts_of_lanes(s, error))
         return row_sum(top, s, error)
 
     @device
     def over_warps(p, turn):
         tops = cuda.shared.array(WARP, real)
-        found = cuda.shared.array(of_two, real)
+        found = cuda.shared.array(of_warps, word)
         thread = np.uint32(cuda.threadIdx.x) % np.uint32(threads)
         lane, warp = thread % np.uint32(WARP), thread // np.uint32(WARP)
         of_warp = top_of_lanes(p.max)
@@ -224,19 +229,19 @@ def rows_together(elements, shape, sums, empty, of_lanes=True):
         # Of those whose maximum is the common one, that of the lowest lane of the lowest warp stays out of the sum.
         before = np.uint32(cuda.ballot_sync(EVERYONE, tops[its] == top)) & lower(warp)
         s, error = moved(p, top, lowest_of_lanes(p.max == top, lane) and before == np.uint32(0))
-        s, error = sum_of_lanes(s, error)
+        parts = parts_of_lanes(s, error)
         if lane == 0:
-            found[2 * np.int32(warp)], found[2 * np.int32(warp) + 1] = s, error
+            put_parts(found, np.int32(warp), parts)
         cuda.syncthreads()
         if leads():
-            s, error = to_top(top, *sum_of_warps(found[2 * its], found[2 * its + 1]))
+            s, error = to_top(top, *sum_of_warps(*number_of(take_parts(found, its))))
         return row_sum(top, s, error)
 
     over_block = over_warps if warps > 1 else over_warp
     if blocks == 1:
         return over_block
     top_of_blocks, lowest_of_blocks, sum_of_blocks = _among(blocks, sums)
-    block_moved, exchanged = sums.moved, _exchange(record, threads, blocks)
+    block_moved, exchanged = sums.moved, _exchange(record_of(row_sum, real, real_size), threads, blocks)
 
     @device
     def over_cluster(p, turn):
@@ -297,6 +302,43 @@ def _among(count, sums):
     return largest, lowest, sum_of
 
 
+class LanePair(NamedTuple):
+    """A sum of lanes' numbers, and what it has lost to rounding: reals."""
+
+    sum: float
+    error: float
+
+
+def _lane_sums(count, real, sums):
+    """The `WarpSums` of ``count`` lanes: in pairs of reals, where they are no whole warp or reals are float64."""
+    if count == WARP and real is np.float32:
+        return WARP_SUMS
+    plus, sum_of = sums.plus, _among(count, sums)[2]
+
+    @device
+    def over_lanes(s, error):
+        s, error = sum_of(s, error)
+        return LanePair(s, error)
+
+    return WarpSums(over_lanes, sum_by_halves(plus, count), device(lambda p: (p.sum, p.error)), LanePair, real)
+
+
+def sum_by_halves(plus, count):
+    """The device function (found): the LanePair of so many pairs (sum, error), a power of 2, which it overwrites."""
+
+    @device
+    def sum_of(found):
+        step = count // 2
+        while step > 0:
+            for i in range(step):
+                s, error = plus(found[2 * i], found[2 * i + 1] + found[2 * (i + step) + 1], found[2 * (i + step)])
+                found[2 * i], found[2 * i + 1] = s, error
+            step //= 2
+        return LanePair(found[0], found[1])
+
+    return sum_of
+
+
 @device
 def lower(lane):
     """The lanes of a warp below one, as bits."""
@@ -313,17 +355,12 @@ def rows_one_by_one(elements, shape, part, top_of, sums, empty):
     lanes, warps, blocks = min(shape.threads, WARP), max(1, shape.threads // WARP), shape.blocks
     lane_moved, to_top = _moving(sums, warps)
     of_lanes, of_warps, of_blocks, threads = 2 * lanes, 2 * warps, 3 * blocks, shape.threads
-
-    @device
-    def sum_of(found, count):
-        """The sum of so many pairs (sum, error), which it overwrites."""
-        step = count // 2
-        while step > 0:
-            for i in range(step):
-                s, error = plus(found[2 * i], found[2 * i + 1] + found[2 * (i + step) + 1], found[2 * (i + step)])
-                found[2 * i], found[2 * i + 1] = s, error
-            step //= 2
-        return found[0], found[1]
+    lane_sums, sum_of_warps, sum_of_blocks = (
+        _lane_sums(lanes, real, sums),
+        sum_by_halves(plus, warps),
+        sum_by_halves(plus, blocks),
+    )
+    in_turn, number_of = lane_sums.in_turn, lane_sums.number_of
 
     @device
     def over_block(block, given):
@@ -339,8 +376,9 @@ def rows_one_by_one(elements, shape, part, top_of, sums, empty):
                 left_out = left_out or first
                 found[2 * i], found[2 * i + 1] = lane_moved(p, top, first)
                 lane += 1
-            found_of_warps[2 * warp], found_of_warps[2 * warp + 1] = sum_of(found, lanes)
-        s, error = to_top(top, *sum_of(found_of_warps, warps))
+            found_of_warps[2 * warp], found_of_warps[2 * warp + 1] = number_of(in_turn(found))
+        total = sum_of_warps(found_of_warps)
+        s, error = to_top(top, total.sum, total.error)
         return row_sum(top, s, error)
 
     if blocks == 1:
@@ -360,8 +398,8 @@ def rows_one_by_one(elements, shape, part, top_of, sums, empty):
             first = p.max == top and not left_out
             left_out = left_out or first
             found[blocks + 2 * block], found[blocks + 2 * block + 1] = moved(p, top, first)
-        s, error = sum_of(found[blocks:], blocks)
-        return row_sum(top, s, error)
+        total = sum_of_blocks(found[blocks:])
+        return row_sum(top, total.sum, total.error)
 
     return over_blocks
 

@@ -164,6 +164,27 @@ def store(_, address, value):
     return types.void(types.int64, value), code
 
 
+# ---------------------------------------------------------------------- the lanes of a warp together
+
+
+def _of_lanes(instruction, what):
+    """A function of a word that each lane of a warp has, to which all of them must come."""
+
+    def together(_, word):
+        def code(context, builder, signature, args):
+            text = f"redux.sync.{instruction}.u32 $0, $1, 0xffffffff;"
+            return _asm(builder, text, types.uint32, "=r,r", args, side_effect=True, convergent=True)
+
+        return types.uint32(types.uint32), code
+
+    together.__doc__ = f"The {what} of the words of a warp's lanes, which all of them get."
+    return intrinsic(together)
+
+
+warp_sum = _of_lanes("add", "sum, modulo 2^32,")
+warp_max = _of_lanes("max", "largest")
+
+
 # ---------------------------------------------------------------------- clusters: blocks that work on a row (sm_90 on)
 
 
