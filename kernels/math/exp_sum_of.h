@@ -86,8 +86,7 @@ SIMD int next_large(const REAL *sums, double limit, const REAL *others, double o
     while (i < lanes) {
         const vec s = v_load_real(sums + i / LANES * LANES), o = v_load_real(others + i / LANES * LANES);
         if (!mask_count(mask_or(v_less(most, s), v_less(most_others, o)))) i = (i / LANES + 1) * LANES;
-        else
-            do
+        else do
                 if (sums[i] > limit || others[i] > other_limit) return i;
             while (++i % LANES);
     }

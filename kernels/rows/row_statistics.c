@@ -106,8 +106,8 @@ static int look_at_row(place *p, row_look *r, int64_t y, double z)
         if (r->max > none) {
             const int here = r->largest >= b.at && r->largest < b.at + b.n;
             block_look found;
-            p->k->look(x, b.n, r->at, r->max, 1, here ? (ptrdiff_t)(r->largest - b.at) : -1, z, counts, unit, &r->guards,
-                       lie_from(p, b.at), &found);
+            p->k->look(x, b.n, r->at, r->max, 1, here ? (ptrdiff_t)(r->largest - b.at) : -1, z, counts, unit,
+                       &r->guards, lie_from(p, b.at), &found);
             if (isnan(found.sum.sum)) return 0;
             add_block(r, &found, 1);
         } else if (isnan(p->k->max(x, b.n))) return 0;
