@@ -316,7 +316,8 @@ def long_rows(dtype):
     x[0, 2100], x[1, 3], x[2] = 500, 300, np.linspace(-400, 400, 2500)  # anchors that move from block to block
     check(x, np.array([2100, 2499, 2000]), gradients=False)
     check(x, np.array([5, 5, 0]), gradients=False)
-    x = numbers(6, 2500, dtype)  # two leaders in a later block, by so much that e^x has no room where the first is anchored
+    # Two leaders in a later block, at last by so much that e^x has no room where the first is anchored.
+    x = numbers(6, 2500, dtype)
     x[:, 2100] = x[:, 2300] = np.array([3.5, 12, 19, 21, 50, 90])
     check(x, np.array([2100, 2300, 3, 2300, 2300, 2499]), gradients=False)
 
