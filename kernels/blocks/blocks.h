@@ -142,8 +142,8 @@ typedef struct {
     double far;           /* of e^x (max - x) */
     double squares;       /* of unit (e^x)^2, but for that class; with a unit of 0 there are none */
     ptrdiff_t counted;    /* how many are above the target */
-    double top;           /* the maximum of this block and those before it, */
-    ptrdiff_t leader;     /* and where it is, if it is in this one */
+    double top;           /* the maximum of this block, where that is above the one that was given, */
+    ptrdiff_t leader;     /* and where it is then */
 } block_look;
 
 /* Whether a maximum that a block has raised has no shift, and is not so far above the last one that e^x has no room at its

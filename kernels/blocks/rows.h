@@ -375,14 +375,7 @@ SIMD compensated NAME(pass_rounded)(const passed *r, ptrdiff_t first, ptrdiff_t 
     REAL sums[GROUP / CHUNK_VECTORS];
     const int lanes = (int)((end - first + CHUNK - 1) / CHUNK) * LANES;
     NAME(pass_group)(r, first, end, p, keeps, queue, sums, 0);
-    vec top = v_set1(0);
-    lane_total total = lane_total_of_none();
-    for (int i = 0; i < lanes; i += LANES) {
-        const vec s = v_load_real(sums + i);
-        top = v_max(s, top);
-        lane_total_add(&total, s);
-    }
-    compensated sum = lane_total_exact(total);
+    compensated sum = sum_of_lanes(sums, lanes);
     const double limit = sum.sum / 16;
     if (are_alike(sums) && NAME(is_small)(r, sum.sum)) return NAME(added_by_parts)(r, first, end);
     for (int i = 0; (i = next_large(sums, limit, sums, limit, i, lanes)) < lanes; ++i)

@@ -149,19 +149,10 @@ SIMD compensated NAME(changed_rounded)(const transformed *r, ptrdiff_t first, pt
         v_store_real(sums + (j - first) / CHUNK_VECTORS, taken(p->sum));
         NAME(write_between)(r, j + CHUNK, queue);
     }
-    vec top = v_set1(0);
-    lane_total total = lane_total_of_none();
-    for (int i = 0; i < lanes; i += LANES) {
-        const vec s = v_load_real(sums + i);
-        top = v_max(s, top);
-        lane_total_add(&total, s);
-    }
-    compensated sum = lane_total_exact(total);
+    compensated sum = sum_of_lanes(sums, lanes);
     const double limit = are_alike(sums) && NAME(changed_is_small)(r, sum.sum, caps) ? 0 : sum.sum / 16;
-    if (!mask_count(v_less(v_set1((REAL)limit), top))) return sum;
-    for (int i = 0; i < lanes; ++i)
-        if (sums[i] > limit)
-            compensated_add(&sum, NAME(lost_in_changed_lane)(r, first + i / LANES * CHUNK, i % LANES, sums[i], caps));
+    for (int i = 0; (i = next_large(sums, limit, sums, limit, i, lanes)) < lanes; ++i)
+        compensated_add(&sum, NAME(lost_in_changed_lane)(r, first + i / LANES * CHUNK, i % LANES, sums[i], caps));
     return sum;
 }
 #endif

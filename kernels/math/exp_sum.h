@@ -18,6 +18,7 @@
 #define exp_sum_store PASTE(exp_sum_store, REAL)
 #define are_alike PASTE(are_alike, REAL)
 #define next_large PASTE(next_large, REAL)
+#define sum_of_lanes PASTE(sum_of_lanes, REAL)
 #define CHUNK_VECTORS (4 * UNROLL) /* at most, whose sums go on in a lane_total */
 
 #define REAL f32

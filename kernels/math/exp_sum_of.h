@@ -79,6 +79,14 @@ SIMD int are_alike(const REAL *sums)
     return alike >= 2;
 }
 
+/* Of lanes that were added up and rounded, without rounding more. */
+SIMD compensated sum_of_lanes(const REAL *sums, int lanes)
+{
+    lane_total total = lane_total_of_none();
+    for (int i = 0; i < lanes; i += LANES) lane_total_add(&total, v_load_real(sums + i));
+    return lane_total_exact(total);
+}
+
 /* The first of the lanes from i on whose sum, or other sum, is above its limit; or `lanes`. Most vectors have none. */
 SIMD int next_large(const REAL *sums, double limit, const REAL *others, double other_limit, int i, int lanes)
 {

@@ -16,7 +16,7 @@ from .. import distillation as distillation_of_arrays
 from .._options import OPTIONS, real
 from . import cache, calls, private
 from .bridge import array, loss_dtype, on_torchs_threads, tensor
-from .kept import MODIFIED
+from .kept import MODIFIED, versions
 
 
 class How(NamedTuple):
@@ -190,21 +190,18 @@ class _Kept:
 
     def __init__(self, student, teacher, sample_weight):
         self.tensors = student, teacher, sample_weight
-        self.versions = [_version(t) for t in self.tensors]
+        self.counting = [t for t in self.tensors if t is not None and not t.is_inference()]
+        self.versions = versions(self.counting)
 
     def gradient(self, grad_loss, how: How):
         """The gradient by PyTorch's operations, which can be differentiated."""
-        if [_version(t) for t in self.tensors] != self.versions:
+        if versions(self.counting) != self.versions:
             raise RuntimeError(MODIFIED)
         with torch.enable_grad():
             student, *others = self.tensors
             student = student if student.requires_grad else student.detach().requires_grad_()
             loss = composed(student, *others, how)
             return torch.autograd.grad(loss, student, grad_loss.to(loss.dtype), create_graph=True)[0]
-
-
-def _version(t):
-    return None if t is None or t.is_inference() else t._version
 
 
 class _Distillation(torch.autograd.Function):

@@ -42,7 +42,7 @@ class _AtOnce(torch.autograd.Function):
         if private.needs_operator(grad_loss):
             return (_differentiable(ctx, grad_loss) if torch.is_grad_enabled() else grad * grad_loss), None
         _, _, (_, target, *weights), (_, version, *versions) = ctx.kept
-        if target._version != version or (weights and _versions(weights) != versions):
+        if target._version != version or (weights and kept.versions(weights) != versions):
             raise RuntimeError(kept.MODIFIED)
         keeps = private.keeps_graph()
         if torch.is_grad_enabled():
@@ -58,14 +58,10 @@ class _AtOnce(torch.autograd.Function):
         return grad, None
 
 
-def _versions(tensors):
-    return [0 if t is None else t._version for t in tensors]
-
-
 def found_at_once(input, target, weights, options: Options, number: float, loss, grad):
     """What `_AtOnce` takes beside the logits: loss, gradient, and what it keeps for more than a backward."""
     tensors = input, target, *weights
-    return loss, grad, (number, options, tensors, _versions(tensors))
+    return loss, grad, (number, options, tensors, kept.versions(tensors))
 
 
 # With no transform of torch.func active.

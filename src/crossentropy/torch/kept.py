@@ -37,6 +37,11 @@ MODIFIED = (
 )
 
 
+def versions(tensors):
+    """How often each was changed, by which a later look sees whether it was."""
+    return [0 if t is None else t._version for t in tensors]
+
+
 @functools.lru_cache(maxsize=64)
 def _spread(rows: int) -> np.ndarray:
     """At most ROWS of so many rows, evenly spread."""
